@@ -1,0 +1,87 @@
+package api
+
+import "time"
+
+// Job is long work with a journal, progress and an outcome (law 3).
+type Job struct {
+	Meta
+	Spec   JobSpec   `json:"spec"`
+	Status JobStatus `json:"status"`
+}
+
+// JobSpec says what is to be done.
+type JobSpec struct {
+	Type   string `json:"type"`             // migrate, create, delete, import, …
+	Object string `json:"object"`           // KIND/NAME that it works on
+	Target string `json:"target,omitempty"` // migrate: SITE or SITE/HOST
+	Cancel bool   `json:"cancel,omitempty"` // set to ask for its end; the job undoes what it did
+}
+
+// JobState is how a job stands.
+type JobState string
+
+// The states of a job.
+const (
+	JobRunning   JobState = "running"
+	JobUndoing   JobState = "undoing" // failed or cancelled; is putting everything back
+	JobDone      JobState = "done"
+	JobFailed    JobState = "failed"
+	JobCancelled JobState = "cancelled"
+)
+
+// Ended tells whether the state is final.
+func (s JobState) Ended() bool { return s == JobDone || s == JobFailed || s == JobCancelled }
+
+// JobStatus is where a job is.
+type JobStatus struct {
+	State    JobState     `json:"state"`
+	Step     string       `json:"step,omitempty"`
+	Progress Progress     `json:"progress"`
+	Message  string       `json:"message,omitempty"`
+	Reasons  []Reason     `json:"reasons,omitempty"`
+	Started  time.Time    `json:"started,omitzero"`
+	Ended    time.Time    `json:"ended,omitzero"`
+	Journal  []JournalRow `json:"journal,omitempty"`
+}
+
+// JournalRow is a step that has been reached; what it did is done, what follows is not.
+type JournalRow struct {
+	Step string    `json:"step"`
+	Time time.Time `json:"time"`
+	Note string    `json:"note,omitempty"`
+}
+
+// Progress is how far a job is. Zero totals mean "not known yet".
+type Progress struct {
+	MemoryDone  int64   `json:"memory_done_bytes,omitempty"`
+	MemoryTotal int64   `json:"memory_total_bytes,omitempty"`
+	DiskDone    int64   `json:"disk_done_bytes,omitempty"`
+	DiskTotal   int64   `json:"disk_total_bytes,omitempty"`
+	WireBytes   int64   `json:"wire_bytes,omitempty"` // sent between the sites, after the codec
+	Rate        float64 `json:"rate_bytes_per_second,omitempty"`
+	DirtyRate   float64 `json:"dirty_rate_bytes_per_second,omitempty"`
+	SecondsLeft float64 `json:"seconds_left,omitempty"`
+	Downtime    float64 `json:"downtime_seconds,omitempty"` // of the switch, as the source measured it
+}
+
+// Kind is KindJob.
+func (*Job) Kind() Kind { return KindJob }
+
+// Event is something that happened, worth a person's notice. Events are kept for a while, then forgotten.
+type Event struct {
+	Meta
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type"`   // a stable word: vm.started, migrate.committed, loan.reclaimed, …
+	Object  string    `json:"object"` // KIND/NAME
+	Message string    `json:"message"`
+}
+
+// Kind is KindEvent.
+func (*Event) Kind() Kind { return KindEvent }
+
+// WatchEvent is one change of an object in a watch (Server-Sent Events, data field).
+type WatchEvent[T any] struct {
+	Type     string `json:"type"` // put or delete
+	Revision int64  `json:"revision"`
+	Object   T      `json:"object"`
+}

@@ -1,0 +1,71 @@
+package api
+
+import "time"
+
+// Kind names a noun as the API's paths, the store's keys and the CLI's groups do (plural, lower case).
+type Kind string
+
+// The kinds. Their order is the one in which documentation and listings show them.
+const (
+	KindSite       Kind = "sites"
+	KindHost       Kind = "hosts"
+	KindOwner      Kind = "owners"
+	KindUser       Kind = "users"
+	KindPeer       Kind = "peers"
+	KindOffer      Kind = "offers"
+	KindLoan       Kind = "loans"
+	KindImage      Kind = "images"
+	KindVolume     Kind = "volumes"
+	KindNetwork    Kind = "networks"
+	KindVM         Kind = "vms"
+	KindGuest      Kind = "guests"
+	KindAddress    Kind = "addresses"
+	KindTranslator Kind = "translators"
+	KindJob        Kind = "jobs"
+	KindEvent      Kind = "events"
+)
+
+// Meta identifies an object and says where its home is.
+type Meta struct {
+	// Name is unique among the objects of its kind at its home site: a DNS label of at most 40 characters (RFC 1123 §2.1).
+	Name string `json:"name"`
+	// UID is given once, at creation, and never used again: a random UUID (RFC 9562 §5.4).
+	UID string `json:"uid,omitempty"`
+	// Owner is the organisation that answers for the object. Empty for what belongs to the site itself.
+	Owner string `json:"owner,omitempty"`
+	// Home is the site whose store holds the object.
+	Home string `json:"home,omitempty"`
+	// Revision is the store's revision of the object's last write. A write that states one is refused with
+	// CodeConflict when the object has moved on; zero means "whatever it is now".
+	Revision int64 `json:"revision,omitempty"`
+	// Created is the home controller's time of creation (UTC).
+	Created time.Time `json:"created,omitzero"`
+	// Deleting is true from the acceptance of a deletion until what the object stood for is gone.
+	Deleting bool `json:"deleting,omitempty"`
+}
+
+// Object is what every noun can do: show its Meta and name its Kind.
+type Object interface {
+	Metadata() *Meta
+	Kind() Kind
+}
+
+// Metadata returns the object's Meta for reading and writing.
+func (m *Meta) Metadata() *Meta { return m }
+
+// Resources is an amount of what can be lent. Zero of a field means none of it.
+type Resources struct {
+	CPUs      int `json:"cpus"`       // virtual CPUs
+	MemoryMiB int `json:"memory_mib"` // guest memory, MiB
+	DiskGiB   int `json:"disk_gib"`   // virtual disk size, GiB
+	Addresses int `json:"addresses"`  // public service addresses
+}
+
+// Reason says why something was refused, so that a person can act on it (law 8).
+type Reason struct {
+	Site    string `json:"site,omitempty"`
+	Host    string `json:"host,omitempty"`
+	Code    string `json:"code"`             // a stable word: cpu, memory, disk, loan, permit, network, image, hypervisor, unreachable, …
+	Message string `json:"message"`          // what is wrong, with figures
+	Advice  string `json:"advice,omitempty"` // what to do about it
+}

@@ -1,0 +1,152 @@
+package api
+
+import "time"
+
+// VM is a virtual machine. Its home site holds this object; where it runs is in its status.
+type VM struct {
+	Meta
+	Spec   VMSpec   `json:"spec"`
+	Status VMStatus `json:"status"`
+}
+
+// VMSpec is what its user wants.
+type VMSpec struct {
+	CPUs      int      `json:"cpus"`                // 1 to 64
+	MemoryMiB int      `json:"memory_mib"`          // 64 to 1048576
+	DiskGiB   int      `json:"disk_gib,omitempty"`  // size of the root volume; 0: the image's own size
+	Image     string   `json:"image"`               // name of an Image of the home site
+	Network   string   `json:"network"`             // name of a Network of the home site
+	Power     Power    `json:"power"`               // on or off
+	Sites     []string `json:"sites,omitempty"`     // permitted sites (the seed's strict migration); empty: any
+	UserData  string   `json:"user_data,omitempty"` // cloud-init user-data, as it is
+	SSHKeys   []string `json:"ssh_keys,omitempty"`  // authorized_keys lines
+	CPUModel  string   `json:"cpu_model,omitempty"` // guest CPU model; empty: the baseline of the site
+	Place     string   `json:"place,omitempty"`     // SITE or SITE/HOST wanted at creation; empty: wherever there is room
+}
+
+// Power is whether a VM is to run.
+type Power string
+
+// The two wishes for a VM's power.
+const (
+	PowerOn  Power = "on"
+	PowerOff Power = "off"
+)
+
+// VMPhase is what a VM is doing.
+type VMPhase string
+
+// The phases of a VM.
+const (
+	PhasePending   VMPhase = "pending"  // not placed; Reasons says why
+	PhaseStarting  VMPhase = "starting" // placed; image, volume and networks are being made ready
+	PhaseRunning   VMPhase = "running"
+	PhaseMigrating VMPhase = "migrating" // runs, and is being copied elsewhere
+	PhaseStopping  VMPhase = "stopping"
+	PhaseStopped   VMPhase = "stopped" // its volume is kept where it ran last
+	PhaseUnknown   VMPhase = "unknown" // its host is not reached; it may be running
+	PhaseFailed    VMPhase = "failed"
+)
+
+// VMStatus is what is seen of a VM.
+type VMStatus struct {
+	Phase     VMPhase     `json:"phase"`
+	Epoch     uint64      `json:"epoch"`          // of the one copy that may run (law 2)
+	Site      string      `json:"site,omitempty"` // where it is placed
+	Host      string      `json:"host,omitempty"`
+	Loan      string      `json:"loan,omitempty"` // when Site is not its home
+	MAC       string      `json:"mac,omitempty"`
+	Addresses []VMAddress `json:"addresses,omitempty"`
+	Job       string      `json:"job,omitempty"`  // the job that is at work on it
+	Since     time.Time   `json:"since,omitzero"` // of the last change of Phase
+	Message   string      `json:"message,omitempty"`
+	Reasons   []Reason    `json:"reasons,omitempty"` // of the last placement
+}
+
+// VMAddress is an address that a VM has, and from where it is known.
+type VMAddress struct {
+	Address string `json:"address"`
+	Origin  string `json:"origin"` // slaac, dhcp or service
+}
+
+// Kind is KindVM.
+func (*VM) Kind() Kind { return KindVM }
+
+// Guest is another site's VM that runs here under a loan; kept by the lender.
+type Guest struct {
+	Meta
+	Spec   GuestSpec   `json:"spec"`
+	Status GuestStatus `json:"status"`
+}
+
+// GuestSpec is what the VM's home site asked for, under which loan.
+type GuestSpec struct {
+	VM    string    `json:"vm"` // name at its home
+	VMUID string    `json:"vm_uid"`
+	Loan  string    `json:"loan"`
+	Needs Resources `json:"needs"`
+	Host  string    `json:"host"`
+	Epoch uint64    `json:"epoch"`
+	Job   string    `json:"job,omitempty"` // the migration that is bringing it; empty once it has arrived
+}
+
+// GuestStatus is what is seen of a guest.
+type GuestStatus struct {
+	Phase   VMPhase   `json:"phase"`
+	Since   time.Time `json:"since,omitzero"`
+	Message string    `json:"message,omitempty"`
+}
+
+// Kind is KindGuest.
+func (*Guest) Kind() Kind { return KindGuest }
+
+// Image is a disk image that VMs start from. Its content never changes: it is known by its digest.
+type Image struct {
+	Meta
+	Spec   ImageSpec   `json:"spec"`
+	Status ImageStatus `json:"status"`
+}
+
+// ImageSpec says where an image comes from.
+type ImageSpec struct {
+	Source string `json:"source"`           // an absolute path on the controller's machine, or an http(s) URL; empty: uploaded
+	Digest string `json:"digest,omitempty"` // expected sha256:HEX of the source's bytes; checked before use
+	Format string `json:"format,omitempty"` // qcow2 or raw; empty: detected
+}
+
+// ImageStatus is what was imported.
+type ImageStatus struct {
+	Phase      string `json:"phase"` // importing, ready, failed
+	Digest     string `json:"digest,omitempty"`
+	Format     string `json:"format,omitempty"`
+	Bytes      int64  `json:"bytes,omitempty"`       // of the file
+	VirtualMiB int64  `json:"virtual_mib,omitempty"` // of the disk
+	Message    string `json:"message,omitempty"`
+}
+
+// Kind is KindImage.
+func (*Image) Kind() Kind { return KindImage }
+
+// Volume is a VM's disk: a qcow2 overlay over its image. It lives on the VM's host.
+type Volume struct {
+	Meta
+	Spec   VolumeSpec   `json:"spec"`
+	Status VolumeStatus `json:"status"`
+}
+
+// VolumeSpec says what a volume is over.
+type VolumeSpec struct {
+	VM      string `json:"vm"`
+	Image   string `json:"image"` // digest of the base
+	SizeMiB int64  `json:"size_mib"`
+}
+
+// VolumeStatus says where a volume is.
+type VolumeStatus struct {
+	Site           string `json:"site,omitempty"`
+	Host           string `json:"host,omitempty"`
+	AllocatedBytes int64  `json:"allocated_bytes,omitempty"` // the difference from the base
+}
+
+// Kind is KindVolume.
+func (*Volume) Kind() Kind { return KindVolume }

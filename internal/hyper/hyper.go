@@ -1,0 +1,177 @@
+// Package hyper is the seam between an agent and the hypervisor of its host. Package hyper/libvirt drives the real one,
+// package hyper/fake a simulated one for scale and fault schedules; both pass the conformance suite in hyper/hypertest.
+//
+// Domains are transient: the hypervisor remembers nothing that the agent does not order, so a host that lost its power
+// comes back empty and the agent, which persisted its orders and epochs, decides what may run.
+//
+// A live migration is a two-phase commit. The caller moves it on, on both ends:
+//
+//	source                     target
+//	MigrateBegin  -> offer
+//	                           MigratePrepare(offer) -> answer     (an incoming domain waits, paused)
+//	MigratePerform(answer)     MigrateConnect: far ends of streams (memory, disk)
+//	  -> result                                                    (source is paused, target holds everything, paused)
+//	        the caller decides: commit or abort, durably
+//	                           MigrateFinish(result, commit)       (commit: runs; abort: is destroyed)
+//	MigrateConfirm(commit)                                         (commit: is destroyed; abort: runs on)
+//
+// Invariants:
+//   - a Driver never starts or resumes a domain unless it was told to for that very VM;
+//   - after MigratePerform returned nil neither end runs, and each end keeps its copy until Finish or Confirm;
+//   - a MigratePerform that returned an error leaves the source running (or reports ErrParted when it cannot tell);
+//   - an agent that dies before MigrateFinish leaves no domain at the target once its driver's connection is gone.
+package hyper
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// The errors that callers tell apart.
+var (
+	ErrNotFound    = errors.New("no such domain")
+	ErrExists      = errors.New("domain exists")
+	ErrUnreachable = errors.New("hypervisor is not reached")
+	ErrNoSpace     = errors.New("no space left for the disk")
+	ErrCancelled   = errors.New("migration was cancelled")
+	// ErrParted: the memory stream ended in a way that leaves the source paused and the other end unknown.
+	ErrParted = errors.New("migration ended in doubt")
+)
+
+// Spec is a domain as it is wanted; plain data.
+type Spec struct {
+	VM        string // UID: the domain's UUID
+	Name      string // a label for people; the domain's name is made unique by the driver
+	Epoch     uint64 // kept in the domain's metadata, so that a restarted agent can read it back
+	CPUs      int
+	MemoryMiB int
+	CPUModel  string // empty: the driver's baseline
+	Disks     []Disk
+	NICs      []NIC
+}
+
+// Disk is a file that the guest sees as a virtio disk.
+type Disk struct {
+	Target   string // vda, vdb
+	Path     string // absolute, on this host
+	Format   string // qcow2 or raw
+	Base     string // backing file, absolute, or empty
+	ReadOnly bool   // the cloud-init seed: present at both ends, never copied
+}
+
+// NIC is a virtio network card plugged into a bridge of the host.
+type NIC struct {
+	Bridge string
+	MAC    string
+	MTU    int
+}
+
+// State is what a domain is doing.
+type State string
+
+// The states of a domain.
+const (
+	Running  State = "running"
+	Paused   State = "paused"   // by a migration, on either end
+	Incoming State = "incoming" // target of a migration that is not finished
+	Stopped  State = "stopped"  // only seen in events: a transient domain that stopped is gone
+)
+
+// Domain is a domain as it is seen.
+type Domain struct {
+	VM        string
+	Name      string
+	Epoch     uint64
+	State     State
+	MemoryMiB int
+	CPUs      int
+	Migrating bool // an outgoing migration is active
+}
+
+// Capabilities is what the host can run.
+type Capabilities struct {
+	Hypervisor string // "qemu 7.2.0 (tcg)"
+	Arch       string
+	Accel      string // kvm or tcg, chosen by trying
+	AccelWhy   string // why not kvm, when tcg
+	CPUModel   string
+	CPUUsable  []string
+	CPUs       int
+	MemoryMiB  int
+}
+
+// Event tells of a domain's change; Lost means that events may have been missed and that the caller lists again.
+type Event struct {
+	VM    string
+	State State
+	Lost  bool
+}
+
+// Progress of an outgoing migration, bytes and bytes per second.
+type Progress struct {
+	MemoryDone, MemoryTotal int64
+	DiskDone, DiskTotal     int64
+	DirtyRate               float64
+	Downtime                time.Duration // expected, then measured
+	Switching               bool
+}
+
+// Channel names a stream of a migration.
+type Channel string
+
+// The streams of a migration.
+const (
+	Memory  Channel = "memory"
+	Storage Channel = "disk"
+)
+
+// Outgoing is what the source needs for MigratePerform.
+type Outgoing struct {
+	Answer    []byte                                                 // from MigratePrepare at the target
+	Dial      func(ctx context.Context, c Channel) (net.Conn, error) // opens the way to the target's MigrateConnect
+	Bandwidth int64                                                  // bytes per second, 0: no limit
+	Downtime  time.Duration                                          // wanted at most; 0: the driver's default
+}
+
+// Driver is a hypervisor. Calls are safe for concurrent use; calls for one VM are made one after another, but for
+// MigrateProgress, MigrateCancel and MigrateConnect, which come while MigratePerform is at work. Every call but
+// MigratePerform returns within its context's time.
+type Driver interface {
+	Capabilities(ctx context.Context) (Capabilities, error)
+	// Domains lists the domains that this driver made and that exist now.
+	Domains(ctx context.Context) ([]Domain, error)
+	// Start makes and runs a domain. ErrExists: there is one of that VM already, whatever its epoch.
+	Start(ctx context.Context, s Spec) error
+	// Shutdown asks the guest to stop (ACPI). It does not wait.
+	Shutdown(ctx context.Context, vm string) error
+	// Reboot asks the guest to reboot (ACPI), hard: resets it at once.
+	Reboot(ctx context.Context, vm string, hard bool) error
+	// Destroy ends a domain at once; nil when there is none.
+	Destroy(ctx context.Context, vm string) error
+	// Resume lets a domain run that a migration left paused (an aborted one whose agent died). Only for the copy that may run.
+	Resume(ctx context.Context, vm string) error
+	// Console attaches to the serial console; one reader at a time, a newer one takes over.
+	Console(ctx context.Context, vm string) (io.ReadWriteCloser, error)
+	// Watch tells of changes until ctx ends; then the channel is closed. It reconnects by itself.
+	Watch(ctx context.Context) (<-chan Event, error)
+
+	MigrateBegin(ctx context.Context, vm string) (offer []byte, err error)
+	// MigratePrepare makes the incoming domain. The disks of s exist at the target already (same virtual size, same base).
+	MigratePrepare(ctx context.Context, s Spec, offer []byte) (answer []byte, err error)
+	// MigrateConnect opens the target's end of a stream.
+	MigrateConnect(ctx context.Context, vm string, c Channel) (net.Conn, error)
+	// MigratePerform copies until the source is paused and the target has everything.
+	MigratePerform(ctx context.Context, vm string, o Outgoing) (result []byte, err error)
+	// MigrateFinish ends the target's part: commit runs the domain, otherwise it is destroyed (nil when there is none).
+	// After a commit it returns the moment at which the guest ran.
+	MigrateFinish(ctx context.Context, vm string, result []byte, commit bool) error
+	// MigrateConfirm ends the source's part: commit destroys the paused domain (nil when there is none), otherwise it runs on.
+	MigrateConfirm(ctx context.Context, vm string, commit bool) error
+	MigrateProgress(ctx context.Context, vm string) (Progress, error)
+	// MigrateCancel makes a MigratePerform at work return ErrCancelled; nil when there is none.
+	MigrateCancel(ctx context.Context, vm string) error
+	Close() error
+}
