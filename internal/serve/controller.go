@@ -1,0 +1,68 @@
+package serve
+
+import (
+	"context"
+	"io"
+
+	"widecloud/api"
+)
+
+// Principal is who makes a request.
+type Principal struct {
+	User  string
+	Owner string // organisation; what a principal that is not Admin sees and changes
+	Admin bool
+}
+
+// Change is one change of one object. A deletion carries the object as it was last.
+type Change struct {
+	Revision int64
+	Deleted  bool
+	Object   api.Object
+}
+
+// Controller is what the API serves. Errors should be *api.Error (perhaps wrapped); any other error is logged and shown
+// as CodeInternal without its text. Methods may be called concurrently.
+type Controller interface {
+	// Authenticate gives the principal of a token, or api.CodeUnauthenticated.
+	Authenticate(ctx context.Context, token string) (Principal, error)
+
+	Get(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
+	// List gives what p may see, in the order of names, as of the revision.
+	List(ctx context.Context, p Principal, k api.Kind) (objects []api.Object, revision int64, err error)
+	Create(ctx context.Context, p Principal, o api.Object) (api.Object, error)
+	// Update replaces the spec of the object of this kind and name. A revision that is not zero must match.
+	Update(ctx context.Context, p Principal, o api.Object) (api.Object, error)
+	// Delete accepts the deletion; the object shows Deleting until what it stood for is gone.
+	Delete(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
+	// Watch gives the changes of a kind that p may see after revision from (below 0: from now on), until ctx ends or the
+	// watcher falls behind; then the channel is closed. A revision that is no longer kept is api.CodeStale.
+	Watch(ctx context.Context, p Principal, k api.Kind, from int64) (<-chan Change, error)
+
+	// Migrate starts a migration to SITE or SITE/HOST. With dryRun there is no job, and the reasons say why it would be
+	// refused (none: it would be accepted).
+	Migrate(ctx context.Context, p Principal, vm, target string, dryRun bool) (*api.Job, []api.Reason, error)
+	Cancel(ctx context.Context, p Principal, job string) (*api.Job, error)
+	// Why says why a VM is not at a site (SITE or SITE/HOST), or, with an empty one, where it is now and why not elsewhere.
+	Why(ctx context.Context, p Principal, vm, not string) ([]api.Reason, error)
+	Reboot(ctx context.Context, p Principal, vm string, hard bool) error
+	// Console attaches to the serial console; closing it ends the attachment only.
+	Console(ctx context.Context, p Principal, vm string) (io.ReadWriteCloser, error)
+
+	// Upload takes the content of an image that was created without a source, and checks its digest.
+	Upload(ctx context.Context, p Principal, image string, content io.Reader) (*api.Image, error)
+
+	// JoinToken gives a one-time token with which a host's agent enrols.
+	JoinToken(ctx context.Context, p Principal, host string, roles []api.HostRole) (string, error)
+
+	// PeerInvite gives a one-time invitation for the admin of another site.
+	PeerInvite(ctx context.Context, p Principal) (string, error)
+	PeerAdd(ctx context.Context, p Principal, invitation string) (*api.Peer, error)
+
+	Borrow(ctx context.Context, p Principal, lender, offer string, amount api.Resources) (*api.Loan, error)
+	Reclaim(ctx context.Context, p Principal, loan string) (*api.Loan, error) // by the lender
+	Return(ctx context.Context, p Principal, loan string) (*api.Loan, error)  // by the borrower
+
+	// NewToken gives a user a new token; it is shown this once.
+	NewToken(ctx context.Context, p Principal, user string) (token string, err error)
+}
