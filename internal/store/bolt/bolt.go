@@ -1,0 +1,435 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"widecloud/internal/store"
+)
+
+const (
+	defaultHistory = 10000
+	defaultBuffer  = 1024
+	// A controller that was killed and started again at once may find the kernel still at work on the old one's lock.
+	lockWait = time.Second
+	format   = "1"
+)
+
+var (
+	bucketMeta    = []byte("meta")
+	bucketData    = []byte("data")
+	bucketChanges = []byte("changes")
+	keyFormat     = []byte("format")
+	keyRevision   = []byte("revision")
+
+	errTxEnded  = errors.New("transaction has ended")
+	errReadOnly = errors.New("write in a View")
+)
+
+// Options says where the store is and how much it remembers.
+type Options struct {
+	Path    string       // of the file; made (mode 0600) when it is not there; its directory must exist
+	Logger  *slog.Logger // nil: nothing is logged
+	History int          // revisions that watches can catch up on; 0: 10000
+	Buffer  int          // revisions that a live watcher may be behind before it ends with store.ErrSlow; 0: 1024
+	// NoSync leaves out the sync before an answer. It breaks law 3 on power loss (not on kill -9): only for tests that run
+	// a hundred stores at once.
+	NoSync bool
+}
+
+// Store is a store.Store in a file.
+type Store struct {
+	db      *bbolt.DB
+	log     *slog.Logger
+	history int64
+	buffer  int
+
+	write chan struct{} // holds one token: the right to run an Update; a channel, so that waiting heeds a context
+	pumps sync.WaitGroup
+
+	mu        sync.Mutex
+	closed    bool
+	published int64 // newest revision given to the live watchers; at most the newest committed one
+	watchers  map[*watcher]struct{}
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens or makes the store at o.Path. Errors begin with "store.path:". Close it after use.
+func Open(o Options) (*Store, error) {
+	if o.Path == "" {
+		return nil, errors.New("store.path: is empty")
+	}
+	if o.History < 0 || o.Buffer < 0 {
+		return nil, errors.New("store.history: is negative")
+	}
+	s := &Store{
+		log:      o.Logger,
+		history:  int64(o.History),
+		buffer:   o.Buffer,
+		write:    make(chan struct{}, 1),
+		watchers: map[*watcher]struct{}{},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.history == 0 {
+		s.history = defaultHistory
+	}
+	if s.buffer == 0 {
+		s.buffer = defaultBuffer
+	}
+	_, statErr := os.Stat(o.Path)
+	db, err := bbolt.Open(o.Path, 0o600, &bbolt.Options{
+		Timeout:      lockWait,
+		FreelistType: bbolt.FreelistMapType,
+		NoSync:       o.NoSync,
+		// Address space only. A writer that has to enlarge the mapping waits for all readers; this way it seldom has to.
+		InitialMmapSize: 128 << 20,
+	})
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return nil, fmt.Errorf("store.path: %s is in use by another process", o.Path)
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
+		return nil, fmt.Errorf("store.path: %s is not a store: %w", o.Path, err)
+	case err != nil:
+		return nil, fmt.Errorf("store.path: %w", err)
+	}
+	s.db = db
+	if err := s.init(); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("store.path: %s: %w", o.Path, err)
+	}
+	if errors.Is(statErr, os.ErrNotExist) && !o.NoSync {
+		// The sync of a file does not cover its name in the directory.
+		if err := syncDir(filepath.Dir(o.Path)); err != nil {
+			db.Close()
+			return nil, fmt.Errorf("store.path: sync directory: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func (s *Store) init() error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
+		if err != nil {
+			return err
+		}
+		switch f := meta.Get(keyFormat); {
+		case f == nil:
+			if err := meta.Put(keyFormat, []byte(format)); err != nil {
+				return err
+			}
+		case string(f) != format:
+			return fmt.Errorf("has format %q, this program knows %q", f, format)
+		}
+		if _, err := tx.CreateBucketIfNotExists(bucketData); err != nil {
+			return err
+		}
+		changes, err := tx.CreateBucketIfNotExists(bucketChanges)
+		if err != nil {
+			return err
+		}
+		s.published = revision(tx)
+		return compact(changes, s.published-s.history) // History may have been lowered
+	})
+}
+
+func revision(tx *bbolt.Tx) int64 {
+	v := tx.Bucket(bucketMeta).Get(keyRevision)
+	if v == nil {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(v))
+}
+
+// compacted is the newest revision whose changes are no longer kept; 0 when all are.
+func compacted(tx *bbolt.Tx) int64 {
+	k, _ := tx.Bucket(bucketChanges).Cursor().First()
+	if k == nil {
+		return revision(tx)
+	}
+	return int64(binary.BigEndian.Uint64(k)) - 1
+}
+
+func compact(changes *bbolt.Bucket, upTo int64) error {
+	c := changes.Cursor()
+	for k, _ := c.First(); k != nil && int64(binary.BigEndian.Uint64(k)) <= upTo; k, _ = c.First() {
+		if err := c.Delete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// View runs f on the newest committed state.
+func (s *Store) View(ctx context.Context, f func(store.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	btx, err := s.begin(false)
+	if err != nil {
+		return err
+	}
+	defer btx.Rollback()
+	t := &tx{data: btx.Bucket(bucketData), revision: revision(btx)}
+	defer t.end()
+	return f(t)
+}
+
+// begin begins a transaction, with the seam's error for a closed store.
+func (s *Store) begin(writable bool) (*bbolt.Tx, error) {
+	btx, err := s.db.Begin(writable)
+	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
+		return nil, store.ErrClosed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("begin transaction: %w", err)
+	}
+	return btx, nil
+}
+
+// Update runs f and commits what it wrote, synced. The revision is the newest one: that of this Update if it wrote
+// anything. An error of the commit itself (disk full, I/O) is wrapped; nothing was changed then, as far as the kernel says.
+func (s *Store) Update(ctx context.Context, f func(store.Tx) error) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	select {
+	case s.write <- struct{}{}:
+		defer func() { <-s.write }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	btx, err := s.begin(true)
+	if err != nil {
+		return 0, err
+	}
+	defer btx.Rollback() // also when f panics; after Commit it does nothing
+	t := &tx{
+		data:     btx.Bucket(bucketData),
+		revision: revision(btx),
+		writable: true,
+		touched:  map[string]int{},
+	}
+	defer t.end()
+	if err := f(t); err != nil {
+		return 0, err
+	}
+	t.end()
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	changes := t.net()
+	if len(changes) == 0 {
+		return t.revision, nil
+	}
+	rev := t.revision + 1
+	var key [8]byte
+	binary.BigEndian.PutUint64(key[:], uint64(rev))
+	if err := btx.Bucket(bucketMeta).Put(keyRevision, key[:]); err != nil {
+		return 0, fmt.Errorf("write revision: %w", err)
+	}
+	log := btx.Bucket(bucketChanges)
+	if err := log.Put(key[:], encodeChanges(changes)); err != nil {
+		return 0, fmt.Errorf("write changes: %w", err)
+	}
+	if err := compact(log, rev-s.history); err != nil {
+		return 0, fmt.Errorf("compact changes: %w", err)
+	}
+	if err := btx.Commit(); err != nil {
+		return 0, fmt.Errorf("commit revision %d: %w", rev, err)
+	}
+	s.publish(rev, changes)
+	return rev, nil
+}
+
+// Close ends all watches with store.ErrClosed, waits for running transactions and closes the file.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	for w := range s.watchers {
+		w.endLocked(store.ErrClosed)
+	}
+	s.mu.Unlock()
+	s.pumps.Wait()
+	s.write <- struct{}{}
+	defer func() { <-s.write }()
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}
+
+// tx is a store.Tx over a bbolt transaction.
+type tx struct {
+	data     *bbolt.Bucket
+	revision int64
+	writable bool
+	ended    bool
+	writes   []write        // in the order of first touch
+	touched  map[string]int // key -> index in writes
+}
+
+// write is what an Update did to one key in the end.
+type write struct {
+	change  store.Change
+	existed bool // before the Update
+}
+
+func (t *tx) end()            { t.ended = true }
+func (t *tx) Revision() int64 { return t.revision }
+
+func (t *tx) Get(key string) (store.KV, error) {
+	if t.ended {
+		return store.KV{}, errTxEnded
+	}
+	v := t.data.Get([]byte(key))
+	if v == nil {
+		return store.KV{}, fmt.Errorf("%s: %w", key, store.ErrNotFound)
+	}
+	return decodeKV([]byte(key), v)
+}
+
+func (t *tx) List(prefix string) ([]store.KV, error) {
+	if t.ended {
+		return nil, errTxEnded
+	}
+	var kvs []store.KV
+	p := []byte(prefix)
+	c := t.data.Cursor()
+	for k, v := c.Seek(p); k != nil && bytes.HasPrefix(k, p); k, v = c.Next() {
+		kv, err := decodeKV(k, v)
+		if err != nil {
+			return nil, err
+		}
+		kvs = append(kvs, kv)
+	}
+	return kvs, nil
+}
+
+func (t *tx) Put(key string, value []byte) error {
+	prev, existed, err := t.check(key)
+	if err != nil {
+		return err
+	}
+	rev := t.revision + 1
+	created := rev
+	if existed {
+		created = prev.Created
+	}
+	if err := t.data.Put([]byte(key), encodeValue(created, rev, value)); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	c := t.touch(key, prev, existed)
+	c.Deleted, c.Value = false, bytes.Clone(value)
+	if c.Value == nil {
+		c.Value = []byte{}
+	}
+	return nil
+}
+
+func (t *tx) Delete(key string) error {
+	prev, existed, err := t.check(key)
+	if err != nil {
+		return err
+	}
+	if !existed {
+		return fmt.Errorf("%s: %w", key, store.ErrNotFound)
+	}
+	if err := t.data.Delete([]byte(key)); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	c := t.touch(key, prev, true)
+	c.Deleted, c.Value = true, nil
+	return nil
+}
+
+// check tells whether key may be written, and what is there now.
+func (t *tx) check(key string) (prev store.KV, existed bool, err error) {
+	switch {
+	case t.ended:
+		return store.KV{}, false, errTxEnded
+	case !t.writable:
+		return store.KV{}, false, errReadOnly
+	case key == "":
+		return store.KV{}, false, errors.New("key is empty")
+	case len(key) > bbolt.MaxKeySize:
+		return store.KV{}, false, fmt.Errorf("key has %d bytes, the limit is %d", len(key), bbolt.MaxKeySize)
+	}
+	prev, err = t.Get(key)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.KV{}, false, nil
+	}
+	return prev, err == nil, err
+}
+
+func (t *tx) touch(key string, prev store.KV, existed bool) *store.Change {
+	i, ok := t.touched[key]
+	if !ok {
+		i = len(t.writes)
+		t.touched[key] = i
+		t.writes = append(t.writes, write{
+			change:  store.Change{Revision: t.revision + 1, Key: key, Prev: prev.Value},
+			existed: existed,
+		})
+	}
+	return &t.writes[i].change
+}
+
+// net is what the Update changed: a key that was made and deleted again is not in it.
+func (t *tx) net() []store.Change {
+	var cs []store.Change
+	for _, w := range t.writes {
+		if w.change.Deleted && !w.existed {
+			continue
+		}
+		cs = append(cs, w.change)
+	}
+	return cs
+}
+
+func encodeValue(created, modified int64, value []byte) []byte {
+	b := make([]byte, 16, 16+len(value))
+	binary.BigEndian.PutUint64(b, uint64(created))
+	binary.BigEndian.PutUint64(b[8:], uint64(modified))
+	return append(b, value...)
+}
+
+// decodeKV copies: what bbolt hands out is the mapped file, gone after the transaction.
+func decodeKV(k, v []byte) (store.KV, error) {
+	if len(v) < 16 {
+		return store.KV{}, fmt.Errorf("read %s: value has %d bytes, at least 16 are needed: the store is damaged", k, len(v))
+	}
+	return store.KV{
+		Key:      string(k),
+		Created:  int64(binary.BigEndian.Uint64(v)),
+		Modified: int64(binary.BigEndian.Uint64(v[8:])),
+		Value:    append([]byte{}, v[16:]...),
+	}, nil
+}

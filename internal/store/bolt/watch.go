@@ -1,0 +1,284 @@
+package bolt
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"widecloud/internal/store"
+)
+
+// A pump reads so much of the log at a time, so that neither its memory nor its read transaction grows with the log.
+const (
+	pumpRevisions = 256
+	pumpBytes     = 1 << 20
+)
+
+type watcher struct {
+	s      *Store
+	prefix string
+	c      chan []store.Change
+	done   chan struct{} // closed at the end, for the pump
+
+	// Guarded by s.mu.
+	after int64 // the newest revision that needs no sending any more, once live
+	live  bool  // fed by publish; before that the pump owns c
+	ended bool
+	err   error
+	stop  func() bool // lets go of the context
+}
+
+// Watch gives the changes of keys with the prefix after revision from; from < 0: after the newest revision now. A
+// revision that is not kept any more, or that this store never had (it was put back from a copy), gives
+// store.ErrCompacted: list and watch again. Changes are shared among watchers: do not write into their values.
+func (s *Store) Watch(ctx context.Context, prefix string, from int64) (store.Watcher, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	btx, err := s.begin(false)
+	if err != nil {
+		return nil, err
+	}
+	newest, gone := revision(btx), compacted(btx)
+	btx.Rollback()
+	switch {
+	case from < 0:
+		from = newest
+	case from < gone:
+		return nil, fmt.Errorf("watch from revision %d, the oldest possible is %d: %w", from, gone, store.ErrCompacted)
+	case from > newest:
+		return nil, fmt.Errorf("watch from revision %d, the newest is %d: %w", from, newest, store.ErrCompacted)
+	}
+	w := &watcher{
+		s:      s,
+		prefix: prefix,
+		c:      make(chan []store.Change, s.buffer),
+		done:   make(chan struct{}),
+		after:  from,
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, store.ErrClosed
+	}
+	s.watchers[w] = struct{}{}
+	if from >= s.published {
+		w.live = true
+	} else {
+		s.pumps.Go(func() { w.pump(from) })
+	}
+	s.mu.Unlock()
+	// Outside the lock: for a context that has ended by now the function runs at once, on a goroutine of its own.
+	stop := context.AfterFunc(ctx, func() { w.end(nil) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w.ended {
+		stop()
+	} else {
+		w.stop = stop
+	}
+	return w, nil
+}
+
+func (w *watcher) C() <-chan []store.Change { return w.c }
+
+func (w *watcher) Err() error {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	return w.err
+}
+
+func (w *watcher) end(err error) {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.endLocked(err)
+}
+
+func (w *watcher) endLocked(err error) {
+	if w.ended {
+		return
+	}
+	w.ended, w.err = true, err
+	delete(w.s.watchers, w)
+	close(w.done)
+	if w.stop != nil {
+		w.stop()
+	}
+	if w.live {
+		close(w.c)
+	}
+}
+
+// publish gives the changes of rev to the live watchers. It is called in the order of revisions: by the holder of
+// s.write, after the commit.
+func (s *Store) publish(rev int64, changes []store.Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rev != s.published+1 {
+		// A commit that reported an error reached the file after all. Live watchers lack its changes: they start again.
+		s.log.Warn("revision was not published, ending all watches", "revision", s.published+1)
+		for w := range s.watchers {
+			if w.live {
+				w.endLocked(store.ErrSlow)
+			}
+		}
+	}
+	s.published = rev
+	for w := range s.watchers {
+		if !w.live || rev <= w.after {
+			continue
+		}
+		mine := filter(changes, w.prefix)
+		if len(mine) == 0 {
+			continue
+		}
+		select {
+		case w.c <- mine:
+		default:
+			s.log.Warn("watcher fell behind", "prefix", w.prefix, "revision", rev)
+			w.endLocked(store.ErrSlow)
+		}
+	}
+}
+
+// filter copies the slice, so that no watcher can disturb another by writing into it.
+func filter(changes []store.Change, prefix string) []store.Change {
+	var out []store.Change
+	for _, c := range changes {
+		if strings.HasPrefix(c.Key, prefix) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// pump sends what is in the log after revision next and then hands the watcher over to publish.
+func (w *watcher) pump(after int64) {
+	for {
+		batch, upTo, err := w.read(after)
+		if err != nil {
+			w.end(err)
+			break
+		}
+		for _, cs := range batch {
+			select {
+			case w.c <- cs:
+			case <-w.done:
+				close(w.c)
+				return
+			}
+		}
+		after = upTo
+		w.s.mu.Lock()
+		if !w.ended && after >= w.s.published {
+			w.after, w.live = after, true
+			w.s.mu.Unlock()
+			return
+		}
+		ended := w.ended
+		w.s.mu.Unlock()
+		if ended {
+			break
+		}
+	}
+	close(w.c) // ended before it went live: the pump still owns the channel
+}
+
+// read returns the changes of the next revisions after a revision, and the revision up to which they were read.
+func (w *watcher) read(after int64) (batch [][]store.Change, upTo int64, err error) {
+	btx, err := w.s.begin(false)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer btx.Rollback()
+	if gone := compacted(btx); after < gone {
+		return nil, 0, fmt.Errorf("watch reached revision %d, the oldest possible is %d: %w", after, gone, store.ErrCompacted)
+	}
+	var key [8]byte
+	binary.BigEndian.PutUint64(key[:], uint64(after+1))
+	c := btx.Bucket(bucketChanges).Cursor()
+	upTo = after
+	size := 0
+	n := 0
+	for k, v := c.Seek(key[:]); k != nil && n < pumpRevisions && size < pumpBytes; k, v = c.Next() {
+		rev := int64(binary.BigEndian.Uint64(k))
+		cs, err := decodeChanges(rev, v)
+		if err != nil {
+			return nil, 0, err
+		}
+		if mine := filter(cs, w.prefix); len(mine) > 0 {
+			batch = append(batch, mine)
+			size += len(v)
+		}
+		upTo = rev
+		n++
+	}
+	return batch, upTo, nil
+}
+
+const (
+	flagDeleted = 1 << iota
+	flagPrev
+)
+
+// encodeChanges writes, per change: flags, key, value, previous value; strings with their length before them.
+func encodeChanges(changes []store.Change) []byte {
+	var b []byte
+	str := func(s []byte) {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	for _, c := range changes {
+		var flags byte
+		if c.Deleted {
+			flags |= flagDeleted
+		}
+		if c.Prev != nil {
+			flags |= flagPrev
+		}
+		b = append(b, flags)
+		str([]byte(c.Key))
+		if !c.Deleted {
+			str(c.Value)
+		}
+		if c.Prev != nil {
+			str(c.Prev)
+		}
+	}
+	return b
+}
+
+var errDamaged = errors.New("change log is damaged")
+
+func decodeChanges(rev int64, b []byte) ([]store.Change, error) {
+	var cs []store.Change
+	str := func() ([]byte, bool) {
+		n, w := binary.Uvarint(b)
+		if w <= 0 || n > uint64(len(b)-w) {
+			return nil, false
+		}
+		s := append([]byte{}, b[w:w+int(n)]...)
+		b = b[w+int(n):]
+		return s, true
+	}
+	for len(b) > 0 {
+		flags := b[0]
+		b = b[1:]
+		c := store.Change{Revision: rev, Deleted: flags&flagDeleted != 0}
+		key, ok := str()
+		c.Key = string(key)
+		if ok && !c.Deleted {
+			c.Value, ok = str()
+		}
+		if ok && flags&flagPrev != 0 {
+			c.Prev, ok = str()
+		}
+		if !ok {
+			return nil, fmt.Errorf("read changes of revision %d: %w", rev, errDamaged)
+		}
+		cs = append(cs, c)
+	}
+	return cs, nil
+}

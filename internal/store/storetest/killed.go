@@ -1,0 +1,113 @@
+package storetest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"widecloud/internal/store"
+)
+
+// childDir is set, to the store's directory, in the environment of the child that writes until it is killed.
+const childDir = "WIDECLOUD_STORETEST_DIR"
+
+// Main is the driver's TestMain: it runs the tests, or, in the child of the durability test, the writer.
+func Main(m interface{ Run() int }, open Driver) int {
+	dir := os.Getenv(childDir)
+	if dir == "" {
+		return m.Run()
+	}
+	if err := writeUntilKilled(dir, open); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// writeUntilKilled prints a line "REVISION N" for every acknowledged write of n/N and of newest.
+func writeUntilKilled(dir string, open Driver) error {
+	s, err := open(dir, Options{})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for {
+		var n int
+		rev, err := s.Update(context.Background(), func(tx store.Tx) error {
+			n = int(tx.Revision()) + 1
+			if err := tx.Put(fmt.Sprintf("n/%06d", n), []byte(strings.Repeat("x", n%5000))); err != nil {
+				return err
+			}
+			return tx.Put("newest", fmt.Append(nil, n))
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Printf("%d %d\n", rev, n); err != nil {
+			return err
+		}
+	}
+}
+
+// testKilledWriter kills a writing process at random moments: what it had acknowledged is there (law 3).
+func testKilledWriter(t *testing.T, open Driver) {
+	dir := t.TempDir()
+	var acknowledged int64
+	for round := range 6 {
+		after := 1 + rand.IntN(40)
+		t.Logf("round %d: kill after %d acknowledged writes", round, after)
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
+		cmd.Env = append(os.Environ(), childDir+"="+dir)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		lines := bufio.NewScanner(out)
+		for i := 0; lines.Scan(); i++ {
+			var rev int64
+			var n int
+			if _, err := fmt.Sscan(lines.Text(), &rev, &n); err != nil {
+				t.Errorf("child printed %q", lines.Text())
+			}
+			if rev <= acknowledged {
+				t.Errorf("revision %d came after %d", rev, acknowledged)
+			}
+			acknowledged = rev
+			if i == after {
+				must(t, cmd.Process.Kill()) // and read on: what is in the pipe was acknowledged too
+			}
+		}
+		if err := cmd.Wait(); cmd.ProcessState == nil || cmd.ProcessState.Exited() {
+			t.Fatalf("the child ended by itself: %v", err)
+		}
+
+		s, err := open(dir, Options{})
+		must(t, err)
+		must(t, s.View(t.Context(), func(tx store.Tx) error {
+			if tx.Revision() < acknowledged {
+				t.Errorf("revision is %d after the kill, %d was acknowledged", tx.Revision(), acknowledged)
+			}
+			kvs, err := tx.List("n/")
+			must(t, err)
+			if int64(len(kvs)) != tx.Revision() {
+				t.Errorf("%d keys at revision %d", len(kvs), tx.Revision())
+			}
+			for i, kv := range kvs {
+				n := i + 1
+				if kv.Key != fmt.Sprintf("n/%06d", n) || len(kv.Value) != n%5000 || kv.Modified != int64(n) {
+					t.Fatalf("key %d is %s with %d bytes of revision %d", n, kv.Key, len(kv.Value), kv.Modified)
+				}
+			}
+			newest, err := tx.Get("newest")
+			must(t, err)
+			same(t, "newest", fmt.Sprint(len(kvs)), string(newest.Value))
+			return nil
+		}))
+		must(t, s.Close())
+	}
+}
