@@ -1,0 +1,85 @@
+package lend
+
+import (
+	"fmt"
+	"math"
+
+	"widecloud/api"
+)
+
+// field is one field of api.Resources: the Code of the reasons about it, its words, and access to it.
+type field struct {
+	code, name, unit string
+	of               func(*api.Resources) *int
+}
+
+var fields = []field{
+	{"cpu", "cpus", "CPUs", func(r *api.Resources) *int { return &r.CPUs }},
+	{"memory", "memory_mib", "MiB of memory", func(r *api.Resources) *int { return &r.MemoryMiB }},
+	{"disk", "disk_gib", "GiB of disk", func(r *api.Resources) *int { return &r.DiskGiB }},
+	{"address", "addresses", "service addresses", func(r *api.Resources) *int { return &r.Addresses }},
+}
+
+func each(a, b api.Resources, f func(x, y int) int) api.Resources {
+	var out api.Resources
+	for _, d := range fields {
+		*d.of(&out) = f(*d.of(&a), *d.of(&b))
+	}
+	return out
+}
+
+// Add is a + b, field by field; a field that would overflow stops at the largest int.
+func Add(a, b api.Resources) api.Resources {
+	return each(a, b, func(x, y int) int {
+		switch {
+		case y > 0 && x > math.MaxInt-y:
+			return math.MaxInt
+		case y < 0 && x < math.MinInt-y:
+			return math.MinInt
+		}
+		return x + y
+	})
+}
+
+// Sub is what is left of a when b is taken out of it, field by field; never below zero.
+func Sub(a, b api.Resources) api.Resources {
+	return each(a, b, func(x, y int) int {
+		if y < 0 && x > math.MaxInt+y { // would overflow
+			return math.MaxInt
+		}
+		if y >= x {
+			return 0
+		}
+		return max(0, x-y)
+	})
+}
+
+// Min is the smaller of a and b, field by field.
+func Min(a, b api.Resources) api.Resources {
+	return each(a, b, func(x, y int) int { return min(x, y) })
+}
+
+// Negative returns the name of the first field below zero, as it stands in documents (memory_mib); "" if there is none.
+func Negative(r api.Resources) string {
+	for _, d := range fields {
+		if *d.of(&r) < 0 {
+			return d.name
+		}
+	}
+	return ""
+}
+
+// Fits tells whether needs fit into what where ("loan l1", "host h1") has left: one reason for each field that is
+// short, none if they fit. A field that is not needed is never short.
+func Fits(where string, left, needs api.Resources) []api.Reason {
+	var rs []api.Reason
+	for _, d := range fields {
+		if n, l := *d.of(&needs), *d.of(&left); n > 0 && n > l {
+			rs = append(rs, api.Reason{
+				Code:    d.code,
+				Message: fmt.Sprintf("needs %d %s, %s has %d left", n, d.unit, where, max(l, 0)),
+			})
+		}
+	}
+	return rs
+}
