@@ -37,6 +37,9 @@ var (
 	ErrUnreachable = errors.New("hypervisor is not reached")
 	ErrNoSpace     = errors.New("no space left for the disk")
 	ErrCancelled   = errors.New("migration was cancelled")
+	// ErrState: the domain is there, but in a state in which the call makes no sense (Resume of an incoming domain, Confirm
+	// with commit of a running one). Nothing was changed.
+	ErrState = errors.New("domain is in another state")
 	// ErrParted: the memory stream ended in a way that leaves the source paused and the other end unknown.
 	ErrParted = errors.New("migration ended in doubt")
 )
@@ -152,6 +155,7 @@ type Driver interface {
 	// Destroy ends a domain at once; nil when there is none.
 	Destroy(ctx context.Context, vm string) error
 	// Resume lets a domain run that a migration left paused (an aborted one whose agent died). Only for the copy that may run.
+	// nil when it runs already, ErrState for an incoming domain.
 	Resume(ctx context.Context, vm string) error
 	// Console attaches to the serial console; one reader at a time, a newer one takes over.
 	Console(ctx context.Context, vm string) (io.ReadWriteCloser, error)
@@ -163,12 +167,17 @@ type Driver interface {
 	MigratePrepare(ctx context.Context, s Spec, offer []byte) (answer []byte, err error)
 	// MigrateConnect opens the target's end of a stream.
 	MigrateConnect(ctx context.Context, vm string, c Channel) (net.Conn, error)
-	// MigratePerform copies until the source is paused and the target has everything.
+	// MigratePerform copies until the source is paused and the target has everything. It dials Memory once and Storage once
+	// for every writable disk, and needs both directions of each. When it returned, its connections are closed. The end
+	// of ctx is a cancel.
 	MigratePerform(ctx context.Context, vm string, o Outgoing) (result []byte, err error)
 	// MigrateFinish ends the target's part: commit runs the domain, otherwise it is destroyed (nil when there is none).
-	// After a commit it returns the moment at which the guest ran.
+	// A commit returns as soon as the guest runs; a repeated one, after an answer that was lost, returns nil. ErrNotFound
+	// says for certain that no copy is left here (the agent's connection was lost in between): the source's paused
+	// copy is the only one then. ErrState: what is here is another copy, untouched; an abort after a commit is that too.
 	MigrateFinish(ctx context.Context, vm string, result []byte, commit bool) error
-	// MigrateConfirm ends the source's part: commit destroys the paused domain (nil when there is none), otherwise it runs on.
+	// MigrateConfirm ends the source's part: commit destroys the paused domain (nil when there is none; ErrState when it
+	// runs), otherwise it runs on. Both may be repeated.
 	MigrateConfirm(ctx context.Context, vm string, commit bool) error
 	MigrateProgress(ctx context.Context, vm string) (Progress, error)
 	// MigrateCancel makes a MigratePerform at work return ErrCancelled; nil when there is none.
