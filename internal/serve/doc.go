@@ -3,7 +3,7 @@
 // decides nothing: every request becomes one call of a [Controller], which also judges what the principal may do.
 //
 // Invariants:
-//   - every request but those for /openapi.json, /openapi.yaml, /healthz and (when metrics are served) /metrics is
+//   - every request but those for /openapi.json, /healthz and (when metrics are served) /metrics is
 //     authenticated before anything else of it is looked at;
 //   - every error that a client sees is an api.Error in JSON with the status of its code, also for malformed requests,
 //     unknown paths and panics;

@@ -1,0 +1,64 @@
+package serve
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics counts requests by route. The zero value counts nothing.
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	streams  *prometheus.GaugeVec
+}
+
+func newMetrics(r *prometheus.Registry) metrics {
+	if r == nil {
+		return metrics{}
+	}
+	m := metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "widecloud_api_requests_total", Help: "API requests by method, route and HTTP status.",
+		}, []string{"method", "route", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "widecloud_api_request_seconds", Help: "Time to answer an API request; for watches and consoles, their length.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"method", "route"}),
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "widecloud_api_streams", Help: "Watches and consoles that are open now.",
+		}, []string{"type"}),
+	}
+	r.MustRegister(m.requests, m.seconds, m.streams)
+	return m
+}
+
+func (m metrics) observe(method, route string, status int, took time.Duration) {
+	if m.requests == nil {
+		return
+	}
+	// A client's own words make no labels, or it could fill the memory.
+	if route == "" {
+		method, route = "", "none"
+	} else {
+		_, route, _ = strings.Cut(route, " ")
+		if method != http.MethodGet && method != http.MethodPost && method != http.MethodPut && method != http.MethodDelete {
+			method = "other"
+		}
+	}
+	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
+	m.seconds.WithLabelValues(method, route).Observe(took.Seconds())
+}
+
+// stream counts an open watch or console until the function it returns is called.
+func (m metrics) stream(kind string) func() {
+	if m.streams == nil {
+		return func() {}
+	}
+	g := m.streams.WithLabelValues(kind)
+	g.Inc()
+	return g.Dec
+}

@@ -1,0 +1,336 @@
+package serve
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"widecloud/api"
+)
+
+// object ties a noun's struct to its pointer, which is the api.Object.
+type object[T any] interface {
+	*T
+	api.Object
+}
+
+// what a kind allows besides list, get and watch.
+type verbs struct{ create, update, delete bool }
+
+var (
+	readOnly = verbs{}
+	all      = verbs{create: true, update: true, delete: true}
+)
+
+// describe registers every operation and makes the OpenAPI description.
+func (s *Server) describe() {
+	c := huma.DefaultConfig("widecloud", s.o.Version)
+	c.Info.Description = "The API of one site of a widecloud federation. Every noun has a spec (what is wanted) and a status " +
+		"(what is seen). Errors are Error objects with a stable code."
+	// No $schema links in the bodies, no pages that load scripts from elsewhere; the description is made once, below.
+	c.CreateHooks, c.DocsPath, c.SchemasPath, c.OpenAPIPath = nil, "", "", ""
+	// The Controller says which fields are needed: it knows more than "present", and it must anyway.
+	c.FieldsOptionalByDefault = true
+	c.RejectUnknownQueryParameters = true
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
+	c.Security = []map[string][]string{{"bearer": {}}}
+	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[errorBody](), reflect.TypeFor[api.Error]())
+	h := humago.New(s.mux, c)
+
+	register[api.Site](s, h, readOnly)
+	register[api.Host](s, h, verbs{update: true, delete: true})
+	register[api.Owner](s, h, all)
+	register[api.User](s, h, all)
+	register[api.Peer](s, h, verbs{update: true, delete: true})
+	register[api.Offer](s, h, all)
+	register[api.Loan](s, h, readOnly)
+	register[api.Image](s, h, all)
+	register[api.Volume](s, h, readOnly)
+	register[api.Network](s, h, all)
+	register[api.VM](s, h, all)
+	register[api.Guest](s, h, readOnly)
+	register[api.Address](s, h, all)
+	register[api.Translator](s, h, readOnly)
+	register[api.Job](s, h, readOnly)
+	register[api.Event](s, h, readOnly)
+	s.registerVerbs(h)
+	s.registerStreams(h)
+
+	finishSchemas(c.Components.Schemas)
+	spec, err := json.Marshal(h.OpenAPI())
+	if err != nil {
+		panic("serve: openapi: " + err.Error()) // of constant input: a test would have shown it
+	}
+	s.spec = spec
+}
+
+type (
+	nameInput struct {
+		Name string `path:"name" doc:"the object's name"`
+	}
+	createInput[T any] struct{ Body T }
+	updateInput[T any] struct {
+		Name string `path:"name" doc:"the object's name; the body's must be the same or left out"`
+		Body T
+	}
+	listInput struct {
+		Watch       bool  `query:"watch" doc:"answer with text/event-stream and go on: one event per change, id = revision, event = put or delete, data = {type, revision, object}"`
+		From        int64 `query:"from" minimum:"0" doc:"watch: changes after this revision (that of a list); left out: from now on"`
+		LastEventID int64 `header:"Last-Event-ID" minimum:"0" doc:"watch: resume after this event; wins over from"`
+		has         bool
+	}
+	output[T any]   struct{ Body T }
+	streamOutput    struct{ Body func(huma.Context) }
+	noContentOutput struct{}
+)
+
+// Resolve tells "from=0" from no "from" (huma.Resolver).
+func (in *listInput) Resolve(ctx huma.Context) []error {
+	in.has = ctx.Query("from") != "" || ctx.Header("Last-Event-ID") != ""
+	if in.LastEventID > 0 {
+		in.From = in.LastEventID
+	}
+	return nil
+}
+
+// operation is what all operations have in common.
+func (s *Server) operation(id, method, path, tag, summary string) huma.Operation {
+	return huma.Operation{
+		OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary, MaxBodyBytes: s.o.MaxBody,
+		// huma's read deadline stays on the connection and would cancel the context of a call that takes longer than it.
+		BodyReadTimeout: -1,
+	}
+}
+
+// register makes the paths of one noun.
+func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
+	kind := P(new(T)).Kind()
+	noun, path, tag := reflect.TypeFor[T]().Name(), "/v1/"+string(kind), string(kind)
+	lower := strings.ToLower(noun)
+	ctl := s.o.Controller
+	one := func(ctx context.Context, o api.Object, err error) (*output[P], error) {
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		p, ok := o.(P)
+		if !ok || p == nil {
+			return nil, s.fail(ctx, api.Errorf(api.CodeInternal, "controller gave a %T for one of %s", o, kind))
+		}
+		return &output[P]{p}, nil
+	}
+
+	list := s.operation("list-"+tag, http.MethodGet, path, tag, "List or watch "+tag)
+	list.Responses = map[string]*huma.Response{"200": {
+		Description: "A listing, or with watch=true a stream of changes",
+		Content: map[string]*huma.MediaType{
+			"application/json":  {Schema: h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Listing[T]](), true, "")},
+			"text/event-stream": {Schema: h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.WatchEvent[T]](), true, "")},
+		},
+	}}
+	list.Errors = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusConflict}
+	huma.Register(h, list, func(ctx context.Context, in *listInput) (*streamOutput, error) {
+		if in.Watch {
+			return s.watch(ctx, kind, in)
+		}
+		objects, revision, err := ctl.List(ctx, who(ctx), kind)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		l := api.Listing[api.Object]{Revision: revision, Items: slices.Clip(objects)}
+		if l.Items == nil {
+			l.Items = []api.Object{}
+		}
+		return &streamOutput{func(hc huma.Context) {
+			_, w := humago.Unwrap(hc)
+			writeJSON(w, http.StatusOK, l)
+		}}, nil
+	})
+
+	huma.Register(h, s.operation("get-"+lower, http.MethodGet, path+"/{name}", tag, "Get one of "+tag),
+		func(ctx context.Context, in *nameInput) (*output[P], error) {
+			o, err := ctl.Get(ctx, who(ctx), kind, in.Name)
+			return one(ctx, o, err)
+		})
+
+	if v.create {
+		op := s.operation("create-"+lower, http.MethodPost, path, tag, "Create one of "+tag)
+		op.DefaultStatus = http.StatusCreated
+		huma.Register(h, op, func(ctx context.Context, in *createInput[T]) (*output[P], error) {
+			o, err := ctl.Create(ctx, who(ctx), P(&in.Body))
+			return one(ctx, o, err)
+		})
+	}
+	if v.update {
+		op := s.operation("update-"+lower, http.MethodPut, path+"/{name}", tag, "Replace the spec of one of "+tag)
+		op.Description = "Only spec is taken from the body; a revision that is stated must be the newest."
+		huma.Register(h, op, func(ctx context.Context, in *updateInput[T]) (*output[P], error) {
+			m := P(&in.Body).Metadata()
+			if m.Name != "" && m.Name != in.Name {
+				return nil, s.fail(ctx, api.Invalidf("name", "is %q in the body and %q in the path", m.Name, in.Name))
+			}
+			m.Name = in.Name
+			o, err := ctl.Update(ctx, who(ctx), P(&in.Body))
+			return one(ctx, o, err)
+		})
+	}
+	if v.delete {
+		op := s.operation("delete-"+lower, http.MethodDelete, path+"/{name}", tag, "Delete one of "+tag)
+		op.Description = "Accepted: the object shows deleting until what it stood for is gone."
+		op.DefaultStatus = http.StatusAccepted
+		huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[P], error) {
+			o, err := ctl.Delete(ctx, who(ctx), kind, in.Name)
+			return one(ctx, o, err)
+		})
+	}
+}
+
+// registerVerbs makes the sub-resources that are verbs.
+func (s *Server) registerVerbs(h huma.API) {
+	ctl := s.o.Controller
+
+	type migrateOutput struct {
+		Status int
+		Body   api.MigrateResult
+	}
+	op := s.operation("migrate-vm", http.MethodPost, "/v1/vms/{name}/migrate", "vms", "Move a VM to another site or host, alive")
+	op.DefaultStatus = http.StatusAccepted
+	op.Description = "202 with a job; 200 with dry_run, where no reasons mean that it would be accepted; 422 with all reasons when refused."
+	huma.Register(h, op, func(ctx context.Context, in *updateInput[api.MigrateRequest]) (*migrateOutput, error) {
+		job, reasons, err := ctl.Migrate(ctx, who(ctx), in.Name, in.Body.Target, in.Body.DryRun)
+		switch {
+		case err != nil:
+			return nil, s.fail(ctx, err)
+		case in.Body.DryRun:
+			return &migrateOutput{http.StatusOK, api.MigrateResult{Reasons: reasons}}, nil
+		case job == nil:
+			return nil, s.fail(ctx, &api.Error{Code: api.CodeRefused,
+				Message: "vm " + in.Name + " cannot migrate to " + in.Body.Target, Reasons: reasons})
+		}
+		return &migrateOutput{http.StatusAccepted, api.MigrateResult{Job: job, Reasons: reasons}}, nil
+	})
+
+	op = s.operation("reboot-vm", http.MethodPost, "/v1/vms/{name}/reboot", "vms", "Reboot a VM")
+	huma.Register(h, op, func(ctx context.Context, in *updateInput[api.RebootRequest]) (*noContentOutput, error) {
+		if err := ctl.Reboot(ctx, who(ctx), in.Name, in.Body.Hard); err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return nil, nil
+	})
+
+	type whyInput struct {
+		Name string `path:"name"`
+		Not  string `query:"not" doc:"SITE or SITE/HOST; left out: why it is where it is"`
+	}
+	op = s.operation("why-vm", http.MethodGet, "/v1/vms/{name}/why", "vms", "Why a VM is not at a site")
+	huma.Register(h, op, func(ctx context.Context, in *whyInput) (*output[api.WhyResult], error) {
+		reasons, err := ctl.Why(ctx, who(ctx), in.Name, in.Not)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		if reasons == nil {
+			reasons = []api.Reason{}
+		}
+		return &output[api.WhyResult]{api.WhyResult{Reasons: reasons}}, nil
+	})
+
+	verb(s, h, "cancel-job", "/v1/jobs/{name}/cancel", "jobs", "Cancel a job; it undoes what it did", ctl.Cancel)
+	verb(s, h, "reclaim-loan", "/v1/loans/{name}/reclaim", "loans", "Take a loan back (the lender)", ctl.Reclaim)
+	verb(s, h, "return-loan", "/v1/loans/{name}/return", "loans", "Give a loan back (the borrower)", ctl.Return)
+
+	op = s.operation("request-loan", http.MethodPost, "/v1/loans", "loans", "Borrow an amount under a peer's offer")
+	op.DefaultStatus = http.StatusCreated
+	huma.Register(h, op, func(ctx context.Context, in *createInput[api.LoanRequest]) (*output[*api.Loan], error) {
+		loan, err := ctl.Borrow(ctx, who(ctx), in.Body.Lender, in.Body.Offer, in.Body.Amount)
+		return result(s, ctx, loan, err)
+	})
+
+	op = s.operation("create-join-token", http.MethodPost, "/v1/hosts/join-tokens", "hosts", "Make a one-time token with which an agent enrols")
+	op.DefaultStatus = http.StatusCreated
+	huma.Register(h, op, func(ctx context.Context, in *createInput[api.JoinTokenRequest]) (*output[*api.Token], error) {
+		token, err := ctl.JoinToken(ctx, who(ctx), in.Body.Host, in.Body.Roles)
+		return result(s, ctx, &api.Token{Token: token}, err)
+	})
+
+	op = s.operation("create-invitation", http.MethodPost, "/v1/peers/invitations", "peers", "Make a one-time invitation for another site's admin")
+	op.DefaultStatus = http.StatusCreated
+	huma.Register(h, op, func(ctx context.Context, _ *struct{}) (*output[*api.Invitation], error) {
+		invitation, err := ctl.PeerInvite(ctx, who(ctx))
+		return result(s, ctx, &api.Invitation{Invitation: invitation}, err)
+	})
+
+	op = s.operation("add-peer", http.MethodPost, "/v1/peers", "peers", "Accept another site's invitation")
+	op.DefaultStatus = http.StatusCreated
+	huma.Register(h, op, func(ctx context.Context, in *createInput[api.Invitation]) (*output[*api.Peer], error) {
+		peer, err := ctl.PeerAdd(ctx, who(ctx), in.Body.Invitation)
+		return result(s, ctx, peer, err)
+	})
+
+	op = s.operation("create-token", http.MethodPost, "/v1/users/{name}/tokens", "users", "Make a new token for a user; it is shown this once")
+	op.DefaultStatus = http.StatusCreated
+	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[*api.Token], error) {
+		token, err := ctl.NewToken(ctx, who(ctx), in.Name)
+		return result(s, ctx, &api.Token{Token: token}, err)
+	})
+}
+
+// verb registers a POST without a body that answers with the object.
+func verb[T any](s *Server, h huma.API, id, path, tag, summary string, f func(context.Context, Principal, string) (*T, error)) {
+	huma.Register(h, s.operation(id, http.MethodPost, path, tag, summary),
+		func(ctx context.Context, in *nameInput) (*output[*T], error) {
+			v, err := f(ctx, who(ctx), in.Name)
+			return result(s, ctx, v, err)
+		})
+}
+
+func result[T any](s *Server, ctx context.Context, v *T, err error) (*output[*T], error) {
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	return &output[*T]{v}, nil
+}
+
+// finishSchemas says in the description what validation leaves to the Controller: which fields are always there
+// (all that are not omitempty), and that a status is the server's to write.
+func finishSchemas(r huma.Registry) {
+	for name, schema := range r.Map() {
+		t := r.TypeFromRef("#/components/schemas/" + name)
+		if t == nil || t.Kind() != reflect.Struct {
+			continue
+		}
+		schema.Required = nil
+		for _, f := range reflect.VisibleFields(t) {
+			tag := f.Tag.Get("json")
+			field, rest, _ := strings.Cut(tag, ",")
+			if field == "" || field == "-" || strings.Contains(rest, "omit") {
+				continue
+			}
+			schema.Required = append(schema.Required, field)
+		}
+		if _, noun := reflect.New(t).Interface().(api.Object); noun {
+			for _, field := range []string{"status", "uid", "home", "created", "deleting"} {
+				if p := schema.Properties[field]; p != nil {
+					p.ReadOnly = true
+				}
+			}
+		}
+	}
+}
+
+// uploadInput takes the body as it is, unread.
+type uploadInput struct {
+	Name string `path:"name" doc:"the image's name"`
+	body io.Reader
+}
+
+// Resolve keeps the body for the handler (huma.Resolver).
+func (in *uploadInput) Resolve(ctx huma.Context) []error {
+	in.body = ctx.BodyReader()
+	return nil
+}

@@ -1,0 +1,419 @@
+// Package servetest has a Controller that keeps its objects in memory, for tests of the API and of what talks to it. It has
+// the users root (token admin-token, an admin) and alice (alice-token, of tokyo-u); panic-token is a defect.
+//
+// Invariants:
+//   - it does no more than its caller asks: nothing is reconciled, no job moves but by Put.
+package servetest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"widecloud/api"
+	"widecloud/internal/serve"
+)
+
+var _ serve.Controller = (*Memory)(nil)
+
+// Memory is a Controller that keeps its objects in memory: what the API needs, and nothing of a site.
+type Memory struct {
+	mu       sync.Mutex
+	revision int64
+	objects  map[string]api.Object
+	watchers map[chan serve.Change]api.Kind
+	history  []serve.Change
+	consoles map[string]net.Conn
+	uploaded map[string][]byte
+	fail     error // given by every call when set
+}
+
+// New makes an empty one.
+func New() *Memory {
+	return &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]api.Kind{},
+		consoles: map[string]net.Conn{}, uploaded: map[string][]byte{}}
+}
+
+func key(k api.Kind, name string) string { return string(k) + "/" + name }
+
+func clone(o api.Object) api.Object {
+	b, err := json.Marshal(o)
+	if err != nil {
+		panic(err)
+	}
+	c := reflect.New(reflect.TypeOf(o).Elem()).Interface()
+	if err := json.Unmarshal(b, c); err != nil {
+		panic(err)
+	}
+	return c.(api.Object)
+}
+
+// Authenticate knows the tokens in the package comment.
+func (m *Memory) Authenticate(_ context.Context, token string) (serve.Principal, error) {
+	switch token {
+	case "admin-token":
+		return serve.Principal{User: "root", Admin: true}, nil
+	case "alice-token":
+		return serve.Principal{User: "alice", Owner: "tokyo-u"}, nil
+	case "panic-token":
+		panic("a defect")
+	}
+	return serve.Principal{}, api.Errorf(api.CodeUnauthenticated, "the token is not known")
+}
+
+func (m *Memory) find(p serve.Principal, k api.Kind, name string) (api.Object, error) {
+	if m.fail != nil {
+		return nil, m.fail
+	}
+	o := m.objects[key(k, name)]
+	if o == nil || !p.Admin && o.Metadata().Owner != p.Owner {
+		return nil, api.Errorf(api.CodeNotFound, "no %s named %s", k, name)
+	}
+	return o, nil
+}
+
+// change must be called with the lock held.
+func (m *Memory) change(o api.Object, deleted bool) {
+	m.revision++
+	o.Metadata().Revision = m.revision
+	k := key(o.Kind(), o.Metadata().Name)
+	if deleted {
+		delete(m.objects, k)
+	} else {
+		m.objects[k] = clone(o)
+	}
+	c := serve.Change{Revision: m.revision, Deleted: deleted, Object: clone(o)}
+	m.history = append(m.history, c)
+	for ch, kind := range m.watchers {
+		if kind == o.Kind() {
+			ch <- c
+		}
+	}
+}
+
+// Fail makes every further call give err; nil ends it.
+func (m *Memory) Fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = err
+}
+
+// Uploaded is what was uploaded for an image.
+func (m *Memory) Uploaded(image string) []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.uploaded[image]
+}
+
+// Put stores an object from outside of the API, as a reconciler would.
+func (m *Memory) Put(o api.Object) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.change(o, false)
+}
+
+// Drop ends every watch, as for a watcher that fell behind.
+func (m *Memory) Drop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for ch := range m.watchers {
+		delete(m.watchers, ch)
+		close(ch)
+	}
+}
+
+// Watching is how many watches are open.
+func (m *Memory) Watching() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.watchers)
+}
+
+// Get is that of serve.Controller.
+func (m *Memory) Get(_ context.Context, p serve.Principal, k api.Kind, name string) (api.Object, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, k, name)
+	if err != nil {
+		return nil, err
+	}
+	return clone(o), nil
+}
+
+// List is that of serve.Controller.
+func (m *Memory) List(_ context.Context, p serve.Principal, k api.Kind) ([]api.Object, int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return nil, 0, m.fail
+	}
+	var l []api.Object
+	for _, o := range m.objects {
+		if o.Kind() == k && (p.Admin || o.Metadata().Owner == p.Owner) {
+			l = append(l, clone(o))
+		}
+	}
+	slices.SortFunc(l, func(a, b api.Object) int { return cmp.Compare(a.Metadata().Name, b.Metadata().Name) })
+	return l, m.revision, nil
+}
+
+// Create is that of serve.Controller.
+func (m *Memory) Create(_ context.Context, p serve.Principal, o api.Object) (api.Object, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return nil, m.fail
+	}
+	meta := o.Metadata()
+	if meta.Name == "" {
+		return nil, api.Invalidf("name", "must be given")
+	}
+	if m.objects[key(o.Kind(), meta.Name)] != nil {
+		return nil, api.Errorf(api.CodeExists, "%s %s exists", o.Kind(), meta.Name)
+	}
+	if vm, ok := o.(*api.VM); ok && vm.Spec.Image == "" {
+		return nil, api.Invalidf("spec.image", "must be given")
+	}
+	if meta.Owner == "" {
+		meta.Owner = p.Owner
+	}
+	meta.Home = "tokyo"
+	m.change(o, false)
+	return clone(o), nil
+}
+
+// Update is that of serve.Controller.
+func (m *Memory) Update(_ context.Context, p serve.Principal, o api.Object) (api.Object, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old, err := m.find(p, o.Kind(), o.Metadata().Name)
+	if err != nil {
+		return nil, err
+	}
+	if r := o.Metadata().Revision; r != 0 && r != old.Metadata().Revision {
+		return nil, api.Errorf(api.CodeConflict, "%s changed since revision %d", o.Metadata().Name, r)
+	}
+	n := clone(old)
+	reflect.ValueOf(n).Elem().FieldByName("Spec").Set(reflect.ValueOf(o).Elem().FieldByName("Spec"))
+	m.change(n, false)
+	return clone(n), nil
+}
+
+// Delete is that of serve.Controller.
+func (m *Memory) Delete(_ context.Context, p serve.Principal, k api.Kind, name string) (api.Object, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, k, name)
+	if err != nil {
+		return nil, err
+	}
+	o = clone(o)
+	o.Metadata().Deleting = true
+	m.change(o, true)
+	return o, nil
+}
+
+// Watch is that of serve.Controller.
+func (m *Memory) Watch(ctx context.Context, _ serve.Principal, k api.Kind, from int64) (<-chan serve.Change, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if from == 1 {
+		return nil, api.Errorf(api.CodeStale, "revision 1 is no longer kept")
+	}
+	ch := make(chan serve.Change, 100)
+	if from >= 0 {
+		for _, c := range m.history {
+			if c.Revision > from && c.Object.Kind() == k {
+				ch <- c
+			}
+		}
+	}
+	m.watchers[ch] = k
+	go func() {
+		<-ctx.Done()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if _, open := m.watchers[ch]; open {
+			delete(m.watchers, ch)
+			close(ch)
+		}
+	}()
+	return ch, nil
+}
+
+// Migrate is that of serve.Controller.
+func (m *Memory) Migrate(_ context.Context, p serve.Principal, vm, target string, dryRun bool) (*api.Job, []api.Reason, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.find(p, api.KindVM, vm); err != nil {
+		return nil, nil, err
+	}
+	if target == "nara" {
+		return nil, []api.Reason{
+			{Site: "nara", Host: "h1", Code: "memory", Message: "needs 512 MiB, has 100 MiB", Advice: "ask for a larger loan"},
+			{Site: "nara", Host: "h1", Code: "cpu", Message: "cannot run the model qemu64"},
+		}, nil
+	}
+	if dryRun {
+		return nil, nil, nil
+	}
+	j := &api.Job{Meta: api.Meta{Name: fmt.Sprintf("migrate-%s", vm), Owner: p.Owner},
+		Spec: api.JobSpec{Type: "migrate", Object: "vms/" + vm, Target: target}, Status: api.JobStatus{State: api.JobRunning}}
+	m.change(j, false)
+	return j, nil, nil
+}
+
+// Cancel is that of serve.Controller.
+func (m *Memory) Cancel(_ context.Context, p serve.Principal, job string) (*api.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, api.KindJob, job)
+	if err != nil {
+		return nil, err
+	}
+	j := clone(o).(*api.Job)
+	j.Spec.Cancel, j.Status.State = true, api.JobUndoing
+	m.change(j, false)
+	return j, nil
+}
+
+// Why is that of serve.Controller.
+func (m *Memory) Why(_ context.Context, p serve.Principal, vm, not string) ([]api.Reason, error) {
+	_, reasons, err := m.Migrate(context.Background(), p, vm, not, true)
+	return reasons, err
+}
+
+// Reboot is that of serve.Controller.
+func (m *Memory) Reboot(_ context.Context, p serve.Principal, vm string, hard bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, err := m.find(p, api.KindVM, vm)
+	if err == nil && !hard {
+		return api.Errorf(api.CodeConflict, "vm %s does not answer to ACPI", vm)
+	}
+	return err
+}
+
+// Console is that of serve.Controller.
+func (m *Memory) Console(_ context.Context, p serve.Principal, vm string) (io.ReadWriteCloser, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.find(p, api.KindVM, vm); err != nil {
+		return nil, err
+	}
+	a, b := net.Pipe()
+	m.consoles[vm] = b
+	go func() { // a guest that says hello and echoes in capitals
+		defer b.Close()
+		if _, err := b.Write([]byte("login: ")); err != nil {
+			return
+		}
+		buf := make([]byte, 100)
+		for {
+			n, err := b.Read(buf)
+			if err != nil || string(buf[:n]) == "exit" {
+				return
+			}
+			if _, err := b.Write([]byte(strings.ToUpper(string(buf[:n])))); err != nil {
+				return
+			}
+		}
+	}()
+	return a, nil
+}
+
+// Upload is that of serve.Controller.
+func (m *Memory) Upload(_ context.Context, p serve.Principal, image string, content io.Reader) (*api.Image, error) {
+	b, err := io.ReadAll(content)
+	if err != nil {
+		return nil, fmt.Errorf("read content: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, api.KindImage, image)
+	if err != nil {
+		return nil, err
+	}
+	m.uploaded[image] = b
+	i := clone(o).(*api.Image)
+	i.Status = api.ImageStatus{Phase: "ready", Bytes: int64(len(b))}
+	m.change(i, false)
+	return i, nil
+}
+
+func (m *Memory) admin(p serve.Principal) error {
+	if !p.Admin {
+		return api.Errorf(api.CodeForbidden, "user %s is no admin", p.User)
+	}
+	return nil
+}
+
+// JoinToken is that of serve.Controller.
+func (m *Memory) JoinToken(_ context.Context, p serve.Principal, host string, roles []api.HostRole) (string, error) {
+	return fmt.Sprintf("join-%s-%v", host, roles), m.admin(p)
+}
+
+// PeerInvite is that of serve.Controller.
+func (m *Memory) PeerInvite(_ context.Context, p serve.Principal) (string, error) {
+	return "invitation-1", m.admin(p)
+}
+
+// PeerAdd is that of serve.Controller.
+func (m *Memory) PeerAdd(_ context.Context, p serve.Principal, invitation string) (*api.Peer, error) {
+	if invitation != "invitation-1" {
+		return nil, api.Invalidf("invitation", "is not one, or was used")
+	}
+	return &api.Peer{Meta: api.Meta{Name: "osaka"}}, m.admin(p)
+}
+
+// Borrow is that of serve.Controller.
+func (m *Memory) Borrow(_ context.Context, p serve.Principal, lender, offer string, amount api.Resources) (*api.Loan, error) {
+	if err := m.admin(p); err != nil {
+		return nil, err
+	}
+	if amount.CPUs > 8 {
+		return nil, &api.Error{Code: api.CodeRefused, Message: "the offer does not reach",
+			Reasons: []api.Reason{{Site: lender, Code: "cpu", Message: "8 are lent at most", Advice: "ask for less"}}}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := &api.Loan{Meta: api.Meta{Name: "loan-1"}, Spec: api.LoanSpec{Offer: offer, Lender: lender, Borrower: "tokyo", Amount: amount},
+		Status: api.LoanStatus{State: api.LoanActive}}
+	m.change(l, false)
+	return l, nil
+}
+
+// Reclaim is that of serve.Controller.
+func (m *Memory) Reclaim(_ context.Context, p serve.Principal, loan string) (*api.Loan, error) {
+	return m.setLoan(p, loan, api.LoanReclaimed)
+}
+
+// Return is that of serve.Controller.
+func (m *Memory) Return(_ context.Context, p serve.Principal, loan string) (*api.Loan, error) {
+	return m.setLoan(p, loan, api.LoanEnded)
+}
+
+func (m *Memory) setLoan(p serve.Principal, loan string, s api.LoanState) (*api.Loan, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, api.KindLoan, loan)
+	if err != nil {
+		return nil, err
+	}
+	l := clone(o).(*api.Loan)
+	l.Status.State = s
+	m.change(l, false)
+	return l, nil
+}
+
+// NewToken is that of serve.Controller.
+func (m *Memory) NewToken(_ context.Context, p serve.Principal, user string) (string, error) {
+	return "token-of-" + user, m.admin(p)
+}

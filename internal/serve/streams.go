@@ -1,0 +1,202 @@
+package serve
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"widecloud/api"
+)
+
+// writeWait is how long a client may take to read what is written to a watch or console before it is let go.
+const writeWait = 30 * time.Second
+
+// registerStreams makes the two paths whose bodies are no JSON.
+func (s *Server) registerStreams(h huma.API) {
+	op := s.operation("upload-image", http.MethodPut, "/v1/images/{name}/content", "images", "Upload an image's content")
+	op.Description = "For an image that was created without a source. Its digest is checked, and nothing is kept when it is another."
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+		"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}}
+	huma.Register(h, op, func(ctx context.Context, in *uploadInput) (*output[*api.Image], error) {
+		body := in.body
+		if s.o.MaxUpload > 0 {
+			body = &limitReader{r: body, left: s.o.MaxUpload, limit: s.o.MaxUpload}
+		}
+		image, err := s.o.Controller.Upload(ctx, who(ctx), in.Name, body)
+		return result(s, ctx, image, err)
+	})
+
+	op = s.operation("console-vm", http.MethodGet, "/v1/vms/{name}/console", "vms", "Attach to a VM's serial console (websocket)")
+	op.Description = "Binary messages carry the console's bytes in both directions."
+	op.Responses = map[string]*huma.Response{"101": {Description: "Switching to websocket (RFC 6455)"}}
+	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*streamOutput, error) {
+		con, err := s.o.Controller.Console(ctx, who(ctx), in.Name)
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return &streamOutput{func(hc huma.Context) {
+			r, w := humago.Unwrap(hc)
+			s.console(w, r, con)
+		}}, nil
+	})
+}
+
+// limitReader fails, rather than ends, at its limit: a cut image must not look like a whole one.
+type limitReader struct {
+	r           io.Reader
+	left, limit int64
+}
+
+func (l *limitReader) Read(b []byte) (int, error) {
+	if l.left < 0 {
+		return 0, api.Invalidf("content", "is larger than the limit of %d bytes", l.limit)
+	}
+	if int64(len(b)) > l.left+1 {
+		b = b[:l.left+1]
+	}
+	n, err := l.r.Read(b)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, api.Invalidf("content", "is larger than the limit of %d bytes", l.limit)
+	}
+	return n, err
+}
+
+// watch answers with Server-Sent Events (WHATWG HTML §9.2) until the client goes, the watcher falls behind, or Stop.
+func (s *Server) watch(ctx context.Context, kind api.Kind, in *listInput) (*streamOutput, error) {
+	from := int64(-1)
+	if in.has {
+		from = in.From
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	changes, err := s.o.Controller.Watch(ctx, who(ctx), kind, from)
+	if err != nil {
+		cancel()
+		return nil, s.fail(ctx, err)
+	}
+	return &streamOutput{func(hc huma.Context) {
+		defer cancel()
+		_, w := humago.Unwrap(hc)
+		defer s.metrics.stream("watch")()
+		s.stream(ctx, w, changes)
+	}}, nil
+}
+
+func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-chan Change) {
+	rc := http.NewResponseController(w)
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
+	w.WriteHeader(http.StatusOK)
+	send := func(b []byte) bool {
+		_ = rc.SetWriteDeadline(time.Now().Add(writeWait))
+		if _, err := w.Write(b); err != nil {
+			return false
+		}
+		return rc.Flush() == nil
+	}
+	if !send([]byte(": watching\n\n")) {
+		return
+	}
+	beat := time.NewTicker(s.o.Heartbeat)
+	defer beat.Stop()
+	var b bytes.Buffer
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.stopped:
+			return
+		case <-beat.C:
+			if !send([]byte(": idle\n\n")) {
+				return
+			}
+		case c, ok := <-changes:
+			if !ok {
+				return // the client resumes with its last id, or learns by CodeStale that it must list again
+			}
+			event := "put"
+			if c.Deleted {
+				event = "delete"
+			}
+			data, err := json.Marshal(api.WatchEvent[api.Object]{Type: event, Revision: c.Revision, Object: c.Object})
+			if err != nil {
+				s.log.Error("watch cannot encode an object", "error", err)
+				return
+			}
+			b.Reset()
+			fmt.Fprintf(&b, "id: %d\nevent: %s\ndata: %s\n\n", c.Revision, event, data)
+			if !send(b.Bytes()) {
+				return
+			}
+		}
+	}
+}
+
+// console joins a websocket and a console until either ends. It closes con.
+func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWriteCloser) {
+	defer con.Close()
+	// Accept refuses browsers of other origins by itself; compression would cost more than a console's bytes.
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	if err != nil {
+		return // Accept has answered
+	}
+	defer ws.CloseNow()
+	defer s.metrics.stream("console")()
+	ws.SetReadLimit(64 << 10)
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+
+	fromClient := make(chan struct{})
+	go func() {
+		defer close(fromClient)
+		for {
+			_, b, err := ws.Read(ctx)
+			if err != nil {
+				return
+			}
+			if _, err := con.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	fromGuest := make(chan struct{})
+	go func() {
+		defer close(fromGuest)
+		b := make([]byte, 16<<10)
+		for {
+			n, err := con.Read(b)
+			if n > 0 {
+				wctx, done := context.WithTimeout(ctx, writeWait)
+				werr := ws.Write(wctx, websocket.MessageBinary, b[:n])
+				done()
+				if werr != nil {
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	select {
+	case <-fromClient:
+	case <-fromGuest:
+		_ = ws.Close(websocket.StatusNormalClosure, "the console ended")
+	case <-s.stopped:
+		_ = ws.Close(websocket.StatusGoingAway, "the controller is stopping")
+	case <-ctx.Done():
+	}
+	cancel()
+	_ = con.Close()
+	<-fromClient
+	<-fromGuest
+}
