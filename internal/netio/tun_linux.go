@@ -1,0 +1,204 @@
+package netio
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// VNetHeaderLen is the length, in bytes, of the virtio-net header (virtio 1.2
+// §5.1.6) that precedes each packet of a TUN with offload.
+const VNetHeaderLen = 10
+
+// VNetHeader is that header. The zero value says nothing about the packet.
+type VNetHeader struct {
+	NeedsCsum             bool
+	GSOType               uint8
+	HdrLen, GSOSize       uint16
+	CsumStart, CsumOffset uint16
+}
+
+// TUNSpec describes a TUN device.
+type TUNSpec struct {
+	Name string
+	MTU  int // bytes; 0: 1500
+	// Queues is how many readers share the device; the kernel keeps a flow on
+	// one queue. 0: 1.
+	Queues int
+	// Offload lets super-packets and unfinished checksums cross the device, each
+	// with a virtio-net header.
+	Offload bool
+}
+
+// TUN is an open TUN device. It goes, with its addresses and routes, when all
+// its queues are closed, so a daemon that is killed leaves none behind.
+type TUN struct {
+	spec   TUNSpec
+	ns     *NS
+	queues []*TUNQueue
+}
+
+// TUNQueue is one queue of a TUN. Read and Write may run at the same time, each
+// in one goroutine.
+type TUNQueue struct {
+	f       *os.File
+	offload bool
+}
+
+// OpenTUN makes the device and sets it up. fs.ErrExist if there is a device of
+// that name.
+func (n *NS) OpenTUN(s TUNSpec) (*TUN, error) {
+	s.Queues = max(s.Queues, 1)
+	if s.MTU == 0 {
+		s.MTU = 1500
+	}
+	t := &TUN{spec: s, ns: n}
+	if s.Name == "" || len(s.Name) >= unix.IFNAMSIZ {
+		return nil, fmt.Errorf("open tun %q: name must have 1 to %d bytes", s.Name, unix.IFNAMSIZ-1)
+	}
+	if _, err := n.Link(s.Name); err == nil {
+		return nil, fmt.Errorf("open tun %s: %w", s.Name, fs.ErrExist)
+	}
+	err := n.Do(func() error {
+		for range s.Queues {
+			f, err := openTUNQueue(s)
+			if err != nil {
+				return err
+			}
+			t.queues = append(t.queues, &TUNQueue{f: f, offload: s.Offload})
+		}
+		return nil
+	})
+	if err == nil {
+		err = n.SetMTU(s.Name, s.MTU)
+	}
+	if err == nil {
+		err = n.SetUp(s.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open tun %s: %w", s.Name, errors.Join(err, t.Close()))
+	}
+	return t, nil
+}
+
+func openTUNQueue(s TUNSpec) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI)
+	if s.Queues > 1 {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	if s.Offload {
+		flags |= unix.IFF_VNET_HDR
+	}
+	ifr, err := unix.NewIfreq(s.Name)
+	if err == nil {
+		ifr.SetUint16(flags)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	}
+	if err == nil && s.Offload {
+		const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+		// USO is younger (Linux 6.2); without it UDP comes in single packets.
+		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|unix.TUN_F_USO4|unix.TUN_F_USO6); errors.Is(err, unix.EINVAL) {
+			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso)
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "tun "+s.Name), nil
+}
+
+// Spec returns what the device was made of.
+func (t *TUN) Spec() TUNSpec { return t.spec }
+
+// Queues returns the device's queues.
+func (t *TUN) Queues() []*TUNQueue { return t.queues }
+
+// Close closes all queues, and with them the device. Reads return os.ErrClosed.
+func (t *TUN) Close() error {
+	var errs []error
+	for _, q := range t.queues {
+		if err := q.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Read reads one packet to buf[off:], using the VNetHeaderLen bytes before it,
+// and returns its length.
+func (q *TUNQueue) Read(buf []byte, off int) (int, VNetHeader, error) {
+	var h VNetHeader
+	if !q.offload {
+		n, err := q.f.Read(buf[off:])
+		return n, h, err
+	}
+	n, err := q.f.Read(buf[off-VNetHeaderLen:])
+	if err != nil {
+		return 0, h, err
+	}
+	if n < VNetHeaderLen {
+		return 0, h, fmt.Errorf("read %s: %d bytes, less than a virtio-net header", q.f.Name(), n)
+	}
+	v := buf[off-VNetHeaderLen : off]
+	h = VNetHeader{
+		NeedsCsum: v[0]&1 != 0, GSOType: v[1],
+		HdrLen: binary.NativeEndian.Uint16(v[2:]), GSOSize: binary.NativeEndian.Uint16(v[4:]),
+		CsumStart: binary.NativeEndian.Uint16(v[6:]), CsumOffset: binary.NativeEndian.Uint16(v[8:]),
+	}
+	return n - VNetHeaderLen, h, nil
+}
+
+// Write writes the packet buf[off:off+n], overwriting the VNetHeaderLen bytes
+// before it.
+func (q *TUNQueue) Write(buf []byte, off, n int, h VNetHeader) error {
+	if !q.offload {
+		_, err := q.f.Write(buf[off : off+n])
+		return err
+	}
+	v := buf[off-VNetHeaderLen : off]
+	v[0], v[1] = 0, h.GSOType
+	if h.NeedsCsum {
+		v[0] = 1
+	}
+	binary.NativeEndian.PutUint16(v[2:], h.HdrLen)
+	binary.NativeEndian.PutUint16(v[4:], h.GSOSize)
+	binary.NativeEndian.PutUint16(v[6:], h.CsumStart)
+	binary.NativeEndian.PutUint16(v[8:], h.CsumOffset)
+	_, err := q.f.Write(buf[off-VNetHeaderLen : off+n])
+	return err
+}
+
+// SetAddrs gives the device these addresses and takes all others but link-local
+// ones from it. New ones come before old ones go.
+func (t *TUN) SetAddrs(want []netip.Prefix) error {
+	have, err := t.ns.Addrs(t.spec.Name)
+	if err != nil {
+		return err
+	}
+	for _, p := range want {
+		if !slices.Contains(have, p) {
+			if err := t.ns.AddAddr(t.spec.Name, p); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range have {
+		if !slices.Contains(want, p) && !p.Addr().IsLinkLocalUnicast() {
+			if err := t.ns.DelAddr(t.spec.Name, p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
