@@ -117,6 +117,7 @@ func TestErrors(t *testing.T) {
 	if code, body := s.do(alice, "POST", "/v1/vms", vmBody); code != 201 {
 		t.Fatalf("create: %d %s", code, body)
 	}
+	s.ctl.Compact(2)
 	_, before := s.do(admin, "GET", "/v1/vms", "")
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

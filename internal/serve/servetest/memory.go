@@ -25,14 +25,15 @@ var _ serve.Controller = (*Memory)(nil)
 
 // Memory is a Controller that keeps its objects in memory: what the API needs, and nothing of a site.
 type Memory struct {
-	mu       sync.Mutex
-	revision int64
-	objects  map[string]api.Object
-	watchers map[chan serve.Change]api.Kind
-	history  []serve.Change
-	consoles map[string]net.Conn
-	uploaded map[string][]byte
-	fail     error // given by every call when set
+	mu        sync.Mutex
+	revision  int64
+	objects   map[string]api.Object
+	watchers  map[chan serve.Change]api.Kind
+	history   []serve.Change
+	consoles  map[string]net.Conn
+	uploaded  map[string][]byte
+	compacted int64
+	fail      error // given by every call when set
 }
 
 // New makes an empty one.
@@ -103,6 +104,13 @@ func (m *Memory) Fail(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fail = err
+}
+
+// Compact forgets the changes up to a revision.
+func (m *Memory) Compact(revision int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.compacted = revision
 }
 
 // Uploaded is what was uploaded for an image.
@@ -224,8 +232,8 @@ func (m *Memory) Delete(_ context.Context, p serve.Principal, k api.Kind, name s
 func (m *Memory) Watch(ctx context.Context, _ serve.Principal, k api.Kind, from int64) (<-chan serve.Change, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if from == 1 {
-		return nil, api.Errorf(api.CodeStale, "revision 1 is no longer kept")
+	if from >= 0 && from < m.compacted {
+		return nil, api.Errorf(api.CodeStale, "revision %d is no longer kept", from)
 	}
 	ch := make(chan serve.Change, 100)
 	if from >= 0 {
