@@ -202,3 +202,6 @@ func (t *TUN) SetAddrs(want []netip.Prefix) error {
 	}
 	return nil
 }
+
+// NS returns the device's namespace.
+func (t *TUN) NS() *NS { return t.ns }
