@@ -1,0 +1,177 @@
+package cloud_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+)
+
+var steps = []cloud.MigrateStep{
+	cloud.StepNone, cloud.StepChecked, cloud.StepReserved, cloud.StepPrepared, cloud.StepCopying, cloud.StepCopied,
+	cloud.StepCommitted, cloud.StepSwitched, cloud.StepConfirmed, cloud.StepDone, cloud.StepUndo, cloud.StepFailed,
+}
+
+func nextSteps(from cloud.MigrateStep) (next []cloud.MigrateStep) {
+	for _, to := range steps {
+		if cloud.CheckMigrateStep(from, to) == nil {
+			next = append(next, to)
+		}
+	}
+	return next
+}
+
+func TestMigrateSteps(t *testing.T) {
+	// The way forward, and from where there is a way back.
+	forward := steps[:10]
+	for i, s := range forward[:9] {
+		if err := cloud.CheckMigrateStep(s, forward[i+1]); err != nil {
+			t.Error(err)
+		}
+		if s.Doing() == "" || s.Ended() {
+			t.Errorf("%s: doing %q, ended %t", s, s.Doing(), s.Ended())
+		}
+	}
+	var undo, cancel, committed []cloud.MigrateStep
+	for _, s := range steps {
+		if cloud.CheckMigrateStep(s, cloud.StepUndo) == nil {
+			undo = append(undo, s)
+		}
+		if s.Cancellable() {
+			cancel = append(cancel, s)
+		}
+		if s.Committed() {
+			committed = append(committed, s)
+		}
+	}
+	if d := cmp.Diff(steps[1:7], undo); d != "" {
+		t.Errorf("undone from (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(steps[:6], cancel); d != "" {
+		t.Errorf("cancellable at (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(steps[6:10], committed); d != "" {
+		t.Errorf("committed at (-want +got):\n%s", d)
+	}
+	for _, s := range steps {
+		if s.Ended() != (len(nextSteps(s)) == 0) {
+			t.Errorf("%s: ended %t, next %v", s, s.Ended(), nextSteps(s))
+		}
+	}
+	for _, tc := range []struct{ from, to cloud.MigrateStep }{
+		{"", cloud.StepChecked}, {cloud.StepNone, ""}, {cloud.StepNone, "copid"}, {cloud.StepCopied, cloud.StepCopying},
+		{cloud.StepCopying, cloud.StepCommitted}, {cloud.StepSwitched, cloud.StepUndo}, {cloud.StepUndo, cloud.StepCommitted},
+		{cloud.StepDone, cloud.StepUndo}, {cloud.StepCopying, cloud.StepCopying},
+	} {
+		if err := cloud.CheckMigrateStep(tc.from, tc.to); !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
+			t.Errorf("%q to %q: error is %v", tc.from, tc.to, err)
+		}
+	}
+}
+
+// However a migration goes, it ends, visits no step twice, and copies before it commits.
+func TestMigrateWalk(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		at := cloud.StepNone
+		seen := map[cloud.MigrateStep]bool{}
+		for !at.Ended() {
+			if seen[at] {
+				rt.Fatalf("%s twice", at)
+			}
+			seen[at] = true
+			at = rapid.SampledFrom(nextSteps(at)).Draw(rt, "next")
+			if at.Committed() && !seen[cloud.StepCopied] {
+				rt.Fatalf("%s without a copy", at)
+			}
+			if at == cloud.StepFailed && len(seen) > 1 && !seen[cloud.StepUndo] {
+				rt.Fatalf("failed after %v without being undone", seen)
+			}
+		}
+	})
+}
+
+func TestEpochs(t *testing.T) {
+	for _, tc := range []struct {
+		seen, order uint64
+		fresh       bool
+		code        api.Code
+	}{
+		{0, 1, true, ""}, {1, 1, false, ""}, {1, 2, true, ""}, {1, 9, true, ""}, {2, 1, false, api.CodeStale}, {0, 0, false, api.CodeInvalid},
+		{5, 0, false, api.CodeInvalid},
+	} {
+		fresh, err := cloud.CheckEpoch("web1", tc.seen, tc.order)
+		if fresh != tc.fresh || (err == nil) != (tc.code == "") || (err != nil && !errors.Is(err, &api.Error{Code: tc.code})) {
+			t.Errorf("%d after %d: fresh %t, %v", tc.order, tc.seen, fresh, err)
+		}
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		e, most := cloud.Epochs{}, map[string]uint64{}
+		for range 30 {
+			vm := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "vm")
+			order := rapid.Uint64Range(0, 6).Draw(rt, "order")
+			fresh, err := e.Accept(vm, order)
+			if (err == nil) != (order > 0 && order >= most[vm]) || fresh != (order > most[vm]) {
+				rt.Fatalf("%d after %d: fresh %t, %v", order, most[vm], fresh, err)
+			}
+			if fresh {
+				most[vm] = order
+			}
+			if e[vm] != most[vm] {
+				rt.Fatalf("noted %d, highest is %d", e[vm], most[vm])
+			}
+		}
+	})
+}
+
+var phases = []api.VMPhase{api.PhasePending, api.PhaseStarting, api.PhaseRunning, api.PhaseMigrating, api.PhaseStopping,
+	api.PhaseStopped, api.PhaseUnknown, api.PhaseFailed}
+
+func TestPhases(t *testing.T) {
+	for _, from := range append([]api.VMPhase{""}, phases...) {
+		allowed := map[api.VMPhase]bool{from: true}
+		for _, to := range cloud.NextPhases(from) {
+			allowed[to] = true
+		}
+		for _, to := range phases {
+			if err := cloud.CheckPhase(from, to); (err == nil) != allowed[to] {
+				t.Errorf("%q to %s: %v, listed %t", from, to, err, allowed[to])
+			}
+		}
+	}
+	for _, tc := range []struct {
+		from, to api.VMPhase
+		ok       bool
+	}{
+		{"", api.PhasePending, true}, {"", api.PhaseRunning, false},
+		{api.PhasePending, api.PhaseRunning, false}, {api.PhaseRunning, api.PhaseRunning, true},
+		{api.PhaseStopped, api.PhaseMigrating, false}, {api.PhaseMigrating, api.PhaseStopping, false},
+		{api.PhaseStopping, api.PhaseRunning, false}, {api.PhaseRunning, "", false}, {api.PhaseRunning, "asleep", false},
+	} {
+		if err := cloud.CheckPhase(tc.from, tc.to); (err == nil) != tc.ok {
+			t.Errorf("%q to %q: %v", tc.from, tc.to, err)
+		}
+	}
+	// From every phase a VM can be brought to run and to rest.
+	for _, goal := range []api.VMPhase{api.PhaseRunning, api.PhaseStopped} {
+		for _, from := range phases {
+			seen, queue := map[api.VMPhase]bool{from: true}, []api.VMPhase{from}
+			for len(queue) > 0 {
+				p := queue[0]
+				queue = queue[1:]
+				for _, n := range cloud.NextPhases(p) {
+					if !seen[n] {
+						seen[n] = true
+						queue = append(queue, n)
+					}
+				}
+			}
+			if !seen[goal] {
+				t.Errorf("%s never becomes %s", from, goal)
+			}
+		}
+	}
+}
