@@ -32,7 +32,7 @@ type Info struct {
 // external data files, encryption, unknown or unsafe features, internal snapshots, tables and data outside the file. A backing
 // file is reported, not refused: overlays have one. What is not an error of the image's is one of r's.
 func Inspect(r io.ReaderAt, size int64) (Info, error) {
-	info, h, err := inspect(r, size)
+	info, h, err := inspect(r, size, false)
 	if err == nil && info.Format == Qcow2 {
 		err = h.walk(r)
 	}
@@ -42,9 +42,9 @@ func Inspect(r io.ReaderAt, size int64) (Info, error) {
 	return info, nil
 }
 
-// inspectHead is Inspect without the walk through the tables: for what was inspected once.
+// inspectHead is Inspect without the walk through the tables: for what is ours, inspected once or made here.
 func inspectHead(r io.ReaderAt, size int64) (Info, error) {
-	info, _, err := inspect(r, size)
+	info, _, err := inspect(r, size, true)
 	return info, err
 }
 
@@ -77,7 +77,7 @@ var foreign = []struct {
 	{257, "ustar", "a tar archive"},
 }
 
-func inspect(r io.ReaderAt, size int64) (Info, qcow2, error) {
+func inspect(r io.ReaderAt, size int64, own bool) (Info, qcow2, error) {
 	if size <= 0 {
 		return Info{}, qcow2{}, api.Invalidf("spec.source", "the image is empty")
 	}
@@ -88,7 +88,7 @@ func inspect(r io.ReaderAt, size int64) (Info, qcow2, error) {
 	}
 	head = head[:n]
 	if bytes.HasPrefix(head, []byte("QFI\xfb")) {
-		return parseQcow2(r, size)
+		return parseQcow2(r, size, own)
 	}
 	tail := make([]byte, min(size, 512))
 	if _, err := readUpTo(r, tail, size-int64(len(tail)), size); err != nil {

@@ -116,7 +116,7 @@ func (s *Store) stat(id string) (Usage, error) {
 	}
 	info, err := inspectHead(f, st.Size())
 	if err != nil {
-		return Usage{}, fmt.Errorf("read volume %s: %w", id, err)
+		return Usage{}, fmt.Errorf("read volume %s: it is damaged (%v)", id, err) // %v: not a user's spec.source
 	}
 	stem, ext, _ := strings.Cut(filepath.Base(info.BackingFile), ".")
 	base, err := ParseDigest("sha256:" + stem)

@@ -44,8 +44,9 @@ func bad(format string, args ...any) error {
 	return api.Invalidf("spec.source", "qcow2: "+format, args...)
 }
 
-// parseQcow2 reads and checks the header and its extensions. It reads at most one cluster and the backing file's name.
-func parseQcow2(r io.ReaderAt, size int64) (Info, qcow2, error) {
+// parseQcow2 reads and checks the header and its extensions. It reads at most one cluster and the backing file's name. own: it
+// is a volume of ours that a QEMU may be at work on, which marks it dirty or corrupt, and it is described all the same.
+func parseQcow2(r io.ReaderAt, size int64, own bool) (Info, qcow2, error) {
 	fail := func(err error) (Info, qcow2, error) { return Info{}, qcow2{}, err }
 	be := binary.BigEndian
 	head := make([]byte, qcow2HeadV3+8)
@@ -77,7 +78,7 @@ func parseQcow2(r io.ReaderAt, size int64) (Info, qcow2, error) {
 		if refOrder > 6 {
 			return fail(bad("refcount_order %d is over 6", refOrder))
 		}
-		if err := h.features(be.Uint64(head[72:]), head[:n], headLen); err != nil {
+		if err := h.features(be.Uint64(head[72:]), head[:n], headLen, own); err != nil {
 			return fail(err)
 		}
 	}
@@ -138,15 +139,15 @@ func parseQcow2(r io.ReaderAt, size int64) (Info, qcow2, error) {
 }
 
 // features checks the incompatible features of a version 3 header.
-func (h *qcow2) features(f uint64, head []byte, headLen int64) error {
+func (h *qcow2) features(f uint64, head []byte, headLen int64, own bool) error {
 	switch {
 	case f&incompatDataFile != 0:
 		return bad("the image keeps its data in an external data file; a base stands alone")
 	case f&^uint64(incompatKnown) != 0:
 		return bad("unknown incompatible features %#x", f&^uint64(incompatKnown))
-	case f&incompatCorrupt != 0:
+	case f&incompatCorrupt != 0 && !own:
 		return bad("the image is marked corrupt")
-	case f&incompatDirty != 0:
+	case f&incompatDirty != 0 && !own:
 		return bad("the image was not closed cleanly; qemu-img check -r all repairs it")
 	}
 	if f&incompatCompress != 0 {

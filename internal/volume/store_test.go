@@ -336,6 +336,47 @@ func TestVolume(t *testing.T) {
 	}
 }
 
+// QEMU marks a volume that it works on, or found damaged. One such must not hide the others, and one that cannot be read
+// must not let its base go.
+func TestDamagedVolumes(t *testing.T) {
+	ctx := context.Background()
+	s := open(t, t.TempDir())
+	b := importBytes(t, s, noise(mib))
+	v, err := s.Create(ctx, "vm", b.Digest, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(v.Path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, mark := range []byte{1, 2, 3} { // dirty, corrupt, both
+		if _, err := f.WriteAt([]byte{mark}, 79); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := s.List(ctx); err != nil || len(list) != 1 || list[0].Volume != v {
+			t.Errorf("mark %d: %+v, %v", mark, list, err)
+		}
+	}
+	if err := f.Truncate(1000); err != nil {
+		t.Fatal(err)
+	}
+	var e *api.Error
+	if _, err := s.List(ctx); err == nil || errors.As(err, &e) {
+		t.Errorf("list with a volume that is cut off: %v", err)
+	}
+	if err := s.RemoveBase(b.Digest); err == nil || !s.HasBase(b.Digest) {
+		t.Errorf("the base of a volume that cannot be read went: %v", err)
+	}
+	if err := s.Remove(ctx, "vm"); err != nil {
+		t.Error(err)
+	}
+	if err := s.RemoveBase(b.Digest); err != nil {
+		t.Error(err)
+	}
+}
+
 func qemuIO(t *testing.T, path, command string) {
 	t.Helper()
 	if out, err := exec.Command("qemu-io", "-f", "qcow2", "-c", command, path).CombinedOutput(); err != nil || bytes.Contains(out, []byte("failed")) {
