@@ -1,0 +1,432 @@
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"reflect"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"widecloud/api"
+)
+
+const (
+	maxMessage = 16 << 20 // of a call, each way
+	maxHeader  = 64 << 10 // of a request, a stream's header in it
+
+	fieldTimeout = "Widecloud-Timeout-Ms" // what is left of the caller's deadline: a duration, since clocks differ
+	fieldHeader  = "Widecloud-Header"     // a stream's header: JSON in base64
+	upgradeTo    = "widecloud-stream"
+)
+
+// ErrNoAnswer is in the chain of the errors of a call or stream whose other end did not answer: what was asked for may
+// have been done, or not. An error without it is the other end's own answer.
+var ErrNoAnswer = errors.New("the other end did not answer")
+
+// noAnswer is an api.Error of CodeUnavailable for people, with the cause for programs.
+type noAnswer struct {
+	reason *api.Error
+	cause  error
+}
+
+func (e *noAnswer) Error() string   { return e.reason.Error() }
+func (e *noAnswer) Unwrap() []error { return []error{e.reason, ErrNoAnswer, e.cause} }
+
+func notAnswered(ctx context.Context, s *Session, what string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	} else if end := s.Err(); end != nil {
+		err = end
+	}
+	return &noAnswer{api.Errorf(api.CodeUnavailable, "%s at %s: %v: %v", what, s.peer, ErrNoAnswer, err), err}
+}
+
+// Call asks the session's peer: in goes as JSON (nil: no body), the answer comes in out (nil: it is thrown away). The
+// context's deadline holds at both ends, and its cancellation cancels the context at the other end. An error is the
+// peer's api.Error, or, with ErrNoAnswer in its chain, one of CodeUnavailable.
+func Call(ctx context.Context, s *Session, method, path string, in, out any) error {
+	var body io.Reader = http.NoBody
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("call %s: %w", path, err)
+		}
+		if len(text) > maxMessage {
+			return api.Errorf(api.CodeInvalid, "call %s: message of %d octets is longer than %d", path, len(text), maxMessage)
+		}
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://widecloud"+path, body)
+	if err != nil {
+		return fmt.Errorf("call %s: %w", path, err)
+	}
+	setTimeout(ctx, req.Header)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return notAnswered(ctx, s, "call "+path, err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage+1))
+	if err != nil {
+		return notAnswered(ctx, s, "call "+path, err)
+	}
+	if len(text) > maxMessage {
+		return api.Errorf(api.CodeInternal, "call %s at %s: answer is longer than %d octets", path, s.peer, maxMessage)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return decodeError(resp.StatusCode, text)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return api.Errorf(api.CodeInternal, "call %s at %s: read answer: %v", path, s.peer, err)
+	}
+	return nil
+}
+
+func setTimeout(ctx context.Context, h http.Header) {
+	if deadline, ok := ctx.Deadline(); ok {
+		h.Set(fieldTimeout, strconv.FormatInt(max(time.Until(deadline).Milliseconds(), 1), 10))
+	}
+}
+
+// decodeError reads an error answer; one that is not ours keeps its status and text.
+func decodeError(status int, body []byte) error {
+	e := new(api.Error)
+	if json.Unmarshal(body, e) == nil && e.Code != "" {
+		return e
+	}
+	code := api.CodeInternal
+	switch status {
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		code = api.CodeNotFound
+	case http.StatusRequestHeaderFieldsTooLarge, http.StatusBadRequest:
+		code = api.CodeInvalid
+	}
+	text := strings.TrimSpace(string(body[:min(len(body), 200)]))
+	return api.Errorf(code, "%d %s: %s", status, http.StatusText(status), text)
+}
+
+// decodeStrict reads JSON into v and refuses, naming the field, what v does not have.
+func decodeStrict(text []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		var typ *json.UnmarshalTypeError
+		if errors.As(err, &typ) {
+			return api.Invalidf(typ.Field, "a JSON %s does not fit", typ.Value)
+		}
+		if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+			if n, err := strconv.Unquote(name); err == nil {
+				name = n
+			}
+			return api.Invalidf(name, "field is not known")
+		}
+		return api.Errorf(api.CodeInvalid, "message is not well-formed: %v", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return api.Errorf(api.CodeInvalid, "something follows the message")
+	}
+	return nil
+}
+
+// Handle makes f answer calls of a pattern (as of http.ServeMux). A body with an unknown field is refused and names it;
+// no body is right only where In has no fields. An error of f crosses as it is if it has an api.Error in its chain,
+// and as CodeInternal if not. f's context ends with the caller's, with its deadline, and with the session.
+func Handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Context, Identity, In) (Out, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := withTimeout(r)
+		defer cancel()
+		out, err := func() (out Out, err error) {
+			defer recoverAs(&err)
+			peer, ok := PeerOf(ctx)
+			if !ok {
+				return out, api.Errorf(api.CodeUnauthenticated, "the request came by no session")
+			}
+			// To its end, so that net/http watches for the caller's going away.
+			text, err := io.ReadAll(io.LimitReader(r.Body, maxMessage+1))
+			if err != nil {
+				return out, api.Errorf(api.CodeInvalid, "read message: %v", err)
+			}
+			if len(text) > maxMessage {
+				return out, api.Errorf(api.CodeInvalid, "message is longer than %d octets", maxMessage)
+			}
+			var in In
+			if len(text) == 0 {
+				text = []byte("{}")
+				if t := reflect.TypeFor[In](); t.Kind() != reflect.Struct || t.NumField() > 0 {
+					return out, api.Errorf(api.CodeInvalid, "message is missing")
+				}
+			}
+			if err := decodeStrict(text, &in); err != nil {
+				return out, err
+			}
+			return f(ctx, peer, in)
+		}()
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		text, err := json.Marshal(out)
+		if err != nil {
+			writeError(w, fmt.Errorf("write answer: %w", err))
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+		w.Write(text)
+	})
+}
+
+func withTimeout(r *http.Request) (context.Context, context.CancelFunc) {
+	ms, err := strconv.ParseInt(r.Header.Get(fieldTimeout), 10, 64)
+	if err != nil || ms <= 0 || ms > int64(365*24*time.Hour/time.Millisecond) {
+		return context.WithCancel(r.Context())
+	}
+	return context.WithTimeout(r.Context(), time.Duration(ms)*time.Millisecond)
+}
+
+// recoverAs makes an error of a panic: one wrong request must not end a controller that others rely on.
+func recoverAs(err *error) {
+	if p := recover(); p != nil {
+		if p == http.ErrAbortHandler {
+			panic(p)
+		}
+		*err = api.Errorf(api.CodeInternal, "panic: %v\n%s", p, debug.Stack())
+	}
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	e := answerError(err)
+	text, mErr := json.Marshal(e)
+	if mErr != nil {
+		text = nil
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(e.HTTPStatus())
+	w.Write(text)
+}
+
+// answerError is asError for a handler: running out of time is no defect.
+func answerError(err error) *api.Error {
+	var e *api.Error
+	if !errors.As(err, &e) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		return api.Errorf(api.CodeUnavailable, "%v", err)
+	}
+	return asError(err)
+}
+
+// Stream is one end of a bulk stream: a net.Conn with half-close and with a reason when it is torn.
+type Stream struct {
+	*stream
+	rest *bufio.Reader // octets that were read with the header; nil: none
+
+	// At the answering end until the stream is accepted.
+	once   sync.Once
+	accept func() error
+	failed error
+}
+
+// Accept tells the opener that the stream is open. Reading and writing do so too.
+func (s *Stream) Accept() error {
+	s.once.Do(func() {
+		if s.accept != nil {
+			s.failed = s.accept()
+		}
+	})
+	return s.failed
+}
+
+// Read reads; io.EOF means that the other end has closed its direction in good order.
+func (s *Stream) Read(p []byte) (int, error) {
+	if err := s.Accept(); err != nil {
+		return 0, err
+	}
+	if s.rest != nil && s.rest.Buffered() > 0 {
+		return s.rest.Read(p[:min(len(p), s.rest.Buffered())])
+	}
+	return s.stream.Read(p)
+}
+
+// Write writes; it waits while the other end is slow.
+func (s *Stream) Write(p []byte) (int, error) {
+	if err := s.Accept(); err != nil {
+		return 0, err
+	}
+	return s.stream.Write(p)
+}
+
+// CloseWrite ends our direction in good order; reading goes on.
+func (s *Stream) CloseWrite() error {
+	if err := s.Accept(); err != nil {
+		return err
+	}
+	return s.stream.CloseWrite()
+}
+
+// Gone is closed when the other end neither reads nor writes any more. What it wrote before may still be read.
+func (s *Stream) Gone() <-chan struct{} { return s.stream.done }
+
+// OpenStream opens a bulk stream to the session's peer. The header goes as JSON (nil: none). It returns once the other end
+// has accepted, or with the other end's reason. After that the context has no hold on the stream.
+func OpenStream(ctx context.Context, s *Session, path string, header any) (*Stream, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://widecloud"+path, http.NoBody)
+	if err != nil {
+		return nil, fmt.Errorf("open stream %s: %w", path, err)
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", upgradeTo)
+	if header != nil {
+		text, err := json.Marshal(header)
+		if err != nil {
+			return nil, fmt.Errorf("open stream %s: %w", path, err)
+		}
+		req.Header.Set(fieldHeader, base64.StdEncoding.EncodeToString(text))
+	}
+	setTimeout(ctx, req.Header)
+	st, err := s.m.open()
+	if err != nil {
+		return nil, notAnswered(ctx, s, "open stream "+path, err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		st.CloseWithError(api.Errorf(api.CodeUnavailable, "the opener does not wait any longer"))
+	})
+	stream, err := upgrade(st, req)
+	if !stop() && err == nil {
+		err = notAnswered(ctx, s, "open stream "+path, context.Cause(ctx))
+	}
+	if err != nil {
+		st.CloseWithError(api.Errorf(api.CodeUnavailable, "the stream was not opened"))
+		var answer *api.Error
+		if !errors.As(err, &answer) {
+			err = notAnswered(ctx, s, "open stream "+path, err)
+		}
+		return nil, err
+	}
+	return stream, nil
+}
+
+func upgrade(st *stream, req *http.Request) (*Stream, error) {
+	if err := req.Write(st); err != nil {
+		return nil, transportError(err)
+	}
+	r := bufio.NewReaderSize(st, 4<<10)
+	resp, err := http.ReadResponse(r, req)
+	if err != nil {
+		return nil, transportError(err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		text, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
+		resp.Body.Close()
+		if err != nil {
+			return nil, transportError(err)
+		}
+		return nil, decodeError(resp.StatusCode, text)
+	}
+	if resp.Header.Get("Upgrade") != upgradeTo {
+		return nil, api.Errorf(api.CodeInternal, "the other end switches to %q, not %q", resp.Header.Get("Upgrade"), upgradeTo)
+	}
+	return &Stream{stream: st, rest: r}, nil
+}
+
+// transportError keeps a reset's or a closing's api.Error from passing for the handler's answer, except a reset's,
+// which is one.
+func transportError(err error) error {
+	var reset *resetError
+	if errors.As(err, &reset) {
+		return reset.reason
+	}
+	return errors.New(err.Error())
+}
+
+// HandleStream makes f answer the streams of a pattern. H is the header's type, decoded strictly. f may look at the
+// header and return an error before it touches the stream: the opener gets it as its answer. An error after that tears
+// the stream with that reason; nil closes it in good order. f owns the stream until it returns. Its context ends when the
+// stream is torn and when the session ends; the opener's deadline is for the opening only.
+func HandleStream[H any](mux *http.ServeMux, pattern string, f func(context.Context, Identity, H, *Stream) error) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		serveStream(w, r, func(ctx context.Context, peer Identity, text []byte, s *Stream) error {
+			var h H
+			if err := decodeStrict(text, &h); err != nil {
+				return err
+			}
+			return f(ctx, peer, h, s)
+		})
+	})
+}
+
+func serveStream(w http.ResponseWriter, r *http.Request, f func(context.Context, Identity, []byte, *Stream) error) {
+	peer, ok := PeerOf(r.Context())
+	under, _ := r.Context().Value(keyStream).(*stream)
+	if !ok || under == nil {
+		writeError(w, api.Errorf(api.CodeUnauthenticated, "the request came by no session"))
+		return
+	}
+	if r.Header.Get("Upgrade") != upgradeTo {
+		writeError(w, api.Invalidf("upgrade", "%s is a stream: the request must upgrade to %s", r.URL.Path, upgradeTo))
+		return
+	}
+	text := []byte("{}")
+	if enc := r.Header.Get(fieldHeader); enc != "" {
+		var err error
+		if text, err = base64.StdEncoding.DecodeString(enc); err != nil {
+			writeError(w, api.Invalidf("header", "is not base64"))
+			return
+		}
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	accepted := false
+	s := &Stream{stream: under}
+	s.accept = func() error {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return fmt.Errorf("accept stream: %w", err)
+		}
+		accepted = true
+		if buffered.Reader.Buffered() > 0 {
+			s.rest = buffered.Reader
+		}
+		_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n\r\n")
+		return err
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-under.torn:
+			cancel()
+		case <-ended:
+		}
+	}()
+	err := func() (err error) {
+		defer recoverAs(&err)
+		return f(ctx, peer, text, s)
+	}()
+	if err == nil {
+		err = s.Accept()
+	} else {
+		s.once.Do(func() { s.failed = net.ErrClosed }) // no use of the stream after f has returned
+	}
+	switch {
+	case !accepted && err != nil:
+		writeError(w, err)
+	case err != nil:
+		s.CloseWithError(answerError(err))
+	default:
+		s.Close()
+	}
+}

@@ -1,0 +1,463 @@
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"widecloud/api"
+)
+
+// The multiplexer puts many streams on one connection. Why not an existing one: yamux keeps timers in a package-wide
+// pool, which kills the process when two testing/synctest bubbles share it; a write that times out there may still be
+// sent later; its pings wait behind bulk data, which ends the session on a thin link; and a reset there has no reason.
+//
+// A frame is a header of 8 octets, type, flags, length (16 bits) and stream (32 bits), big-endian, and length octets.
+// The dialer's streams are odd, the listener's even, each counting up.
+const (
+	frameOpen   = 1 // opens the stream
+	frameData   = 2 // at most the window that the receiver has granted
+	frameFin    = 3 // nothing more comes; with flagStop: and nothing more is read
+	frameReset  = 4 // the stream is torn; an api.Error as JSON says why
+	frameWindow = 5 // grants 32 bits more octets
+	framePing   = 6 // 8 octets that come back in framePong
+	framePong   = 7
+	frameBye    = 8 // the session ends; an api.Error as JSON says why
+
+	flagStop = 1
+
+	headerLen  = 8
+	maxData    = 16 << 10 // one TLS record; also the longest that a ping waits within our own queue
+	maxReason  = 4 << 10
+	sendBuffer = 32 << 10 // what a stream's writer may be ahead of the wire
+	maxStreams = 4096     // that the peer may have open
+	backlog    = 256
+	minWindow  = 16 << 10
+	maxWindow  = 16 << 20
+	byeGrace   = time.Second
+)
+
+// ErrClosed is in the chain of every error that comes of the end of a session.
+var ErrClosed = errors.New("session is closed")
+
+type muxOptions struct {
+	dialer    bool
+	window    int // what we grant per stream
+	peerWin   int // what the peer grants per stream
+	keepAlive time.Duration
+	deadAfter time.Duration
+}
+
+type mux struct {
+	conn net.Conn // what is spoken on
+	raw  net.Conn // what is closed: does not wait as a TLS connection's Close may
+	o    muxOptions
+
+	mu       sync.Mutex
+	wake     *sync.Cond // the writer's
+	streams  map[uint32]*stream
+	lastMine uint32
+	lastPeer uint32
+	peers    int       // streams opened by the peer, now
+	urgent   []*stream // have an opening, a window or a reset to send
+	ready    []*stream // have data or a FIN to send
+	ping     []byte
+	pong     []byte
+	bye      []byte
+	err      error
+	lastRecv time.Time
+	pingSent time.Time
+	pingSeq  uint64
+	rtt      time.Duration
+
+	accept chan *stream
+	done   chan struct{} // closed once err is set
+	wg     sync.WaitGroup
+}
+
+func newMux(conn, raw net.Conn, o muxOptions) *mux {
+	m := &mux{
+		conn: conn, raw: raw, o: o,
+		streams: map[uint32]*stream{}, accept: make(chan *stream, backlog), done: make(chan struct{}),
+		lastRecv: time.Now(),
+	}
+	m.wake = sync.NewCond(&m.mu)
+	if o.dialer {
+		m.lastMine = ^uint32(0) // the first is 1
+	}
+	m.wg.Go(m.readLoop)
+	m.wg.Go(m.writeLoop)
+	m.wg.Go(m.keepAliveLoop)
+	return m
+}
+
+// fail ends the multiplexer. The first reason stays. With tell, the peer is told the reason before the connection
+// closes, if it takes it within byeGrace.
+func (m *mux) fail(err error, tell *api.Error) {
+	m.mu.Lock()
+	if m.err != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.err = err
+	if tell != nil {
+		m.bye = encodeReason(tell)
+		time.AfterFunc(byeGrace, func() { m.raw.Close() })
+	}
+	for _, s := range m.streams {
+		s.tear()
+	}
+	close(m.done)
+	m.wake.Broadcast()
+	m.mu.Unlock()
+	if tell == nil {
+		m.raw.Close()
+	}
+}
+
+func (m *mux) open() (*stream, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return nil, m.err
+	}
+	if m.lastMine >= 1<<32-3 && m.lastMine != ^uint32(0) {
+		return nil, fmt.Errorf("%w: stream numbers are used up", ErrClosed)
+	}
+	m.lastMine += 2
+	s := m.newStream(m.lastMine)
+	s.wantOpen = true
+	m.touch(s)
+	return s, nil
+}
+
+func (m *mux) newStream(id uint32) *stream {
+	s := &stream{m: m, id: id, credit: m.o.window, window: m.o.peerWin, done: make(chan struct{}), torn: make(chan struct{})}
+	s.canRead = sync.NewCond(&m.mu)
+	s.canWrite = sync.NewCond(&m.mu)
+	m.streams[id] = s
+	return s
+}
+
+// forget takes a stream off the table. Frames that still come for it are ignored.
+func (m *mux) forget(s *stream) {
+	if m.streams[s.id] != s {
+		return
+	}
+	delete(m.streams, s.id)
+	if !m.mine(s.id) {
+		m.peers--
+	}
+}
+
+func (m *mux) mine(id uint32) bool { return (id%2 == 1) == m.o.dialer }
+
+// touch queues a stream for the writer, by what it has to send.
+func (m *mux) touch(s *stream) {
+	if (s.wantOpen || s.grant > 0 || s.wantReset != nil) && !s.inUrgent {
+		s.inUrgent = true
+		m.urgent = append(m.urgent, s)
+	}
+	if (len(s.out) > 0 && s.window > 0 || s.wantFin && len(s.out) == 0) && !s.inReady {
+		s.inReady = true
+		m.ready = append(m.ready, s)
+	}
+	m.wake.Signal()
+}
+
+func putFrame(b []byte, typ, flags byte, id uint32, payload []byte) []byte {
+	b = append(b, typ, flags)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
+	b = binary.BigEndian.AppendUint32(b, id)
+	return append(b, payload...)
+}
+
+func encodeReason(e *api.Error) []byte {
+	b, err := json.Marshal(e)
+	if err != nil || len(b) > maxReason {
+		msg := e.Message
+		if len(msg) > 512 {
+			msg = msg[:512]
+		}
+		b, _ = json.Marshal(&api.Error{Code: e.Code, Message: msg})
+	}
+	return b
+}
+
+func decodeReason(b []byte) *api.Error {
+	e := new(api.Error)
+	if err := json.Unmarshal(b, e); err != nil || e.Code == "" {
+		return api.Errorf(api.CodeUnavailable, "the other end gave no reason")
+	}
+	return e
+}
+
+// fill puts the next frames into b: control first, then one frame of data per ready stream, turn by turn.
+// It tells whether to close after b is sent.
+func (m *mux) fill(b []byte) ([]byte, bool) {
+	if m.bye != nil {
+		return putFrame(b, frameBye, 0, 0, m.bye), true
+	}
+	if m.pong != nil {
+		b = putFrame(b, framePong, 0, 0, m.pong)
+		m.pong = nil
+	}
+	if m.ping != nil {
+		b = putFrame(b, framePing, 0, 0, m.ping)
+		m.ping = nil
+		m.pingSent = time.Now()
+	}
+	for len(m.urgent) > 0 && len(b) < maxData {
+		s := m.urgent[0]
+		m.urgent = m.urgent[1:]
+		s.inUrgent = false
+		if s.wantOpen {
+			s.wantOpen = false
+			b = putFrame(b, frameOpen, 0, s.id, nil)
+		}
+		if s.wantReset != nil {
+			b = putFrame(b, frameReset, 0, s.id, s.wantReset)
+			s.wantReset, s.grant = nil, 0
+		}
+		if s.grant > 0 {
+			b = putFrame(b, frameWindow, 0, s.id, binary.BigEndian.AppendUint32(nil, uint32(s.grant)))
+			s.credit += s.grant
+			s.grant = 0
+		}
+	}
+	if len(m.urgent) == 0 && len(m.ready) > 0 && len(b) < maxData {
+		s := m.ready[0]
+		m.ready = m.ready[1:]
+		s.inReady = false
+		if n := min(len(s.out), s.window, maxData); n > 0 {
+			b = putFrame(b, frameData, 0, s.id, s.out[:n])
+			s.out = s.out[:copy(s.out, s.out[n:])]
+			s.window -= n
+			s.canWrite.Broadcast()
+		}
+		if s.wantFin && len(s.out) == 0 {
+			s.wantFin, s.finSent = false, true
+			var flags byte
+			if s.closed {
+				flags = flagStop
+			}
+			b = putFrame(b, frameFin, flags, s.id, nil)
+			if s.closed || s.finRecv {
+				m.forget(s)
+			}
+		}
+		m.touch(s)
+	}
+	return b, false
+}
+
+func (m *mux) writeLoop() {
+	b := make([]byte, 0, 2*maxData+maxReason)
+	for {
+		m.mu.Lock()
+		for m.err == nil && m.ping == nil && m.pong == nil && len(m.urgent) == 0 && len(m.ready) == 0 {
+			m.wake.Wait()
+		}
+		if m.err != nil && m.bye == nil {
+			m.mu.Unlock()
+			return
+		}
+		var last bool
+		b, last = m.fill(b[:0])
+		m.mu.Unlock()
+		_, err := m.conn.Write(b)
+		if last {
+			m.raw.Close()
+			return
+		}
+		if err != nil {
+			m.fail(fmt.Errorf("%w: write: %w", ErrClosed, err), nil)
+		}
+	}
+}
+
+func (m *mux) readLoop() {
+	err := m.read()
+	// A peer that breaks the protocol is told so; one that is gone cannot be.
+	var broken *protocolError
+	if errors.As(err, &broken) {
+		m.fail(fmt.Errorf("%w: %w", ErrClosed, err), api.Errorf(api.CodeInvalid, "%v", err))
+		return
+	}
+	m.fail(fmt.Errorf("%w: %w", ErrClosed, err), nil)
+}
+
+type protocolError struct{ text string }
+
+func (e *protocolError) Error() string { return "peer breaks the protocol: " + e.text }
+
+func breach(format string, args ...any) error {
+	return &protocolError{fmt.Sprintf(format, args...)}
+}
+
+func (m *mux) read() error {
+	head := make([]byte, headerLen)
+	payload := make([]byte, maxData)
+	for {
+		if _, err := io.ReadFull(m.conn, head); err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		typ, flags, n, id := head[0], head[1], int(binary.BigEndian.Uint16(head[2:])), binary.BigEndian.Uint32(head[4:])
+		if n > maxData {
+			return breach("frame of %d octets", n)
+		}
+		p := payload[:n]
+		if _, err := io.ReadFull(m.conn, p); err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		if err := m.handle(typ, flags, id, p); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *mux) handle(typ, flags byte, id uint32, p []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.lastRecv = now
+	switch typ {
+	case framePing:
+		if len(p) != 8 {
+			return breach("ping of %d octets", len(p))
+		}
+		m.pong = append([]byte(nil), p...) // only the newest is answered: a flood costs nothing
+		m.wake.Signal()
+		return nil
+	case framePong:
+		if len(p) == 8 && binary.BigEndian.Uint64(p) == m.pingSeq && !m.pingSent.IsZero() {
+			if d := max(now.Sub(m.pingSent), 1); m.rtt == 0 {
+				m.rtt = d
+			} else {
+				m.rtt += (d - m.rtt) / 4
+			}
+			m.pingSent = time.Time{}
+		}
+		return nil
+	case frameBye:
+		return &byeError{decodeReason(p)}
+	case frameOpen:
+		if m.mine(id) || id == 0 || m.lastPeer != 0 && id <= m.lastPeer {
+			return breach("opens stream %d after %d", id, m.lastPeer)
+		}
+		m.lastPeer = id
+		if m.err != nil {
+			return nil
+		}
+		s := m.newStream(id)
+		m.peers++
+		if m.peers > maxStreams {
+			s.reset(api.Errorf(api.CodeUnavailable, "more than %d streams", maxStreams))
+			return nil
+		}
+		select {
+		case m.accept <- s:
+		default:
+			s.reset(api.Errorf(api.CodeUnavailable, "too many streams wait to be accepted"))
+		}
+		return nil
+	case frameData, frameFin, frameReset, frameWindow:
+	default:
+		return breach("frame type %d", typ)
+	}
+
+	s := m.streams[id]
+	if s == nil {
+		if id == 0 || m.mine(id) && (m.lastMine == ^uint32(0) || id > m.lastMine) || !m.mine(id) && id > m.lastPeer {
+			return breach("frame for stream %d, which was never opened", id)
+		}
+		return nil // we are done with it; the peer does not know yet
+	}
+	switch typ {
+	case frameData:
+		if len(p) > s.credit {
+			return breach("stream %d: %d octets where %d are granted", id, len(p), s.credit)
+		}
+		if s.finRecv {
+			return breach("stream %d: data after its end", id)
+		}
+		s.credit -= len(p)
+		if !s.closed {
+			s.in.Write(p)
+			s.canRead.Broadcast()
+		}
+	case frameFin:
+		s.finRecv = true
+		if flags&flagStop != 0 && !s.finSent {
+			// Nobody reads what we would still send.
+			s.out, s.stopped = nil, true
+			s.wantFin = false
+			m.forget(s)
+			s.settle()
+		}
+		if s.finSent {
+			m.forget(s)
+			s.settle()
+		}
+		s.canRead.Broadcast()
+		s.canWrite.Broadcast()
+	case frameReset:
+		s.fail(&resetError{decodeReason(p)})
+	case frameWindow:
+		if len(p) != 4 {
+			return breach("window of %d octets", len(p))
+		}
+		n := binary.BigEndian.Uint32(p)
+		if n > maxWindow || s.window+int(n) > maxWindow {
+			return breach("stream %d: window too large", id)
+		}
+		s.window += int(n)
+		m.touch(s)
+	}
+	return nil
+}
+
+// byeError is the peer's own reason for the end of the session.
+type byeError struct{ reason *api.Error }
+
+func (e *byeError) Error() string { return "closed by the other end: " + e.reason.Error() }
+func (e *byeError) Unwrap() error { return e.reason }
+
+// resetError is the peer's reason for tearing a stream.
+type resetError struct{ reason *api.Error }
+
+func (e *resetError) Error() string { return "stream is torn by the other end: " + e.reason.Error() }
+func (e *resetError) Unwrap() error { return e.reason }
+
+func (m *mux) keepAliveLoop() {
+	tick := time.NewTicker(m.o.keepAlive)
+	defer tick.Stop()
+	for {
+		m.mu.Lock()
+		if m.err != nil {
+			m.mu.Unlock()
+			return
+		}
+		silent := time.Since(m.lastRecv)
+		if silent < m.o.deadAfter {
+			m.pingSeq++
+			m.ping = binary.BigEndian.AppendUint64(nil, m.pingSeq)
+			m.wake.Signal()
+		}
+		m.mu.Unlock()
+		if silent >= m.o.deadAfter {
+			m.fail(fmt.Errorf("%w: nothing heard from the other end for %v", ErrClosed, silent.Round(time.Millisecond)), nil)
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-m.done:
+			return
+		}
+	}
+}

@@ -1,0 +1,335 @@
+package wire
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"widecloud/api"
+)
+
+// Purpose says what a session is for. Two sessions join a pair of sites, so that bulk never delays control.
+type Purpose string
+
+// The purposes.
+const (
+	Control Purpose = "control"
+	Bulk    Purpose = "bulk"
+)
+
+const (
+	protoSession = "widecloud/1"
+	protoJoin    = "widecloud-join/1"
+
+	defaultKeepAlive = 5 * time.Second
+	defaultDeadAfter = 15 * time.Second
+	defaultWindow    = 256 << 10
+	defaultSendBulk  = 256 << 10
+
+	handshakeTime = 10 * time.Second
+	maxHello      = 8 << 10
+)
+
+// Options says how sessions are made, by Listen and by Dial.
+type Options struct {
+	Credential *Credential // own identity
+	Trust      *Trust      // whom to believe
+	Network    Network     // nil: TCP{}
+	// Handler answers what the peer asks for by the session; PeerOf(r.Context()) says who asks. Nil answers everything
+	// with 404.
+	Handler http.Handler
+	// Admit may refuse an identity that is genuine; the dialer gets the reason. Nil admits all.
+	Admit func(Identity, Purpose) error
+	// OnSession is told of every session, before the first request of the peer is handled. It must not wait for a
+	// call that makes the peer call back.
+	OnSession func(*Session)
+	// Join and Peer answer the two requests that come without a certificate. Listen only; nil refuses them.
+	Join func(context.Context, JoinRequest) (JoinReply, error)
+	Peer func(context.Context, PeerRequest) (PeerReply, error)
+
+	KeepAlive  time.Duration // between pings; 0: 5 s
+	DeadAfter  time.Duration // of silence, the session is closed; 0: 15 s
+	Window     int           // octets per stream that may be under way or unread; 0: 256 KiB; 16 KiB to 16 MiB
+	SendBuffer int           // kernel's send buffer of bulk sessions, octets; 0: 256 KiB; less means quicker back-pressure
+	Log        *slog.Logger  // nil: none
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Credential == nil || o.Trust == nil {
+		return o, errors.New("options: credential and trust are needed")
+	}
+	if o.Credential.Identity.Site != o.Trust.Site() {
+		return o, fmt.Errorf("options: credential of %s with the trust set of site %q", o.Credential.Identity, o.Trust.Site())
+	}
+	if o.Network == nil {
+		o.Network = TCP{}
+	}
+	if o.Handler == nil {
+		o.Handler = http.NotFoundHandler()
+	}
+	if o.KeepAlive <= 0 {
+		o.KeepAlive = defaultKeepAlive
+	}
+	if o.DeadAfter <= 0 {
+		o.DeadAfter = max(defaultDeadAfter, 3*o.KeepAlive)
+	}
+	if o.Window == 0 {
+		o.Window = defaultWindow
+	}
+	if o.Window < minWindow || o.Window > maxWindow {
+		return o, fmt.Errorf("options: window of %d octets is not within %d and %d", o.Window, minWindow, maxWindow)
+	}
+	if o.SendBuffer <= 0 {
+		o.SendBuffer = defaultSendBulk
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o, nil
+}
+
+// Session joins two identities: calls and streams in both directions, whoever dialled. All methods may be called from
+// any goroutine.
+type Session struct {
+	peer    Identity
+	purpose Purpose
+	m       *mux
+	trust   *Trust
+	client  *http.Client
+	ctx     context.Context // of the peer's requests
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+}
+
+// Peer says who is at the other end; the certificate proves it.
+func (s *Session) Peer() Identity { return s.peer }
+
+// Purpose says what the session is for.
+func (s *Session) Purpose() Purpose { return s.purpose }
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.m.done }
+
+// Err says why the session has ended; nil before. The chain has ErrClosed, and an api.Error if the peer gave a reason.
+func (s *Session) Err() error {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	return s.m.err
+}
+
+// RTT is the smoothed round-trip time of pings, including their wait behind what the sockets hold; zero before the
+// first answer.
+func (s *Session) RTT() time.Duration {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	return s.m.rtt
+}
+
+// Close ends the session with all its calls and streams, and waits until its goroutines have ended (requests of the
+// peer that are being handled get their context cancelled, and are not waited for).
+func (s *Session) Close() error {
+	s.CloseWithError(api.Errorf(api.CodeUnavailable, "session is closed"))
+	return nil
+}
+
+// CloseWithError is Close with a reason that the peer gets to see.
+func (s *Session) CloseWithError(err error) {
+	s.m.fail(fmt.Errorf("%w by this end: %w", ErrClosed, err), asError(err))
+	s.wg.Wait()
+}
+
+// newSession starts a session on a connection whose peer is verified. register must have a last look at the trust.
+func newSession(conn *tls.Conn, raw net.Conn, peer Identity, purpose Purpose, o Options, dialer bool, peerWindow int) (*Session, error) {
+	if purpose == Bulk {
+		tune(raw, o.SendBuffer)
+	}
+	s := &Session{peer: peer, purpose: purpose, trust: o.Trust}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.m = newMux(conn, raw, muxOptions{
+		dialer: dialer, window: o.Window, peerWin: peerWindow, keepAlive: o.KeepAlive, deadAfter: o.DeadAfter,
+	})
+	s.client = &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return s.m.open() },
+			// A stream per call: opening one costs no round trip, and net/http never sends a call twice.
+			DisableKeepAlives:  true,
+			DisableCompression: true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	s.wg.Go(func() {
+		<-s.m.done
+		s.cancel()
+		s.m.wg.Wait()
+		s.trust.unregister(s)
+	})
+	if err := s.trust.register(s, conn.ConnectionState().PeerCertificates[0]); err != nil {
+		s.CloseWithError(api.Errorf(api.CodeForbidden, "%v", err))
+		return nil, err
+	}
+	if o.OnSession != nil {
+		o.OnSession(s)
+	}
+	server := &http.Server{
+		Handler:           o.Handler,
+		ReadHeaderTimeout: 30 * time.Second,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return s.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			ctx = context.WithValue(ctx, keyPeer, peer)
+			ctx = context.WithValue(ctx, keySession, s)
+			return context.WithValue(ctx, keyStream, c)
+		},
+	}
+	s.wg.Go(func() {
+		server.Serve(acceptor{s.m}) // always ends with the session's end, which Err tells
+		server.Close()
+	})
+	return s, nil
+}
+
+// acceptor gives the peer's streams to an http.Server.
+type acceptor struct{ m *mux }
+
+func (a acceptor) Accept() (net.Conn, error) {
+	select {
+	case s := <-a.m.accept:
+		return s, nil
+	case <-a.m.done:
+		return nil, net.ErrClosed
+	}
+}
+func (a acceptor) Close() error   { return nil }
+func (a acceptor) Addr() net.Addr { return a.m.raw.LocalAddr() }
+
+// hello is the first thing that each end says inside TLS, the dialer first: 16 bits of length, then JSON.
+type hello struct {
+	Version int        `json:"version"`
+	Purpose Purpose    `json:"purpose"`
+	Window  int        `json:"window"`
+	Refused *api.Error `json:"refused,omitempty"` // the listener's: why there is no session
+}
+
+func sendHello(w io.Writer, h hello) error {
+	text, err := json.Marshal(h)
+	if err != nil {
+		return fmt.Errorf("send hello: %w", err)
+	}
+	if _, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(text))), text...)); err != nil {
+		return fmt.Errorf("send hello: %w", err)
+	}
+	return nil
+}
+
+func readHello(r io.Reader) (hello, error) {
+	var h hello
+	var size [2]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return h, fmt.Errorf("read hello: %w", err)
+	}
+	n := binary.BigEndian.Uint16(size[:])
+	if n > maxHello {
+		return h, fmt.Errorf("read hello: %d octets are too many", n)
+	}
+	text := make([]byte, n)
+	if _, err := io.ReadFull(r, text); err != nil {
+		return h, fmt.Errorf("read hello: %w", err)
+	}
+	if err := json.Unmarshal(text, &h); err != nil {
+		return h, fmt.Errorf("read hello: %w", err)
+	}
+	if h.Refused != nil {
+		return h, h.Refused
+	}
+	if h.Version != 1 {
+		return h, fmt.Errorf("read hello: the other end speaks version %d, this one 1", h.Version)
+	}
+	if h.Purpose != Control && h.Purpose != Bulk {
+		return h, fmt.Errorf("read hello: purpose %q is not known", h.Purpose)
+	}
+	if h.Window < minWindow || h.Window > maxWindow {
+		return h, fmt.Errorf("read hello: window of %d octets", h.Window)
+	}
+	return h, nil
+}
+
+// Dial makes a session with the given peer at addr. Whoever else answers there is refused.
+func Dial(ctx context.Context, addr string, peer Identity, purpose Purpose, o Options) (*Session, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s, err := dial(ctx, addr, peer, purpose, o)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s at %s: %w", peer, addr, err)
+	}
+	return s, nil
+}
+
+func dial(ctx context.Context, addr string, peer Identity, purpose Purpose, o Options) (*Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	raw, err := o.Network.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	conn := tls.Client(raw, &tls.Config{
+		Certificates:       []tls.Certificate{o.Credential.tlsCertificate()},
+		MinVersion:         tls.VersionTLS13,
+		NextProtos:         []string{protoSession},
+		Time:               o.Trust.now,
+		InsecureSkipVerify: true, // names are not host names here: VerifyConnection does all of it
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			id, err := verifyConnection(o.Trust, cs)
+			if err == nil && id != peer {
+				err = fmt.Errorf("%s answers there", id)
+			}
+			return err
+		},
+	})
+	h, err := func() (hello, error) {
+		if err := conn.HandshakeContext(ctx); err != nil {
+			return hello{}, err
+		}
+		if err := sendHello(conn, hello{Version: 1, Purpose: purpose, Window: o.Window}); err != nil {
+			return hello{}, err
+		}
+		h, err := readHello(conn)
+		if err == nil && h.Purpose != purpose {
+			err = fmt.Errorf("asked for a %s session, got %s", purpose, h.Purpose)
+		}
+		return h, err
+	}()
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		raw.Close()
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, err
+	}
+	return newSession(conn, raw, peer, purpose, o, true, h.Window)
+}
+
+func verifyConnection(t *Trust, cs tls.ConnectionState) (Identity, error) {
+	if cs.NegotiatedProtocol != protoSession {
+		return Identity{}, fmt.Errorf("application protocol %q is not known", cs.NegotiatedProtocol)
+	}
+	if len(cs.PeerCertificates) == 0 {
+		return Identity{}, errors.New("no certificate is shown")
+	}
+	return t.Verify(cs.PeerCertificates[0])
+}
