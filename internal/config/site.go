@@ -1,0 +1,208 @@
+package config
+
+import (
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Site is the configuration of a site's controller, `wcc serve`. examples/site.toml explains every field.
+type Site struct {
+	Site    string         `toml:"site"`
+	DataDir string         `toml:"data_dir"`
+	API     SiteAPI        `toml:"api"`
+	Outside SiteOutside    `toml:"outside"`
+	Network SiteNetwork    `toml:"network"`
+	Lending SiteLending    `toml:"lending"`
+	Volumes SiteVolumes    `toml:"volumes"`
+	Log     Log            `toml:"log"`
+	Metrics MetricsOptions `toml:"metrics"`
+}
+
+// SiteAPI is how users reach the controller.
+type SiteAPI struct {
+	Listen      string `toml:"listen"`      // HOST:PORT
+	TLS         string `toml:"tls"`         // off, site or files
+	Certificate string `toml:"certificate"` // PEM file, for tls = "files"
+	Key         string `toml:"key"`
+	Insecure    bool   `toml:"insecure"`   // plain HTTP on more than the loopback
+	MaxUpload   Bytes  `toml:"max_upload"` // of an image; 0: no limit
+}
+
+// SiteOutside is the site's one port for its agents and for other sites.
+type SiteOutside struct {
+	Listen    string `toml:"listen"`    // HOST:PORT
+	Advertise string `toml:"advertise"` // HOST:PORT; empty: peers cannot dial this site, it dials them
+}
+
+// SiteNetwork is what the site's networks have in common.
+type SiteNetwork struct {
+	Pref64      netip.Prefix `toml:"pref64"`       // RFC 6052; the same at all sites
+	AnycastVTEP netip.Addr   `toml:"anycast_vtep"` // of the site's gateways; invalid: no gateways
+	MTU         int          `toml:"mtu"`          // bytes, of new networks
+}
+
+// SiteLending has the defaults of new offers.
+type SiteLending struct {
+	Lease Duration `toml:"lease"`
+}
+
+// SiteVolumes is where the controller keeps images.
+type SiteVolumes struct {
+	Dir string `toml:"dir"` // empty: DataDir/images
+}
+
+// Log is what is logged, to standard error.
+type Log struct {
+	Level  string `toml:"level"`  // debug, info, warn or error
+	Format string `toml:"format"` // text or json
+}
+
+// MetricsOptions says whether GET /metrics is served.
+type MetricsOptions struct {
+	Enabled bool `toml:"enabled"`
+}
+
+// DefaultSite is a Site with every default.
+func DefaultSite() *Site {
+	return &Site{
+		API:     SiteAPI{Listen: "[::1]:7646", TLS: "off"},
+		Outside: SiteOutside{Listen: "[::]:7647"},
+		Network: SiteNetwork{MTU: 1430},
+		Lending: SiteLending{Lease: Duration{time.Hour}},
+		Log:     Log{Level: "info", Format: "text"},
+		Metrics: MetricsOptions{Enabled: true},
+	}
+}
+
+// LoadSite reads a controller's configuration.
+func LoadSite(path string) (*Site, error) {
+	s := DefaultSite()
+	if err := Load(path, s); err != nil {
+		return nil, err
+	}
+	if s.Volumes.Dir == "" {
+		s.Volumes.Dir = s.DataDir + "/images"
+	}
+	return s, nil
+}
+
+// Check is Checker's.
+func (s *Site) Check(wrong func(field, format string, args ...any)) {
+	checkLabel(wrong, "site", s.Site)
+	checkPath(wrong, "data_dir", s.DataDir)
+	host := checkHostPort(wrong, "api.listen", s.API.Listen)
+	switch s.API.TLS {
+	case "off":
+		if !s.API.Insecure && host != "" && !loopback(host) {
+			wrong("api.listen", `%q is more than the loopback: set api.tls, or say api.insecure = true to send tokens in the clear`, s.API.Listen)
+		}
+	case "site", "files":
+		if s.API.Insecure {
+			wrong("api.insecure", "contradicts api.tls = %q", s.API.TLS)
+		}
+	default:
+		wrong("api.tls", `is %q, must be "off", "site" or "files"`, s.API.TLS)
+	}
+	for field, value := range map[string]string{"api.certificate": s.API.Certificate, "api.key": s.API.Key} {
+		switch {
+		case s.API.TLS == "files":
+			checkPath(wrong, field, value)
+		case value != "":
+			wrong(field, `is for api.tls = "files" only`)
+		}
+	}
+	checkHostPort(wrong, "outside.listen", s.Outside.Listen)
+	if a := s.Outside.Advertise; a != "" {
+		if h := checkHostPort(wrong, "outside.advertise", a); h != "" {
+			if ip, err := netip.ParseAddr(h); err == nil && ip.IsUnspecified() {
+				wrong("outside.advertise", "%q is no address that another site could dial", a)
+			}
+		}
+	}
+	if p := s.Network.Pref64; p.IsValid() {
+		// RFC 6052 §2.2 has these lengths.
+		if !p.Addr().Is6() || p.Addr().Is4In6() || !slices.Contains([]int{32, 40, 48, 56, 64, 96}, p.Bits()) {
+			wrong("network.pref64", "%s is no IPv6 prefix of length 32, 40, 48, 56, 64 or 96 (RFC 6052 §2.2)", p)
+		} else if p != p.Masked() {
+			wrong("network.pref64", "%s has bits set after its length; did you mean %s?", p, p.Masked())
+		} else if b := p.Addr().As16(); b[8] != 0 {
+			wrong("network.pref64", "%s has bits 64 to 71 set, which must be zero (RFC 6052 §2.2)", p)
+		}
+	}
+	if a := s.Network.AnycastVTEP; a.IsValid() {
+		checkVTEP(wrong, "network.anycast_vtep", a)
+	}
+	if m := s.Network.MTU; m < 1280 || m > 9000 {
+		wrong("network.mtu", "is %d, must be 1280 (RFC 8200 §5) to 9000", m)
+	}
+	if l := s.Lending.Lease.Duration; l < 10*time.Second || l > 30*24*time.Hour {
+		wrong("lending.lease", "is %v, must be 10s to 720h", l)
+	}
+	if s.Volumes.Dir != "" {
+		checkPath(wrong, "volumes.dir", s.Volumes.Dir)
+	}
+	s.Log.check(wrong)
+}
+
+func (l Log) check(wrong func(field, format string, args ...any)) {
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, l.Level) {
+		wrong("log.level", `is %q, must be "debug", "info", "warn" or "error"`, l.Level)
+	}
+	if l.Format != "text" && l.Format != "json" {
+		wrong("log.format", `is %q, must be "text" or "json"`, l.Format)
+	}
+}
+
+var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+
+// checkLabel wants a DNS label of at most 40 characters in lower case (RFC 1123 §2.1), as api.Meta.Name.
+func checkLabel(wrong func(string, string, ...any), field, value string) {
+	switch {
+	case value == "":
+		wrong(field, "must be given")
+	case !label.MatchString(value):
+		wrong(field, "%q is no name: a to z, 0 to 9 and - in between, at most 40 characters", value)
+	}
+}
+
+func checkPath(wrong func(string, string, ...any), field, value string) {
+	switch {
+	case value == "":
+		wrong(field, "must be given")
+	case !strings.HasPrefix(value, "/"):
+		wrong(field, "%q is no absolute path", value)
+	}
+}
+
+// checkHostPort gives the host of HOST:PORT, or nothing when it is none.
+func checkHostPort(wrong func(string, string, ...any), field, value string) string {
+	host, port, err := net.SplitHostPort(value)
+	if err != nil || host == "" {
+		wrong(field, "%q is not of the form HOST:PORT or [IPV6]:PORT", value)
+		return ""
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		wrong(field, "%q has no port from 1 to 65535", value)
+		return ""
+	}
+	return host
+}
+
+func checkVTEP(wrong func(string, string, ...any), field string, a netip.Addr) {
+	if !a.Is6() || a.Is4In6() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.Zone() != "" {
+		wrong(field, "%s is no IPv6 unicast address of the underlay", a)
+	}
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
