@@ -485,6 +485,7 @@ func TestICMPErrors(t *testing.T) {
 	}{
 		{"port unreachable", vm6, service4, 1, 3, 4, 3, 0, 0, 0},
 		{"no route, from a router", router6, own4, 1, 3, 0, 1, 0, 0, 0},
+		{"no route, from the node's own address", "2001:db8:64::1", own4, 1, 3, 0, 1, 0, 0, 0},
 		{"prohibited", router6, own4, 1, 3, 1, 10, 0, 0, 0},
 		{"packet too big", router6, own4, 2, 3, 0, 4, 1430, 0, 1410},
 		{"packet too big, underflow", router6, own4, 2, 3, 0, 4, 3, 0, 68},

@@ -45,14 +45,16 @@ func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 	case !usable4(*dst):
 		return reject(NotForwardable, 1, 0, 0)
 	case ok:
-	case t.in64(h.src):
-		return drop(BadSource)
 	case icmpError:
-		// A router without an IPv4 address of its own (RFC 6791).
+		// A router without an IPv4 address of its own (RFC 6791). It may be the
+		// node's own kernel, which likes to speak from an address that it was given
+		// under the prefix.
 		if !t.has4 {
 			return drop(NoICMPSource)
 		}
 		src = t.src4
+	case t.in64(h.src):
+		return drop(BadSource)
 	default:
 		return reject(NoMapping, 1, 5, 0)
 	}
