@@ -3,6 +3,7 @@ package netio
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -52,4 +53,44 @@ func (n *NS) AddAddrOnly(link string, p netip.Prefix) error {
 		a.Flags |= unix.IFA_F_NOPREFIXROUTE
 		return n.h.AddrAdd(l, a)
 	})
+}
+
+// LinkRule makes IPv6 packets that come in by Link be routed by Table. Priority orders the rules; it comes before the
+// main table's 32766.
+type LinkRule struct {
+	Link            string
+	Table, Priority int
+}
+
+// LinkRules lists the IPv6 rules that have a device and a table, and are of the priority.
+func (n *NS) LinkRules(priority int) ([]LinkRule, error) {
+	list, err := n.h.RuleList(netlink.FAMILY_V6)
+	if err != nil {
+		return nil, fmt.Errorf("list rules: %w", err)
+	}
+	var out []LinkRule
+	for _, r := range list {
+		if r.Priority == priority && r.IifName != "" {
+			out = append(out, LinkRule{Link: r.IifName, Table: r.Table, Priority: r.Priority})
+		}
+	}
+	return out, nil
+}
+
+// AddLinkRule makes a rule; fs.ErrExist when there is one like it.
+func (n *NS) AddLinkRule(r LinkRule) error { return n.onRule("add", r, n.h.RuleAdd) }
+
+// DelLinkRule deletes a rule; fs.ErrNotExist if there is none. The device may be gone.
+func (n *NS) DelLinkRule(r LinkRule) error { return n.onRule("delete", r, n.h.RuleDel) }
+
+func (n *NS) onRule(what string, r LinkRule, f func(*netlink.Rule) error) error {
+	k := netlink.NewRule()
+	k.Family, k.IifName, k.Table, k.Priority = netlink.FAMILY_V6, r.Link, r.Table, r.Priority
+	if err := f(k); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = fmt.Errorf("%w (%w)", err, fs.ErrNotExist)
+		}
+		return fmt.Errorf("%s rule for %s: %w", what, r.Link, notExist(err))
+	}
+	return nil
 }

@@ -43,19 +43,14 @@ func CreateNS(name string) (*NS, error) {
 		return nil, fmt.Errorf("create namespace %s: %w", name, err)
 	}
 	f.Close()
-	// The thread that unshares is thrown away (never unlocked), so a failure
-	// half-way cannot leave a stray thread in the new namespace.
-	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	err = onThrowAwayThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			errc <- err
-			return
+			return err
 		}
 		self := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
-		errc <- unix.Mount(self, path, "bind", unix.MS_BIND, "")
-	}()
-	if err := <-errc; err != nil {
+		return unix.Mount(self, path, "bind", unix.MS_BIND, "")
+	})
+	if err != nil {
 		os.Remove(path)
 		return nil, fmt.Errorf("create namespace %s: %w", name, err)
 	}
@@ -209,27 +204,47 @@ func InProcess(pid int, f func() error) error {
 		}
 		fds[i] = fd
 	}
-	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		defer func() {
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-		}()
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	return onThrowAwayThread(func() error {
 		// Threads of a Go program share root and working directory; a thread
 		// may only change its mount namespace once it has its own.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			errc <- fmt.Errorf("enter process %d: %w", pid, err)
-			return
+			return fmt.Errorf("enter process %d: %w", pid, err)
 		}
 		for i, k := range kinds {
 			if err := unix.Setns(fds[i], k.flag); err != nil {
-				errc <- fmt.Errorf("enter process %d's %s namespace: %w", pid, k.kind, err)
-				return
+				return fmt.Errorf("enter process %d's %s namespace: %w", pid, k.kind, err)
 			}
 		}
-		errc <- f()
+		return f()
+	})
+}
+
+// onThrowAwayThread runs f on a thread that ends with it, so that f may move the
+// thread into other namespaces for good.
+func onThrowAwayThread(f func() error) error {
+	errc := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
+		if unix.Gettid() != unix.Getpid() {
+			errc <- f()
+			return
+		}
+		// The main thread cannot end: the runtime would park it for ever where f
+		// left it, and /proc/self of the whole program would show that place. While
+		// it is locked here, another goroutine gets another thread.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread()
+			errc <- f()
+		}()
+		<-done
+		runtime.UnlockOSThread()
 	}()
 	return <-errc
 }

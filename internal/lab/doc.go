@@ -1,0 +1,30 @@
+// Package lab builds whole sites on one machine out of real parts: virtual
+// hosts with their own libvirtd and QEMU, routers that speak OSPF, wide-area
+// links with rate and delay, guests that boot from a disk, and the faults that
+// happen to all of them.
+//
+// A [Lab] owns everything that is made in it. A [Node] is a machine: a network
+// namespace plus mount, UTS, IPC and PID namespaces whose root is an overlay
+// over this machine's root directory, so that every program of this machine is
+// there and everything the node writes is its own. A [Host] is a node with
+// libvirtd, a [Router] a node with FRR. Cables ([Lab.Link]) and wide-area links
+// ([Lab.WAN]) join nodes.
+//
+// A node's first process is this program itself, started again under another
+// name (see child.go); a program that imports this package needs no preparation
+// for that.
+//
+// Invariants:
+//   - Whatever way a lab ends (Close, panic, kill -9 of the program), its
+//     processes end with it: every node's first process holds a pipe from the
+//     program and the kernel ends all of a node's processes with the first one.
+//   - What can outlive a killed program is named namespaces and one state
+//     directory; [Sweep] removes them, and Open does so for its own name.
+//   - Nothing of a lab is mounted, and no device made, in the machine's own
+//     namespaces, but the names in /run/netns.
+//   - A node's disk (its overlay) survives PowerOff; its processes, its memory
+//     file systems, its addresses, bridges, tunnels and routes do not. Its cables
+//     stay plugged in.
+//   - A wide-area link never reorders, never buffers more than its queue and
+//     what is in flight, and counts every byte that it accepts.
+package lab
