@@ -276,7 +276,14 @@ func (m *mux) writeLoop() {
 			return
 		}
 		if err != nil {
-			m.fail(fmt.Errorf("%w: write: %w", ErrClosed, err), nil)
+			// The other end has gone. Why, it may have said before: the reader finds it.
+			grace := time.NewTimer(byeGrace)
+			select {
+			case <-m.done:
+				grace.Stop()
+			case <-grace.C:
+				m.fail(fmt.Errorf("%w: write: %w", ErrClosed, err), nil)
+			}
 		}
 	}
 }

@@ -29,7 +29,9 @@ func Relay(ctx context.Context, a, b net.Conn) (aToB, bToA int64, err error) {
 	go func() { errs <- pump(a, b, &toA) }()
 	for range 2 {
 		if e := <-errs; e != nil && err == nil {
-			err = e
+			if err = e; ctx.Err() != nil {
+				err = context.Cause(ctx) // which has made the error
+			}
 			abort(a, err)
 			abort(b, err)
 		}
