@@ -1,0 +1,190 @@
+package cloud
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"widecloud/api"
+)
+
+const (
+	minMTU = 1280 // RFC 8200 §5
+	maxMTU = 1430 // an underlay of 1500 less VXLAN over IPv6: 40 + 8 + 8 + 14
+)
+
+var (
+	globalUnicast = netip.MustParsePrefix("2000::/3") // RFC 4291 §2.4, what IANA has given out
+	uniqueLocal   = netip.MustParsePrefix("fd00::/8") // RFC 4193 §3.1
+	private4      = []netip.Prefix{                   // RFC 1918 §3
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	}
+)
+
+// checkPrefix parses a prefix that has no bits beyond its length.
+func checkPrefix(field, s string) (netip.Prefix, *api.Error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, api.Invalidf(field, "%.60q is no prefix", s)
+	}
+	if p != p.Masked() {
+		return p, api.Invalidf(field, "%s has bits beyond its length; it would be %s", s, p.Masked())
+	}
+	return p, nil
+}
+
+func checkNetwork(n *api.Network, known []api.Network) *api.Error {
+	s := n.Spec
+	p6, err := checkPrefix("spec.prefix", s.Prefix)
+	if err != nil {
+		return err
+	}
+	if !p6.Addr().Is6() || p6.Bits() != 64 {
+		return api.Invalidf("spec.prefix", "%s is not an IPv6 /64", p6)
+	}
+	if !globalUnicast.Contains(p6.Addr()) && !uniqueLocal.Contains(p6.Addr()) {
+		return api.Invalidf("spec.prefix", "%s is neither global unicast (%s) nor unique local (%s)", p6, globalUnicast, uniqueLocal)
+	}
+	var p4 netip.Prefix
+	if s.IPv4 != "" {
+		if p4, err = checkPrefix("spec.ipv4", s.IPv4); err != nil {
+			return err
+		}
+		private := false
+		for _, p := range private4 {
+			private = private || (p.Contains(p4.Addr()) && p4.Bits() >= p.Bits())
+		}
+		if !private {
+			return api.Invalidf("spec.ipv4", "%s is not private: 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16 (RFC 1918)", p4)
+		}
+		if !dhcpPrefix(p4) {
+			return api.Invalidf("spec.ipv4", "%s is not between a /16 and a /28", p4)
+		}
+	}
+	if s.Mobility != "" && s.Mobility != "l2" {
+		return api.Invalidf("spec.mobility", "%q is not l2", s.Mobility)
+	}
+	if s.MTU != 0 {
+		if err := checkRange("spec.mtu", s.MTU, minMTU, maxMTU); err != nil {
+			return err
+		}
+	}
+	if s.VNI > MaxVNI {
+		return api.Invalidf("spec.vni", "%d is not between 1 and %d", s.VNI, MaxVNI)
+	}
+	for _, o := range known {
+		if o.Name == n.Name {
+			continue
+		}
+		if p, err := netip.ParsePrefix(o.Spec.Prefix); err == nil && p.Overlaps(p6) {
+			return taken("spec.prefix", "%s overlaps %s of network %s", p6, p, o.Name)
+		}
+		if p, err := netip.ParsePrefix(o.Spec.IPv4); err == nil && p4.IsValid() && p.Overlaps(p4) {
+			// Hosts carry many networks and have an address in each.
+			return taken("spec.ipv4", "%s overlaps %s of network %s", p4, p, o.Name)
+		}
+		if s.VNI != 0 && s.VNI == o.Spec.VNI {
+			return taken("spec.vni", "%d is network %s's", s.VNI, o.Name)
+		}
+	}
+	return nil
+}
+
+func taken(field, format string, args ...any) *api.Error {
+	e := api.Invalidf(field, format, args...)
+	e.Code = api.CodeExists
+	return e
+}
+
+func checkAddress(a *api.Address, k Known) *api.Error {
+	const field = "spec.address"
+	s := a.Spec
+	addr, err := netip.ParseAddr(s.Address)
+	switch {
+	case err != nil:
+		return api.Invalidf(field, "%.60q is no IPv4 or IPv6 address", s.Address)
+	case addr.Zone() != "":
+		return api.Invalidf(field, "%s has a zone", s.Address)
+	case addr.Is4In6():
+		return api.Invalidf(field, "%s is an IPv4 address in IPv6 form; write %s", s.Address, addr.Unmap())
+	case addr.String() != s.Address:
+		// One form for one address: it is compared and stored as text elsewhere (RFC 5952).
+		return api.Invalidf(field, "%s is not in its canonical form; write %s", s.Address, addr)
+	case !addr.IsGlobalUnicast() || addr.Is4() && (addr.As4()[0] == 0 || addr.As4()[0] >= 240):
+		return api.Invalidf(field, "%s is not a unicast address that can be reached", addr)
+	}
+	if s.VM != "" {
+		if err := checkName("spec.vm", s.VM); err != nil {
+			return err
+		}
+	}
+	for _, n := range k.Networks {
+		for _, prefix := range []string{n.Spec.Prefix, n.Spec.IPv4} {
+			if p, err := netip.ParsePrefix(prefix); err == nil && p.Contains(addr) {
+				return api.Invalidf(field, "%s is inside %s of network %s: a service address is not a VM's own", addr, p, n.Name)
+			}
+		}
+	}
+	for _, o := range k.Addresses {
+		if other, err := netip.ParseAddr(o.Spec.Address); err == nil && other == addr && o.Name != a.Name {
+			return taken(field, "%s is address %s already", addr, o.Name)
+		}
+	}
+	return nil
+}
+
+func checkEndpoint(field, s string) *api.Error {
+	if err := checkText(field, s, 300); err != nil {
+		return err
+	}
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return api.Invalidf(field, "%q is not HOST:PORT", s)
+	}
+	host, port := s[:i], s[i+1:]
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return api.Invalidf(field, "%q: port %q is not between 1 and 65535", s, port)
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		if a, err := netip.ParseAddr(inner); !ok || err != nil || !a.Is6() {
+			return api.Invalidf(field, "%q: %q is no IPv6 address in brackets", s, host)
+		}
+		return nil
+	}
+	if host == "" || strings.ContainsAny(host, ":[]/ ") {
+		return api.Invalidf(field, "%q is not HOST:PORT (an IPv6 address stands in brackets)", s)
+	}
+	return nil
+}
+
+// checkSSHKey judges a line of authorized_keys (sshd(8)): perhaps options, then a key type, then the key in base64, which
+// begins with that same type (RFC 4253 §6.6), then perhaps a comment. Options are refused: the users of a VM have root on
+// it anyway, and a quoted string is the one place where such a line can hide something.
+func checkSSHKey(field, line string) *api.Error {
+	if err := checkText(field, line, 16<<10); err != nil {
+		return err
+	}
+	words := strings.Fields(line)
+	if len(words) < 2 {
+		return api.Invalidf(field, "is not a line of authorized_keys: TYPE BASE64 [COMMENT]")
+	}
+	if strings.Contains(words[0], "PRIVATE") || strings.HasPrefix(line, "-----") {
+		return api.Invalidf(field, "looks like a private key: give the public one")
+	}
+	blob, err := base64.StdEncoding.DecodeString(words[1])
+	if err != nil {
+		return api.Invalidf(field, "the key of type %.40q is not base64", words[0])
+	}
+	if len(blob) < 4 {
+		return api.Invalidf(field, "the key of type %.40q is cut off", words[0])
+	}
+	n := binary.BigEndian.Uint32(blob)
+	if n == 0 || uint64(n) >= uint64(len(blob)-4) || string(blob[4:4+n]) != words[0] {
+		return api.Invalidf(field, "the key is not of type %.40q, as its line says, or is cut off", words[0])
+	}
+	return nil
+}
