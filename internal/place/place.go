@@ -54,7 +54,7 @@ type Request struct {
 	Sites    []string // permitted sites; empty: any
 	Place    string   // SITE or SITE/HOST wanted; empty: wherever there is room
 	Image    string   // digest of the base image
-	Exclude  []string // SITE or SITE/HOST that is out of the question: where it is now
+	Exclude  []Choice // hosts, or with an empty Host whole sites, that are out of the question: where it is now
 }
 
 // Plan is what was decided.
@@ -163,7 +163,7 @@ func (f *refuser) wishes(r Request, self bool) {
 	if site, host, _ := strings.Cut(r.Place, "/"); r.Place != "" && (site != f.site || (self && host != "" && host != f.host)) {
 		f.add("place", "", "%s is wanted", r.Place)
 	}
-	if slices.Contains(r.Exclude, f.site) || (self && slices.Contains(r.Exclude, join(f.site, f.host))) {
+	if slices.ContainsFunc(r.Exclude, func(c Choice) bool { return c.Site == f.site && (c.Host == "" || (self && c.Host == f.host)) }) {
 		f.add("place", "choose another place", "the VM is here now, or is to leave here")
 	}
 	if name := lend.Negative(r.Needs); name != "" {

@@ -108,10 +108,10 @@ func TestDecide(t *testing.T) {
 			"tokyo/h1 place: tokyo/h9 is wanted",
 			"tokyo/h9 place: tokyo/h9 is wanted, and no such host is known",
 		}},
-		{"away from here", []place.Site{self(host("h1", 0), host("h2", 4096))}, request(func(r *place.Request) { r.Exclude = []string{"tokyo/h1"} }), "tokyo/h2", "", []string{
+		{"away from here", []place.Site{self(host("h1", 0), host("h2", 4096))}, request(func(r *place.Request) { r.Exclude = []place.Choice{{Site: "tokyo", Host: "h1"}} }), "tokyo/h2", "", []string{
 			"tokyo/h1 place: the VM is here now, or is to leave here",
 		}},
-		{"away from the site", []place.Site{self(host("h1", 0)), peer("osaka")}, request(func(r *place.Request) { r.Exclude = []string{"osaka", "tokyo"} }), "", "", []string{
+		{"away from the site", []place.Site{self(host("h1", 0)), peer("osaka")}, request(func(r *place.Request) { r.Exclude = []place.Choice{{Site: "osaka"}, {Site: "tokyo"}} }), "", "", []string{
 			"osaka place: the VM is here now, or is to leave here",
 			"tokyo/h1 place: the VM is here now, or is to leave here",
 		}},
@@ -223,11 +223,11 @@ func possible(s place.Snapshot, r place.Request) []candidate {
 	}
 	var cs []candidate
 	for _, st := range s.Sites {
-		allowed := (len(r.Sites) == 0 || slices.Contains(r.Sites, st.Name)) && !slices.Contains(r.Exclude, st.Name)
+		allowed := (len(r.Sites) == 0 || slices.Contains(r.Sites, st.Name)) && !slices.Contains(r.Exclude, place.Choice{Site: st.Name})
 		if st.Self {
 			for _, h := range st.Hosts {
 				full := st.Name + "/" + h.Name
-				cs = append(cs, candidate{site: st.Name, host: h.Name, ok: allowed && !slices.Contains(r.Exclude, full) &&
+				cs = append(cs, candidate{site: st.Name, host: h.Name, ok: allowed && !slices.Contains(r.Exclude, place.Choice{Site: st.Name, Host: h.Name}) &&
 					(r.Place == "" || r.Place == st.Name || r.Place == full) && h.Connected && !h.Cordoned &&
 					slices.Contains(h.Roles, api.RoleHypervisor) && runs(h.CPU) && enough(h.Capacity, h.Allotted, false)})
 			}
@@ -287,7 +287,7 @@ func draw(rt *rapid.T) (place.Snapshot, place.Request) {
 		Sites:    rapid.SampledFrom([][]string{nil, nil, {"s0"}, {"s1", "s2"}, {"s9"}}).Draw(rt, "sites"),
 		Place:    rapid.SampledFrom(names).Draw(rt, "place"),
 		Image:    rapid.SampledFrom([]string{"", "x", "y"}).Draw(rt, "image"),
-		Exclude:  rapid.SampledFrom([][]string{nil, nil, {"s0/h0"}, {"s0"}, {"s1", "s0/h1"}}).Draw(rt, "exclude"),
+		Exclude:  rapid.SampledFrom([][]place.Choice{nil, nil, {{Site: "s0", Host: "h0"}}, {{Site: "s0"}}, {{Site: "s1"}, {Site: "s0", Host: "h1"}}, {{Site: "s1", Host: "h1"}}}).Draw(rt, "exclude"),
 	}
 }
 
