@@ -48,24 +48,15 @@ func EUI64(prefix netip.Prefix, mac HardwareAddr) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// Router4 is the network's own address in its IPv4 prefix, on every host: the first one. The zero Addr if the prefix is
-// none that a Network may have.
-func Router4(prefix netip.Prefix) netip.Addr {
-	if !dhcpPrefix(prefix) {
+// IPv4For is the index-th host address of a network's IPv4 prefix. Index 0 is the network's own address, the router's on
+// every host; VMs have 1 and up. The zero Addr when the prefix is none that a Network may have, or has not so many.
+func IPv4For(prefix netip.Prefix, index int) netip.Addr {
+	if !dhcpPrefix(prefix) || index < 0 || index >= 1<<(32-prefix.Bits())-2 {
 		return netip.Addr{}
 	}
-	return prefix.Masked().Addr().Next()
-}
-
-// IPv4For is the index-th address (from 0) that an IPv4 prefix has for VMs; false when there are not so many. The
-// network's, the router's and the broadcast address are left out.
-func IPv4For(prefix netip.Prefix, index int) (netip.Addr, bool) {
-	if !dhcpPrefix(prefix) || index < 0 || index >= 1<<(32-prefix.Bits())-3 {
-		return netip.Addr{}, false
-	}
 	b := prefix.Masked().Addr().As4()
-	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+2+uint32(index))
-	return netip.AddrFrom4(b), true
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+1+uint32(index))
+	return netip.AddrFrom4(b)
 }
 
 func dhcpPrefix(p netip.Prefix) bool {
