@@ -1,0 +1,151 @@
+package network_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"widecloud/internal/agent/network"
+)
+
+func TestValidateNamesTheField(t *testing.T) {
+	good := func() network.Want {
+		n := blue()
+		mac := net.HardwareAddr{2, 0x57, 0x43, 1, 2, 3}
+		n.Endpoints = []network.Endpoint{{
+			VM: "a", MAC: mac, IPv6: network.EUI64(n.Prefix, mac), IPv4: netip.MustParseAddr("10.64.1.1"),
+			VTEP: netip.MustParseAddr("2001:db8:1::2"), Hostname: "a",
+		}}
+		n.Flood = []netip.Addr{netip.MustParseAddr("2001:db8:2::2")}
+		return network.Want{VTEP: netip.MustParseAddr("2001:db8:1::2"), Role: network.Role{Hypervisor: true}, AnycastVTEP: anycast, Networks: []network.Network{n}}
+	}
+	if err := good().Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := (network.Want{}).Validate(); err != nil {
+		t.Errorf("a host without networks: %v", err)
+	}
+	for want, spoil := range map[string]func(*network.Want){
+		"vtep: ":                            func(w *network.Want) { w.VTEP = netip.MustParseAddr("192.0.2.1") },
+		"anycast_vtep: ":                    func(w *network.Want) { w.AnycastVTEP = w.VTEP },
+		"anycast_vtep: missing":             func(w *network.Want) { w.AnycastVTEP, w.Role = netip.Addr{}, network.Role{Gateway: true} },
+		"role: a host":                      func(w *network.Want) { w.Role = network.Role{} },
+		"role: one":                         func(w *network.Want) { w.Role.Gateway = true },
+		"networks[0].uid: missing":          func(w *network.Want) { w.Networks[0].UID = "" },
+		"networks[1].uid: ":                 func(w *network.Want) { w.Networks = append(w.Networks, w.Networks[0]) },
+		"networks[0].name: ":                func(w *network.Want) { w.Networks[0].Name = "blue\nport=53" },
+		"networks[0].vni: 0":                func(w *network.Want) { w.Networks[0].VNI = 0 },
+		"networks[0].vni: 16777216":         func(w *network.Want) { w.Networks[0].VNI = 1 << 24 },
+		"networks[1].vni: ":                 func(w *network.Want) { n := w.Networks[0]; n.UID = "x"; w.Networks = append(w.Networks, n) },
+		"networks[0].prefix: ":              func(w *network.Want) { w.Networks[0].Prefix = netip.MustParsePrefix("2001:db8::/48") },
+		"networks[0].ipv4: ":                func(w *network.Want) { w.Networks[0].IPv4 = netip.MustParsePrefix("10.0.0.1/16") },
+		"networks[0].mtu: ":                 func(w *network.Want) { w.Networks[0].MTU = 1279 },
+		"networks[0].flood[0]: ":            func(w *network.Want) { w.Networks[0].Flood[0] = netip.MustParseAddr("ff02::1") },
+		"networks[0].endpoints[0].mac: ":    func(w *network.Want) { w.Networks[0].Endpoints[0].MAC = network.AnycastMAC },
+		"networks[0].endpoints[0].ipv6: ":   func(w *network.Want) { w.Networks[0].Endpoints[0].IPv6 = outside },
+		"networks[0].endpoints[0].ipv4: ":   func(w *network.Want) { w.Networks[0].Endpoints[0].IPv4 = netip.MustParseAddr("10.64.0.1") },
+		"networks[0].endpoints[0].vtep: ":   func(w *network.Want) { w.Networks[0].Endpoints[0].VTEP = netip.MustParseAddr("fe80::1") },
+		"networks[0].endpoints[0].hostname": func(w *network.Want) { w.Networks[0].Endpoints[0].Hostname = "a,b" },
+		"networks[0].endpoints[1].mac: ": func(w *network.Want) {
+			w.Networks[0].Endpoints = append(w.Networks[0].Endpoints, w.Networks[0].Endpoints[0])
+		},
+		"networks[0].endpoints[1].ipv6: ": func(w *network.Want) {
+			e := w.Networks[0].Endpoints[0]
+			e.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 2}
+			w.Networks[0].Endpoints = append(w.Networks[0].Endpoints, e)
+		},
+	} {
+		w := good()
+		spoil(&w)
+		err := w.Validate()
+		if err == nil || !strings.Contains("\n"+err.Error(), "\n"+want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
+
+func TestEUI64(t *testing.T) {
+	// The example of RFC 4291 appendix A with the universal bit turned: 34-56-78-9A-BC-DE -> 3656:78ff:fe9a:bcde.
+	mac := net.HardwareAddr{0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde}
+	if got := network.EUI64(blueNet, mac); got != netip.MustParseAddr("2001:db8:b1ae:1:3656:78ff:fe9a:bcde") {
+		t.Error(got)
+	}
+}
+
+func TestDeviceNamesFitTheKernel(t *testing.T) {
+	for _, uid := range []string{"", "a", strings.Repeat("long", 100)} {
+		if b, v := network.BridgeName(uid), network.VXLANName(uid); len(b) > 15 || len(v) > 15 || b[3:] != v[3:] {
+			t.Errorf("%q: %s %s", uid, b, v)
+		}
+	}
+}
+
+// TestGenerated compares what dnsmasq is given with testdata; UPDATE=1 writes it anew.
+func TestGenerated(t *testing.T) {
+	w := newWorld(t, "h1")
+	n := blue()
+	n.Endpoints = []network.Endpoint{endpoint(n, "b", 2, w.hosts["h1"]), endpoint(n, "a", 1, w.hosts["h1"])}
+	n.Endpoints[0].IPv4 = netip.Addr{}
+	h := w.hosts["h1"]
+	w.apply(h, w.wantAmong(h, n, []string{"h1"}))
+	dir := h.runDir + "/" + strings.TrimPrefix(network.BridgeName(n.UID), "br-")
+	for _, name := range []string{"dhcp.conf", "dns.conf", "hosts", "names"} {
+		got, err := os.ReadFile(dir + "/" + name)
+		must(t, err)
+		got = []byte(strings.ReplaceAll(string(got), dir, "/run/widecloud/networks/"+dir[len(h.runDir)+1:]))
+		golden := "testdata/" + name
+		if os.Getenv("UPDATE") != "" {
+			must(t, os.MkdirAll("testdata", 0o755), os.WriteFile(golden, got, 0o644))
+		}
+		want, err := os.ReadFile(golden)
+		must(t, err)
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestRefusesWhatDnsmasqCannotRead(t *testing.T) {
+	w := newWorld(t, "h1")
+	h := w.hosts["h1"]
+	must(t, os.Chmod(h.runDir, 0o700))
+	err := h.d.Apply(context.Background(), w.wantAmong(h, blue(), []string{"h1"}))
+	if err == nil || !strings.Contains(err.Error(), "run_dir: "+h.runDir+" has mode 0700") {
+		t.Errorf("Apply = %v", err)
+	}
+	if _, err := network.New(network.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), RunDir: "relative"}); err == nil {
+		t.Error("a relative run directory was taken")
+	}
+}
+
+func TestTwoNetworksMayHaveTheSameIPv4(t *testing.T) {
+	w := newWorld(t, "h1")
+	h, n, red := w.hosts["h1"], blue(), blue()
+	red.UID, red.Name, red.VNI, red.Prefix = "77e1-red", "red", 101, netip.MustParsePrefix("2001:db8:b1ae:2::/64")
+	n.Endpoints = []network.Endpoint{endpoint(n, "a", 1, h)}
+	red.Endpoints = []network.Endpoint{endpoint(red, "r", 1, h)}
+	want := w.wantAmong(h, n, []string{"h1"})
+	want.Networks = append(want.Networks, red)
+	w.apply(h, want)
+	for _, g := range []*guest{w.plug(h, n, n.Endpoints[0]), w.plug(h, red, red.Endpoints[0])} {
+		addr, _, err := g.dhcp()
+		if err != nil || addr != netip.MustParseAddr("10.64.1.1") {
+			t.Errorf("%s: %v %v", g.ep.VM, addr, err)
+		}
+		g.slaac()
+	}
+	// What a VM of one sends to a VM of the other does not stay on the host: it is the gateways' to route.
+	if out := run(t, h.ns, "ip", "-6", "route", "get", red.Endpoints[0].IPv6.String(), "from", n.Endpoints[0].IPv6.String(), "iif", h.d.Bridge(n.UID)); !strings.Contains(out, "via fe80::646 dev "+h.d.Bridge(n.UID)) {
+		t.Errorf("route from blue to red: %s", out)
+	}
+	if leases, err := h.d.Leases(t.Context()); err != nil || len(leases) != 2 {
+		t.Errorf("leases: %v %v", leases, err)
+	}
+}
