@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // libvirtProcess is the name of a host's libvirtd among its processes.
@@ -71,6 +72,21 @@ func (h *Host) startLibvirt() error {
 	for path, text := range files {
 		if err := h.WriteFile(path, []byte(text)); err != nil {
 			return err
+		}
+	}
+	// libvirt looks its compiled-in user up before it reads qemu.conf.
+	for path, entry := range map[string]string{
+		"/etc/passwd": "libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin\n",
+		"/etc/group":  "libvirt-qemu:x:64055:\n",
+	} {
+		text, err := os.ReadFile(h.Path(path))
+		if err != nil {
+			return err
+		}
+		if !strings.Contains("\n"+string(text), "\nlibvirt-qemu:") {
+			if err := h.WriteFile(path, append(text, entry...)); err != nil {
+				return err
+			}
 		}
 	}
 	_, err := h.Start(ProcessOptions{

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,4 +73,11 @@ func eventually(t *testing.T, what string, f func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+// cpuTime is what this process has used so far.
+func cpuTime(t *testing.T) time.Duration {
+	var u syscall.Rusage
+	must(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

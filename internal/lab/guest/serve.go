@@ -1,0 +1,294 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// dataPartition is what /disk writes: raw, without a file system.
+const dataPartition = "/dev/vda2"
+
+func (g *guest) serve() {
+	var (
+		requests atomic.Int64
+		mux      = http.NewServeMux()
+		d        dirtier
+		disk     sync.Mutex
+	)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		host, _ := os.Hostname()
+		fmt.Fprintf(w, "widecloud guest %s\nboot-id %s\nuptime %.3f\nrequests %d\n", host, g.boot, time.Since(g.start).Seconds(), requests.Load())
+	})
+	mux.HandleFunc("GET /boot", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, g.boot) })
+	mux.HandleFunc("GET /clock", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "{\"monotonicNs\":%d,\"realtimeNs\":%d}\n", time.Since(g.start).Nanoseconds(), time.Now().UnixNano())
+	})
+	mux.HandleFunc("GET /addrs", func(w http.ResponseWriter, r *http.Request) {
+		for _, a := range addrs() {
+			fmt.Fprintln(w, a)
+		}
+	})
+	mux.HandleFunc("GET /seed", func(w http.ResponseWriter, r *http.Request) {
+		g.seed.mu.Lock()
+		defer g.seed.mu.Unlock()
+		json.NewEncoder(w).Encode(&g.seed)
+	})
+	mux.HandleFunc("GET /stream", stream)
+	mux.HandleFunc("POST /dirty", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		mb, err1 := number(q, "mb", 0)
+		rate, err2 := number(q, "rate", 0)
+		if err1 != nil || err2 != nil || mb > 64 {
+			http.Error(w, "mb (at most 64) and rate (bytes a second) must be numbers", http.StatusBadRequest)
+			return
+		}
+		d.set(int(mb)<<20, rate)
+		fmt.Fprintf(w, "dirtying %d MiB at %d bytes a second\n", mb, rate)
+	})
+	mux.HandleFunc("PUT /disk", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		mb, err1 := number(q, "mb", 1)
+		seed, err2 := number(q, "seed", 0)
+		if err1 != nil || err2 != nil {
+			http.Error(w, "mb and seed must be numbers", http.StatusBadRequest)
+			return
+		}
+		disk.Lock()
+		defer disk.Unlock()
+		answer(w, func() (string, error) { return writeDisk(mb, uint64(seed)) })
+	})
+	mux.HandleFunc("GET /disk", func(w http.ResponseWriter, r *http.Request) {
+		mb, err := number(r.URL.Query(), "mb", 1)
+		if err != nil {
+			http.Error(w, "mb must be a number", http.StatusBadRequest)
+			return
+		}
+		disk.Lock()
+		defer disk.Unlock()
+		answer(w, func() (string, error) { return hashDisk(mb) })
+	})
+	mux.HandleFunc("POST /poweroff", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "power off")
+		time.AfterFunc(100*time.Millisecond, poweroff)
+	})
+	s := &http.Server{Addr: ":80", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		mux.ServeHTTP(w, r)
+	})}
+	warn("serve", s.ListenAndServe())
+}
+
+func number(q url.Values, key string, otherwise int64) (int64, error) {
+	if !q.Has(key) {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseInt(q.Get(key), 10, 64)
+	if err == nil && n < 0 {
+		err = strconv.ErrRange
+	}
+	return n, err
+}
+
+func answer(w http.ResponseWriter, f func() (string, error)) {
+	text, err := f()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprintln(w, text)
+}
+
+// stream sends a paced download whose every byte can be checked by its place.
+func stream(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	rate, err1 := number(q, "rate", 100_000)
+	seconds, err2 := number(q, "seconds", 10)
+	from, err3 := number(q, "from", 0)
+	if err1 != nil || err2 != nil || err3 != nil || rate == 0 {
+		http.Error(w, "rate (bytes a second, not 0), seconds and from must be numbers", http.StatusBadRequest)
+		return
+	}
+	rate, from = max(rate&^7, 8), from&^7
+	size := rate * seconds
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	var (
+		chunk = make([]byte, 32<<10)
+		start = time.Now()
+		sent  int64
+	)
+	for sent < size {
+		due := min(int64(time.Since(start).Seconds()*float64(rate)), size) &^ 7
+		if due <= sent {
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		for sent < due {
+			n := min(due-sent, int64(len(chunk)))
+			for i := int64(0); i < n; i += 8 {
+				binary.BigEndian.PutUint64(chunk[i:], uint64(from+sent+i))
+			}
+			if _, err := w.Write(chunk[:n]); err != nil {
+				return
+			}
+			sent += n
+		}
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+	}
+}
+
+// dirtier writes memory at a rate.
+type dirtier struct {
+	mu   sync.Mutex
+	stop chan struct{}
+}
+
+func (d *dirtier) set(size int, rate int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stop != nil {
+		close(d.stop)
+		d.stop = nil
+	}
+	if size == 0 {
+		return
+	}
+	stop := make(chan struct{})
+	d.stop = stop
+	go func() {
+		// Outside Go's heap, so that it is given back at once when it ends.
+		mem, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANONYMOUS)
+		if err != nil {
+			warn("dirty", err)
+			return
+		}
+		defer syscall.Munmap(mem)
+		var (
+			random  = rand.NewPCG(1, 2)
+			start   = time.Now()
+			written int64
+			at      int
+		)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if rate > 0 && float64(written) > time.Since(start).Seconds()*float64(rate) {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			for i := at; i < at+4096; i += 8 {
+				binary.LittleEndian.PutUint64(mem[i:], random.Uint64())
+			}
+			at = (at + 4096) % size
+			written += 4096
+		}
+	}()
+}
+
+func writeDisk(mb int64, seed uint64) (string, error) {
+	f, err := os.OpenFile(dataPartition, os.O_WRONLY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var (
+		random = rand.NewPCG(seed, seed)
+		h      = sha256.New()
+		b      = make([]byte, 1<<20)
+	)
+	for range mb {
+		for i := 0; i < len(b); i += 8 {
+			binary.LittleEndian.PutUint64(b[i:], random.Uint64())
+		}
+		if _, err := f.Write(b); err != nil {
+			return "", err
+		}
+		h.Write(b)
+	}
+	if err := f.Sync(); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x", h.Sum(nil)), nil
+}
+
+func hashDisk(mb int64) (string, error) {
+	f, err := os.Open(dataPartition)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	const blkFlsBuf = 0x1261 // forget what is cached: the disk is asked
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), blkFlsBuf, 0); errno != 0 {
+		return "", errno
+	}
+	h := sha256.New()
+	if _, err := io.CopyN(h, f, mb<<20); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x", h.Sum(nil)), nil
+}
+
+func addrs() []string {
+	nic, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return nil
+	}
+	list, _ := nic.Addrs()
+	var out []string
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	return out
+}
+
+// console is a few commands on the serial line.
+func (g *guest) console() {
+	tty, err := os.OpenFile("/dev/ttyS0", os.O_RDWR, 0)
+	if err != nil {
+		warn("console", err)
+		return
+	}
+	host, _ := os.Hostname()
+	prompt := func() { fmt.Fprintf(tty, "%s# ", host) }
+	fmt.Fprintf(tty, "\r\nwidecloud guest %s ready\r\n", host)
+	prompt()
+	lines := bufio.NewScanner(tty)
+	for lines.Scan() {
+		switch cmd := strings.TrimSpace(lines.Text()); cmd {
+		case "":
+		case "help":
+			fmt.Fprintln(tty, "help  ip  uptime  hostname  poweroff")
+		case "ip":
+			fmt.Fprintln(tty, strings.Join(addrs(), "\n"))
+		case "uptime":
+			fmt.Fprintf(tty, "up %.1f s, boot id %s\n", time.Since(g.start).Seconds(), g.boot)
+		case "hostname":
+			fmt.Fprintln(tty, host)
+		case "poweroff":
+			poweroff()
+		default:
+			fmt.Fprintf(tty, "%s: no such command; try help\n", cmd)
+		}
+		prompt()
+	}
+}
