@@ -150,7 +150,8 @@ func TestMuxGreed(t *testing.T) {
 	go conn.Write(many)
 	got := make([]byte, 0, 1<<20)
 	buf := make([]byte, 4096)
-	for !strings.Contains(string(got), "more than 4096 streams") {
+	// Which bound comes first, that on the open ones or that on those not accepted yet, is a matter of speed.
+	for !strings.Contains(string(got), "more than 4096 streams") && !strings.Contains(string(got), "too many streams wait") {
 		n, err := conn.Read(buf)
 		if err != nil {
 			t.Fatalf("streams: %v after %d octets", err, len(got))
