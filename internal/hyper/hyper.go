@@ -58,11 +58,13 @@ type Spec struct {
 
 // Disk is a file that the guest sees as a virtio disk.
 type Disk struct {
-	Target   string // vda, vdb
-	Path     string // absolute, on this host
-	Format   string // qcow2 or raw
-	Base     string // backing file, absolute, or empty
-	ReadOnly bool   // the cloud-init seed: present at both ends, never copied
+	Target string // vda, vdb
+	Path   string // absolute, on this host
+	Format string // qcow2 or raw
+	Base   string // backing file, absolute, or empty; it has no backing file of its own
+	// BaseFormat is qcow2 or raw; empty: the driver looks at the base.
+	BaseFormat string
+	ReadOnly   bool // the cloud-init seed: present at both ends, never copied
 }
 
 // NIC is a virtio network card plugged into a bridge of the host.

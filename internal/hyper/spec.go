@@ -37,6 +37,8 @@ func (s Spec) Validate() error {
 			return fmt.Errorf("spec.disks[%d].format: %q is neither qcow2 nor raw", i, d.Format)
 		case d.Base != "" && !filepath.IsAbs(d.Base):
 			return fmt.Errorf("spec.disks[%d].base: %q is not absolute", i, d.Base)
+		case d.BaseFormat != "" && d.BaseFormat != "qcow2" && d.BaseFormat != "raw":
+			return fmt.Errorf("spec.disks[%d].baseFormat: %q is neither qcow2 nor raw", i, d.BaseFormat)
 		}
 		targets[d.Target] = true
 	}

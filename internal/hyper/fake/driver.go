@@ -229,8 +229,13 @@ func (d *driver) Close() error {
 
 func (d *driver) Watch(ctx context.Context) (<-chan hyper.Event, error) {
 	w := &watcher{more: make(chan struct{}, 1), over: make(chan struct{})}
-	err := d.call(ctx, "Watch", "", func() error {
-		d.watchers[w] = struct{}{}
+	err := d.around(ctx, "Watch", "", func() error {
+		d.h.mu.Lock()
+		defer d.h.mu.Unlock()
+		if d.closed {
+			return fmt.Errorf("Watch: %w: %w", hyper.ErrUnreachable, errClosed)
+		}
+		d.watchers[w] = struct{}{} // while the daemon is down, too: it is told Lost when that comes back
 		return nil
 	})
 	if err != nil {

@@ -39,7 +39,7 @@ type Guest struct {
 }
 
 // Patience bounds every wait for a condition; it is no measure of anything.
-const Patience = 60 * time.Second
+const Patience = 20 * time.Second
 
 // Run runs the suite.
 func Run(t *testing.T, env func(t *testing.T) Env) {

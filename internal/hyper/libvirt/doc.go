@@ -1,0 +1,25 @@
+// Package libvirt drives QEMU by way of a libvirtd on the same host. It is the only importer of go-libvirt.
+//
+// Domains are transient and made of a fixed document (xml.go): virtio everywhere, PCI slots given, no USB, no ROMs, no balloon.
+// Migration is libvirt's protocol of five calls, made here instead of by libvirt's client library, with memory and disks going
+// through unix sockets: libvirtd opens no port, and the caller's connections are the only way to the other host.
+//
+// What was found out on libvirt 9.0 and QEMU 7.2, and is held by the conformance suite and the tests here:
+//   - The source's agent dies in mid-copy: its sockets go with it, so QEMU's streams break; libvirtd fails the job on its
+//     own and the guest, which never stopped, runs on. The job is gone without anybody's Confirm.
+//   - The source's agent dies after the copy: libvirtd cannot know whether the target runs, gives up the job and leaves the
+//     guest paused (QEMU is in state postmigrate). Resume works: QEMU takes its disks back on "cont".
+//   - The target's agent dies before Finish: libvirtd destroys the incoming domain as soon as it sees the link closed.
+//     After Finish the domain is nobody's and runs on.
+//   - Perform that fails leaves libvirt's job in place until Confirm says so: without it "another migration job is running".
+//   - A disk that is full at the target fails the mirror job at the source with ENOSPC; the guest does not notice.
+//   - libvirtd waits up to 40 s, with the domain locked, for a QEMU that is dead but not reaped: the first process of a
+//     container must reap.
+//
+// Invariants:
+//   - no call outlives its context, whatever libvirtd does; the price is the link that it was on;
+//   - a migration's link is never shared, and closing it can destroy only a domain that is incoming;
+//   - of what the other end of a migration sends only its machine type, checked, and libvirt's cookie reach libvirtd;
+//   - no domain is started, resumed or finished but by the call for it; when MigratePerform undoes itself it resumes the
+//     source only, whose target cannot have been told to finish.
+package libvirt

@@ -1,0 +1,253 @@
+package libvirt
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+
+	"widecloud/internal/hyper"
+)
+
+const (
+	namePrefix   = "wc-"
+	metaNS       = "urn:widecloud:domain:1"
+	machineAlias = "pc" // libvirt makes a versioned name of it; the offer of a migration carries that one
+)
+
+// The slots on the PCI bus are given, not left to libvirt: both ends of a migration come to the same ones from the same spec,
+// and nothing of the XML that a peer's host sends is ever used.
+const (
+	firstDisk, maxDisks = 0x03, 12
+	firstNIC, maxNICs   = 0x10, 12
+	slotRNG             = 0x1e
+)
+
+var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap{
+	"x": func(s string) (string, error) {
+		var b strings.Builder
+		err := xml.EscapeText(&b, []byte(s))
+		return b.String(), err
+	},
+}).Parse(`<domain type='{{.Virt}}'>
+  <name>{{.Name}}</name>
+  <uuid>{{.Spec.VM}}</uuid>
+  <metadata>
+    <widecloud:domain xmlns:widecloud='{{.NS}}'>
+      <widecloud:name>{{x .Spec.Name}}</widecloud:name>
+      <widecloud:epoch>{{.Spec.Epoch}}</widecloud:epoch>
+    </widecloud:domain>
+  </metadata>
+  <memory unit='MiB'>{{.Spec.MemoryMiB}}</memory>
+  <vcpu placement='static'>{{.Spec.CPUs}}</vcpu>
+  <os>
+    <type arch='x86_64' machine='{{.Machine}}'>hvm</type>
+  </os>
+  <features>
+    <acpi/>
+    <apic/>
+  </features>
+  <cpu mode='custom' match='exact' check='none'>
+    <model fallback='forbid'>{{.Model}}</model>
+  </cpu>
+  <clock offset='utc'/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>{{x .Emulator}}</emulator>
+{{- range .Disks}}
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{{.Format}}'/>
+      <source file='{{x .Path}}'/>
+{{- if .Base}}
+      <backingStore type='file'>
+        <format type='{{.BaseFormat}}'/>
+        <source file='{{x .Base}}'/>
+        <backingStore/>
+      </backingStore>
+{{- else}}
+      <backingStore/>
+{{- end}}
+      <target dev='{{.Target}}' bus='virtio'/>
+{{- if .ReadOnly}}
+      <readonly/>
+{{- end}}
+{{- if .Boot}}
+      <boot order='{{.Boot}}'/>
+{{- end}}
+      <address type='pci' domain='0x0000' bus='0x00' slot='{{printf "0x%02x" .Slot}}' function='0x0'/>
+    </disk>
+{{- end}}
+{{- range .NICs}}
+    <interface type='bridge'>
+      <mac address='{{.MAC}}'/>
+      <source bridge='{{x .Bridge}}'/>
+      <model type='virtio'/>
+{{- if .MTU}}
+      <mtu size='{{.MTU}}'/>
+{{- end}}
+      <rom enabled='no'/>
+      <address type='pci' domain='0x0000' bus='0x00' slot='{{printf "0x%02x" .Slot}}' function='0x0'/>
+    </interface>
+{{- end}}
+    <serial type='unix'>
+      <source mode='bind' path='{{x .Console}}'/>
+      <target port='0'/>
+    </serial>
+    <console type='unix'>
+      <source mode='bind' path='{{x .Console}}'/>
+      <target type='serial' port='0'/>
+    </console>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    <rng model='virtio'>
+      <backend model='random'>/dev/urandom</backend>
+      <address type='pci' domain='0x0000' bus='0x00' slot='{{.SlotRNG}}' function='0x0'/>
+    </rng>
+  </devices>
+</domain>
+`))
+
+type domainData struct {
+	Spec                                    hyper.Spec
+	Virt, Name, NS, Machine, Model, Console string
+	Emulator, SlotRNG                       string
+	Disks                                   []diskData
+	NICs                                    []nicData
+}
+
+type diskData struct {
+	hyper.Disk
+	Slot, Boot int
+}
+
+type nicData struct {
+	hyper.NIC
+	Slot int
+}
+
+func virtType(a Accel) string {
+	if a == KVM {
+		return "kvm"
+	}
+	return "qemu"
+}
+
+// render makes libvirt's document of a spec.
+func (d *Driver) render(s hyper.Spec, machine string, accel Accel) (string, error) {
+	if len(s.Disks) > maxDisks || len(s.NICs) > maxNICs {
+		return "", fmt.Errorf("spec: more than %d disks or %d nics", maxDisks, maxNICs)
+	}
+	v := domainData{
+		Spec: s, Virt: virtType(accel), Name: namePrefix + s.VM, NS: metaNS, Machine: machine, Model: s.CPUModel,
+		Console: filepath.Join(d.o.Dir, s.VM+".console"), Emulator: d.o.Emulator, SlotRNG: fmt.Sprintf("0x%02x", slotRNG),
+	}
+	if v.Model == "" {
+		v.Model = d.o.CPUModel
+	}
+	for i, k := range s.Disks {
+		if k.Base != "" && k.BaseFormat == "" {
+			f, err := baseFormat(k.Base)
+			if err != nil {
+				return "", fmt.Errorf("spec.disks[%d].base: %w", i, err)
+			}
+			k.BaseFormat = f
+		}
+		boot := 0
+		if i == 0 {
+			boot = 1
+		}
+		v.Disks = append(v.Disks, diskData{Disk: k, Slot: firstDisk + i, Boot: boot})
+	}
+	for i, n := range s.NICs {
+		v.NICs = append(v.NICs, nicData{NIC: n, Slot: firstNIC + i})
+	}
+	var b bytes.Buffer
+	if err := domainTemplate.Execute(&b, v); err != nil {
+		return "", fmt.Errorf("make domain document: %w", err)
+	}
+	return b.String(), nil
+}
+
+// baseFormat looks at a base image. A raw image that pretends to be qcow2 gains nothing by it: the document ends the chain of
+// backing files below the base, whatever its header names.
+func baseFormat(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var magic [4]byte
+	if _, err := f.ReadAt(magic[:], 0); err != nil {
+		return "", err
+	}
+	if string(magic[:]) == "QFI\xfb" {
+		return "qcow2", nil
+	}
+	return "raw", nil
+}
+
+// live is what is read of a domain's document.
+type live struct {
+	Type   string `xml:"type,attr"`
+	Memory struct {
+		KiB int64 `xml:",chardata"`
+	} `xml:"memory"`
+	VCPU int `xml:"vcpu"`
+	OS   struct {
+		Type struct {
+			Machine string `xml:"machine,attr"`
+		} `xml:"type"`
+	} `xml:"os"`
+	CPU struct {
+		Model string `xml:"model"`
+	} `xml:"cpu"`
+	Meta struct {
+		Name  string `xml:"urn:widecloud:domain:1 name"`
+		Epoch uint64 `xml:"urn:widecloud:domain:1 epoch"`
+	} `xml:"metadata>domain"`
+	Disks []struct {
+		Source struct {
+			File string `xml:"file,attr"`
+		} `xml:"source"`
+		Target struct {
+			Dev string `xml:"dev,attr"`
+		} `xml:"target"`
+		Driver struct {
+			Type string `xml:"type,attr"`
+		} `xml:"driver"`
+		ReadOnly *struct{} `xml:"readonly"`
+	} `xml:"devices>disk"`
+	NICs []struct {
+		MAC struct {
+			Address string `xml:"address,attr"`
+		} `xml:"mac"`
+		MTU struct {
+			Size int `xml:"size,attr"`
+		} `xml:"mtu"`
+	} `xml:"devices>interface"`
+	Serial []struct {
+		Source struct {
+			Path string `xml:"path,attr"`
+		} `xml:"source"`
+	} `xml:"devices>serial"`
+}
+
+func parseLive(doc string) (live, error) {
+	var v live
+	if err := xml.Unmarshal([]byte(doc), &v); err != nil {
+		return live{}, fmt.Errorf("parse domain document: %w", err)
+	}
+	return v, nil
+}
+
+func (v live) console() string {
+	if len(v.Serial) == 0 {
+		return ""
+	}
+	return v.Serial[0].Source.Path
+}
