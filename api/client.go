@@ -69,6 +69,19 @@ func List[T any, P object[T]](ctx context.Context, c *Client) ([]*T, int64, erro
 	return l.Items, l.Revision, nil
 }
 
+// Names gives the names of what the user may see of a kind.
+func (c *Client) Names(ctx context.Context, k Kind) ([]string, error) {
+	l, err := call[Listing[Meta]](ctx, c, http.MethodGet, path(string(k)), nil)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(l.Items))
+	for i, m := range l.Items {
+		names[i] = m.Name
+	}
+	return names, nil
+}
+
 // Create makes an object and gives it as it was accepted.
 func Create[T any, P object[T]](ctx context.Context, c *Client, o *T) (*T, error) {
 	return call[T](ctx, c, http.MethodPost, path(string(kindOf[T, P]())), o)

@@ -16,7 +16,7 @@ type VMSpec struct {
 	DiskGiB   int      `json:"disk_gib,omitempty"`  // size of the root volume; 0: the image's own size
 	Image     string   `json:"image"`               // name of an Image of the home site
 	Network   string   `json:"network"`             // name of a Network of the home site
-	Power     Power    `json:"power"`               // on or off
+	Power     Power    `json:"power"`               // on, off or off-hard
 	Sites     []string `json:"sites,omitempty"`     // permitted sites (the seed's strict migration); empty: any
 	UserData  string   `json:"user_data,omitempty"` // cloud-init user-data, as it is
 	SSHKeys   []string `json:"ssh_keys,omitempty"`  // authorized_keys lines
@@ -27,10 +27,11 @@ type VMSpec struct {
 // Power is whether a VM is to run.
 type Power string
 
-// The two wishes for a VM's power.
+// The wishes for a VM's power.
 const (
-	PowerOn  Power = "on"
-	PowerOff Power = "off"
+	PowerOn      Power = "on"       // runs; a guest that powers itself off or crashes is started again
+	PowerOff     Power = "off"      // is asked to stop (ACPI), and after a grace stopped
+	PowerOffHard Power = "off-hard" // is stopped at once, as by pulling the plug
 )
 
 // VMPhase is what a VM is doing.
@@ -54,6 +55,7 @@ type VMStatus struct {
 	Epoch     uint64      `json:"epoch"`          // of the one copy that may run (law 2)
 	Site      string      `json:"site,omitempty"` // where it is placed
 	Host      string      `json:"host,omitempty"`
+	VTEP      string      `json:"vtep,omitempty"` // underlay IPv6 address of that host
 	Loan      string      `json:"loan,omitempty"` // when Site is not its home
 	MAC       string      `json:"mac,omitempty"`
 	Addresses []VMAddress `json:"addresses,omitempty"`
@@ -66,7 +68,8 @@ type VMStatus struct {
 // VMAddress is an address that a VM has, and from where it is known.
 type VMAddress struct {
 	Address string `json:"address"`
-	Origin  string `json:"origin"` // slaac, dhcp or service
+	Origin  string `json:"origin"`         // slaac, dhcp or service
+	Seen    bool   `json:"seen,omitempty"` // by its host: in its neighbour table or its DHCP leases
 }
 
 // Kind is KindVM.

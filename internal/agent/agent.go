@@ -1,0 +1,282 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/agent/network"
+	"widecloud/internal/hyper"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// Volumes keeps the host's base images and disks; internal/volume is the real one.
+type Volumes interface {
+	// Bases lists the digests of the base images kept here.
+	Bases(ctx context.Context) ([]string, error)
+	// Import takes a base image in and checks it against its digest.
+	Import(ctx context.Context, digest, format string, content io.Reader) error
+	// Create makes a VM's disk over a base, or finds it there. sizeMiB 0 is the base's own size.
+	Create(ctx context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error)
+	// Seed makes the VM's cloud-init disk, or finds it there.
+	Seed(ctx context.Context, order wire.VMOrder) (hyper.Disk, error)
+	// Allocated is the size in bytes of what differs from the base; 0 when there is no disk.
+	Allocated(ctx context.Context, vm string) (int64, error)
+	// Has tells whether the VM's disk is here.
+	Has(ctx context.Context, vm string) (bool, error)
+	// Remove removes the VM's disk and seed; nil when there are none.
+	Remove(ctx context.Context, vm string) error
+}
+
+// Networks carries the networks; agent/network is the real one.
+type Networks interface {
+	Apply(ctx context.Context, w network.Want) error
+	Bridge(networkUID string) string
+	// Seen gives the addresses that the host has seen of a VM, by its MAC.
+	Seen(ctx context.Context, networkUID string, mac net.HardwareAddr) (ipv4, ipv6 netip.Addr)
+}
+
+// Translator drives the map646 of a gateway.
+type Translator interface {
+	// Apply makes its table what the mappings say.
+	Apply(ctx context.Context, pref64 netip.Prefix, mappings []wire.Mapping) error
+	Report(ctx context.Context) wire.TranslatorReport
+}
+
+// Controller is the way to the site's controller while it is reached.
+type Controller interface {
+	// Report sends what is seen.
+	Report(ctx context.Context, r wire.HostReport) error
+	// Image opens an image by its digest.
+	Image(ctx context.Context, digest string) (format string, content io.ReadCloser, err error)
+	// Channel opens a stream of an outgoing migration.
+	Channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error)
+}
+
+// Options are what an agent is made of.
+type Options struct {
+	Site, Host  string
+	Roles       []api.HostRole
+	VTEP        netip.Addr
+	Capacity    api.Resources // zero fields: what the hypervisor and the file system say
+	Store       store.Store   // the agent's own
+	Hypervisor  hyper.Driver  // nil on a pure gateway
+	Volumes     Volumes       // nil on a pure gateway
+	Networks    Networks
+	Translator  Translator // nil unless a gateway
+	Controller  Controller
+	Logger      *slog.Logger
+	Boot        string        // differs at every start
+	ReportEvery time.Duration // default 5 s
+	StopGrace   time.Duration // from the ACPI request to the hard stop; default 30 s
+	// Failpoint, when set, is called at each named point of a migration; tests kill the process there.
+	Failpoint func(name string)
+}
+
+// Agent is a host's agent.
+type Agent struct {
+	o    Options
+	log  *slog.Logger
+	wake chan struct{} // something changed: reconcile and report
+
+	mu      sync.Mutex
+	state   wire.HostState
+	vms     map[string]*vm
+	applied int64
+	netErr  string
+	trErr   string
+	caps    hyper.Capabilities
+}
+
+// New makes an agent from its options and what its store remembers.
+func New(ctx context.Context, o Options) (*Agent, error) {
+	if o.ReportEvery == 0 {
+		o.ReportEvery = 5 * time.Second
+	}
+	if o.StopGrace == 0 {
+		o.StopGrace = 30 * time.Second
+	}
+	if o.Failpoint == nil {
+		o.Failpoint = func(string) {}
+	}
+	a := &Agent{o: o, log: o.Logger.With("site", o.Site, "host", o.Host), wake: make(chan struct{}, 1), vms: map[string]*vm{}}
+	if err := a.load(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Run makes the desired state true until ctx ends. The VMs run on after it.
+func (a *Agent) Run(ctx context.Context) error {
+	var events <-chan hyper.Event
+	if a.o.Hypervisor != nil {
+		caps, err := a.o.Hypervisor.Capabilities(ctx)
+		if err != nil {
+			return fmt.Errorf("ask the hypervisor what it can do: %w", err)
+		}
+		a.mu.Lock()
+		a.caps = caps
+		a.mu.Unlock()
+		a.log.Info("hypervisor is ready", "hypervisor", caps.Hypervisor, "accel", caps.Accel, "accel_why", caps.AccelWhy, "cpu", caps.CPUModel)
+		if events, err = a.o.Hypervisor.Watch(ctx); err != nil {
+			return fmt.Errorf("watch the hypervisor: %w", err)
+		}
+	}
+	var work sync.WaitGroup
+	defer work.Wait()
+	report := make(chan struct{}, 1)
+	work.Go(func() { a.reportLoop(ctx, report) })
+	tick := time.NewTicker(a.o.ReportEvery)
+	defer tick.Stop()
+	for {
+		a.reconcile(ctx, &work)
+		select {
+		case report <- struct{}{}:
+		default:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+		case <-tick.C:
+		case _, ok := <-events:
+			if !ok {
+				events = nil
+			}
+		}
+	}
+}
+
+// poke makes Run look again.
+func (a *Agent) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// reconcile applies networks and translator, then sets every VM that is not busy to work.
+func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
+	a.mu.Lock()
+	state := a.state
+	a.mu.Unlock()
+	netErr := errText(a.applyNetworks(ctx))
+	trErr := ""
+	if a.o.Translator != nil && state.Pref64.IsValid() {
+		trErr = errText(a.o.Translator.Apply(ctx, state.Pref64, state.Mappings))
+	}
+	a.mu.Lock()
+	if netErr != a.netErr && netErr != "" {
+		a.log.Error("apply networks", "err", netErr)
+	}
+	a.netErr, a.trErr = netErr, trErr
+	if netErr == "" && trErr == "" {
+		a.applied = state.Revision
+	}
+	vms := make([]*vm, 0, len(a.vms))
+	for _, v := range a.vms {
+		vms = append(vms, v)
+	}
+	a.mu.Unlock()
+	if a.o.Hypervisor == nil {
+		return
+	}
+	domains, err := a.domains(ctx)
+	if err != nil {
+		a.log.Error("list domains", "err", err)
+		return
+	}
+	for _, v := range vms {
+		if !v.busy.TryLock() {
+			continue // at work; it pokes when it is done
+		}
+		if !a.needsWork(v, domains[v.uid]) {
+			v.busy.Unlock()
+			continue
+		}
+		work.Go(func() {
+			defer v.busy.Unlock()
+			if a.makeTrue(ctx, v) {
+				a.poke()
+			}
+		})
+	}
+}
+
+func (a *Agent) domains(ctx context.Context) (map[string]hyper.Domain, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	list, err := a.o.Hypervisor.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[string]hyper.Domain, len(list))
+	for _, d := range list {
+		m[d.VM] = d
+	}
+	return m, nil
+}
+
+// applyNetworks gives the driver the networks of the state and of the incoming migrations.
+func (a *Agent) applyNetworks(ctx context.Context) error {
+	a.mu.Lock()
+	w := network.Want{VTEP: a.o.VTEP, AnycastVTEP: a.state.AnycastVTEP}
+	for _, r := range a.o.Roles {
+		switch r {
+		case api.RoleHypervisor:
+			w.Role.Hypervisor = true
+		case api.RoleGateway:
+			w.Role.Gateway = true
+		}
+	}
+	orders := map[string]wire.NetworkOrder{}
+	for _, v := range a.vms {
+		if n := v.record.Network; n != nil && v.record.Order.Run != wire.RunGone {
+			orders[n.UID] = *n
+		}
+	}
+	for _, n := range a.state.Networks {
+		orders[n.UID] = n
+	}
+	a.mu.Unlock()
+	var errs []error
+	for _, n := range orders {
+		converted, err := networkOf(n)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		w.Networks = append(w.Networks, converted)
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...) // a half-understood state is not applied: it would take networks down
+	}
+	return a.o.Networks.Apply(ctx, w)
+}
+
+func networkOf(n wire.NetworkOrder) (network.Network, error) {
+	out := network.Network{UID: n.UID, Name: n.Name, VNI: n.VNI, Prefix: n.Prefix, IPv4: n.IPv4, MTU: n.MTU, Flood: n.Flood}
+	for _, e := range n.Endpoints {
+		mac, err := net.ParseMAC(e.MAC)
+		if err != nil {
+			return out, fmt.Errorf("network %s: endpoint of VM %s: mac: %w", n.Name, e.VM, err)
+		}
+		out.Endpoints = append(out.Endpoints, network.Endpoint{VM: e.VM, MAC: mac, IPv6: e.IPv6, IPv4: e.IPv4, VTEP: e.VTEP, Hostname: e.Hostname})
+	}
+	return out, nil
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -1,0 +1,13 @@
+// Package agent makes a host's desired state true, again and again, by drivers: the hypervisor, the networks, the
+// volumes, the translator. It talks to its own site's controller only, and goes on without it: the last orders are kept
+// on disk, and neither the agent's restart nor the controller's loss disturbs a VM.
+//
+// What a VM may do here is decided by its record: the newest order with its epoch, and the migration, if any, that it is
+// part of. The record is on stable storage before anything that follows from it happens.
+//
+// Invariants:
+//   - an order with an epoch lower than the highest seen of its VM changes nothing (law 2);
+//   - while a record names a migration, nothing but that migration's coordinator starts, resumes or removes the VM's copy;
+//   - a copy that was handed over is never started again at an epoch that is not higher than the handed-over one;
+//   - what the orders do not name is reported, and left alone.
+package agent

@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"widecloud/internal/wire"
+)
+
+// reportLoop sends what is seen whenever it is asked to.
+func (a *Agent) reportLoop(ctx context.Context, ask <-chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ask:
+		}
+		cctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := a.o.Controller.Report(cctx, a.Report(cctx))
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			a.log.Debug("report", "err", err)
+		}
+	}
+}
+
+// Report is what the agent sees of its host.
+func (a *Agent) Report(ctx context.Context) wire.HostReport {
+	a.mu.Lock()
+	r := wire.HostReport{
+		Boot: a.o.Boot, Roles: a.o.Roles, VTEP: a.o.VTEP, Applied: a.applied,
+		Hypervisor: a.caps.Hypervisor, Capacity: a.o.Capacity,
+		Message: strings.Trim(a.netErr+"; "+a.trErr, "; "), VMs: []wire.VMReport{}, Images: []string{},
+	}
+	r.CPU.Arch, r.CPU.Accel, r.CPU.Model, r.CPU.Usable = a.caps.Arch, a.caps.Accel, a.caps.CPUModel, a.caps.CPUUsable
+	if r.Capacity.CPUs == 0 {
+		r.Capacity.CPUs = a.caps.CPUs
+	}
+	if r.Capacity.MemoryMiB == 0 {
+		r.Capacity.MemoryMiB = a.caps.MemoryMiB
+	}
+	type ask struct {
+		uid, network, mac string
+	}
+	var asks []ask
+	for _, v := range a.vms {
+		if v.record.Order.VM == "" {
+			continue // a call named it, and nothing came of it
+		}
+		r.VMs = append(r.VMs, wire.VMReport{VM: v.uid, Epoch: v.record.Order.Epoch, State: v.state, Job: v.record.Job, Message: v.message})
+		if v.record.Order.Run != wire.RunGone {
+			asks = append(asks, ask{v.uid, v.record.Order.NIC.Network, v.record.Order.NIC.MAC})
+		}
+	}
+	a.mu.Unlock()
+	slices.SortFunc(r.VMs, func(x, y wire.VMReport) int { return strings.Compare(x.VM, y.VM) })
+	if a.o.Translator != nil {
+		t := a.o.Translator.Report(ctx)
+		r.Translator = &t
+	}
+	if a.o.Volumes == nil {
+		return r
+	}
+	if bases, err := a.o.Volumes.Bases(ctx); err == nil {
+		r.Images = bases
+	}
+	for _, q := range asks {
+		i := slices.IndexFunc(r.VMs, func(x wire.VMReport) bool { return x.VM == q.uid })
+		if n, err := a.o.Volumes.Allocated(ctx, q.uid); err == nil {
+			r.VMs[i].DiskBytes = n
+		}
+		if mac, err := net.ParseMAC(q.mac); err == nil && r.VMs[i].State == wire.CopyRunning {
+			r.VMs[i].IPv4Seen, r.VMs[i].IPv6Seen = a.o.Networks.Seen(ctx, q.network, mac)
+		}
+	}
+	return r
+}

@@ -1,0 +1,343 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/hyper"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// role is an end of a migration.
+type role string
+
+const (
+	source role = "source"
+	target role = "target"
+)
+
+// record is what must survive the agent's death about one VM. Order.Epoch is the highest epoch seen.
+type record struct {
+	Order   wire.VMOrder       `json:"order"`
+	Network *wire.NetworkOrder `json:"network,omitempty"` // of an incoming migration, until the state has it
+	Job     string             `json:"job,omitempty"`     // the migration that the copy is part of
+	Role    role               `json:"role,omitempty"`
+}
+
+// vm is one VM that the agent knows.
+type vm struct {
+	uid  string
+	busy sync.Mutex // held by whoever works on the VM's copy
+
+	// guarded by Agent.mu
+	record   record
+	state    wire.VMState
+	message  string
+	stopping time.Time // of the ACPI request, zero: none was made
+	progress progressSource
+}
+
+const (
+	keyState = "state"
+	keyVMs   = "vms/"
+)
+
+// load reads what the store remembers.
+func (a *Agent) load(ctx context.Context) error {
+	return a.o.Store.View(ctx, func(tx store.Tx) error {
+		kv, err := tx.Get(keyState)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return err
+		default:
+			if err := json.Unmarshal(kv.Value, &a.state); err != nil {
+				return fmt.Errorf("read the last orders: %w", err)
+			}
+		}
+		kvs, err := tx.List(keyVMs)
+		if err != nil {
+			return err
+		}
+		for _, kv := range kvs {
+			v := &vm{uid: strings.TrimPrefix(kv.Key, keyVMs)}
+			if err := json.Unmarshal(kv.Value, &v.record); err != nil {
+				return fmt.Errorf("read the record of VM %s: %w", v.uid, err)
+			}
+			a.vms[v.uid] = v
+		}
+		return nil
+	})
+}
+
+// remember changes a VM's record and puts it on stable storage before anybody sees the change. An error of change is
+// returned as it is and nothing has changed.
+func (a *Agent) remember(ctx context.Context, uid string, change func(*record) error) (*vm, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, known := a.vms[uid]
+	if !known {
+		v = &vm{uid: uid}
+	}
+	r := v.record
+	if err := change(&r); err != nil {
+		return v, err
+	}
+	value, err := json.Marshal(r)
+	if err != nil {
+		return v, fmt.Errorf("marshal the record of VM %s: %w", uid, err)
+	}
+	if _, err := a.o.Store.Update(ctx, func(tx store.Tx) error { return tx.Put(keyVMs+uid, value) }); err != nil {
+		return v, fmt.Errorf("keep the record of VM %s: %w", uid, err)
+	}
+	v.record = r
+	a.vms[uid] = v
+	return v, nil
+}
+
+// SetState takes the controller's orders. They are kept on disk before it returns.
+func (a *Agent) SetState(ctx context.Context, s wire.HostState) error {
+	a.mu.Lock()
+	if s.Revision < a.state.Revision {
+		have := a.state.Revision
+		a.mu.Unlock()
+		return api.Errorf(api.CodeStale, "orders of revision %d are older than the ones in force (%d)", s.Revision, have)
+	}
+	a.mu.Unlock()
+	for _, n := range s.Networks {
+		if _, err := networkOf(n); err != nil {
+			return api.Invalidf("networks", "%v", err)
+		}
+	}
+	value, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("marshal the orders: %w", err)
+	}
+	if _, err := a.o.Store.Update(ctx, func(tx store.Tx) error { return tx.Put(keyState, value) }); err != nil {
+		return fmt.Errorf("keep the orders: %w", err)
+	}
+	a.mu.Lock()
+	a.state = s
+	a.mu.Unlock()
+	for _, o := range s.VMs {
+		if err := a.order(ctx, o); err != nil {
+			a.log.Warn("order is not taken", "vm", o.Name, "epoch", o.Epoch, "err", err)
+		}
+	}
+	a.poke()
+	return nil
+}
+
+var errUnchanged = errors.New("unchanged")
+
+// order takes one VM's order if its epoch allows.
+func (a *Agent) order(ctx context.Context, o wire.VMOrder) error {
+	_, err := a.remember(ctx, o.VM, func(r *record) error {
+		switch {
+		case o.Epoch < r.Order.Epoch:
+			return api.Errorf(api.CodeStale, "epoch %d of VM %s is lower than %d, the highest seen", o.Epoch, o.VM, r.Order.Epoch)
+		case r.Job != "":
+			return errUnchanged // the coordinator's word comes first; the controller repeats its orders
+		case r.Order.Run == wire.RunGone && o.Epoch == r.Order.Epoch && o.Run != wire.RunGone:
+			return api.Errorf(api.CodeStale, "VM %s is removed or handed over at epoch %d", o.VM, o.Epoch)
+		case sameOrder(r.Order, o):
+			return errUnchanged
+		}
+		r.Order, r.Network = o, nil
+		return nil
+	})
+	if errors.Is(err, errUnchanged) {
+		return nil
+	}
+	if err == nil {
+		a.mu.Lock()
+		a.vms[o.VM].message, a.vms[o.VM].stopping = "", time.Time{}
+		a.mu.Unlock()
+	}
+	return err
+}
+
+func sameOrder(a, b wire.VMOrder) bool {
+	keys := slices.Equal(a.Seed.SSHKeys, b.Seed.SSHKeys)
+	a.Seed.SSHKeys, b.Seed.SSHKeys = nil, nil
+	x, _ := json.Marshal(a)
+	y, _ := json.Marshal(b)
+	return keys && string(x) == string(y)
+}
+
+// needsWork tells whether the VM's copy is not what its record says, and keeps what is seen.
+func (a *Agent) needsWork(v *vm, d hyper.Domain) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := v.record
+	here := d.VM != ""
+	switch {
+	case here && d.State == hyper.Running:
+		v.state = wire.CopyRunning
+	case here && d.State == hyper.Paused:
+		v.state = wire.CopyPaused
+	case here && d.State == hyper.Incoming:
+		v.state = wire.CopyIncoming
+	case r.Job != "":
+		v.state = wire.CopyStopped
+	case r.Order.Run == wire.RunGone && v.state == wire.CopyGone:
+	case v.state == wire.CopyStopped && (r.Order.Run == wire.RunOff || r.Order.Run == wire.RunHard):
+	case v.state == wire.CopyRunning || v.state == wire.CopyPaused || v.state == wire.CopyIncoming:
+		v.state = ""
+	}
+	if r.Job != "" || r.Order.VM == "" {
+		return false
+	}
+	switch r.Order.Run {
+	case wire.RunOn:
+		return v.state != wire.CopyRunning
+	case wire.RunGone:
+		return v.state != wire.CopyGone
+	default:
+		return v.state != wire.CopyStopped
+	}
+}
+
+// makeTrue takes the step that the VM's record asks for; true when another look is worth it at once.
+func (a *Agent) makeTrue(ctx context.Context, v *vm) bool {
+	a.mu.Lock()
+	r := v.record
+	before := v.message
+	a.mu.Unlock()
+	log := a.log.With("vm", r.Order.Name, "epoch", r.Order.Epoch)
+	state, again, err := a.step(ctx, v, r)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if v.record.Job != "" {
+		return true
+	}
+	v.state, v.message = state, errText(err)
+	if err != nil {
+		if v.message != before {
+			log.Error("make the VM what it is to be", "run", r.Order.Run, "err", err)
+		}
+		return false // the ticker tries again
+	}
+	if before != "" || state == wire.CopyRunning || state == wire.CopyGone {
+		log.Info("VM is as ordered", "run", r.Order.Run, "state", state)
+	}
+	return again
+}
+
+func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, again bool, err error) {
+	uid := v.uid
+	domains, err := a.domains(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	d, here := domains[uid]
+	switch r.Order.Run {
+	case wire.RunOn:
+		if here {
+			if d.State == hyper.Incoming {
+				// Of a migration that was aborted and forgotten before the domain was: it holds nothing of value.
+				return "", true, a.o.Hypervisor.Destroy(ctx, uid)
+			}
+			if d.State == hyper.Paused {
+				return wire.CopyRunning, false, a.o.Hypervisor.Resume(ctx, uid)
+			}
+			return wire.CopyRunning, false, nil
+		}
+		a.mu.Lock()
+		v.state = wire.CopyStarting
+		a.mu.Unlock()
+		spec, err := a.ready(ctx, r.Order)
+		if err != nil {
+			return wire.CopyFailed, false, err
+		}
+		if err := a.o.Hypervisor.Start(ctx, spec); err != nil && !errors.Is(err, hyper.ErrExists) {
+			return wire.CopyFailed, false, fmt.Errorf("start: %w", err)
+		}
+		return wire.CopyRunning, true, nil
+	case wire.RunOff:
+		if !here {
+			return wire.CopyStopped, true, nil
+		}
+		return a.stop(ctx, v)
+	case wire.RunHard:
+		return wire.CopyStopped, true, a.o.Hypervisor.Destroy(ctx, uid)
+	case wire.RunGone:
+		if err := a.o.Hypervisor.Destroy(ctx, uid); err != nil {
+			return wire.CopyFailed, false, fmt.Errorf("destroy: %w", err)
+		}
+		if err := a.o.Volumes.Remove(ctx, uid); err != nil {
+			return wire.CopyFailed, false, fmt.Errorf("remove volume: %w", err)
+		}
+		return wire.CopyGone, true, nil
+	default:
+		return wire.CopyFailed, false, api.Invalidf("run", "%q is not on, off, hard or gone", r.Order.Run)
+	}
+}
+
+// stop asks the guest to stop, and after the grace stops it.
+func (a *Agent) stop(ctx context.Context, v *vm) (wire.VMState, bool, error) {
+	a.mu.Lock()
+	asked := v.stopping
+	now := time.Now()
+	if asked.IsZero() {
+		v.stopping = now
+	}
+	a.mu.Unlock()
+	switch {
+	case asked.IsZero():
+		return wire.CopyRunning, false, a.o.Hypervisor.Shutdown(ctx, v.uid)
+	case now.Sub(asked) >= a.o.StopGrace:
+		a.log.Warn("guest did not stop by itself", "vm", v.record.Order.Name, "grace", a.o.StopGrace)
+		return wire.CopyStopped, true, a.o.Hypervisor.Destroy(ctx, v.uid)
+	}
+	return wire.CopyRunning, false, nil
+}
+
+// ready brings image, disk, seed and network about, and says what domain they make.
+func (a *Agent) ready(ctx context.Context, o wire.VMOrder) (hyper.Spec, error) {
+	if err := a.image(ctx, o.Image); err != nil {
+		return hyper.Spec{}, fmt.Errorf("image: %w", err)
+	}
+	disk, err := a.o.Volumes.Create(ctx, o.VM, o.Image, o.DiskMiB)
+	if err != nil {
+		return hyper.Spec{}, fmt.Errorf("volume: %w", err)
+	}
+	seed, err := a.o.Volumes.Seed(ctx, o)
+	if err != nil {
+		return hyper.Spec{}, fmt.Errorf("cloud-init seed: %w", err)
+	}
+	bridge := a.o.Networks.Bridge(o.NIC.Network)
+	if bridge == "" {
+		return hyper.Spec{}, fmt.Errorf("network %s is not carried here yet", o.NIC.Network)
+	}
+	return hyper.Spec{
+		VM: o.VM, Name: o.Name, Epoch: o.Epoch, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, CPUModel: o.CPUModel,
+		Disks: []hyper.Disk{disk, seed},
+		NICs:  []hyper.NIC{{Bridge: bridge, MAC: o.NIC.MAC, MTU: o.NIC.MTU}},
+	}, nil
+}
+
+// image makes sure that a base image is here.
+func (a *Agent) image(ctx context.Context, digest string) error {
+	bases, err := a.o.Volumes.Bases(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(bases, digest) {
+		return nil
+	}
+	format, content, err := a.o.Controller.Image(ctx, digest)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	return a.o.Volumes.Import(ctx, digest, format, content)
+}

@@ -1,0 +1,307 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"widecloud/api"
+	"widecloud/internal/serve"
+	"widecloud/internal/store"
+)
+
+// token is what is kept of a user's token: enough to know it again, not to make it.
+type token struct {
+	User string `json:"user"`
+	Hash string `json:"hash"` // SHA-256 of the secret, hex
+}
+
+// Authenticate is serve.Controller's.
+func (c *Controller) Authenticate(ctx context.Context, text string) (p serve.Principal, err error) {
+	unknown := api.Errorf(api.CodeUnauthenticated, "the token is not known here")
+	rest, ok := strings.CutPrefix(text, "wcc_")
+	id, secret, ok2 := strings.Cut(rest, "_")
+	if !ok || !ok2 {
+		return p, unknown
+	}
+	err = c.view(ctx, func(tx store.Tx) error {
+		t, err := getJSON[token](tx, prefixTokens+id)
+		if errors.Is(err, store.ErrNotFound) {
+			return unknown
+		}
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256([]byte(secret))
+		if subtle.ConstantTimeCompare([]byte(hex.EncodeToString(sum[:])), []byte(t.Hash)) != 1 {
+			return unknown
+		}
+		u, err := get[api.User](tx, t.User)
+		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) || err == nil && u.Deleting {
+			return unknown
+		}
+		if err != nil {
+			return err
+		}
+		p = serve.Principal{User: u.Name, Owner: u.Owner, Admin: u.Spec.Admin}
+		return nil
+	})
+	return p, err
+}
+
+// newToken makes a token for a user in a transaction.
+func (c *Controller) newToken(tx store.Tx, user string) (string, error) {
+	u, err := get[api.User](tx, user)
+	if err != nil {
+		return "", err
+	}
+	var b [24]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	id, secret := c.shortID(), base64.RawURLEncoding.EncodeToString(b[:])
+	sum := sha256.Sum256([]byte(secret))
+	if err := putJSON(tx, prefixTokens+id, token{User: user, Hash: hex.EncodeToString(sum[:])}); err != nil {
+		return "", err
+	}
+	u.Status.Tokens = append(u.Status.Tokens, id)
+	return "wcc_" + id + "_" + secret, put(tx, u)
+}
+
+// Bootstrap makes the first user, an admin, when there is none, and returns its token; otherwise "".
+func (c *Controller) Bootstrap(ctx context.Context) (text string, err error) {
+	err = c.update(ctx, func(tx store.Tx) error {
+		users, err := list[api.User](tx)
+		if err != nil || len(users) > 0 {
+			return err
+		}
+		if err := put(tx, &api.User{Meta: c.newMeta("admin", ""), Spec: api.UserSpec{Admin: true}}); err != nil {
+			return err
+		}
+		text, err = c.newToken(tx, "admin")
+		return err
+	})
+	return text, err
+}
+
+// NewToken is serve.Controller's.
+func (c *Controller) NewToken(ctx context.Context, p serve.Principal, user string) (text string, err error) {
+	if !p.Admin && p.User != user {
+		return "", forbidden("make tokens for %s", user)
+	}
+	err = c.update(ctx, func(tx store.Tx) error {
+		text, err = c.newToken(tx, user)
+		return err
+	})
+	return text, err
+}
+
+func forbidden(format string, args ...any) error {
+	return api.Errorf(api.CodeForbidden, "only an admin may "+format, args...)
+}
+
+// sees tells whether a principal may see an object: everything, what its organisation owns, and what belongs to the site
+// and is of use to all.
+func sees(p serve.Principal, o api.Object) bool {
+	if p.Admin {
+		return true
+	}
+	m := o.Metadata()
+	switch o.Kind() {
+	case api.KindSite, api.KindTranslator:
+		return true
+	case api.KindHost, api.KindPeer, api.KindOffer, api.KindLoan, api.KindGuest:
+		return false
+	case api.KindUser:
+		return m.Name == p.User
+	case api.KindOwner:
+		return m.Name == p.Owner
+	case api.KindImage, api.KindNetwork:
+		return m.Owner == "" || m.Owner == p.Owner
+	}
+	return m.Owner != "" && m.Owner == p.Owner
+}
+
+// changes tells whether a principal may create, change or delete an object.
+func changes(p serve.Principal, o api.Object) error {
+	if p.Admin {
+		return nil
+	}
+	switch o.Kind() {
+	case api.KindVM, api.KindImage, api.KindNetwork, api.KindAddress:
+		if owner := o.Metadata().Owner; p.Owner == "" || owner != p.Owner {
+			return &api.Error{Code: api.CodeForbidden, Field: "owner", Message: fmt.Sprintf("%s %s is owned by %q, the token's owner is %q", singular(o.Kind()), o.Metadata().Name, owner, p.Owner)}
+		}
+		return nil
+	}
+	return forbidden("change %s", o.Kind())
+}
+
+// visible reads an object as a principal sees it: what it may not see is not there.
+func (c *Controller) visible(tx store.Tx, p serve.Principal, k api.Kind, name string) (api.Object, error) {
+	missing := api.Errorf(api.CodeNotFound, "no %s is called %q", singular(k), name)
+	if _, err := newObject(k); err != nil {
+		return nil, err
+	}
+	if k == api.KindSite {
+		for _, s := range c.sites(tx) {
+			if s.Name == name {
+				return s, nil
+			}
+		}
+		return nil, missing
+	}
+	kv, err := tx.Get(keyOf(k, name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, missing
+	}
+	if err != nil {
+		return nil, err
+	}
+	o, err := decode(k, kv)
+	if err != nil {
+		return nil, err
+	}
+	if !sees(p, o) {
+		return nil, missing
+	}
+	c.live(o)
+	return o, nil
+}
+
+// live fills in what is known at this moment only.
+func (c *Controller) live(o api.Object) {
+	if p, ok := o.(*api.Peer); ok {
+		up, since, rtt := c.o.Federation.Reached(p.Name)
+		p.Status = api.PeerStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds()}
+		if !up {
+			p.Status.Message = "no session is up"
+		}
+	}
+}
+
+// sites lists this site and its peers.
+func (c *Controller) sites(tx store.Tx) []*api.Site {
+	self := &api.Site{Meta: api.Meta{Name: c.o.Site, Home: c.o.Site, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: c.o.Endpoint}, Status: api.SiteStatus{Self: true, Reached: true}}
+	hosts, err := list[api.Host](tx)
+	if err != nil {
+		self.Status.Message = err.Error()
+	}
+	allotted, err := c.allotted(tx, "")
+	if err != nil {
+		self.Status.Message = err.Error()
+	}
+	self.Status.Hosts = len(hosts)
+	for _, h := range hosts {
+		used := allotted[h.Name]
+		self.Status.Free.CPUs += max(0, h.Status.Capacity.CPUs-used.CPUs)
+		self.Status.Free.MemoryMiB += max(0, h.Status.Capacity.MemoryMiB-used.MemoryMiB)
+		self.Status.Free.DiskGiB += max(0, h.Status.Capacity.DiskGiB-used.DiskGiB)
+	}
+	out := []*api.Site{self}
+	s, err := c.snapshot(tx)
+	if err != nil {
+		self.Status.Message = err.Error()
+		return out
+	}
+	for _, p := range s.Sites[1:] {
+		up, since, rtt := c.o.Federation.Reached(p.Name)
+		site := &api.Site{Meta: api.Meta{Name: p.Name, Home: p.Name, Revision: tx.Revision()}, Status: api.SiteStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds()}}
+		if peer, err := get[api.Peer](tx, p.Name); err == nil {
+			site.Spec.Endpoint = peer.Spec.Endpoint
+		}
+		for _, l := range p.Loans {
+			if l.State == api.LoanActive {
+				site.Status.Free.CPUs += max(0, l.Amount.CPUs-l.Used.CPUs)
+				site.Status.Free.MemoryMiB += max(0, l.Amount.MemoryMiB-l.Used.MemoryMiB)
+				site.Status.Free.DiskGiB += max(0, l.Amount.DiskGiB-l.Used.DiskGiB)
+				site.Status.Free.Addresses += l.Amount.Addresses
+			}
+		}
+		out = append(out, site)
+	}
+	return out
+}
+
+// Get is serve.Controller's.
+func (c *Controller) Get(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
+	err = c.view(ctx, func(tx store.Tx) error {
+		o, err = c.visible(tx, p, k, name)
+		return err
+	})
+	return o, err
+}
+
+// List is serve.Controller's.
+func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind) (out []api.Object, revision int64, err error) {
+	out = []api.Object{}
+	err = c.view(ctx, func(tx store.Tx) error {
+		revision = tx.Revision()
+		if k == api.KindSite {
+			for _, s := range c.sites(tx) {
+				out = append(out, s)
+			}
+			return nil
+		}
+		kvs, err := tx.List(keyOf(k, ""))
+		if err != nil {
+			return err
+		}
+		for _, kv := range kvs {
+			o, err := decode(k, kv)
+			if err != nil {
+				return err
+			}
+			if sees(p, o) {
+				c.live(o)
+				out = append(out, o)
+			}
+		}
+		return nil
+	})
+	return out, revision, err
+}
+
+// Watch is serve.Controller's. Sites are made up at every look and cannot be watched.
+func (c *Controller) Watch(ctx context.Context, p serve.Principal, k api.Kind, from int64) (<-chan serve.Change, error) {
+	if _, err := newObject(k); err != nil {
+		return nil, err
+	}
+	if k == api.KindSite {
+		return nil, api.Errorf(api.CodeInvalid, "sites cannot be watched; watch peers and hosts")
+	}
+	w, err := c.o.Store.Watch(ctx, keyOf(k, ""), from)
+	if errors.Is(err, store.ErrCompacted) {
+		return nil, api.Errorf(api.CodeStale, "revision %d is no longer kept: list, and watch from the list's revision", from)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan serve.Change)
+	go func() {
+		defer close(out)
+		for changes := range w.C() {
+			for _, ch := range changes {
+				value := ch.Value
+				if ch.Deleted {
+					value = ch.Prev
+				}
+				o, err := decode(k, store.KV{Key: ch.Key, Value: value, Modified: ch.Revision})
+				if err != nil || !sees(p, o) {
+					continue
+				}
+				c.live(o)
+				select {
+				case out <- serve.Change{Revision: ch.Revision, Deleted: ch.Deleted, Object: o}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out, nil
+}

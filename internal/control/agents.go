@@ -1,0 +1,354 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// agents are the sessions of this site's agents.
+type agents struct {
+	c  *Controller
+	mu sync.Mutex
+	up map[string]*agentSessions
+}
+
+type agentSessions struct {
+	control, bulk *wire.Session
+}
+
+func newAgents(c *Controller) *agents { return &agents{c: c, up: map[string]*agentSessions{}} }
+
+// session is the way to a host's agent.
+func (a *agents) session(host string, bulk bool) (*wire.Session, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.up[host]
+	switch {
+	case s == nil, !bulk && s.control == nil, bulk && s.bulk == nil && s.control == nil:
+		return nil, api.Errorf(api.CodeUnavailable, "the agent of host %s is not reached", host)
+	case bulk && s.bulk != nil:
+		return s.bulk, nil
+	}
+	return s.control, nil
+}
+
+// accept takes an agent's session in; it returns when the session ends.
+func (a *agents) accept(ctx context.Context, host string, s *wire.Session) {
+	a.mu.Lock()
+	have := a.up[host]
+	if have == nil {
+		have = &agentSessions{}
+		a.up[host] = have
+	}
+	place := &have.control
+	if s.Purpose() == wire.Bulk {
+		place = &have.bulk
+	}
+	old := *place
+	*place = s
+	a.mu.Unlock()
+	if old != nil {
+		old.Close() // the agent was restarted; the old session is dead or will be
+	}
+	if s.Purpose() == wire.Control {
+		a.c.log.Info("agent is up", "host", host)
+		a.push(ctx, host, s)
+	}
+	select {
+	case <-s.Done():
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	if *place == s {
+		*place = nil
+	}
+	gone := have.control == nil
+	a.mu.Unlock()
+	if s.Purpose() == wire.Control && gone && ctx.Err() == nil {
+		a.c.log.Info("agent is down", "host", host)
+		a.c.hostDown(ctx, host)
+	}
+}
+
+// push keeps a host's orders with its agent the same as the store's until the session ends.
+func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	last := ""
+	for ctx.Err() == nil {
+		changed := a.c.whenChanged()
+		state, err := a.c.hostState(ctx, host)
+		if err == nil {
+			revision := state.Revision
+			state.Revision = 0
+			text, _ := json.Marshal(state)
+			state.Revision = revision
+			if string(text) != last {
+				if err = wire.Call(ctx, s, http.MethodPut, wire.PathState, state, &wire.Empty{}); err == nil {
+					last = string(text)
+				}
+			}
+		}
+		wait := time.Duration(0)
+		if err != nil && ctx.Err() == nil {
+			a.c.log.Warn("give the agent its orders", "host", host, "err", err)
+			wait = a.c.o.Retry
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(a.c.o.Resync):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// hostDown shows that a host's agent is not reached.
+func (c *Controller) hostDown(ctx context.Context, host string) {
+	err := c.update(ctx, func(tx store.Tx) error {
+		h, err := get[api.Host](tx, host)
+		if err != nil {
+			return err
+		}
+		h.Status.Connected, h.Status.Since = false, c.now()
+		h.Status.Message = "the agent is not reached; its VMs run on"
+		vms, err := list[api.VM](tx)
+		if err != nil {
+			return err
+		}
+		for _, v := range vms {
+			if v.Status.Site == c.o.Site && v.Status.Host == host && v.Status.Phase == api.PhaseRunning {
+				v.Status.Phase, v.Status.Since = api.PhaseUnknown, c.now()
+				v.Status.Message = "the agent of host " + host + " is not reached"
+				if err := put(tx, v); err != nil {
+					return err
+				}
+			}
+		}
+		return put(tx, h)
+	})
+	if err != nil && ctx.Err() == nil {
+		c.log.Error("show that the host is down", "host", host, "err", err)
+	}
+}
+
+// report takes what an agent sees.
+func (c *Controller) report(ctx context.Context, host string, r wire.HostReport) error {
+	var tell []wire.GuestReport
+	homes := map[string]string{}
+	err := c.update(ctx, func(tx store.Tx) error {
+		tell = tell[:0]
+		h, err := get[api.Host](tx, host)
+		if err != nil {
+			return err
+		}
+		if !h.Status.Connected {
+			h.Status.Connected, h.Status.Since = true, c.now()
+		}
+		h.Spec.Roles = r.Roles
+		h.Status.VTEP, h.Status.Hypervisor, h.Status.CPU, h.Status.Capacity = r.VTEP.String(), r.Hypervisor, r.CPU, r.Capacity
+		h.Status.Images, h.Status.Message = r.Images, r.Message
+		allotted, err := c.allotted(tx, "")
+		if err != nil {
+			return err
+		}
+		h.Status.Allotted = allotted[host]
+		if err := put(tx, h); err != nil {
+			return err
+		}
+		if err := c.reportTranslator(tx, host, r.Translator); err != nil {
+			return err
+		}
+		vms, err := list[api.VM](tx)
+		if err != nil {
+			return err
+		}
+		seen := map[string]wire.VMReport{}
+		for _, v := range r.VMs {
+			seen[v.VM] = v
+		}
+		for _, v := range vms {
+			if v.Status.Site != c.o.Site || v.Status.Host != host {
+				continue
+			}
+			s, ok := seen[v.UID]
+			if !ok {
+				continue
+			}
+			if err := c.seeVM(tx, v, s); err != nil {
+				return err
+			}
+		}
+		guests, err := listJSON[wire.Claim](tx, prefixOrders)
+		if err != nil {
+			return err
+		}
+		for uid, g := range guests {
+			s, ok := seen[uid]
+			if g.Host != host || !ok || s.Epoch < g.Order.Epoch {
+				continue
+			}
+			homes[uid] = g.Home
+			tell = append(tell, wire.GuestReport{Host: host, VTEP: g.VTEP, Report: s})
+			if err := c.seeGuest(tx, g, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, t := range tell {
+		c.tellHome(homes[t.Report.VM], t)
+	}
+	return nil
+}
+
+// tellHome passes what is seen of a guest to its home, when that is reached; the next report repeats it.
+func (c *Controller) tellHome(home string, g wire.GuestReport) {
+	c.once("tell/"+g.Report.VM, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		s, err := c.o.Federation.Session(home, false)
+		if err == nil {
+			err = wire.Call(ctx, s, http.MethodPost, wire.PathFedStatus, g, &wire.Empty{})
+		}
+		if err != nil {
+			c.log.Debug("tell the home site", "peer", home, "vm", g.Report.VM, "err", err)
+		}
+	})
+}
+
+func (c *Controller) seeGuest(tx store.Tx, claim wire.Claim, s wire.VMReport) error {
+	if s.State == wire.CopyGone && claim.Order.Run == wire.RunGone {
+		return c.letGo(tx, claim)
+	}
+	g, err := get[api.Guest](tx, claim.Order.Name+"@"+claim.Home)
+	if err != nil {
+		return err
+	}
+	if phase := phaseOf(claim.Order.Run, s); phase != g.Status.Phase {
+		g.Status.Phase, g.Status.Since = phase, c.now()
+	}
+	g.Status.Message, g.Spec.Epoch, g.Spec.Job = s.Message, claim.Order.Epoch, s.Job
+	return put(tx, g)
+}
+
+// phaseOf is the phase that a report means.
+func phaseOf(run wire.Run, s wire.VMReport) api.VMPhase {
+	switch {
+	case s.Job != "":
+		return api.PhaseMigrating
+	case s.State == wire.CopyRunning && run == wire.RunOn:
+		return api.PhaseRunning
+	case s.State == wire.CopyRunning:
+		return api.PhaseStopping
+	case s.State == wire.CopyFailed:
+		return api.PhaseFailed
+	case s.State == wire.CopyStopped && run != wire.RunOn:
+		return api.PhaseStopped
+	}
+	return api.PhaseStarting
+}
+
+// seeVM keeps what is seen of one of our VMs, wherever it runs.
+func (c *Controller) seeVM(tx store.Tx, v *api.VM, s wire.VMReport) error {
+	if s.Epoch < v.Status.Epoch {
+		return nil // of a copy that is no longer the one
+	}
+	if v.Deleting && s.State == wire.CopyGone {
+		return c.forgetVM(tx, v)
+	}
+	if v.Status.Job == "" {
+		run := wire.RunOn
+		if v.Spec.Power != api.PowerOn {
+			run = wire.RunOff
+		}
+		if phase := phaseOf(run, s); phase != v.Status.Phase {
+			if phase == api.PhaseRunning {
+				c.event(tx, "vm.running", "vms/"+v.Name, v.Owner, fmt.Sprintf("runs at %s/%s", v.Status.Site, v.Status.Host))
+			}
+			v.Status.Phase, v.Status.Since = phase, c.now()
+		}
+		v.Status.Message = s.Message
+	}
+	for i, a := range v.Status.Addresses {
+		switch a.Origin {
+		case "slaac":
+			v.Status.Addresses[i].Seen = a.Seen || s.IPv6Seen.IsValid() && s.IPv6Seen.String() == a.Address
+		case "dhcp":
+			v.Status.Addresses[i].Seen = a.Seen || s.IPv4Seen.IsValid() && s.IPv4Seen.String() == a.Address
+		}
+	}
+	vol := &api.Volume{Meta: c.newMeta(v.Name, v.Owner), Spec: api.VolumeSpec{VM: v.Name}}
+	if have, err := get[api.Volume](tx, v.Name); err == nil {
+		vol = have
+	}
+	if img, err := get[api.Image](tx, v.Spec.Image); err == nil && vol.Spec.Image == "" {
+		vol.Spec.Image, vol.Spec.SizeMiB = img.Status.Digest, max(img.Status.VirtualMiB, int64(v.Spec.DiskGiB)*1024)
+	}
+	vol.Status = api.VolumeStatus{Site: v.Status.Site, Host: v.Status.Host, AllocatedBytes: s.DiskBytes}
+	if err := put(tx, vol); err != nil {
+		return err
+	}
+	return put(tx, v)
+}
+
+func (c *Controller) reportTranslator(tx store.Tx, host string, r *wire.TranslatorReport) error {
+	if r == nil {
+		return remove(tx, keyOf(api.KindTranslator, host))
+	}
+	t := &api.Translator{Meta: c.newMeta(host, ""), Spec: api.TranslatorSpec{Host: host}}
+	if have, err := get[api.Translator](tx, host); err == nil {
+		t = have
+	}
+	t.Status = api.TranslatorStatus{Running: r.Running, Mappings: len(r.Mappings), Message: r.Message}
+	if err := put(tx, t); err != nil {
+		return err
+	}
+	all, err := list[api.Address](tx)
+	if err != nil {
+		return err
+	}
+	name := c.o.Site + "/" + host
+	for _, a := range all {
+		in := slices.ContainsFunc(r.Mappings, func(m netip.Addr) bool { return m.String() == a.Spec.Address })
+		i := slices.Index(a.Status.Translators, name)
+		switch {
+		case in && r.Running && i < 0:
+			a.Status.Translators = append(a.Status.Translators, name)
+			slices.Sort(a.Status.Translators)
+		case (!in || !r.Running) && i >= 0:
+			a.Status.Translators = slices.Delete(a.Status.Translators, i, i+1)
+		default:
+			continue
+		}
+		if err := put(tx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}

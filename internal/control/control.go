@@ -1,0 +1,214 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/fed"
+	"widecloud/internal/store"
+	"widecloud/internal/volume"
+	"widecloud/internal/wire"
+)
+
+// Options are what a controller is made of.
+type Options struct {
+	Site        string
+	Store       store.Store
+	Authority   *wire.Authority // the site's CA
+	Federation  *fed.Federation
+	Images      *volume.Store // the site's base images
+	Network     wire.Network  // to invite and be invited by; nil: TCP
+	Logger      *slog.Logger
+	Endpoint    string        // host:port of the one outside port, as peers dial it
+	AnycastVTEP netip.Addr    // of the gateways
+	Pref64      netip.Prefix  // IPv4 clients appear under it (RFC 6052)
+	MTU         int           // of networks that do not say; default 1430
+	Lease       time.Duration // of offers that do not say; default 24 h
+	Grace       time.Duration // of offers that do not say; default 10 min
+	Codec       string        // of migrations' streams; default zstd
+
+	Retry         time.Duration // between repetitions of a call that has to succeed; default 500 ms
+	Resync        time.Duration // everything is looked at again so often; default 2 s
+	ProgressEvery time.Duration // default 500 ms
+	// Failpoint, when set, is called at each named point of a migration; tests kill the process there.
+	Failpoint func(name string)
+}
+
+// Controller is a site's controller.
+type Controller struct {
+	o      Options
+	log    *slog.Logger
+	agents *agents
+
+	mu       sync.Mutex
+	busy     map[string]bool   // work that once has under way
+	told     map[string]string // what each peer was told last, by kind of document and peer
+	changed  chan struct{}     // closed and replaced at every change: whoever waits looks again
+	fetching sync.Mutex        // one image is fetched from elsewhere at a time
+	work     sync.WaitGroup
+	ctx      context.Context // of Run
+}
+
+// New makes a controller. Its agents and peers reach it through Handler.
+func New(o Options) (*Controller, error) {
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&o.Lease, 24 * time.Hour}, {&o.Grace, 10 * time.Minute}, {&o.Retry, 500 * time.Millisecond},
+		{&o.Resync, 2 * time.Second}, {&o.ProgressEvery, 500 * time.Millisecond},
+	} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	if o.MTU == 0 {
+		o.MTU = 1430
+	}
+	if o.Codec == "" {
+		o.Codec = "zstd"
+	}
+	if o.Failpoint == nil {
+		o.Failpoint = func(string) {}
+	}
+	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, changed: make(chan struct{})}
+	c.agents = newAgents(c)
+	c.documents()
+	return c, nil
+}
+
+// Run keeps the site's objects and what they stand for the same until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	c.mu.Lock()
+	c.ctx = ctx
+	c.mu.Unlock()
+	w, err := c.o.Store.Watch(ctx, "", -1)
+	if err != nil {
+		return fmt.Errorf("watch the store: %w", err)
+	}
+	c.work.Go(func() {
+		for range w.C() {
+			c.poke()
+		}
+		c.poke()
+	})
+	defer c.work.Wait()
+	defer stop()
+	tick := time.NewTicker(c.o.Resync)
+	defer tick.Stop()
+	for {
+		changed := c.whenChanged()
+		for _, step := range []struct {
+			name string
+			f    func(context.Context) error
+		}{
+			{"place VMs", c.placeVMs}, {"end VMs", c.endVMs}, {"power guests", c.powerGuests}, {"migrate", c.migrations},
+			{"sweep", c.sweep}, {"lending", c.lending}, {"documents", c.sendDocuments}, {"images", c.importImages}, {"events", c.forget},
+		} {
+			if err := step.f(ctx); err != nil && ctx.Err() == nil {
+				c.log.Error(step.name, "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-tick.C:
+		}
+		if err := w.Err(); errors.Is(err, store.ErrSlow) {
+			return fmt.Errorf("watch the store: %w", err)
+		}
+	}
+}
+
+// poke wakes everybody who waits for a change.
+func (c *Controller) poke() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// whenChanged is closed at the next change.
+func (c *Controller) whenChanged() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// once runs f in the background unless work of that name is under way already.
+func (c *Controller) once(name string, f func(context.Context)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy[name] || c.ctx == nil || c.ctx.Err() != nil {
+		return
+	}
+	c.busy[name] = true
+	ctx := c.ctx
+	c.work.Go(func() {
+		defer func() {
+			c.mu.Lock()
+			delete(c.busy, name)
+			c.mu.Unlock()
+		}()
+		f(ctx)
+	})
+}
+
+func (c *Controller) now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
+
+// newUID is a random UUID (RFC 9562 §5.4).
+func newUID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails (crypto/rand)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+func (c *Controller) shortID() string { return newUID()[:8] }
+
+func (c *Controller) newMeta(name, owner string) api.Meta {
+	return api.Meta{Name: name, UID: newUID(), Owner: owner, Home: c.o.Site, Created: c.now()}
+}
+
+// eventsKept is how many events are kept before the oldest are forgotten.
+const eventsKept = 1000
+
+// event tells people of something, in the transaction that makes it so.
+func (c *Controller) event(tx store.Tx, typ, object, owner, message string) {
+	e := &api.Event{Meta: c.newMeta(fmt.Sprintf("%016x-%s", c.now().UnixMilli(), c.shortID()), owner), Time: c.now(), Type: typ, Object: object, Message: message}
+	if err := put(tx, e); err != nil {
+		c.log.Error("keep event", "type", typ, "err", err)
+	}
+}
+
+// forget removes the oldest events and ended jobs.
+func (c *Controller) forget(ctx context.Context) error {
+	var old []string
+	if err := c.view(ctx, func(tx store.Tx) error {
+		kvs, err := tx.List(keyOf(api.KindEvent, ""))
+		for i := 0; i < len(kvs)-eventsKept; i++ {
+			old = append(old, kvs[i].Key)
+		}
+		return err
+	}); err != nil || len(old) < 100 {
+		return err
+	}
+	return c.update(ctx, func(tx store.Tx) error {
+		for _, key := range old {
+			if err := remove(tx, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

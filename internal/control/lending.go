@@ -1,0 +1,634 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/lend"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// documentTime is how long a document may be under way.
+const documentTime = 2 * time.Minute
+
+// documents says what is done with each kind of document.
+func (c *Controller) documents() {
+	on := c.o.Federation.OnDocument
+	on(wire.DocOffers, c.takeOffers)
+	on(wire.DocLoanRequest, c.takeLoanRequest)
+	on(wire.DocLoan, c.takeLoan)
+	on(wire.DocLoanRenew, c.takeLoanRenew)
+	on(wire.DocViews, c.takeViews)
+}
+
+// prefixOffers keeps what peers offer: peeroffers/PEER/NAME -> wire.OfferBody.
+const prefixOffers = "peeroffers/"
+
+// offersOf is what a peer offers us.
+func (c *Controller) offersOf(tx store.Tx, peer string) ([]wire.OfferBody, error) {
+	m, err := listJSON[wire.OfferBody](tx, prefixOffers+peer+"/")
+	if err != nil {
+		return nil, err
+	}
+	var out []wire.OfferBody
+	for _, o := range m {
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b wire.OfferBody) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// takeOffers keeps a peer's offers, all of them at once.
+func (c *Controller) takeOffers(ctx context.Context, d wire.Verified) error {
+	var body wire.Offers
+	if err := d.DecodeBody(&body); err != nil {
+		return err
+	}
+	return c.update(ctx, func(tx store.Tx) error {
+		old, err := listJSON[wire.OfferBody](tx, prefixOffers+d.From+"/")
+		if err != nil {
+			return err
+		}
+		for _, o := range body.Offers {
+			delete(old, o.Name)
+			if err := putJSON(tx, prefixOffers+d.From+"/"+o.Name, o); err != nil {
+				return err
+			}
+			shown := &api.Offer{Meta: api.Meta{Name: o.Name + "@" + d.From, UID: o.UID, Home: d.From, Created: c.now()}, Spec: o.Spec, Status: api.OfferStatus{Serial: d.Serial}}
+			if have, err := get[api.Offer](tx, shown.Name); err == nil {
+				shown.Created = have.Created
+			}
+			if err := put(tx, shown); err != nil {
+				return err
+			}
+		}
+		for name := range old {
+			if err := remove(tx, prefixOffers+d.From+"/"+name); err != nil {
+				return err
+			}
+			if err := remove(tx, keyOf(api.KindOffer, name+"@"+d.From)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// ownOffers are this site's own offers, by name.
+func (c *Controller) ownOffers(tx store.Tx) (map[string]*api.Offer, error) {
+	all, err := list[api.Offer](tx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*api.Offer{}
+	for _, o := range all {
+		if o.Home == c.o.Site {
+			out[o.Name] = o
+		}
+	}
+	return out, nil
+}
+
+func (c *Controller) loansFromUs(tx store.Tx) ([]api.Loan, error) {
+	all, err := list[api.Loan](tx)
+	if err != nil {
+		return nil, err
+	}
+	var out []api.Loan
+	for _, l := range all {
+		if l.Spec.Lender == c.o.Site {
+			out = append(out, *l)
+		}
+	}
+	return out, nil
+}
+
+func (c *Controller) leaseOf(o *api.Offer) time.Duration {
+	if o != nil && o.Spec.Lease > 0 {
+		return o.Spec.Lease.Duration()
+	}
+	return c.o.Lease
+}
+
+func (c *Controller) graceOf(o *api.Offer) time.Duration {
+	if o != nil && o.Spec.Grace > 0 {
+		return o.Spec.Grace.Duration()
+	}
+	return c.o.Grace
+}
+
+// takeLoanRequest grants a loan if the offer has room for it, and tells the borrower before it answers.
+func (c *Controller) takeLoanRequest(ctx context.Context, d wire.Verified) error {
+	var r wire.LoanRequest
+	if err := d.DecodeBody(&r); err != nil {
+		return err
+	}
+	err := c.update(ctx, func(tx store.Tx) error {
+		if have, err := get[api.Loan](tx, r.Name); err == nil {
+			if have.Spec.Borrower != d.From || have.Spec.Lender != c.o.Site || have.Spec.Offer != r.Offer || have.Spec.Amount != r.Amount {
+				return api.Errorf(api.CodeExists, "there is another loan called %s", r.Name)
+			}
+			return nil
+		}
+		offers, err := c.ownOffers(tx)
+		if err != nil {
+			return err
+		}
+		o := offers[r.Offer]
+		if o == nil || o.Deleting {
+			return &api.Error{Code: api.CodeRefused, Field: "body.offer", Message: fmt.Sprintf("site %s has no offer %q", c.o.Site, r.Offer), Reasons: []api.Reason{{Site: c.o.Site, Code: "loan", Message: "there is no such offer", Advice: "wcc offer list"}}}
+		}
+		loans, err := c.loansFromUs(tx)
+		if err != nil {
+			return err
+		}
+		if reasons := lend.CanBorrow(*o, loans, d.From, r.Amount); len(reasons) > 0 {
+			return &api.Error{Code: api.CodeRefused, Field: "body.amount", Message: fmt.Sprintf("offer %s does not lend that to %s", o.Name, d.From), Reasons: reasons}
+		}
+		l := api.Loan{Meta: c.newMeta(r.Name, ""), Spec: api.LoanSpec{Offer: r.Offer, Lender: c.o.Site, Borrower: d.From, Amount: r.Amount}}
+		l = lend.Grant(l, c.leaseOf(o), c.now())
+		c.event(tx, "loan.granted", "loans/"+l.Name, "", fmt.Sprintf("%s borrows %s", d.From, text(r.Amount)))
+		return put(tx, &l)
+	})
+	if err != nil {
+		return err
+	}
+	return c.sendLoan(ctx, r.Name)
+}
+
+func text(r api.Resources) string {
+	b, _ := json.Marshal(r)
+	return string(b)
+}
+
+// sendLoan tells a borrower of its loan.
+func (c *Controller) sendLoan(ctx context.Context, name string) error {
+	var body wire.LoanBody
+	var borrower string
+	if err := c.view(ctx, func(tx store.Tx) error {
+		l, err := get[api.Loan](tx, name)
+		if err != nil {
+			return err
+		}
+		offers, err := c.ownOffers(tx)
+		if err != nil {
+			return err
+		}
+		left := max(0, l.Status.Expires.Sub(c.now()).Seconds())
+		body = wire.LoanBody{
+			Name: l.Name, UID: l.UID, Spec: l.Spec, State: l.Status.State, LeaseSeconds: left,
+			GraceSeconds: c.graceOf(offers[l.Spec.Offer]).Seconds(), Message: l.Status.Message,
+		}
+		borrower = l.Spec.Borrower
+		return nil
+	}); err != nil {
+		return err
+	}
+	return c.o.Federation.Send(ctx, borrower, wire.DocLoan, name, documentTime, body)
+}
+
+// takeLoan keeps what a lender says of a loan to us.
+func (c *Controller) takeLoan(ctx context.Context, d wire.Verified) error {
+	var b wire.LoanBody
+	if err := d.DecodeBody(&b); err != nil {
+		return err
+	}
+	if b.Spec.Lender != d.From || b.Spec.Borrower != c.o.Site {
+		return api.Invalidf("body.spec", "a loan of %s to %s is not %s's to tell us of", b.Spec.Lender, b.Spec.Borrower, d.From)
+	}
+	return c.update(ctx, func(tx store.Tx) error {
+		l, err := get[api.Loan](tx, b.Name)
+		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+			l = &api.Loan{Meta: api.Meta{Name: b.Name, UID: b.UID, Home: d.From, Created: c.now()}}
+		} else if err != nil {
+			return err
+		} else if l.Spec.Lender != d.From {
+			return api.Errorf(api.CodeExists, "loan %s is of %s", b.Name, l.Spec.Lender)
+		}
+		if l.Status.State != b.State && b.State == api.LoanReclaimed {
+			c.event(tx, "loan.reclaimed", "loans/"+b.Name, "", fmt.Sprintf("%s takes it back: %s", d.From, b.Message))
+		}
+		l.Spec = b.Spec
+		l.Status = api.LoanStatus{
+			State: b.State, Serial: d.Serial, Message: b.Message, Renewed: c.now(),
+			Expires: c.now().Add(time.Duration(b.LeaseSeconds * float64(time.Second))),
+		}
+		if l.Status.Used, err = c.borrowed(tx, l.Name); err != nil {
+			return err
+		}
+		return put(tx, l)
+	})
+}
+
+// takeLoanRenew extends a loan from us, or takes it back from a borrower that has no more use for it.
+func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) error {
+	var b wire.LoanRenew
+	if err := d.DecodeBody(&b); err != nil {
+		return err
+	}
+	if err := c.update(ctx, func(tx store.Tx) error {
+		l, err := get[api.Loan](tx, b.Name)
+		if err != nil {
+			return err
+		}
+		if l.Spec.Borrower != d.From || l.Spec.Lender != c.o.Site {
+			return api.Errorf(api.CodeForbidden, "loan %s is not %s's", b.Name, d.From)
+		}
+		offers, err := c.ownOffers(tx)
+		if err != nil {
+			return err
+		}
+		o := offers[l.Spec.Offer]
+		changed := *l
+		if b.Return {
+			changed = lend.Reclaim(*l, c.graceOf(o), c.now(), "given back by "+d.From)
+		} else if l.Status.State == api.LoanActive {
+			if changed, err = lend.Renew(*l, c.leaseOf(o), c.now()); err != nil {
+				return err
+			}
+		}
+		return put(tx, &changed)
+	}); err != nil {
+		return err
+	}
+	return c.sendLoan(ctx, b.Name)
+}
+
+// lending keeps the ledger: uses are counted, leases renewed and ended, reclaimed guests sent home or stopped.
+func (c *Controller) lending(ctx context.Context) error {
+	var tell, renew []string
+	var leave []*api.VM
+	err := c.update(ctx, func(tx store.Tx) error {
+		tell, renew, leave = tell[:0], renew[:0], leave[:0]
+		offers, err := c.ownOffers(tx)
+		if err != nil {
+			return err
+		}
+		loans, err := list[api.Loan](tx)
+		if err != nil {
+			return err
+		}
+		now := c.now()
+		lent := map[string]api.Resources{}
+		for _, l := range loans {
+			before := *l
+			if l.Spec.Lender == c.o.Site {
+				guests, err := c.loanUse(tx, l.Name, "")
+				if err != nil {
+					return err
+				}
+				l.Status.Used = lend.Used(l.Name, guests)
+				moved := false
+				*l, moved = lend.Advance(*l, c.graceOf(offers[l.Spec.Offer]), now)
+				if moved {
+					tell = append(tell, l.Name)
+					c.event(tx, "loan."+string(l.Status.State), "loans/"+l.Name, "", l.Status.Message)
+				}
+				if l.Status.State == api.LoanEnded {
+					if err := c.stopGuests(tx, l.Name); err != nil {
+						return err
+					}
+				}
+				if offers[l.Spec.Offer] != nil {
+					lent[l.Spec.Offer] = lend.Add(lent[l.Spec.Offer], lend.Held(*l))
+				}
+			} else {
+				if l.Status.Used, err = c.borrowed(tx, l.Name); err != nil {
+					return err
+				}
+				if half := l.Status.Expires.Sub(l.Status.Renewed) / 2; l.Status.State == api.LoanActive && now.After(l.Status.Renewed.Add(half)) {
+					renew = append(renew, l.Name+"@"+l.Spec.Lender)
+				}
+				if l.Status.State == api.LoanReclaimed {
+					vms, err := list[api.VM](tx)
+					if err != nil {
+						return err
+					}
+					for _, v := range vms {
+						if v.Status.Loan == l.Name && v.Status.Job == "" && !v.Deleting && v.Status.Host != "" && v.Spec.Power == api.PowerOn {
+							leave = append(leave, v)
+						}
+					}
+				}
+			}
+			if *l != before {
+				if err := put(tx, l); err != nil {
+					return err
+				}
+			}
+		}
+		for name, o := range offers {
+			if o.Status.Lent != lent[name] {
+				o.Status.Lent = lent[name]
+				if err := put(tx, o); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range tell {
+		c.once("loan/"+name, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := c.sendLoan(ctx, name); err != nil {
+				c.log.Warn("tell the borrower; it hears when it renews", "loan", name, "err", err)
+			}
+		})
+	}
+	for _, r := range renew {
+		name, lender, _ := strings.Cut(r, "@")
+		c.once("renew/"+name, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := c.o.Federation.Send(ctx, lender, wire.DocLoanRenew, name, documentTime, wire.LoanRenew{Name: name}); err != nil {
+				c.log.Debug("renew", "loan", name, "err", err)
+			}
+		})
+	}
+	for _, v := range leave {
+		c.once("leave/"+v.Name, func(ctx context.Context) { c.sendHome(ctx, v) })
+	}
+	return nil
+}
+
+// reclaim takes a loan from us back, and tells the borrower.
+func (c *Controller) reclaim(ctx context.Context, name string) (*api.Loan, error) {
+	l, err := change(ctx, c, name, func(tx store.Tx, l *api.Loan) error {
+		if l.Spec.Lender != c.o.Site {
+			return api.Errorf(api.CodeConflict, "loan %s is to this site, not from it: wcc loan return %s", name, name)
+		}
+		offers, err := c.ownOffers(tx)
+		if err != nil {
+			return err
+		}
+		*l = lend.Reclaim(*l, c.graceOf(offers[l.Spec.Offer]), c.now(), "the lender wants it back")
+		c.event(tx, "loan.reclaimed", "loans/"+l.Name, "", "from "+l.Spec.Borrower)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.sendLoan(ctx, name); err != nil {
+		c.log.Warn("tell the borrower; it hears when it renews", "loan", name, "err", err)
+	}
+	return l, nil
+}
+
+// sendHome migrates a VM away from a lender that wants its room back: home, or wherever else there is room.
+func (c *Controller) sendHome(ctx context.Context, v *api.VM) {
+	reasons, err := c.leave(ctx, v)
+	if err != nil && ctx.Err() == nil {
+		c.log.Warn("leave a lender", "vm", v.Name, "err", err)
+		reasons = append(reasons, api.Reason{Code: "leave", Message: err.Error()})
+	}
+	if len(reasons) == 0 {
+		return
+	}
+	if _, err := change(ctx, c, v.Name, func(_ store.Tx, v *api.VM) error {
+		v.Status.Message, v.Status.Reasons = "its lender wants the room back, and there is nowhere to go", reasons
+		return nil
+	}); err != nil {
+		c.log.Debug("show why a VM cannot leave", "vm", v.Name, "err", err)
+	}
+	c.pause(ctx)
+}
+
+// stopGuests carries out what the offer says when the grace is over: stop. The volume is kept.
+func (c *Controller) stopGuests(tx store.Tx, loan string) error {
+	guests, err := listJSON[wire.Claim](tx, prefixOrders)
+	if err != nil {
+		return err
+	}
+	for uid, g := range guests {
+		if g.Loan != loan || g.Order.Run != wire.RunOn {
+			continue
+		}
+		g.Order.Run = wire.RunOff
+		c.event(tx, "guest.stopped", "guests/"+g.Order.Name+"@"+g.Home, g.Owner, "its loan has ended")
+		if err := putJSON(tx, prefixOrders+uid, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendDocuments keeps each peer's picture of our offers and networks the same as ours.
+func (c *Controller) sendDocuments(ctx context.Context) error {
+	type letter struct {
+		peer, kind string
+		body       any
+	}
+	var letters []letter
+	if err := c.view(ctx, func(tx store.Tx) error {
+		peers, err := list[api.Peer](tx)
+		if err != nil {
+			return err
+		}
+		offers, err := c.ownOffers(tx)
+		if err != nil {
+			return err
+		}
+		gateways, err := c.ownGateways(tx)
+		if err != nil {
+			return err
+		}
+		usable, err := c.cpuUsable(tx)
+		if err != nil {
+			return err
+		}
+		for _, p := range peers {
+			out := wire.Offers{Offers: []wire.OfferBody{}}
+			for _, o := range offers {
+				if !o.Deleting && lend.Addressed(*o, p.Name) {
+					out.Offers = append(out.Offers, wire.OfferBody{Name: o.Name, UID: o.UID, Spec: o.Spec, CPUUsable: usable, Gateways: gateways})
+				}
+			}
+			slices.SortFunc(out.Offers, func(a, b wire.OfferBody) int { return strings.Compare(a.Name, b.Name) })
+			views, err := c.viewsFor(tx, p.Name)
+			if err != nil {
+				return err
+			}
+			letters = append(letters, letter{p.Name, wire.DocOffers, out}, letter{p.Name, wire.DocViews, views})
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, l := range letters {
+		s, err := c.o.Federation.Session(l.peer, false)
+		if err != nil {
+			continue
+		}
+		value, err := json.Marshal(l.body)
+		if err != nil {
+			return err
+		}
+		// A new session means that the peer may have been restored from an old copy: it is told again.
+		seal := fmt.Sprintf("%p %s", s, value)
+		key := l.kind + "/" + l.peer
+		c.mu.Lock()
+		same := c.told[key] == seal
+		c.mu.Unlock()
+		if same {
+			continue
+		}
+		c.once("tell/"+key, func(ctx context.Context) {
+			cctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := c.o.Federation.Send(cctx, l.peer, l.kind, "", documentTime, l.body); err != nil {
+				c.log.Warn("tell the peer", "peer", l.peer, "document", l.kind, "err", err)
+				c.pause(ctx)
+				return
+			}
+			c.mu.Lock()
+			c.told[key] = seal
+			c.mu.Unlock()
+			c.poke() // it may have changed meanwhile
+		})
+	}
+	return nil
+}
+
+// cpuUsable lists the guest CPU models that every hypervisor here can run.
+func (c *Controller) cpuUsable(tx store.Tx) ([]string, error) {
+	hosts, err := list[api.Host](tx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	first := true
+	for _, h := range hosts {
+		if !slices.Contains(h.Spec.Roles, api.RoleHypervisor) || h.Status.Hypervisor == "" {
+			continue
+		}
+		if first {
+			out, first = slices.Clone(h.Status.CPU.Usable), false
+			continue
+		}
+		out = slices.DeleteFunc(out, func(m string) bool { return !slices.Contains(h.Status.CPU.Usable, m) })
+	}
+	return out, nil
+}
+
+// viewsFor is what a peer must know of our networks: those whose VMs it runs or is about to run, and those that its
+// gateways serve.
+func (c *Controller) viewsFor(tx store.Tx, peer string) (wire.Views, error) {
+	out := wire.Views{Networks: []wire.NetworkView{}}
+	own, err := list[api.Network](tx)
+	if err != nil {
+		return out, err
+	}
+	for _, n := range own {
+		v, err := c.viewOf(tx, n)
+		if err != nil {
+			return out, err
+		}
+		serves := slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer })
+		if !serves {
+			continue
+		}
+		if !slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer && m.Role == api.RoleGateway }) {
+			v.Mappings = nil
+		}
+		out.Networks = append(out.Networks, v)
+	}
+	return out, nil
+}
+
+// takeViews keeps a peer's networks that concern us. Mappings are taken only under a loan of addresses, and only as many,
+// and only those that nobody else has.
+func (c *Controller) takeViews(ctx context.Context, d wire.Verified) error {
+	var body wire.Views
+	if err := d.DecodeBody(&body); err != nil {
+		return err
+	}
+	return c.update(ctx, func(tx store.Tx) error {
+		if err := c.checkViews(tx, d.From, body); err != nil {
+			return err
+		}
+		old, err := listJSON[wire.NetworkView](tx, prefixViews+d.From+"/")
+		if err != nil {
+			return err
+		}
+		for _, v := range body.Networks {
+			delete(old, v.UID)
+			if err := putJSON(tx, prefixViews+d.From+"/"+v.UID, v); err != nil {
+				return err
+			}
+		}
+		for uid := range old {
+			if err := remove(tx, prefixViews+d.From+"/"+uid); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (c *Controller) checkViews(tx store.Tx, from string, body wire.Views) error {
+	known, err := c.networksKnown(tx)
+	if err != nil {
+		return err
+	}
+	taken := map[string]string{}
+	own, err := list[api.Address](tx)
+	if err != nil {
+		return err
+	}
+	for _, a := range own {
+		taken[a.Spec.Address] = c.o.Site
+	}
+	views, err := listJSON[wire.NetworkView](tx, prefixViews)
+	if err != nil {
+		return err
+	}
+	for key, v := range views {
+		home, _, _ := strings.Cut(key, "/")
+		for _, m := range v.Mappings {
+			if home != from {
+				taken[m.Service.String()] = home
+			}
+		}
+	}
+	loans, err := c.loansFromUs(tx)
+	if err != nil {
+		return err
+	}
+	allowed, asked := 0, 0
+	for _, l := range loans {
+		if l.Spec.Borrower == from && l.Status.State != api.LoanEnded {
+			allowed += l.Spec.Amount.Addresses
+		}
+	}
+	for i, v := range body.Networks {
+		for _, k := range known {
+			if k.Home != from && k.UID != v.UID && (k.VNI == v.VNI || k.Prefix.Overlaps(v.Prefix)) {
+				return api.Invalidf(fmt.Sprintf("body.networks[%d]", i), "network %s (vni %d, %s) clashes with network %s of %s (vni %d, %s)", v.Name, v.VNI, v.Prefix, k.Name, k.Home, k.VNI, k.Prefix)
+			}
+		}
+		for j, m := range v.Mappings {
+			asked++
+			if home, ok := taken[m.Service.String()]; ok {
+				return api.Invalidf(fmt.Sprintf("body.networks[%d].mappings[%d].service", i, j), "address %s is in use by %s", m.Service, home)
+			}
+			if !v.Prefix.Contains(m.Target) {
+				return api.Invalidf(fmt.Sprintf("body.networks[%d].mappings[%d].target", i, j), "%s is not in %s", m.Target, v.Prefix)
+			}
+		}
+	}
+	if asked > allowed {
+		return &api.Error{Code: api.CodeRefused, Field: "body.networks", Message: fmt.Sprintf("%d service addresses are asked for, %d are lent to %s", asked, allowed, from)}
+	}
+	return nil
+}

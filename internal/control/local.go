@@ -1,0 +1,404 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"widecloud/api"
+	"widecloud/internal/lend"
+	"widecloud/internal/place"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// local is this site as an end: its store keeps the claims, its agents do the work.
+type local struct{ c *Controller }
+
+// check gives every reason at once.
+func (l local) check(ctx context.Context, call wire.ClaimCall) (reasons []api.Reason, err error) {
+	err = l.c.view(ctx, func(tx store.Tx) error {
+		_, reasons, err = l.choose(tx, call)
+		return err
+	})
+	return reasons, err
+}
+
+// choose finds the host for a claim; without one, the reasons are all there are.
+func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason, error) {
+	var reasons []api.Reason
+	if call.Order.Home != l.c.o.Site {
+		loan, err := get[api.Loan](tx, call.Loan)
+		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+			return nil, []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("there is no loan %q here", call.Loan), Advice: "borrow first: wcc loan request"}}, nil
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		if loan.Spec.Borrower != call.Order.Home || loan.Spec.Lender != l.c.o.Site {
+			return nil, []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not %s's to use here", call.Loan, call.Order.Home)}}, nil
+		}
+		used, err := l.c.loanUse(tx, loan.Name, call.Job)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, r := range lend.Admit(*loan, lend.Others(used, call.Order.VM), call.Needs) {
+			r.Site = l.c.o.Site
+			reasons = append(reasons, r)
+		}
+	}
+	if r, err := l.networkReasons(tx, call.Network, call.Order.Home); err != nil {
+		return nil, nil, err
+	} else {
+		reasons = append(reasons, r...)
+	}
+	self, err := l.c.siteSnapshot(tx, call.Job)
+	if err != nil {
+		return nil, nil, err
+	}
+	request := place.Request{
+		Needs: call.Needs, CPUModel: call.Order.CPUModel, Image: call.Order.Image,
+	}
+	if call.Avoid != "" {
+		request.Exclude = []place.Choice{{Site: l.c.o.Site, Host: call.Avoid}}
+	}
+	if call.Host != "" {
+		request.Place = l.c.o.Site + "/" + call.Host
+	}
+	plan := place.Decide(place.Snapshot{Sites: []place.Site{self}}, request)
+	if plan.Chosen == nil || len(reasons) > 0 {
+		return nil, append(reasons, plan.Refused...), nil
+	}
+	host, err := get[api.Host](tx, plan.Chosen.Host)
+	return host, nil, err
+}
+
+// networkReasons says why a network cannot be carried here beside the ones that are.
+func (l local) networkReasons(tx store.Tx, n wire.NetworkOrder, home string) ([]api.Reason, error) {
+	all, err := l.c.networksKnown(tx)
+	if err != nil {
+		return nil, err
+	}
+	var reasons []api.Reason
+	for _, other := range all {
+		if other.UID == n.UID {
+			continue
+		}
+		if other.VNI == n.VNI {
+			reasons = append(reasons, api.Reason{Site: l.c.o.Site, Code: "network", Message: fmt.Sprintf("VXLAN identifier %d is in use here by network %s of %s", n.VNI, other.Name, other.Home), Advice: "give one of the two networks another vni"})
+		}
+		if other.Prefix.Overlaps(n.Prefix) {
+			reasons = append(reasons, api.Reason{Site: l.c.o.Site, Code: "network", Message: fmt.Sprintf("prefix %s overlaps %s of network %s of %s", n.Prefix, other.Prefix, other.Name, other.Home), Advice: "give one of the two networks another prefix"})
+		}
+	}
+	return reasons, nil
+}
+
+// reserve keeps room for a job, and for a new VM takes it in at once.
+func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, error) {
+	var claim wire.Claim
+	err := l.c.update(ctx, func(tx store.Tx) error {
+		key := prefixClaims + call.Job
+		if call.Start {
+			key = prefixOrders + call.Order.VM
+		}
+		have, err := getJSON[wire.Claim](tx, key)
+		if err == nil && have.Job == call.Job {
+			claim = have
+			return nil
+		}
+		if err == nil {
+			return api.Errorf(api.CodeConflict, "VM %s is here already, by job %s", call.Order.Name, have.Job)
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		host, reasons, err := l.choose(tx, call)
+		if err != nil {
+			return err
+		}
+		if host == nil {
+			return &api.Error{Code: api.CodeRefused, Message: "there is no room at " + l.c.o.Site, Reasons: reasons}
+		}
+		vtep, err := netip.ParseAddr(host.Status.VTEP)
+		if err != nil {
+			return api.Errorf(api.CodeUnavailable, "host %s has not told its VTEP address yet", host.Name)
+		}
+		claim = wire.Claim{
+			Job: call.Job, VM: call.Order.VM, Home: call.Order.Home, Owner: call.Owner, Loan: call.Loan, Host: host.Name,
+			VTEP: vtep, Needs: call.Needs, Order: call.Order, Network: call.Network,
+		}
+		if call.Start {
+			return l.c.takeIn(tx, claim)
+		}
+		return putJSON(tx, key, claim)
+	})
+	return claim, err
+}
+
+// takeIn makes a guest of a claim.
+func (c *Controller) takeIn(tx store.Tx, claim wire.Claim) error {
+	g := &api.Guest{
+		Meta:   c.newMeta(claim.Order.Name+"@"+claim.Home, claim.Owner),
+		Spec:   api.GuestSpec{VM: claim.Order.Name, VMUID: claim.VM, Loan: claim.Loan, Needs: claim.Needs, Host: claim.Host, Epoch: claim.Order.Epoch},
+		Status: api.GuestStatus{Phase: api.PhaseStarting, Since: c.now()},
+	}
+	if have, err := get[api.Guest](tx, g.Name); err == nil {
+		g.Meta = have.Meta
+	}
+	if err := put(tx, g); err != nil {
+		return err
+	}
+	return putJSON(tx, prefixOrders+claim.VM, claim)
+}
+
+// letGo forgets a guest.
+func (c *Controller) letGo(tx store.Tx, claim wire.Claim) error {
+	if err := remove(tx, keyOf(api.KindGuest, claim.Order.Name+"@"+claim.Home)); err != nil {
+		return err
+	}
+	return remove(tx, prefixOrders+claim.VM)
+}
+
+// sourceHost is the host of this site where a VM runs that a job moves away.
+func (l local) sourceHost(ctx context.Context, job, vm string) (host string, err error) {
+	err = l.c.view(ctx, func(tx store.Tx) error {
+		if m, err := getJSON[migration](tx, prefixMigrations+job); err == nil && m.Source.Site == l.c.o.Site {
+			host = m.Source.Host
+			return nil
+		}
+		if d, err := getJSON[debris](tx, prefixDebris+job); err == nil && d.Source != nil && d.Source.Site == l.c.o.Site {
+			host = d.Source.Host
+			return nil
+		}
+		g, err := getJSON[wire.Claim](tx, prefixOrders+vm)
+		if errors.Is(err, store.ErrNotFound) {
+			return api.Errorf(api.CodeNotFound, "VM %s is not here", vm)
+		}
+		host = g.Host
+		return err
+	})
+	return host, err
+}
+
+// claim is the claim of a job.
+func (l local) claim(ctx context.Context, job string) (claim wire.Claim, err error) {
+	err = l.c.view(ctx, func(tx store.Tx) error {
+		claim, err = getJSON[wire.Claim](tx, prefixClaims+job)
+		if errors.Is(err, store.ErrNotFound) {
+			return api.Errorf(api.CodeNotFound, "no room is kept here for job %s", job)
+		}
+		return err
+	})
+	return claim, err
+}
+
+func (l local) agent(ctx context.Context, host, path string, in, out any) error {
+	s, err := l.c.agents.session(host, false)
+	if err != nil {
+		return err
+	}
+	return wire.Call(ctx, s, http.MethodPost, path, in, out)
+}
+
+func (l local) begin(ctx context.Context, c wire.MigrateCall) (out wire.MigrateOffer, err error) {
+	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	if err != nil {
+		return out, err
+	}
+	err = l.agent(ctx, host, wire.PathBegin, c, &out)
+	return out, err
+}
+
+func (l local) prepare(ctx context.Context, c wire.PrepareCall) (out wire.MigrateAnswer, err error) {
+	claim, err := l.claim(ctx, c.Job)
+	if err != nil {
+		return out, err
+	}
+	if claim.VM != c.Order.VM || claim.Order.Epoch != c.Order.Epoch || claim.Order.MemoryMiB != c.Order.MemoryMiB || claim.Order.CPUs != c.Order.CPUs {
+		return out, api.Invalidf("order", "it is not what room was kept for")
+	}
+	err = l.agent(ctx, claim.Host, wire.PathPrepare, c, &out)
+	return out, err
+}
+
+func (l local) perform(ctx context.Context, c wire.PerformCall) (out wire.MigrateResult, err error) {
+	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	if err != nil {
+		return out, err
+	}
+	err = l.agent(ctx, host, wire.PathPerform, c, &out)
+	return out, err
+}
+
+func (l local) progress(ctx context.Context, c wire.MigrateCall) (out api.Progress, err error) {
+	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	if err != nil {
+		return out, err
+	}
+	err = l.agent(ctx, host, wire.PathProgress, c, &out)
+	return out, err
+}
+
+func (l local) cancel(ctx context.Context, c wire.MigrateCall) error {
+	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	if err != nil {
+		return err
+	}
+	return l.agent(ctx, host, wire.PathCancel, c, &wire.Empty{})
+}
+
+func (l local) finish(ctx context.Context, c wire.FinishCall) error {
+	claim, err := l.claim(ctx, c.Job)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		if !c.Commit {
+			return nil // the room was given back before
+		}
+		return l.finished(ctx, c)
+	}
+	if err != nil {
+		return err
+	}
+	err = l.agent(ctx, claim.Host, wire.PathFinish, c, &wire.Empty{})
+	if superseded := errors.Is(err, &api.Error{Code: api.CodeStale}) || errors.Is(err, &api.Error{Code: api.CodeConflict}); err != nil && (c.Commit || !superseded) {
+		return err // an abort that a newer order has overtaken leaves nothing to put back but the room
+	}
+	l.c.o.Failpoint("target-controller.finished")
+	return l.c.update(ctx, func(tx store.Tx) error {
+		if err := remove(tx, prefixClaims+c.Job); err != nil {
+			return err
+		}
+		if !c.Commit || claim.Home == l.c.o.Site {
+			return nil
+		}
+		claim.Order.Epoch, claim.Order.Run = c.Epoch, wire.RunOn
+		return l.c.takeIn(tx, claim)
+	})
+}
+
+// finished tells whether a commit was carried out before.
+func (l local) finished(ctx context.Context, c wire.FinishCall) error {
+	return l.c.view(ctx, func(tx store.Tx) error {
+		if g, err := getJSON[wire.Claim](tx, prefixOrders+c.VM); err == nil && g.Order.Epoch >= c.Epoch {
+			return nil
+		}
+		if m, err := getJSON[migration](tx, prefixMigrations+c.Job); err == nil && m.Target.Site == l.c.o.Site {
+			return nil // ours: the claim goes only after the agent has finished
+		}
+		return api.Errorf(api.CodeNotFound, "no room is kept here for job %s", c.Job)
+	})
+}
+
+func (l local) confirm(ctx context.Context, c wire.FinishCall) error {
+	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) && c.Commit {
+		return nil // let go before
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.agent(ctx, host, wire.PathConfirm, c, &wire.Empty{}); err != nil && !(c.Commit && errors.Is(err, &api.Error{Code: api.CodeNotFound})) {
+		return err
+	}
+	l.c.o.Failpoint("source-controller.confirmed")
+	return l.c.update(ctx, func(tx store.Tx) error {
+		g, err := getJSON[wire.Claim](tx, prefixOrders+c.VM)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil // our own VM: its home record says where it is
+		}
+		if err != nil {
+			return err
+		}
+		if c.Commit {
+			return l.c.letGo(tx, g)
+		}
+		g.Order.Epoch = max(g.Order.Epoch, c.Epoch)
+		return putJSON(tx, prefixOrders+c.VM, g)
+	})
+}
+
+func (l local) channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
+	claim, err := l.claim(ctx, h.Job)
+	if err != nil {
+		return nil, err
+	}
+	return l.stream(ctx, claim.Host, wire.PathChannel, h)
+}
+
+// whereIs is the host of this site that runs a VM, its own or a guest.
+func (l local) whereIs(ctx context.Context, vm string) (host string, err error) {
+	err = l.c.view(ctx, func(tx store.Tx) error {
+		if g, err := getJSON[wire.Claim](tx, prefixOrders+vm); err == nil {
+			host = g.Host
+			return nil
+		}
+		vms, err := list[api.VM](tx)
+		if err != nil {
+			return err
+		}
+		for _, v := range vms {
+			if v.UID == vm && v.Status.Site == l.c.o.Site {
+				host = v.Status.Host
+				return nil
+			}
+		}
+		return api.Errorf(api.CodeNotFound, "VM %s is not here", vm)
+	})
+	return host, err
+}
+
+func (l local) reboot(ctx context.Context, c wire.RebootCall) error {
+	host, err := l.whereIs(ctx, c.VM)
+	if err != nil {
+		return err
+	}
+	return l.agent(ctx, host, wire.PathReboot, c, &wire.Empty{})
+}
+
+func (l local) console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
+	host, err := l.whereIs(ctx, h.VM)
+	if err != nil {
+		return nil, err
+	}
+	return l.stream(ctx, host, wire.PathConsole, h)
+}
+
+func (l local) stream(ctx context.Context, host, path string, header any) (net.Conn, error) {
+	s, err := l.c.agents.session(host, true)
+	if err != nil {
+		return nil, err
+	}
+	return wire.OpenStream(ctx, s, path, header)
+}
+
+// order changes what a guest is to do; only for guests.
+func (l local) order(ctx context.Context, o wire.GuestOrder) error {
+	return l.c.update(ctx, func(tx store.Tx) error {
+		g, err := getJSON[wire.Claim](tx, prefixOrders+o.VM)
+		if errors.Is(err, store.ErrNotFound) {
+			if o.Run == wire.RunGone {
+				return nil
+			}
+			return api.Errorf(api.CodeNotFound, "no guest %s is here", o.VM)
+		}
+		if err != nil {
+			return err
+		}
+		if o.Epoch < g.Order.Epoch {
+			return api.Errorf(api.CodeStale, "epoch %d of guest %s is lower than %d", o.Epoch, o.VM, g.Order.Epoch)
+		}
+		switch o.Run {
+		case wire.RunOn, wire.RunOff, wire.RunHard, wire.RunGone:
+		default:
+			return api.Invalidf("run", "%q is not on, off, hard or gone", o.Run)
+		}
+		if loan, err := get[api.Loan](tx, g.Loan); o.Run == wire.RunOn && (err != nil || loan.Status.State != api.LoanActive) {
+			return &api.Error{Code: api.CodeRefused, Message: "the guest may not be started", Reasons: []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not active", g.Loan)}}}
+		}
+		g.Order.Epoch, g.Order.Run = o.Epoch, o.Run
+		return putJSON(tx, prefixOrders+o.VM, g)
+	})
+}

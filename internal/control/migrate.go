@@ -1,0 +1,478 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// location says where a copy is.
+type location struct {
+	Site string `json:"site"`
+	Host string `json:"host"`
+	VTEP string `json:"vtep,omitempty"`
+	Loan string `json:"loan,omitempty"`
+}
+
+// migration is the saga's own record: everything that a restarted coordinator needs to go on or to undo. It is kept until
+// the job has ended.
+type migration struct {
+	Job     string            `json:"job"`
+	VM      string            `json:"vm"`  // name
+	UID     string            `json:"uid"` // of the VM
+	Step    cloud.MigrateStep `json:"step"`
+	Source  location          `json:"source"`
+	Target  location          `json:"target"`
+	Epoch   uint64            `json:"epoch"` // at the source; the commit makes it Epoch+1, an abort Epoch+2
+	Call    wire.ClaimCall    `json:"call"`
+	Offer   []byte            `json:"offer,omitempty"`
+	Answer  []byte            `json:"answer,omitempty"`
+	Result  []byte            `json:"result,omitempty"`
+	Fenced  bool              `json:"fenced,omitempty"` // the target was told to commit: it hears of the abort first
+	Failure *api.Error        `json:"failure,omitempty"`
+}
+
+func (m *migration) committed() uint64 { return m.Epoch + 1 }
+func (m *migration) aborted() uint64   { return m.Epoch + 2 }
+
+// debris is what a job that has ended could not clean up, because somebody was not reached. It is tried until it is done.
+type debris struct {
+	Job    string          `json:"job"`
+	VM     string          `json:"vm"`
+	Target *location       `json:"target,omitempty"` // hears Abort
+	Source *location       `json:"source,omitempty"` // hears Commit
+	Call   wire.FinishCall `json:"call"`
+}
+
+// startMigration makes the job and its saga in one transaction.
+func (c *Controller) startMigration(ctx context.Context, vmName string, to location, wantHost, owner, why string) (*api.Job, error) {
+	job := &api.Job{Meta: c.newMeta("migrate-"+c.shortID(), owner)}
+	err := c.update(ctx, func(tx store.Tx) error {
+		v, err := get[api.VM](tx, vmName)
+		if err != nil {
+			return err
+		}
+		if v.Status.Job != "" {
+			return api.Errorf(api.CodeConflict, "job %s is at work on VM %s; wait for it or cancel it: wcc job cancel %s", v.Status.Job, v.Name, v.Status.Job)
+		}
+		if v.Deleting {
+			return api.Errorf(api.CodeConflict, "VM %s is being deleted", v.Name)
+		}
+		call, err := c.claimFor(tx, v, job.Name)
+		if err != nil {
+			return err
+		}
+		call.Loan, call.Host, call.Order.Epoch = to.Loan, wantHost, v.Status.Epoch+1
+		if to.Site == v.Status.Site {
+			call.Avoid = v.Status.Host
+		}
+		m := migration{
+			Job: job.Name, VM: v.Name, UID: v.UID, Step: cloud.StepNone, Epoch: v.Status.Epoch, Target: to, Call: call,
+			Source: location{Site: v.Status.Site, Host: v.Status.Host, VTEP: v.Status.VTEP, Loan: v.Status.Loan},
+		}
+		job.Spec = api.JobSpec{Type: "migrate", Object: "vms/" + v.Name, Target: to.Site}
+		if wantHost != "" {
+			job.Spec.Target += "/" + wantHost
+		}
+		job.Status = api.JobStatus{State: api.JobRunning, Step: "check", Started: c.now(), Message: why}
+		v.Status.Job, v.Status.Phase, v.Status.Since = job.Name, api.PhaseMigrating, c.now()
+		if err := put(tx, v); err != nil {
+			return err
+		}
+		if err := putJSON(tx, prefixMigrations+job.Name, m); err != nil {
+			return err
+		}
+		return put(tx, job)
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.poke()
+	return job, nil
+}
+
+// migrations sets every saga that is not at work to work.
+func (c *Controller) migrations(ctx context.Context) error {
+	var all map[string]migration
+	if err := c.view(ctx, func(tx store.Tx) (err error) {
+		all, err = listJSON[migration](tx, prefixMigrations)
+		return err
+	}); err != nil {
+		return err
+	}
+	for job, m := range all {
+		c.once("migrate/"+job, func(ctx context.Context) { c.runMigration(ctx, m) })
+	}
+	return nil
+}
+
+// errHalt makes runMigration stop for now; the reconciler comes back to it.
+var errHalt = errors.New("halt")
+
+// runMigration takes the saga from the step it is at to its end, or until ctx ends.
+func (c *Controller) runMigration(ctx context.Context, m migration) {
+	log := c.log.With("job", m.Job, "vm", m.VM, "epoch", m.Epoch)
+	if m.Step == cloud.StepCopying {
+		// A coordinator died while the source was copying: its streams died with it.
+		m.Failure = api.Errorf(api.CodeUnavailable, "the controller was restarted while the VM was being copied")
+		if err := c.advance(ctx, &m, cloud.StepUndo, nil); err != nil {
+			log.Error("journal the undoing", "err", err)
+			return
+		}
+	}
+	for ctx.Err() == nil {
+		c.o.Failpoint("coordinator." + string(m.Step))
+		log.Debug("migration step", "step", m.Step)
+		err := c.stepMigration(ctx, &m)
+		switch {
+		case err == nil:
+		case errors.Is(err, errHalt) || ctx.Err() != nil:
+			return
+		default:
+			var e *api.Error
+			if !errors.As(err, &e) {
+				e = api.Errorf(api.CodeInternal, "%v", err)
+			}
+			log.Warn("migration fails", "step", m.Step, "err", err)
+			m.Failure = &api.Error{Code: e.Code, Message: fmt.Sprintf("%s: %s", m.Step.Doing(), e.Message), Reasons: e.Reasons}
+			next := cloud.StepUndo
+			if m.Step == cloud.StepNone {
+				next = cloud.StepFailed
+			}
+			if err := c.advance(ctx, &m, next, nil); err != nil {
+				log.Error("keep the migration's failure", "err", err)
+				return
+			}
+		}
+		if m.Step == cloud.StepDone || m.Step == cloud.StepFailed {
+			return
+		}
+	}
+}
+
+// stepMigration does what follows the step that the journal has, and journals it.
+func (c *Controller) stepMigration(ctx context.Context, m *migration) error {
+	source, target := c.endOf(m.Source.Site), c.endOf(m.Target.Site)
+	if m.Step.Cancellable() && m.Step != cloud.StepNone {
+		if err := c.cancelled(ctx, m); err != nil {
+			return err
+		}
+	}
+	switch m.Step {
+	case cloud.StepNone:
+		reasons, err := c.checkMigration(ctx, m.VM, m.Call, m.Target)
+		if err != nil {
+			return err
+		}
+		if len(reasons) > 0 {
+			return &api.Error{Code: api.CodeRefused, Message: "VM " + m.VM + " cannot move to " + m.Target.Site, Reasons: reasons}
+		}
+		return c.advance(ctx, m, cloud.StepChecked, nil)
+
+	case cloud.StepChecked:
+		c.sweepFor(ctx, m.UID)
+		claim, err := target.reserve(ctx, m.Call)
+		if err != nil {
+			return err
+		}
+		m.Target.Host, m.Target.VTEP = claim.Host, claim.VTEP.String()
+		return c.advance(ctx, m, cloud.StepReserved, nil)
+
+	case cloud.StepReserved:
+		offer, err := source.begin(ctx, wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch})
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		call := wire.PrepareCall{Job: m.Job, Order: m.Call.Order, Offer: offer.Offer}
+		if call.Network, err = c.networkFor(ctx, m.Call.Order.NIC.Network, m.Target.VTEP); err != nil {
+			return err
+		}
+		answer, err := target.prepare(ctx, call)
+		if err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		m.Answer = answer.Answer
+		return c.advance(ctx, m, cloud.StepPrepared, nil)
+
+	case cloud.StepPrepared:
+		return c.advance(ctx, m, cloud.StepCopying, nil)
+
+	case cloud.StepCopying:
+		result, err := c.copy(ctx, m, source)
+		if err != nil {
+			return err
+		}
+		m.Result = result.Result
+		p := result.Progress
+		return c.advance(ctx, m, cloud.StepCopied, &p)
+
+	case cloud.StepCopied:
+		// The decision. From here on the copy at the source never runs at its old epoch again.
+		return c.advance(ctx, m, cloud.StepCommitted, nil)
+
+	case cloud.StepCommitted:
+		err := target.finish(ctx, wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.committed(), Result: m.Result, Commit: true})
+		switch {
+		case err == nil:
+			return c.advance(ctx, m, cloud.StepSwitched, nil)
+		case errors.Is(err, &api.Error{Code: api.CodeNotFound}):
+			// The definite answer: the target lost its copy before it ran. The source still has everything.
+			m.Failure = api.Errorf(api.CodeUnavailable, "the target lost the copy before it ran: %v", err)
+			m.Fenced = true
+			return c.advance(ctx, m, cloud.StepUndo, nil)
+		}
+		c.log.Warn("finish at the target; trying again", "job", m.Job, "vm", m.VM, "err", err)
+		return c.pause(ctx)
+
+	case cloud.StepSwitched:
+		call := wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.committed(), Commit: true}
+		if err := source.confirm(ctx, call); err != nil {
+			// The VM runs at the target. What is left at the source is cleaned when it is reached again.
+			c.log.Warn("confirm at the source; left for later", "job", m.Job, "vm", m.VM, "err", err)
+			d := debris{Job: m.Job, VM: m.UID, Source: &m.Source, Call: call}
+			return c.advance(ctx, m, cloud.StepDone, nil, d)
+		}
+		return c.advance(ctx, m, cloud.StepDone, nil)
+
+	case cloud.StepUndo:
+		return c.undo(ctx, m, source, target)
+	}
+	return api.Errorf(api.CodeInternal, "migration %s is at an unknown step %q", m.Job, m.Step)
+}
+
+// undo puts everything back: the source runs on, the target forgets. A target that is not reached hears it later.
+func (c *Controller) undo(ctx context.Context, m *migration, source, target end) error {
+	abort := wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.aborted()}
+	if m.Fenced {
+		if err := target.finish(ctx, abort); err != nil {
+			c.log.Warn("fence the target; trying again", "job", m.Job, "vm", m.VM, "err", err)
+			return c.pause(ctx)
+		}
+	}
+	if err := source.cancel(ctx, wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch}); err != nil {
+		c.log.Debug("cancel at the source", "job", m.Job, "vm", m.VM, "err", err)
+	}
+	if err := source.confirm(ctx, abort); err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		c.log.Warn("abort at the source; trying again", "job", m.Job, "vm", m.VM, "err", err)
+		return c.pause(ctx)
+	}
+	var left []debris
+	if !m.Fenced {
+		if err := target.finish(ctx, abort); err != nil {
+			c.log.Warn("abort at the target; left for later", "job", m.Job, "vm", m.VM, "err", err)
+			left = append(left, debris{Job: m.Job, VM: m.UID, Target: &m.Target, Call: abort})
+		}
+	}
+	return c.advance(ctx, m, cloud.StepFailed, nil, left...)
+}
+
+// pause waits a little before a call is repeated that has to succeed.
+func (c *Controller) pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return errHalt
+	case <-time.After(c.o.Retry):
+		return nil
+	}
+}
+
+// copy runs the copying and keeps the job's progress up to date.
+func (c *Controller) copy(ctx context.Context, m *migration, source end) (wire.MigrateResult, error) {
+	watch, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.followCopy(watch, m, source)
+	}()
+	result, err := source.perform(ctx, wire.PerformCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Answer: m.Answer, Codec: c.o.Codec})
+	stop()
+	<-done
+	if err != nil {
+		if e := c.cancelled(ctx, m); e != nil {
+			return result, e
+		}
+		return result, fmt.Errorf("copy: %w", err)
+	}
+	return result, nil
+}
+
+// followCopy writes what the source tells of the copying, and passes a wish to cancel on.
+func (c *Controller) followCopy(ctx context.Context, m *migration, source end) {
+	call := wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch}
+	tick := time.NewTicker(c.o.ProgressEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		p, err := source.progress(ctx, call)
+		if err != nil {
+			continue
+		}
+		cancel := false
+		if _, err := change(ctx, c, m.Job, func(_ store.Tx, j *api.Job) error {
+			j.Status.Progress = p
+			cancel = j.Spec.Cancel
+			return nil
+		}); err != nil {
+			c.log.Debug("keep progress", "job", m.Job, "err", err)
+		}
+		if cancel {
+			if err := source.cancel(ctx, call); err != nil {
+				c.log.Warn("cancel at the source", "job", m.Job, "err", err)
+			}
+		}
+	}
+}
+
+var errCancelled = api.Errorf(api.CodeConflict, "it was cancelled")
+
+// cancelled tells whether somebody asked for the job's end.
+func (c *Controller) cancelled(ctx context.Context, m *migration) error {
+	return c.view(ctx, func(tx store.Tx) error {
+		j, err := get[api.Job](tx, m.Job)
+		if err == nil && j.Spec.Cancel {
+			return errCancelled
+		}
+		return err
+	})
+}
+
+// advance journals a step and what it means for the VM, in one transaction; leftovers go with it.
+func (c *Controller) advance(ctx context.Context, m *migration, step cloud.MigrateStep, p *api.Progress, left ...debris) error {
+	if err := cloud.CheckMigrateStep(m.Step, step); err != nil {
+		return err
+	}
+	from := m.Step
+	m.Step = step
+	err := c.update(ctx, func(tx store.Tx) error {
+		j, err := get[api.Job](tx, m.Job)
+		if err != nil {
+			return err
+		}
+		v, err := get[api.VM](tx, m.VM)
+		if err != nil {
+			return err
+		}
+		now := c.now()
+		j.Status.Step = string(step)
+		j.Status.Journal = append(j.Status.Journal, api.JournalRow{Step: string(step), Time: now})
+		if p != nil {
+			j.Status.Progress = *p
+		}
+		if m.Failure != nil {
+			j.Status.Message, j.Status.Reasons = m.Failure.Message, m.Failure.Reasons
+		}
+		switch step {
+		case cloud.StepCommitted:
+			v.Status.Site, v.Status.Host, v.Status.VTEP, v.Status.Loan = m.Target.Site, m.Target.Host, m.Target.VTEP, m.Target.Loan
+			v.Status.Epoch = m.committed()
+		case cloud.StepUndo:
+			j.Status.State = api.JobUndoing
+			v.Status.Site, v.Status.Host, v.Status.VTEP, v.Status.Loan = m.Source.Site, m.Source.Host, m.Source.VTEP, m.Source.Loan
+			v.Status.Epoch = m.aborted()
+		case cloud.StepDone, cloud.StepFailed:
+			j.Status.State, j.Status.Ended = api.JobDone, now
+			if step == cloud.StepFailed {
+				j.Status.State = api.JobFailed
+				if j.Spec.Cancel {
+					j.Status.State = api.JobCancelled
+				}
+			}
+			v.Status.Job, v.Status.Phase, v.Status.Since = "", api.PhaseRunning, now
+			if err := remove(tx, prefixMigrations+m.Job); err != nil {
+				return err
+			}
+		}
+		if step == cloud.StepSwitched {
+			c.event(tx, "vm.moved", "vms/"+m.VM, v.Owner, fmt.Sprintf("runs at %s/%s at epoch %d", m.Target.Site, m.Target.Host, m.committed()))
+		}
+		if step == cloud.StepFailed {
+			c.event(tx, "migrate.failed", "vms/"+m.VM, v.Owner, j.Status.Message)
+		}
+		for _, d := range left {
+			if err := putJSON(tx, prefixDebris+d.Job, d); err != nil {
+				return err
+			}
+		}
+		if step != cloud.StepDone && step != cloud.StepFailed {
+			if err := putJSON(tx, prefixMigrations+m.Job, *m); err != nil {
+				return err
+			}
+		}
+		if err := put(tx, v); err != nil {
+			return err
+		}
+		return put(tx, j)
+	})
+	if err != nil {
+		m.Step = from
+		if ctx.Err() != nil {
+			return errHalt
+		}
+		return fmt.Errorf("journal step %s: %w", step, err)
+	}
+	c.log.Info("migration", "job", m.Job, "vm", m.VM, "step", step)
+	c.poke()
+	return nil
+}
+
+// sweep tries to clean up what ended jobs have left.
+func (c *Controller) sweep(ctx context.Context) error {
+	var all map[string]debris
+	if err := c.view(ctx, func(tx store.Tx) (err error) {
+		all, err = listJSON[debris](tx, prefixDebris)
+		return err
+	}); err != nil {
+		return err
+	}
+	for job, d := range all {
+		c.once("sweep/"+job, func(ctx context.Context) { c.sweepOne(ctx, d) })
+	}
+	return nil
+}
+
+// sweepFor cleans up what earlier jobs of one VM have left, now, so that a new migration finds the ground free.
+func (c *Controller) sweepFor(ctx context.Context, uid string) {
+	var all map[string]debris
+	if err := c.view(ctx, func(tx store.Tx) (err error) {
+		all, err = listJSON[debris](tx, prefixDebris)
+		return err
+	}); err != nil {
+		return
+	}
+	for _, d := range all {
+		if d.VM == uid {
+			c.sweepOne(ctx, d)
+		}
+	}
+}
+
+func (c *Controller) sweepOne(ctx context.Context, d debris) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	var err error
+	if d.Target != nil {
+		err = c.endOf(d.Target.Site).finish(ctx, d.Call)
+	} else {
+		err = c.endOf(d.Source.Site).confirm(ctx, d.Call)
+	}
+	switch {
+	case err == nil, errors.Is(err, &api.Error{Code: api.CodeNotFound}), errors.Is(err, &api.Error{Code: api.CodeStale}):
+		// Stale: a newer order was carried out there since; nothing of this job is left.
+	default:
+		c.log.Debug("sweep", "job", d.Job, "err", err)
+		return
+	}
+	if err := c.update(ctx, func(tx store.Tx) error { return remove(tx, prefixDebris+d.Job) }); err != nil {
+		c.log.Error("forget what was swept", "job", d.Job, "err", err)
+	}
+}

@@ -1,0 +1,92 @@
+package control
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"widecloud/api"
+	"widecloud/internal/wire"
+)
+
+// peer is an end at another site: every call goes to its controller, which judges it by the loan.
+type peer struct {
+	c    *Controller
+	site string
+}
+
+func (p peer) call(ctx context.Context, path string, in, out any) error {
+	s, err := p.c.o.Federation.Session(p.site, false)
+	if err != nil {
+		return err
+	}
+	return wire.Call(ctx, s, http.MethodPost, path, in, out)
+}
+
+func (p peer) check(ctx context.Context, c wire.ClaimCall) ([]api.Reason, error) {
+	var out wire.CheckAnswer
+	err := p.call(ctx, wire.PathFedCheck, c, &out)
+	return out.Reasons, err
+}
+
+func (p peer) reserve(ctx context.Context, c wire.ClaimCall) (out wire.Claim, err error) {
+	err = p.call(ctx, wire.PathFedReserve, c, &out)
+	return out, err
+}
+
+func (p peer) begin(ctx context.Context, c wire.MigrateCall) (out wire.MigrateOffer, err error) {
+	err = p.call(ctx, wire.PathFedBegin, c, &out)
+	return out, err
+}
+
+func (p peer) prepare(ctx context.Context, c wire.PrepareCall) (out wire.MigrateAnswer, err error) {
+	err = p.call(ctx, wire.PathFedPrepare, c, &out)
+	return out, err
+}
+
+func (p peer) perform(ctx context.Context, c wire.PerformCall) (out wire.MigrateResult, err error) {
+	err = p.call(ctx, wire.PathFedPerform, c, &out)
+	return out, err
+}
+
+func (p peer) progress(ctx context.Context, c wire.MigrateCall) (out api.Progress, err error) {
+	err = p.call(ctx, wire.PathFedProgress, c, &out)
+	return out, err
+}
+
+func (p peer) cancel(ctx context.Context, c wire.MigrateCall) error {
+	return p.call(ctx, wire.PathFedCancel, c, &wire.Empty{})
+}
+
+func (p peer) finish(ctx context.Context, c wire.FinishCall) error {
+	return p.call(ctx, wire.PathFedFinish, c, &wire.Empty{})
+}
+
+func (p peer) confirm(ctx context.Context, c wire.FinishCall) error {
+	return p.call(ctx, wire.PathFedConfirm, c, &wire.Empty{})
+}
+
+func (p peer) reboot(ctx context.Context, c wire.RebootCall) error {
+	return p.call(ctx, wire.PathFedReboot, c, &wire.Empty{})
+}
+
+func (p peer) order(ctx context.Context, o wire.GuestOrder) error {
+	return p.call(ctx, wire.PathFedOrder, o, &wire.Empty{})
+}
+
+func (p peer) channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
+	return p.stream(ctx, wire.PathFedChannel, h)
+}
+
+func (p peer) console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
+	return p.stream(ctx, wire.PathFedConsole, h)
+}
+
+// stream opens a bulk stream, on the session that control does not wait behind.
+func (p peer) stream(ctx context.Context, path string, header any) (net.Conn, error) {
+	s, err := p.c.o.Federation.Session(p.site, true)
+	if err != nil {
+		return nil, err
+	}
+	return wire.OpenStream(ctx, s, path, header)
+}

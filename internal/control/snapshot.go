@@ -1,0 +1,532 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"widecloud/api"
+	"widecloud/internal/lend"
+	"widecloud/internal/place"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// allotted is what each host of this site has given away: its VMs, guests and claims. except names a job whose claim does
+// not count.
+func (c *Controller) allotted(tx store.Tx, except string) (map[string]api.Resources, error) {
+	out := map[string]api.Resources{}
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range vms {
+		if v.Status.Site == c.o.Site && v.Status.Host != "" {
+			needs, err := c.needs(tx, v)
+			if err != nil {
+				return nil, err
+			}
+			out[v.Status.Host] = lend.Add(out[v.Status.Host], needs)
+		}
+	}
+	guests, err := listJSON[wire.Claim](tx, prefixOrders)
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range guests {
+		out[g.Host] = lend.Add(out[g.Host], g.Needs)
+	}
+	claims, err := listJSON[wire.Claim](tx, prefixClaims)
+	if err != nil {
+		return nil, err
+	}
+	for job, g := range claims {
+		if job != except {
+			out[g.Host] = lend.Add(out[g.Host], g.Needs)
+		}
+	}
+	return out, nil
+}
+
+// needs is what a VM takes.
+func (c *Controller) needs(tx store.Tx, v *api.VM) (api.Resources, error) {
+	disk := v.Spec.DiskGiB
+	if img, err := get[api.Image](tx, v.Spec.Image); err == nil {
+		disk = max(disk, int((img.Status.VirtualMiB+1023)/1024))
+	} else if !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Resources{}, err
+	}
+	return api.Resources{CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, DiskGiB: disk}, nil
+}
+
+// siteSnapshot is this site as placement sees it.
+func (c *Controller) siteSnapshot(tx store.Tx, exceptJob string) (place.Site, error) {
+	s := place.Site{Name: c.o.Site, Self: true, Reached: true}
+	allotted, err := c.allotted(tx, exceptJob)
+	if err != nil {
+		return s, err
+	}
+	hosts, err := list[api.Host](tx)
+	if err != nil {
+		return s, err
+	}
+	for _, h := range hosts {
+		s.Hosts = append(s.Hosts, place.Host{
+			Name: h.Name, Roles: h.Spec.Roles, Connected: h.Status.Connected, Cordoned: h.Spec.Cordoned || h.Deleting,
+			Capacity: h.Status.Capacity, Allotted: allotted[h.Name], CPU: h.Status.CPU, Images: h.Status.Images,
+		})
+	}
+	return s, nil
+}
+
+// snapshot is everything that placement sees: this site and what its peers lend it.
+func (c *Controller) snapshot(tx store.Tx) (place.Snapshot, error) {
+	self, err := c.siteSnapshot(tx, "")
+	if err != nil {
+		return place.Snapshot{}, err
+	}
+	out := place.Snapshot{Sites: []place.Site{self}}
+	peers, err := list[api.Peer](tx)
+	if err != nil {
+		return out, err
+	}
+	loans, err := list[api.Loan](tx)
+	if err != nil {
+		return out, err
+	}
+	for _, p := range peers {
+		_, err := c.o.Federation.Session(p.Name, false)
+		s := place.Site{Name: p.Name, Reached: err == nil}
+		for _, l := range loans {
+			if l.Spec.Lender != p.Name || l.Spec.Borrower != c.o.Site {
+				continue
+			}
+			used, err := c.borrowed(tx, l.Name)
+			if err != nil {
+				return out, err
+			}
+			s.Loans = append(s.Loans, place.Loan{Name: l.Name, State: l.Status.State, Amount: l.Spec.Amount, Used: used})
+		}
+		offers, err := c.offersOf(tx, p.Name)
+		if err != nil {
+			return out, err
+		}
+		for _, o := range offers {
+			if len(o.CPUUsable) > 0 {
+				s.CPUs = append(s.CPUs, api.CPU{Usable: o.CPUUsable})
+			}
+		}
+		out.Sites = append(out.Sites, s)
+	}
+	return out, nil
+}
+
+// borrowed is what our VMs and their migrations take of a loan to us.
+func (c *Controller) borrowed(tx store.Tx, loan string) (api.Resources, error) {
+	var sum api.Resources
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return sum, err
+	}
+	for _, v := range vms {
+		if v.Status.Loan == loan {
+			needs, err := c.needs(tx, v)
+			if err != nil {
+				return sum, err
+			}
+			sum = lend.Add(sum, needs)
+		}
+	}
+	moving, err := listJSON[migration](tx, prefixMigrations)
+	if err != nil {
+		return sum, err
+	}
+	for _, m := range moving {
+		if m.Target.Loan == loan && m.Source.Loan != loan && !m.Step.Committed() {
+			sum = lend.Add(sum, m.Call.Needs)
+		}
+	}
+	return sum, nil
+}
+
+// loanUse is who uses a loan from us: the guests, and the claims of guests to come but for one job's.
+func (c *Controller) loanUse(tx store.Tx, loan, exceptJob string) ([]api.Guest, error) {
+	var out []api.Guest
+	guests, err := listJSON[wire.Claim](tx, prefixOrders)
+	if err != nil {
+		return nil, err
+	}
+	claims, err := listJSON[wire.Claim](tx, prefixClaims)
+	if err != nil {
+		return nil, err
+	}
+	delete(claims, exceptJob)
+	for _, m := range []map[string]wire.Claim{guests, claims} {
+		for _, g := range m {
+			if g.Loan == loan {
+				out = append(out, api.Guest{Spec: api.GuestSpec{VM: g.Order.Name, VMUID: g.VM, Loan: g.Loan, Needs: g.Needs, Host: g.Host, Epoch: g.Order.Epoch}})
+			}
+		}
+	}
+	return out, nil
+}
+
+// request is a VM as placement sees it.
+func (c *Controller) request(tx store.Tx, v *api.VM) (place.Request, error) {
+	needs, err := c.needs(tx, v)
+	if err != nil {
+		return place.Request{}, err
+	}
+	r := place.Request{Needs: needs, CPUModel: v.Spec.CPUModel, Sites: v.Spec.Sites}
+	if img, err := get[api.Image](tx, v.Spec.Image); err == nil {
+		r.Image = img.Status.Digest
+	}
+	return r, nil
+}
+
+// claimFor is what a VM asks a site for.
+func (c *Controller) claimFor(tx store.Tx, v *api.VM, job string) (wire.ClaimCall, error) {
+	order, err := c.orderOf(tx, v)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	needs, err := c.needs(tx, v)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	n, err := get[api.Network](tx, v.Spec.Network)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	nv, err := c.viewOf(tx, n)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	return wire.ClaimCall{Job: job, Owner: v.Owner, Needs: needs, Order: order, Network: networkOrder(nv, c.o.Site, "", api.RoleHypervisor)}, nil
+}
+
+// orderOf is a VM of ours as an agent is told of it.
+func (c *Controller) orderOf(tx store.Tx, v *api.VM) (wire.VMOrder, error) {
+	img, err := get[api.Image](tx, v.Spec.Image)
+	if err != nil {
+		return wire.VMOrder{}, fmt.Errorf("image of VM %s: %w", v.Name, err)
+	}
+	n, err := get[api.Network](tx, v.Spec.Network)
+	if err != nil {
+		return wire.VMOrder{}, fmt.Errorf("network of VM %s: %w", v.Name, err)
+	}
+	o := wire.VMOrder{
+		VM: v.UID, Name: v.Name, Home: c.o.Site, Epoch: v.Status.Epoch, Run: wire.RunOn,
+		CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, CPUModel: v.Spec.CPUModel,
+		Image: img.Status.Digest, DiskMiB: int64(v.Spec.DiskGiB) * 1024,
+		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
+		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
+	}
+	for _, a := range v.Status.Addresses {
+		switch a.Origin {
+		case "slaac":
+			o.NIC.IPv6 = a.Address
+		case "dhcp":
+			o.NIC.IPv4 = a.Address
+		}
+	}
+	switch {
+	case v.Deleting:
+		o.Run = wire.RunGone
+	case v.Spec.Power == api.PowerOff:
+		o.Run = wire.RunOff
+	case v.Spec.Power == api.PowerOffHard:
+		o.Run = wire.RunHard
+	}
+	return o, nil
+}
+
+// viewOf is a network of ours with everything that those who carry it must know.
+func (c *Controller) viewOf(tx store.Tx, n *api.Network) (wire.NetworkView, error) {
+	out := wire.NetworkView{UID: n.UID, Name: n.Name, VNI: n.Spec.VNI, MTU: n.Spec.MTU, Members: []api.NetworkMember{}, Endpoints: []wire.EndpointOrder{}}
+	var err error
+	if out.Prefix, err = netip.ParsePrefix(n.Spec.Prefix); err != nil {
+		return out, fmt.Errorf("network %s: %w", n.Name, err)
+	}
+	if n.Spec.IPv4 != "" {
+		if out.IPv4, err = netip.ParsePrefix(n.Spec.IPv4); err != nil {
+			return out, fmt.Errorf("network %s: %w", n.Name, err)
+		}
+	}
+	members := map[api.NetworkMember]bool{}
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return out, err
+	}
+	ours := map[string]*api.VM{}
+	for _, v := range vms {
+		if v.Spec.Network != n.Name {
+			continue
+		}
+		ours[v.Name] = v
+		vtep, err := netip.ParseAddr(v.Status.VTEP)
+		if err != nil {
+			continue // not placed
+		}
+		members[api.NetworkMember{Site: v.Status.Site, Host: v.Status.Host, VTEP: v.Status.VTEP, Role: api.RoleHypervisor}] = true
+		e := wire.EndpointOrder{VM: v.UID, Hostname: v.Name, MAC: v.Status.MAC, VTEP: vtep}
+		for _, a := range v.Status.Addresses {
+			addr, err := netip.ParseAddr(a.Address)
+			switch {
+			case err != nil:
+			case a.Origin == "slaac":
+				e.IPv6 = addr
+			case a.Origin == "dhcp":
+				e.IPv4 = addr
+			}
+		}
+		out.Endpoints = append(out.Endpoints, e)
+	}
+	// Both ends of a migration carry the network while it lasts, so that what the VM's arrival announces is heard.
+	moving, err := listJSON[migration](tx, prefixMigrations)
+	if err != nil {
+		return out, err
+	}
+	for _, m := range moving {
+		if ours[m.VM] == nil {
+			continue
+		}
+		for _, at := range []location{m.Source, m.Target} {
+			if at.VTEP != "" {
+				members[api.NetworkMember{Site: at.Site, Host: at.Host, VTEP: at.VTEP, Role: api.RoleHypervisor}] = true
+			}
+		}
+	}
+	gateways, err := c.gateways(tx)
+	if err != nil {
+		return out, err
+	}
+	for _, g := range gateways {
+		members[g] = true
+	}
+	for m := range members {
+		out.Members = append(out.Members, m)
+	}
+	slices.SortFunc(out.Members, func(a, b api.NetworkMember) int {
+		return strings.Compare(a.Site+"/"+a.Host+string(a.Role), b.Site+"/"+b.Host+string(b.Role))
+	})
+	addresses, err := list[api.Address](tx)
+	if err != nil {
+		return out, err
+	}
+	for _, a := range addresses {
+		service, err1 := netip.ParseAddr(a.Spec.Address)
+		v := ours[a.Spec.VM]
+		if v == nil || err1 != nil || a.Deleting {
+			continue
+		}
+		for _, va := range v.Status.Addresses {
+			if t, err := netip.ParseAddr(va.Address); err == nil && va.Origin == "slaac" {
+				out.Mappings = append(out.Mappings, wire.Mapping{Service: service, Target: t})
+			}
+		}
+	}
+	return out, nil
+}
+
+// gateways are the hosts that let traffic in and out of our networks: our own, and those of peers that lend us addresses.
+func (c *Controller) gateways(tx store.Tx) ([]api.NetworkMember, error) {
+	out, err := c.ownGateways(tx)
+	if err != nil {
+		return nil, err
+	}
+	loans, err := list[api.Loan](tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range loans {
+		if l.Spec.Borrower != c.o.Site || l.Spec.Amount.Addresses == 0 || l.Status.State == api.LoanEnded {
+			continue
+		}
+		offers, err := c.offersOf(tx, l.Spec.Lender)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range offers {
+			if o.Name == l.Spec.Offer {
+				out = append(out, o.Gateways...)
+			}
+		}
+	}
+	return out, nil
+}
+
+func (c *Controller) ownGateways(tx store.Tx) (out []api.NetworkMember, err error) {
+	hosts, err := list[api.Host](tx)
+	for _, h := range hosts {
+		if slices.Contains(h.Spec.Roles, api.RoleGateway) && h.Status.VTEP != "" {
+			out = append(out, api.NetworkMember{Site: c.o.Site, Host: h.Name, VTEP: h.Status.VTEP, Role: api.RoleGateway})
+		}
+	}
+	return out, err
+}
+
+// networkOrder is a network as one host is to carry it: the others are its flood list. A gateway floods to hypervisors
+// only: the gateways share one address and never speak to each other on a network.
+func networkOrder(v wire.NetworkView, home, selfVTEP string, role api.HostRole) wire.NetworkOrder {
+	o := wire.NetworkOrder{UID: v.UID, Name: v.Name, Home: home, VNI: v.VNI, Prefix: v.Prefix, IPv4: v.IPv4, MTU: v.MTU, Endpoints: v.Endpoints}
+	for _, m := range v.Members {
+		if m.VTEP == selfVTEP || role == api.RoleGateway && m.Role == api.RoleGateway {
+			continue
+		}
+		if a, err := netip.ParseAddr(m.VTEP); err == nil && !slices.Contains(o.Flood, a) {
+			o.Flood = append(o.Flood, a)
+		}
+	}
+	return o
+}
+
+// knownNetwork is a network that this site carries or may carry.
+type knownNetwork struct {
+	UID, Name, Home string
+	VNI             uint32
+	Prefix          netip.Prefix
+}
+
+// networksKnown lists our own networks and those of our peers' views.
+func (c *Controller) networksKnown(tx store.Tx) ([]knownNetwork, error) {
+	var out []knownNetwork
+	own, err := list[api.Network](tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range own {
+		p, err := netip.ParsePrefix(n.Spec.Prefix)
+		if err != nil {
+			return nil, fmt.Errorf("network %s: %w", n.Name, err)
+		}
+		out = append(out, knownNetwork{n.UID, n.Name, c.o.Site, n.Spec.VNI, p})
+	}
+	views, err := listJSON[wire.NetworkView](tx, prefixViews)
+	if err != nil {
+		return nil, err
+	}
+	for key, v := range views {
+		home, _, _ := strings.Cut(key, "/")
+		out = append(out, knownNetwork{v.UID, v.Name, home, v.VNI, v.Prefix})
+	}
+	return out, nil
+}
+
+// networkFor is a network of ours as the target of a migration is to carry it, before it is told by a view.
+func (c *Controller) networkFor(ctx context.Context, uid, selfVTEP string) (out wire.NetworkOrder, err error) {
+	err = c.view(ctx, func(tx store.Tx) error {
+		all, err := list[api.Network](tx)
+		if err != nil {
+			return err
+		}
+		for _, n := range all {
+			if n.UID == uid {
+				v, err := c.viewOf(tx, n)
+				out = networkOrder(v, c.o.Site, selfVTEP, api.RoleHypervisor)
+				return err
+			}
+		}
+		return api.Errorf(api.CodeNotFound, "no network %s", uid)
+	})
+	return out, err
+}
+
+// hostState is everything that a host is to be now.
+func (c *Controller) hostState(ctx context.Context, host string) (wire.HostState, error) {
+	s := wire.HostState{AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: []wire.VMOrder{}, Networks: []wire.NetworkOrder{}}
+	err := c.view(ctx, func(tx store.Tx) error {
+		s.Revision = tx.Revision()
+		h, err := get[api.Host](tx, host)
+		if err != nil {
+			return err
+		}
+		gateway := slices.Contains(h.Spec.Roles, api.RoleGateway)
+		role := api.RoleHypervisor
+		if gateway {
+			role = api.RoleGateway
+		}
+		carried := map[string]bool{}
+		vms, err := list[api.VM](tx)
+		if err != nil {
+			return err
+		}
+		for _, v := range vms {
+			if v.Status.Site != c.o.Site || v.Status.Host != host || v.Status.Epoch == 0 {
+				continue
+			}
+			o, err := c.orderOf(tx, v)
+			if err != nil {
+				return err
+			}
+			s.VMs = append(s.VMs, o)
+			carried[o.NIC.Network] = true
+		}
+		guests, err := listJSON[wire.Claim](tx, prefixOrders)
+		if err != nil {
+			return err
+		}
+		fallback := map[string]wire.NetworkOrder{}
+		for _, g := range guests {
+			if g.Host == host {
+				s.VMs = append(s.VMs, g.Order)
+				carried[g.Order.NIC.Network] = true
+				fallback[g.Network.UID] = g.Network
+			}
+		}
+		claims, err := listJSON[wire.Claim](tx, prefixClaims)
+		if err != nil {
+			return err
+		}
+		for _, g := range claims {
+			if g.Host == host {
+				carried[g.Order.NIC.Network] = true
+				fallback[g.Network.UID] = g.Network
+			}
+		}
+		slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
+		add := func(v wire.NetworkView, home string) {
+			delete(fallback, v.UID)
+			if carried[v.UID] || gateway {
+				s.Networks = append(s.Networks, networkOrder(v, home, h.Status.VTEP, role))
+			}
+			if gateway {
+				s.Mappings = append(s.Mappings, v.Mappings...)
+			}
+		}
+		own, err := list[api.Network](tx)
+		if err != nil {
+			return err
+		}
+		for _, n := range own {
+			v, err := c.viewOf(tx, n)
+			if err != nil {
+				return err
+			}
+			add(v, c.o.Site)
+		}
+		views, err := listJSON[wire.NetworkView](tx, prefixViews)
+		if err != nil {
+			return err
+		}
+		for key, v := range views {
+			home, _, _ := strings.Cut(key, "/")
+			if gateway && !slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == c.o.Site && m.Host == host }) {
+				continue // its home borrows no addresses here
+			}
+			add(v, home)
+		}
+		for uid, n := range fallback {
+			if carried[uid] && !gateway {
+				s.Networks = append(s.Networks, n) // of a guest whose home has not sent its view yet
+			}
+		}
+		slices.SortFunc(s.Networks, func(a, b wire.NetworkOrder) int { return strings.Compare(a.UID, b.UID) })
+		slices.SortFunc(s.Mappings, func(a, b wire.Mapping) int { return a.Service.Compare(b.Service) })
+		return nil
+	})
+	return s, err
+}

@@ -1,0 +1,400 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+	"widecloud/internal/lend"
+	"widecloud/internal/place"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// placeVMs finds a place for every VM that has none, and takes it there.
+func (c *Controller) placeVMs(ctx context.Context) error {
+	var pending []string
+	if err := c.view(ctx, func(tx store.Tx) error {
+		vms, err := list[api.VM](tx)
+		for _, v := range vms {
+			if v.Status.Host == "" && !v.Deleting && v.Spec.Power == api.PowerOn {
+				pending = append(pending, v.Name)
+			}
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, name := range pending {
+		c.once("place/"+name, func(ctx context.Context) {
+			if err := c.placeVM(ctx, name); err != nil && ctx.Err() == nil {
+				c.log.Warn("place", "vm", name, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// placeVM decides where a VM goes. A peer that is to take it is written down before it is asked, so that a controller
+// that dies in between asks the same one again.
+func (c *Controller) placeVM(ctx context.Context, name string) error {
+	var call wire.ClaimCall
+	v, err := change(ctx, c, name, func(tx store.Tx, v *api.VM) error {
+		if v.Status.Host != "" || v.Deleting {
+			return errHalt
+		}
+		img, err := get[api.Image](tx, v.Spec.Image)
+		if err != nil || img.Status.Phase != "ready" {
+			v.Status.Message = fmt.Sprintf("waits for image %s", v.Spec.Image)
+			v.Status.Reasons = []api.Reason{{Code: "image", Message: v.Status.Message}}
+			return nil
+		}
+		if v.Status.Site == "" {
+			s, err := c.snapshot(tx)
+			if err != nil {
+				return err
+			}
+			r, err := c.request(tx, v)
+			if err != nil {
+				return err
+			}
+			r.Place = v.Spec.Place
+			plan := place.Decide(s, r)
+			v.Status.Reasons = plan.Refused
+			if plan.Chosen == nil {
+				v.Status.Message = "there is no room for it now"
+				return nil
+			}
+			v.Status.Message = ""
+			v.Status.Epoch++
+			v.Status.Site, v.Status.Loan = plan.Chosen.Site, plan.Chosen.Loan
+			if plan.Chosen.Site == c.o.Site {
+				h, err := get[api.Host](tx, plan.Chosen.Host)
+				if err != nil {
+					return err
+				}
+				c.arrived(tx, v, h.Name, h.Status.VTEP)
+				return nil
+			}
+		}
+		call, err = c.claimFor(tx, v, fmt.Sprintf("create-%s-%d", v.UID, v.Status.Epoch))
+		call.Loan, call.Start = v.Status.Loan, true
+		if _, host, ok := strings.Cut(v.Spec.Place, "/"); ok {
+			call.Host = host
+		}
+		return err
+	})
+	if errors.Is(err, errHalt) {
+		return nil
+	}
+	if err != nil || call.Job == "" {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	claim, err := c.endOf(v.Status.Site).reserve(ctx, call)
+	var refused *api.Error
+	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
+		_, err = change(ctx, c, name, func(_ store.Tx, v *api.VM) error {
+			v.Status.Site, v.Status.Loan = "", ""
+			v.Status.Message, v.Status.Reasons = refused.Message, refused.Reasons
+			return nil
+		})
+		return err
+	}
+	if err != nil {
+		return err // it may have been granted: the same site is asked again
+	}
+	_, err = change(ctx, c, name, func(tx store.Tx, v *api.VM) error {
+		c.arrived(tx, v, claim.Host, claim.VTEP.String())
+		return nil
+	})
+	return err
+}
+
+// arrived keeps where a VM was placed.
+func (c *Controller) arrived(tx store.Tx, v *api.VM, host, vtep string) {
+	v.Status.Host, v.Status.VTEP = host, vtep
+	v.Status.Phase, v.Status.Since, v.Status.Message = api.PhaseStarting, c.now(), ""
+	c.event(tx, "vm.placed", "vms/"+v.Name, v.Owner, fmt.Sprintf("at %s/%s, epoch %d", v.Status.Site, host, v.Status.Epoch))
+}
+
+// newVM gives a VM its addresses: the MAC follows from its UID, the IPv6 address from MAC and prefix (RFC 4291 App. A), the
+// IPv4 address is the lowest that is free.
+func (c *Controller) newVM(tx store.Tx, v *api.VM) error {
+	n, err := get[api.Network](tx, v.Spec.Network)
+	if err != nil {
+		return api.Invalidf("spec.network", "no network is called %q", v.Spec.Network)
+	}
+	if _, err := get[api.Image](tx, v.Spec.Image); err != nil {
+		return api.Invalidf("spec.image", "no image is called %q", v.Spec.Image)
+	}
+	mac := cloud.MAC(v.UID)
+	v.Status = api.VMStatus{Phase: api.PhasePending, Since: c.now(), MAC: mac.String()}
+	prefix, err := netip.ParsePrefix(n.Spec.Prefix)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", n.Name, err)
+	}
+	v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: cloud.EUI64(prefix, mac).String(), Origin: "slaac"})
+	if n.Spec.IPv4 == "" {
+		return nil
+	}
+	prefix4, err := netip.ParsePrefix(n.Spec.IPv4)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", n.Name, err)
+	}
+	taken := map[string]bool{}
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return err
+	}
+	for _, other := range vms {
+		if other.Spec.Network == v.Spec.Network {
+			for _, a := range other.Status.Addresses {
+				taken[a.Address] = true
+			}
+		}
+	}
+	for i := 1; ; i++ { // the first host address is the router's
+		a := cloud.IPv4For(prefix4, i)
+		if !a.IsValid() {
+			return &api.Error{Code: api.CodeRefused, Field: "spec.network", Message: fmt.Sprintf("network %s has no IPv4 address left in %s", n.Name, prefix4)}
+		}
+		if !taken[a.String()] {
+			v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: a.String(), Origin: "dhcp"})
+			return nil
+		}
+	}
+}
+
+// serviceAddresses shows a VM's service addresses in its status.
+func (c *Controller) serviceAddresses(tx store.Tx, name string) error {
+	v, err := get[api.VM](tx, name)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var keep []api.VMAddress
+	target := ""
+	for _, a := range v.Status.Addresses {
+		if a.Origin != "service" {
+			keep = append(keep, a)
+		}
+		if a.Origin == "slaac" {
+			target = a.Address
+		}
+	}
+	all, err := list[api.Address](tx)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if a.Spec.VM == name && !a.Deleting {
+			keep = append(keep, api.VMAddress{Address: a.Spec.Address, Origin: "service"})
+			a.Status.Target = target
+			if err := put(tx, a); err != nil {
+				return err
+			}
+		}
+	}
+	v.Status.Addresses = keep
+	return put(tx, v)
+}
+
+// endVMs removes VMs whose deletion was accepted: those without a place at once, those elsewhere by asking their lender,
+// those here when their agent says that they are gone.
+func (c *Controller) endVMs(ctx context.Context) error {
+	var remote []*api.VM
+	if err := c.update(ctx, func(tx store.Tx) error {
+		remote = remote[:0]
+		vms, err := list[api.VM](tx)
+		if err != nil {
+			return err
+		}
+		for _, v := range vms {
+			switch {
+			case !v.Deleting || v.Status.Job != "":
+			case v.Status.Site == "":
+				if err := c.forgetVM(tx, v); err != nil {
+					return err
+				}
+			case v.Status.Site != c.o.Site:
+				remote = append(remote, v)
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, v := range remote {
+		c.once("end/"+v.Name, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := c.endOf(v.Status.Site).order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone}); err != nil {
+				c.log.Debug("end guest", "vm", v.Name, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// forgetVM removes a VM's object and what hangs on it.
+func (c *Controller) forgetVM(tx store.Tx, v *api.VM) error {
+	c.event(tx, "vm.deleted", "vms/"+v.Name, v.Owner, "it is gone")
+	all, err := list[api.Address](tx)
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		if a.Spec.VM == v.Name {
+			a.Spec.VM, a.Status.Target = "", ""
+			if err := put(tx, a); err != nil {
+				return err
+			}
+		}
+	}
+	if err := remove(tx, keyOf(api.KindVolume, v.Name)); err != nil {
+		return err
+	}
+	return remove(tx, keyOf(api.KindVM, v.Name))
+}
+
+// powerGuests passes the wishes for the power of VMs that run at a lender.
+func (c *Controller) powerGuests(ctx context.Context) error {
+	type wish struct {
+		vm   *api.VM
+		call wire.GuestOrder
+	}
+	var wishes []wish
+	if err := c.view(ctx, func(tx store.Tx) error {
+		vms, err := list[api.VM](tx)
+		if err != nil {
+			return err
+		}
+		for _, v := range vms {
+			if v.Status.Site == "" || v.Status.Site == c.o.Site || v.Status.Host == "" || v.Deleting || v.Status.Job != "" {
+				continue
+			}
+			o, err := c.orderOf(tx, v)
+			if err != nil {
+				return err
+			}
+			settled := v.Status.Phase == api.PhaseRunning && o.Run == wire.RunOn || v.Status.Phase == api.PhaseStopped && o.Run != wire.RunOn
+			if !settled {
+				wishes = append(wishes, wish{v, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run}})
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, w := range wishes {
+		c.once("power/"+w.vm.Name, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			err := c.endOf(w.vm.Status.Site).order(ctx, w.call)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			if _, err := change(ctx, c, w.vm.Name, func(_ store.Tx, v *api.VM) error { v.Status.Message = err.Error(); return nil }); err != nil {
+				c.log.Debug("show why a guest is not powered", "vm", w.vm.Name, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// checkMigration gives every reason at once why a VM cannot move.
+func (c *Controller) checkMigration(ctx context.Context, vm string, call wire.ClaimCall, to location) ([]api.Reason, error) {
+	var reasons []api.Reason
+	err := c.view(ctx, func(tx store.Tx) error {
+		v, err := get[api.VM](tx, vm)
+		if err != nil {
+			return err
+		}
+		if v.Spec.Power != api.PowerOn || v.Status.Host == "" {
+			reasons = append(reasons, api.Reason{Site: v.Status.Site, Code: "power", Message: fmt.Sprintf("VM %s does not run (%s)", v.Name, v.Status.Phase), Advice: "start it first: wcc vm start " + v.Name})
+		}
+		if to.Site == v.Status.Site && (call.Host == "" || call.Host == v.Status.Host) && to.Site != c.o.Site {
+			reasons = append(reasons, api.Reason{Site: to.Site, Code: "place", Message: fmt.Sprintf("VM %s is at %s already", v.Name, to.Site)})
+		}
+		if call.Host != "" && to.Site == v.Status.Site && call.Host == v.Status.Host {
+			reasons = append(reasons, api.Reason{Site: to.Site, Host: call.Host, Code: "place", Message: fmt.Sprintf("VM %s is on host %s already", v.Name, call.Host)})
+		}
+		if to.Site == c.o.Site {
+			if len(v.Spec.Sites) > 0 && !slices.Contains(v.Spec.Sites, c.o.Site) {
+				reasons = append(reasons, api.Reason{Site: to.Site, Code: "permit", Message: fmt.Sprintf("VM %s may only be at %s", v.Name, strings.Join(v.Spec.Sites, ", ")), Advice: "add the site to spec.sites"})
+			}
+			return nil
+		}
+		s, err := c.snapshot(tx)
+		if err != nil {
+			return err
+		}
+		r, err := c.request(tx, v)
+		if err != nil {
+			return err
+		}
+		r.Place = to.Site
+		plan := place.Decide(s, r)
+		if plan.Chosen == nil {
+			reasons = append(reasons, place.Why(plan, to.Site)...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	theirs, err := c.endOf(to.Site).check(ctx, call)
+	if err != nil {
+		reasons = append(reasons, api.Reason{Site: to.Site, Code: "unreachable", Message: err.Error(), Advice: "wcc site list shows which sites are reached"})
+	}
+	seen := map[string]bool{}
+	for _, r := range reasons {
+		seen[r.Code+r.Host] = true
+	}
+	for _, r := range theirs {
+		if !seen[r.Code+r.Host] {
+			reasons = append(reasons, r)
+		}
+	}
+	return reasons, nil
+}
+
+// loanAt chooses the loan under which a VM goes to a peer: the active one with the most memory left. None is not an error:
+// the check says why.
+func (c *Controller) loanAt(tx store.Tx, site string, needs api.Resources) (string, error) {
+	loans, err := list[api.Loan](tx)
+	if err != nil {
+		return "", err
+	}
+	best, room := "", -1
+	for _, l := range loans {
+		if l.Spec.Lender != site || l.Spec.Borrower != c.o.Site || l.Status.State != api.LoanActive {
+			continue
+		}
+		used, err := c.borrowed(tx, l.Name)
+		if err != nil {
+			return "", err
+		}
+		left := lend.Sub(l.Spec.Amount, used)
+		score := left.MemoryMiB
+		if len(lend.Fits(l.Name, left, needs)) > 0 {
+			score = 0
+		}
+		if score > room {
+			best, room = l.Name, score
+		}
+	}
+	return best, nil
+}

@@ -1,0 +1,380 @@
+package wire
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"widecloud/api"
+)
+
+// The paths of the private protocol. Those under /agent are served by agents, those under /control by an agent's own
+// controller, those under /fed by a peer's controller.
+const (
+	PathState    = "/agent/v1/state"            // HostState -> Empty
+	PathReboot   = "/agent/v1/reboot"           // RebootCall -> Empty
+	PathConsole  = "/agent/v1/console"          // stream, ConsoleHeader
+	PathChannel  = "/agent/v1/migrate/channel"  // stream, ChannelHeader: towards the target's hypervisor
+	PathBegin    = "/agent/v1/migrate/begin"    // MigrateCall -> MigrateOffer
+	PathPrepare  = "/agent/v1/migrate/prepare"  // PrepareCall -> MigrateAnswer
+	PathPerform  = "/agent/v1/migrate/perform"  // PerformCall -> MigrateResult; lasts as long as the copying
+	PathFinish   = "/agent/v1/migrate/finish"   // FinishCall -> Empty
+	PathConfirm  = "/agent/v1/migrate/confirm"  // FinishCall -> Empty
+	PathCancel   = "/agent/v1/migrate/cancel"   // MigrateCall -> Empty
+	PathProgress = "/agent/v1/migrate/progress" // MigrateCall -> api.Progress
+
+	PathReport     = "/control/v1/report"  // HostReport -> Empty
+	PathOutgoing   = "/control/v1/channel" // stream, ChannelHeader: from the source's agent
+	PathAgentImage = "/control/v1/image"   // stream, ImageHeader: the image's bytes follow
+
+	PathFedDocument  = "/fed/v1/document"       // Envelope -> Envelope or Empty
+	PathFedChallenge = "/fed/v1/challenge"      // Empty -> Challenge
+	PathFedCheck     = "/fed/v1/guest/check"    // ClaimCall -> CheckAnswer
+	PathFedReserve   = "/fed/v1/guest/reserve"  // ClaimCall -> Claim
+	PathFedPrepare   = "/fed/v1/guest/prepare"  // PrepareCall -> MigrateAnswer
+	PathFedFinish    = "/fed/v1/guest/finish"   // FinishCall -> Empty
+	PathFedBegin     = "/fed/v1/guest/begin"    // MigrateCall -> MigrateOffer
+	PathFedPerform   = "/fed/v1/guest/perform"  // PerformCall -> MigrateResult
+	PathFedConfirm   = "/fed/v1/guest/confirm"  // FinishCall -> Empty
+	PathFedCancel    = "/fed/v1/guest/cancel"   // MigrateCall -> Empty
+	PathFedProgress  = "/fed/v1/guest/progress" // MigrateCall -> api.Progress
+	PathFedOrder     = "/fed/v1/guest/order"    // GuestOrder -> Empty: power, deletion
+	PathFedReboot    = "/fed/v1/guest/reboot"   // RebootCall -> Empty
+	PathFedStatus    = "/fed/v1/guest/status"   // GuestReport -> Empty: lender to home
+	PathFedChannel   = "/fed/v1/channel"        // stream, ChannelHeader
+	PathFedConsole   = "/fed/v1/console"        // stream, ConsoleHeader
+	PathFedImage     = "/fed/v1/image"          // stream, ImageHeader
+)
+
+// Empty is a message without content.
+type Empty struct{}
+
+// Run says what an agent is to do with a VM.
+type Run string
+
+// What an agent is to do with a VM.
+const (
+	RunOn   Run = "on"   // runs
+	RunOff  Run = "off"  // does not run (ACPI, then hard after the grace); the volume is kept
+	RunHard Run = "hard" // is stopped at once; the volume is kept
+	RunGone Run = "gone" // does not run, and its volume and seed are removed
+)
+
+// VMOrder is what a controller wants of one VM on one host. An agent obeys it when Epoch is not lower than the highest
+// that it has seen of the VM (law 2).
+type VMOrder struct {
+	VM        string    `json:"vm"` // UID
+	Name      string    `json:"name"`
+	Home      string    `json:"home"`
+	Epoch     uint64    `json:"epoch"`
+	Run       Run       `json:"run"`
+	CPUs      int       `json:"cpus"`
+	MemoryMiB int       `json:"memory_mib"`
+	CPUModel  string    `json:"cpu_model,omitempty"`
+	Image     string    `json:"image"`    // digest of the base image
+	DiskMiB   int64     `json:"disk_mib"` // 0: the image's own size
+	NIC       NICOrder  `json:"nic"`
+	Seed      SeedOrder `json:"seed"`
+}
+
+// NICOrder is a VM's network card.
+type NICOrder struct {
+	Network string `json:"network"` // UID
+	MAC     string `json:"mac"`
+	IPv6    string `json:"ipv6"`
+	IPv4    string `json:"ipv4,omitempty"`
+	MTU     int    `json:"mtu"`
+}
+
+// SeedOrder is what cloud-init is told.
+type SeedOrder struct {
+	Hostname string   `json:"hostname"`
+	UserData string   `json:"user_data,omitempty"`
+	SSHKeys  []string `json:"ssh_keys,omitempty"`
+	Prefix   string   `json:"prefix,omitempty"`
+}
+
+// NetworkOrder is a network as a host is to carry it.
+type NetworkOrder struct {
+	UID       string          `json:"uid"`
+	Name      string          `json:"name"`
+	Home      string          `json:"home"`
+	VNI       uint32          `json:"vni"`
+	Prefix    netip.Prefix    `json:"prefix"`
+	IPv4      netip.Prefix    `json:"ipv4,omitzero"`
+	MTU       int             `json:"mtu"`
+	Flood     []netip.Addr    `json:"flood,omitempty"` // VTEPs of the other hosts that carry it
+	Endpoints []EndpointOrder `json:"endpoints,omitempty"`
+}
+
+// EndpointOrder is a VM's place on a network.
+type EndpointOrder struct {
+	VM       string     `json:"vm"`
+	Hostname string     `json:"hostname"`
+	MAC      string     `json:"mac"`
+	IPv6     netip.Addr `json:"ipv6"`
+	IPv4     netip.Addr `json:"ipv4,omitzero"`
+	VTEP     netip.Addr `json:"vtep"`
+}
+
+// Mapping leads a public service address to a VM's IPv6 address.
+type Mapping struct {
+	Service netip.Addr `json:"service"`
+	Target  netip.Addr `json:"target"`
+}
+
+// HostState is everything that a host is to be. What it does not name is left as it is and shows in the report.
+type HostState struct {
+	Revision    int64          `json:"revision"` // of the controller's store; an agent ignores an older one than it has
+	AnycastVTEP netip.Addr     `json:"anycast_vtep,omitzero"`
+	Pref64      netip.Prefix   `json:"pref64,omitzero"`
+	VMs         []VMOrder      `json:"vms"`
+	Networks    []NetworkOrder `json:"networks"`
+	Mappings    []Mapping      `json:"mappings,omitempty"` // gateways only
+}
+
+// VMReport is what an agent sees of one VM.
+type VMReport struct {
+	VM        string     `json:"vm"`
+	Epoch     uint64     `json:"epoch"` // highest seen
+	State     VMState    `json:"state"`
+	Job       string     `json:"job,omitempty"` // migration under way
+	DiskBytes int64      `json:"disk_bytes,omitempty"`
+	IPv4Seen  netip.Addr `json:"ipv4_seen,omitzero"`
+	IPv6Seen  netip.Addr `json:"ipv6_seen,omitzero"`
+	Message   string     `json:"message,omitempty"`
+}
+
+// VMState is what an agent sees of a VM's copy.
+type VMState string
+
+// What an agent sees of a VM's copy.
+const (
+	CopyStarting VMState = "starting"
+	CopyRunning  VMState = "running"
+	CopyPaused   VMState = "paused" // source of a migration that waits for the decision
+	CopyIncoming VMState = "incoming"
+	CopyStopped  VMState = "stopped" // volume present
+	CopyGone     VMState = "gone"    // removed as ordered, or handed over
+	CopyFailed   VMState = "failed"  // cannot be started; Message says why
+)
+
+// HostReport is what an agent sees of its host. It is sent whole, on every change and every few seconds.
+type HostReport struct {
+	Boot       string            `json:"boot"` // differs after each start of the agent
+	Roles      []api.HostRole    `json:"roles"`
+	VTEP       netip.Addr        `json:"vtep"`
+	Hypervisor string            `json:"hypervisor"`
+	CPU        api.CPU           `json:"cpu"`
+	Capacity   api.Resources     `json:"capacity"`
+	Applied    int64             `json:"applied"` // revision of the HostState that is true now
+	VMs        []VMReport        `json:"vms"`
+	Images     []string          `json:"images"`
+	Translator *TranslatorReport `json:"translator,omitempty"`
+	Message    string            `json:"message,omitempty"`
+}
+
+// TranslatorReport is what a gateway's agent sees of its map646.
+type TranslatorReport struct {
+	Running  bool         `json:"running"`
+	Mappings []netip.Addr `json:"mappings"` // service addresses in its table
+	Message  string       `json:"message,omitempty"`
+}
+
+// RebootCall asks for a reboot.
+type RebootCall struct {
+	VM    string `json:"vm"`
+	Epoch uint64 `json:"epoch"`
+	Hard  bool   `json:"hard"`
+}
+
+// ConsoleHeader opens a serial console.
+type ConsoleHeader struct {
+	VM string `json:"vm"`
+}
+
+// ImageHeader asks for an image by its digest. The answer on the stream is 8 bytes of length, big endian, then the
+// format's name ended by a newline, then the content.
+type ImageHeader struct {
+	Digest string `json:"digest"`
+}
+
+// ChannelHeader opens one of a migration's streams.
+type ChannelHeader struct {
+	Job     string `json:"job"`
+	VM      string `json:"vm"`
+	Channel string `json:"channel"` // hyper.Channel
+	Codec   string `json:"codec"`
+}
+
+// MigrateCall names a migration at one end.
+type MigrateCall struct {
+	Job   string `json:"job"`
+	VM    string `json:"vm"`
+	Epoch uint64 `json:"epoch"`
+}
+
+// MigrateOffer is what the source's hypervisor says first.
+type MigrateOffer struct {
+	Offer []byte `json:"offer"`
+}
+
+// PrepareCall makes a target ready. Order.Epoch is the epoch that the copy will have after the commit.
+type PrepareCall struct {
+	Job     string       `json:"job"`
+	Order   VMOrder      `json:"order"`
+	Network NetworkOrder `json:"network"` // so that the bridge is there before the next HostState
+	Offer   []byte       `json:"offer"`
+}
+
+// MigrateAnswer is what the target's hypervisor answers.
+type MigrateAnswer struct {
+	Answer []byte `json:"answer"`
+}
+
+// PerformCall starts the copying.
+type PerformCall struct {
+	Job       string `json:"job"`
+	VM        string `json:"vm"`
+	Epoch     uint64 `json:"epoch"`
+	Answer    []byte `json:"answer"`
+	Codec     string `json:"codec"`
+	Bandwidth int64  `json:"bandwidth,omitempty"` // bytes per second, 0: no limit
+}
+
+// MigrateResult is what the source hands over when it has copied everything and is paused.
+type MigrateResult struct {
+	Result   []byte       `json:"result"`
+	Progress api.Progress `json:"progress"`
+	PausedAt time.Time    `json:"paused_at"` // by the source host's clock; for people, not for decisions
+}
+
+// FinishCall tells an end the decision. For a target that commits, Epoch is that of the new copy; for a source or target
+// that is told to abort, Epoch is the one from which on it may run (source) or must not be undercut (target).
+type FinishCall struct {
+	Job    string `json:"job"`
+	VM     string `json:"vm"`
+	Epoch  uint64 `json:"epoch"`
+	Result []byte `json:"result,omitempty"`
+	Commit bool   `json:"commit"`
+}
+
+// ClaimCall asks a site for room.
+type ClaimCall struct {
+	Job     string        `json:"job"`
+	Loan    string        `json:"loan,omitempty"`
+	Owner   string        `json:"owner"`
+	Needs   api.Resources `json:"needs"`
+	Host    string        `json:"host,omitempty"`  // wanted; empty: the site chooses
+	Avoid   string        `json:"avoid,omitempty"` // host to avoid (where it runs now)
+	Order   VMOrder       `json:"order"`
+	Network NetworkOrder  `json:"network"`
+	Start   bool          `json:"start,omitempty"` // a new VM: run it here; otherwise a migration follows
+}
+
+// CheckAnswer is every reason at once why a claim would be refused; none: it would be granted now.
+type CheckAnswer struct {
+	Reasons []api.Reason `json:"reasons,omitempty"`
+}
+
+// Claim is room that a site keeps for a job.
+type Claim struct {
+	Job     string        `json:"job"`
+	VM      string        `json:"vm"`
+	Home    string        `json:"home"`
+	Owner   string        `json:"owner"`
+	Loan    string        `json:"loan,omitempty"`
+	Host    string        `json:"host"`
+	VTEP    netip.Addr    `json:"vtep"`
+	Needs   api.Resources `json:"needs"`
+	Order   VMOrder       `json:"order"`
+	Network NetworkOrder  `json:"network"`
+}
+
+// GuestOrder is the home's wish for a VM that runs at a lender.
+type GuestOrder struct {
+	VM    string `json:"vm"`
+	Epoch uint64 `json:"epoch"`
+	Run   Run    `json:"run"`
+}
+
+// GuestReport is what a lender sees of a guest.
+type GuestReport struct {
+	Host   string     `json:"host"`
+	VTEP   netip.Addr `json:"vtep"`
+	Report VMReport   `json:"report"`
+}
+
+// The kinds of signed documents between sites.
+const (
+	DocOffers      = "offers"       // Offers: lender to borrower, all of them at once
+	DocLoanRequest = "loan-request" // LoanRequest: borrower to lender; answered by DocLoan
+	DocLoan        = "loan"         // LoanBody: lender to borrower
+	DocLoanRenew   = "loan-renew"   // LoanRenew: borrower to lender; answered by DocLoan
+	DocViews       = "networks"     // Views: home to lenders, all of them at once
+)
+
+// Offers is everything that a lender offers to one peer now; what it does not name is withdrawn.
+type Offers struct {
+	Offers []OfferBody `json:"offers"`
+}
+
+// Views is every network of a home site that concerns one lender now; what it does not name is gone.
+type Views struct {
+	Networks []NetworkView `json:"networks"`
+}
+
+// OfferBody is a lender's offer, and what a borrower must know of the lender to use it.
+type OfferBody struct {
+	Name      string              `json:"name"`
+	UID       string              `json:"uid"`
+	Spec      api.OfferSpec       `json:"spec"`
+	CPUUsable []string            `json:"cpu_usable,omitempty"` // guest CPU models that every hypervisor there can run
+	Gateways  []api.NetworkMember `json:"gateways,omitempty"`
+}
+
+// LoanRequest asks for a part of an offer. Name is chosen by the borrower and makes the request idempotent.
+type LoanRequest struct {
+	Name   string        `json:"name"`
+	Offer  string        `json:"offer"`
+	Amount api.Resources `json:"amount"`
+}
+
+// LoanRenew extends a loan's lease, or gives the loan back.
+type LoanRenew struct {
+	Name   string `json:"name"`
+	Return bool   `json:"return,omitempty"`
+}
+
+// LoanBody is a loan as its lender sees it.
+type LoanBody struct {
+	Name         string        `json:"name"`
+	UID          string        `json:"uid"`
+	Spec         api.LoanSpec  `json:"spec"`
+	State        api.LoanState `json:"state"`
+	LeaseSeconds float64       `json:"lease_seconds"` // left, when signed
+	GraceSeconds float64       `json:"grace_seconds,omitempty"`
+	Message      string        `json:"message,omitempty"`
+}
+
+// NetworkView is a network with its VMs and mappings as its home site sees them.
+type NetworkView struct {
+	UID       string              `json:"uid"`
+	Name      string              `json:"name"`
+	VNI       uint32              `json:"vni"`
+	Prefix    netip.Prefix        `json:"prefix"`
+	IPv4      netip.Prefix        `json:"ipv4,omitzero"`
+	MTU       int                 `json:"mtu"`
+	Members   []api.NetworkMember `json:"members"`
+	Endpoints []EndpointOrder     `json:"endpoints"`
+	Mappings  []Mapping           `json:"mappings,omitempty"`
+}
+
+// RawBody marshals a document's body; it panics on a type that JSON cannot hold, which is a defect.
+func RawBody(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("wire: marshal body: " + err.Error())
+	}
+	return b
+}
