@@ -27,6 +27,7 @@ const (
 
 	fieldTimeout = "Widecloud-Timeout-Ms" // what is left of the caller's deadline: a duration, since clocks differ
 	fieldHeader  = "Widecloud-Header"     // a stream's header: JSON in base64
+	fieldUnsure  = "Widecloud-No-Answer"  // of an error answer: a call further on had no answer
 	upgradeTo    = "widecloud-stream"
 )
 
@@ -86,7 +87,7 @@ func Call(ctx context.Context, s *Session, method, path string, in, out any) err
 		return api.Errorf(api.CodeInternal, "call %s at %s: answer is longer than %d octets", path, s.peer, maxMessage)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return decodeError(resp.StatusCode, text)
+		return decodeAnswer(resp, text)
 	}
 	if out == nil {
 		return nil
@@ -101,6 +102,16 @@ func setTimeout(ctx context.Context, h http.Header) {
 	if deadline, ok := ctx.Deadline(); ok {
 		h.Set(fieldTimeout, strconv.FormatInt(max(time.Until(deadline).Milliseconds(), 1), 10))
 	}
+}
+
+// decodeAnswer reads an error answer. Where the answering end had itself no answer from the one that it asked, the
+// doubt is handed on.
+func decodeAnswer(resp *http.Response, body []byte) error {
+	err := decodeError(resp.StatusCode, body)
+	if resp.Header.Get(fieldUnsure) != "" {
+		return &noAnswer{asError(err), err}
+	}
+	return err
 }
 
 // decodeError reads an error answer; one that is not ours keeps its status and text.
@@ -216,6 +227,9 @@ func writeError(w http.ResponseWriter, err error) {
 		text = nil
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if errors.Is(err, ErrNoAnswer) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		w.Header().Set(fieldUnsure, "1")
+	}
 	w.WriteHeader(e.HTTPStatus())
 	w.Write(text)
 }
@@ -334,7 +348,7 @@ func upgrade(st *stream, req *http.Request) (*Stream, error) {
 		if err != nil {
 			return nil, transportError(err)
 		}
-		return nil, decodeError(resp.StatusCode, text)
+		return nil, decodeAnswer(resp, text)
 	}
 	if resp.Header.Get("Upgrade") != upgradeTo {
 		return nil, api.Errorf(api.CodeInternal, "the other end switches to %q, not %q", resp.Header.Get("Upgrade"), upgradeTo)

@@ -179,3 +179,66 @@ func TestRelayCounts(t *testing.T) {
 	a.Close()
 	b.Close()
 }
+
+// The way of a migration's channel: a hypervisor's socket, a codec, a site's port, a relay that does not look into it,
+// another site's port, the codec, the other hypervisor's socket. Requests are answered, ends are handed on.
+func TestRelayCoded(t *testing.T) {
+	eachCodec(t, func(t *testing.T, c wire.Codec) {
+		p := newPair(t, wire.Bulk, nil)
+		defer p.close()
+		target, targetNear := socketPair(t)
+		source, sourceNear := socketPair(t)
+		chain(p, func(ctx context.Context, s net.Conn) error {
+			z, err := c.Wrap(s)
+			if err != nil {
+				return err
+			}
+			_, _, err = wire.Relay(ctx, z, targetNear)
+			return err
+		})
+		s, err := wire.OpenStream(t.Context(), p.s, "/relay", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, err := c.Wrap(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 2)
+		go func() {
+			_, _, err := wire.Relay(t.Context(), sourceNear, z)
+			ended <- err
+		}()
+		go func() { // answers each 100 octets with 1, and their end with its own
+			b := make([]byte, 100)
+			for {
+				if _, err := io.ReadFull(target, b); err != nil {
+					target.Write([]byte("bye"))
+					ended <- target.Close()
+					return
+				}
+				target.Write(b[:1])
+			}
+		}()
+		for i := range 200 {
+			source.Write(bytes.Repeat([]byte{byte(i)}, 100))
+			var b [1]byte
+			if _, err := io.ReadFull(source, b[:]); err != nil || b[0] != byte(i) {
+				t.Fatalf("request %d: %v, %v", i, b, err)
+			}
+		}
+		source.CloseWrite()
+		if words, err := io.ReadAll(source); string(words) != "bye" || err != nil {
+			t.Errorf("at the end: %q, %v", words, err)
+		}
+		source.Close()
+		for range 2 {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+		if st := z.Stats(); st.PlainOut != 20_000 || st.PlainIn != 203 {
+			t.Errorf("stats %+v", st)
+		}
+	})
+}

@@ -49,8 +49,8 @@ type Options struct {
 	Handler http.Handler
 	// Admit may refuse an identity that is genuine; the dialer gets the reason. Nil admits all.
 	Admit func(Identity, Purpose) error
-	// OnSession is told of every session, before the first request of the peer is handled. It must not wait for a
-	// call that makes the peer call back.
+	// OnSession is told of every session, before the first request of the peer is handled. It may close it. It must not
+	// wait for a call that makes the peer call back.
 	OnSession func(*Session)
 	// Join and Peer answer the two requests that come without a certificate. Listen only; nil refuses them.
 	Join func(context.Context, JoinRequest) (JoinReply, error)
@@ -172,13 +172,6 @@ func newSession(conn *tls.Conn, raw net.Conn, peer Identity, purpose Purpose, o 
 		s.m.wg.Wait()
 		s.trust.unregister(s)
 	})
-	if err := s.trust.register(s, conn.ConnectionState().PeerCertificates[0]); err != nil {
-		s.CloseWithError(api.Errorf(api.CodeForbidden, "%v", err))
-		return nil, err
-	}
-	if o.OnSession != nil {
-		o.OnSession(s)
-	}
 	server := &http.Server{
 		Handler:           o.Handler,
 		ReadHeaderTimeout: 30 * time.Second,
@@ -191,10 +184,24 @@ func newSession(conn *tls.Conn, raw net.Conn, peer Identity, purpose Purpose, o 
 			return context.WithValue(ctx, keyStream, c)
 		},
 	}
+	// Everything that Close waits for is started before anybody can close; requests are served once OnSession has returned.
+	serve := make(chan struct{})
 	s.wg.Go(func() {
+		select {
+		case <-serve:
+		case <-s.m.done:
+		}
 		server.Serve(acceptor{s.m}) // always ends with the session's end, which Err tells
 		server.Close()
 	})
+	if err := s.trust.register(s, conn.ConnectionState().PeerCertificates[0]); err != nil {
+		s.CloseWithError(api.Errorf(api.CodeForbidden, "%v", err))
+		return nil, err
+	}
+	if o.OnSession != nil {
+		o.OnSession(s)
+	}
+	close(serve)
 	return s, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -165,6 +166,24 @@ func TestCallContext(t *testing.T) {
 			t.Errorf("cancellation reached the handler after %v", d)
 		}
 	})
+}
+
+// A controller that hands a call on, and gets no answer, does not make an answer of it.
+func TestNoAnswerHandedOn(t *testing.T) {
+	p := newPair(t, wire.Control, nil)
+	defer p.close()
+	other := newPair(t, wire.Control, nil)
+	other.close()
+	wire.Handle(p.osaka.mux, "POST /on", func(ctx context.Context, _ wire.Identity, _ none) (none, error) {
+		if err := wire.Call(ctx, other.s, "POST", "/x", nil, nil); err != nil {
+			return none{}, fmt.Errorf("hand on: %w", err)
+		}
+		return none{}, nil
+	})
+	err := wire.Call(t.Context(), p.s, "POST", "/on", nil, nil)
+	if !errors.Is(err, wire.ErrNoAnswer) || !errors.Is(err, &api.Error{Code: api.CodeUnavailable}) || errors.Is(err, wire.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
 }
 
 // A silent peer is noticed by both ends within DeadAfter, and everything under way fails with ErrNoAnswer.

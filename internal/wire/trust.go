@@ -140,6 +140,11 @@ func (t *Trust) register(s *Session, leaf *x509.Certificate) error {
 	if _, err := t.verify(leaf); err != nil {
 		return err
 	}
+	select {
+	case <-s.m.done: // unregister may have been here before
+		return s.Err()
+	default:
+	}
 	t.sessions[s] = struct{}{}
 	return nil
 }
