@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -36,6 +37,10 @@ type Config struct {
 	ICMPRate int
 	// Control is the control socket's path.
 	Control string
+	// Linger is how long, after the device has gone, packets from mapped machines
+	// are still kept from going out untranslated, while the routers turn to another
+	// node.
+	Linger time.Duration
 
 	table *siit.Table
 }
@@ -50,6 +55,7 @@ type file struct {
 	MTU4          int    `toml:"mtu4"`
 	MTU6          int    `toml:"mtu6"`
 	Control       string `toml:"control"`
+	Linger        string `toml:"linger"`
 	MappingsFile  string `toml:"mappings_file"`
 	Inside        []string
 	TUN           struct {
@@ -97,7 +103,7 @@ func Load(path string) (*Config, error) {
 	}
 	c := &Config{
 		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true},
-		Table: 647, Priority: 640, ICMPRate: 1000, Control: "/run/map646.sock",
+		Table: 647, Priority: 640, ICMPRate: 1000, Linger: time.Second, Control: "/run/map646.sock",
 	}
 	from := origin{}
 	if !strings.HasSuffix(path, ".toml") {
@@ -276,6 +282,11 @@ func (f *file) apply(c *Config) error {
 			return fieldError(fmt.Sprintf("map66[%d].inside", i), "%w", err)
 		}
 		t.Mappings66 = append(t.Mappings66, siit.Mapping66{Service: s, Inside: in})
+	}
+	if f.Linger != "" {
+		if c.Linger, err = time.ParseDuration(f.Linger); err != nil || c.Linger < 0 || c.Linger > time.Minute {
+			return fieldError("linger", "%q is not a time from 0s to 1m", f.Linger)
+		}
 	}
 	setText(&c.TUN.Name, f.TUN.Name)
 	setText(&c.Control, f.Control)

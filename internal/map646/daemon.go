@@ -91,7 +91,14 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.tun = nil
-		err = errors.Join(err, tun.Close(), ns.ClearLinkPolicy(d.config.policy()))
+		err = errors.Join(err, tun.Close())
+		// The rules now lead to a black hole. Were they gone before the routers know
+		// that we are, packets would leave with the machines' own addresses, and the
+		// clients would reset connections that another node is about to serve.
+		if len(d.config.Translation.Mappings66) > 0 {
+			time.Sleep(d.config.Linger)
+		}
+		err = errors.Join(err, ns.ClearLinkPolicy(d.config.policy()))
 	}()
 	for _, key := range []string{
 		"net/ipv4/conf/" + c.TUN.Name + "/rp_filter=0",

@@ -17,6 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const conf = `
 pref64 = "2001:db8:64::/96"
 control = "%CONTROL%"
+linger = "10ms"
 [tun]
 mtu = 1430
 queues = 2
@@ -204,11 +205,17 @@ func TestAfterAKill(t *testing.T) {
 	w := small(t)
 	w.run("gw", "ip", "-6", "rule", "add", "from", "2001:db8:a::99", "lookup", "647", "priority", "641", "protocol", "246")
 	w.run("gw", "ip", "-6", "route", "add", "throw", "2001:db8:b::/64", "table", "647", "proto", "246")
-	_, _, socket := w.translator("gw", conf)
+	_, _, socket := w.translator("gw", `inside = ["2001:db8:a::/64"]`+conf)
+	if out := w.run("gw", "ip", "-6", "route", "get", "2001:db8:a::11", "from", "2001:db8:a::10", "iif", "server"); !strings.Contains(out, "dev server") {
+		t.Errorf("way from one inside machine to another: %s", out)
+	}
+	if out := w.run("gw", "ip", "-6", "route", "get", "2001:db8:c::7", "from", "2001:db8:a::10", "iif", "server"); !strings.Contains(out, "dev map646") {
+		t.Errorf("way from an inside machine out: %s", out)
+	}
 	if out := w.run("gw", "ip", "-6", "rule"); strings.Contains(out, "2001:db8:a::99") {
 		t.Errorf("old rule:\n%s", out)
 	}
-	if out := w.run("gw", "ip", "-6", "route", "show", "table", "647"); strings.Contains(out, "throw") || !strings.Contains(out, "default dev map646") {
+	if out := w.run("gw", "ip", "-6", "route", "show", "table", "647"); strings.Contains(out, "2001:db8:b::") || !strings.Contains(out, "default dev map646") || !strings.Contains(out, "blackhole default") {
 		t.Errorf("table 647:\n%s", out)
 	}
 	// A second one for the same socket and device does not disturb the first.

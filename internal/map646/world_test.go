@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,11 +30,14 @@ type world struct {
 	ns map[string]*netio.NS
 }
 
+var worlds atomic.Int32
+
 func newWorld(t *testing.T, names ...string) *world {
 	t.Helper()
 	w := &world{t: t, ns: map[string]*netio.NS{}}
+	number := worlds.Add(1)
 	for _, n := range names {
-		full := fmt.Sprintf("m6t%d-%s", os.Getpid(), n)
+		full := fmt.Sprintf("m6t%d-%d-%s", os.Getpid(), number, n)
 		ns, err := netio.CreateNS(full)
 		if err != nil {
 			t.Fatal(err)

@@ -21,13 +21,17 @@ type LinkPolicy struct {
 	// Routes are destinations that the main table sends to Link.
 	Routes []netip.Prefix
 	// Sources are IPv6 sources whose packets are looked up in Table: those to
-	// Except go on to the main table, all others to Link. Packets that come from
-	// Link itself go to the main table at once.
+	// Except go on to the main table, all others to Link, and to nowhere once
+	// Link has gone: a daemon that dies must not leave a way around itself. Packets
+	// that come from Link itself go to the main table at once.
 	Sources  []netip.Prefix
 	Except   []netip.Prefix
 	Table    int
 	Priority int // of the rule for Link; Sources have the next
 }
+
+// lastMetric is worse than any metric in use.
+const lastMetric = 1 << 30
 
 // SyncLinkPolicy makes the policy true: adds what is missing, then removes what
 // is there under the same mark and no longer wanted.
@@ -44,27 +48,25 @@ func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
 		own = []netip.Prefix{netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 	}
 	// Routes before the rules that lead to them.
-	if err := n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, l.Attrs().Index, p.Routes); err != nil {
-		return err
-	}
-	if err := n.syncMarked(p, p.Table, unix.RTN_THROW, 0, p.Except); err != nil {
-		return err
-	}
-	if err := n.syncMarked(p, p.Table, unix.RTN_UNICAST, l.Attrs().Index, own); err != nil {
-		return err
-	}
-	return n.syncRules(p)
+	index := l.Attrs().Index
+	return errors.Join(
+		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, index, 0, p.Routes),
+		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, 0, p.Except),
+		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, lastMetric, own),
+		n.syncMarked(p, p.Table, unix.RTN_UNICAST, index, 0, own),
+		n.syncRules(p))
 }
 
 // ClearLinkPolicy removes all that SyncLinkPolicy made, also after the device
 // has gone.
 func (n *NS) ClearLinkPolicy(p LinkPolicy) error {
-	p.Sources, p.Except, p.Routes = nil, nil, nil
-	err := n.syncRules(p)
-	return errors.Join(err, n.syncMarked(p, p.Table, unix.RTN_THROW, 0, nil))
+	p.Sources = nil
+	return errors.Join(n.syncRules(p),
+		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, 0, nil),
+		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, lastMetric, nil))
 }
 
-func (n *NS) syncMarked(p LinkPolicy, table, kind, link int, want []netip.Prefix) error {
+func (n *NS) syncMarked(p LinkPolicy, table, kind, link, metric int, want []netip.Prefix) error {
 	stale := map[netip.Prefix]netlink.Route{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := n.h.RouteListFiltered(family, &netlink.Route{Table: table, Protocol: netlink.RouteProtocol(p.Protocol), Type: kind},
@@ -77,8 +79,9 @@ func (n *NS) syncMarked(p LinkPolicy, table, kind, link int, want []netip.Prefix
 			if !ok {
 				dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 			}
-			// IPv6 routes without a device are bound to the loopback device.
-			if kind != unix.RTN_UNICAST || r.LinkIndex == link {
+			// IPv6 routes without a device are bound to the loopback device; without
+			// a metric they have 1024.
+			if (kind != unix.RTN_UNICAST || r.LinkIndex == link) && (r.Priority == lastMetric) == (metric == lastMetric) {
 				stale[dst] = r
 			}
 		}
@@ -88,7 +91,7 @@ func (n *NS) syncMarked(p LinkPolicy, table, kind, link int, want []netip.Prefix
 			delete(stale, dst)
 			continue
 		}
-		r := &netlink.Route{Dst: ipNet(dst), Table: table, LinkIndex: link, Type: kind, Protocol: netlink.RouteProtocol(p.Protocol)}
+		r := &netlink.Route{Dst: ipNet(dst), Table: table, LinkIndex: link, Priority: metric, Type: kind, Protocol: netlink.RouteProtocol(p.Protocol)}
 		if dst.Addr().Is4() && kind == unix.RTN_UNICAST {
 			r.Scope = netlink.SCOPE_LINK
 		}

@@ -1,0 +1,222 @@
+package map646_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"widecloud/internal/map646"
+)
+
+// start starts a process inside a namespace, which is killed with the test.
+func (w *world) start(ns, name string, arg ...string) *exec.Cmd {
+	w.t.Helper()
+	log, err := os.Create(filepath.Join(w.t.TempDir(), filepath.Base(name)+".log"))
+	w.must(err)
+	cmd := exec.Command(name, arg...)
+	cmd.Stdout, cmd.Stderr = log, log
+	w.must(w.ns[ns].Do(cmd.Start))
+	w.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		log.Close()
+		if w.t.Failed() {
+			b, _ := os.ReadFile(log.Name())
+			w.t.Logf("%s: %s: %s", ns, filepath.Base(name), b)
+		}
+	})
+	return cmd
+}
+
+// node is a router with FRR of its own.
+type node struct {
+	dir     string
+	daemons []*exec.Cmd
+}
+
+// frr starts zebra, bfdd, ospfd and ospf6d; conf is per daemon, all get the bfd
+// profile that needs it.
+func (w *world) frr(ns, id, ospf, ospf6, static string) *node {
+	w.t.Helper()
+	// A short path, for the sake of the sockets in it.
+	dir, err := os.MkdirTemp("/tmp", "m6frr")
+	w.must(err, os.Chmod(dir, 0o777))
+	w.t.Cleanup(func() { os.RemoveAll(dir) })
+	n := &node{dir: dir}
+	for _, d := range []struct{ name, conf string }{
+		{"zebra", ""},
+		{"staticd", static},
+		{"bfdd", "bfd\n profile fast\n  transmit-interval 100\n  receive-interval 100\n  detect-multiplier 4\n"},
+		{"ospfd", ospf + "router ospf\n ospf router-id " + id + "\n timers throttle spf 0 50 200\n timers throttle lsa all 100\n timers lsa min-arrival 50\n"},
+		{"ospf6d", ospf6 + "router ospf6\n ospf6 router-id " + id + "\n timers throttle spf 0 50 200\n timers lsa min-arrival 50\n"},
+	} {
+		conf := filepath.Join(dir, d.name+".conf")
+		w.must(os.WriteFile(conf, []byte(d.conf), 0o644))
+		args := []string{"-f", conf, "-i", filepath.Join(dir, d.name+".pid"), "-z", dir + "/z", "--vty_socket", dir, "-A", "127.0.0.1", "-P", "0", "--log", "stdout"}
+		if d.name == "bfdd" {
+			args = append(args, "--bfdctl", dir+"/bfd")
+		}
+		n.daemons = append(n.daemons, w.start(ns, "/usr/lib/frr/"+d.name, args...))
+		if d.name == "zebra" {
+			w.until("zebra", 5*time.Second, func() bool { _, err := os.Stat(dir + "/z"); return err == nil })
+		}
+	}
+	return n
+}
+
+// ospf makes the interfaces' part of a configuration; ! before a name stands for
+// passive.
+func ospf(version int, links ...string) string {
+	cmd := "ip ospf"
+	if version == 3 {
+		cmd = "ipv6 ospf6"
+	}
+	var s strings.Builder
+	for _, l := range links {
+		name, passive := strings.CutPrefix(l, "!")
+		fmt.Fprintf(&s, "interface %s\n %s area 0\n", name, cmd)
+		if passive {
+			fmt.Fprintf(&s, " %s passive\n", cmd)
+		} else {
+			fmt.Fprintf(&s, " %s network point-to-point\n %s bfd\n %s bfd profile fast\n %s hello-interval 1\n %s dead-interval 4\n", cmd, cmd, cmd, cmd, cmd)
+		}
+	}
+	return s.String()
+}
+
+// TestFailover: two translators announce the same prefixes by OSPF and OSPFv3.
+// One of them dies in the middle of downloads; the downloads go on over the
+// other one.
+func TestFailover(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "map646")
+	if out, err := exec.Command("go", "build", "-o", bin, "widecloud/cmd/map646").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	for _, c := range []struct {
+		name string
+		// die ends the translator ns: process p, its routing daemons n.
+		die func(w *world, ns string, p *exec.Cmd, n *node)
+	}{
+		{"process killed", func(w *world, _ string, p *exec.Cmd, _ *node) {
+			w.must(p.Process.Kill())
+		}},
+		{"node dead with its links up", func(w *world, ns string, p *exec.Cmd, n *node) {
+			w.must(w.ns[ns].SetForwarding(false))
+			for _, d := range n.daemons {
+				w.must(d.Process.Kill())
+			}
+			w.must(p.Process.Signal(syscall.SIGSTOP))
+		}},
+		{"told to stop", func(w *world, _ string, p *exec.Cmd, _ *node) {
+			w.must(p.Process.Signal(syscall.SIGTERM))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) { failover(t, bin, c.die) })
+	}
+}
+
+func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *node)) {
+	w := newWorld(t, "client4", "client6", "router", "gwa", "gwb", "inner", "server")
+	w.link("client4", "router", 1500, []string{"198.51.100.7/24"}, []string{"198.51.100.1/24"})
+	w.link("client6", "router", 1500, []string{"2001:db8:c::7/64"}, []string{"2001:db8:c::1/64"})
+	w.link("inner", "server", 1430, []string{"2001:db8:a::1/64"}, []string{"2001:db8:a::10/64"})
+	w.route("client4", "0.0.0.0/0", "198.51.100.1")
+	w.route("client6", "::/0", "2001:db8:c::1")
+	w.route("server", "::/0", "2001:db8:a::1")
+	type gateway struct {
+		process *exec.Cmd
+		node    *node
+		socket  string
+	}
+	gws := map[string]gateway{}
+	for i, ns := range []string{"gwa", "gwb"} {
+		w.link("router", ns, 1500, []string{fmt.Sprintf("192.0.2.%d/30", 4*i+1), fmt.Sprintf("2001:db8:1:%d::1/64", i)},
+			[]string{fmt.Sprintf("192.0.2.%d/30", 4*i+2), fmt.Sprintf("2001:db8:1:%d::2/64", i)})
+		w.route(ns, "::/0", fmt.Sprintf("2001:db8:1:%d::1", i))
+		w.link("inner", ns, 1500, nil, nil)
+		w.must(w.ns[ns].SetForwarding(true))
+		dir := t.TempDir()
+		g := gateway{socket: dir + "/s"}
+		own := strings.NewReplacer(`linger = "10ms"`, "",
+			".254/24", fmt.Sprintf(".%d/24", 254-i), "ffff/64", fmt.Sprintf("fff%d/64", i), `64::1/96"`, fmt.Sprintf(`64::%d/96", "2001:db8:e::646/128"`, 1+i))
+		w.config(dir+"/map646.toml", own.Replace(conf), g.socket)
+		g.process = w.start(ns, bin, "run", "-c", dir+"/map646.toml")
+		g.node = w.frr(ns, fmt.Sprintf("10.0.0.%d", i+1), ospf(2, "router", "!map646"), ospf(3, "router", "inner", "!map646"), "")
+		gws[ns] = g
+	}
+	for _, ns := range []string{"router", "inner"} {
+		w.must(w.ns[ns].SetForwarding(true))
+		w.must(w.ns[ns].Sysctl("net/ipv4/fib_multipath_hash_policy", "1"), w.ns[ns].Sysctl("net/ipv6/fib_multipath_hash_policy", "1"))
+	}
+	w.frr("router", "10.0.0.3", ospf(2, "gwa", "gwb", "!client4"), ospf(3, "gwa", "gwb"), "")
+	// What goes out does so over whichever node has the gateways' common address:
+	// it stands for the address that a hypervisor's VXLAN sends to.
+	w.frr("inner", "10.0.0.4", "", ospf(3, "gwa", "gwb", "!server"), "ipv6 route ::/0 2001:db8:e::646\n")
+
+	ready := func(ns, family, dst string) {
+		w.until(ns+": two ways to "+dst, 40*time.Second, func() bool {
+			out := w.run(ns, "ip", family, "route", "show", dst)
+			return strings.Contains(out, "dev gwa") && strings.Contains(out, "dev gwb")
+		})
+	}
+	defer func() {
+		if t.Failed() {
+			for _, ns := range []string{"router", "inner", "gwa"} {
+				t.Logf("%s:\n%s%s", ns, w.run(ns, "ip", "route"), w.run(ns, "ip", "-6", "route"))
+			}
+		}
+	}()
+	ready("router", "-4", "203.0.113.0/24")
+	ready("router", "-6", "2001:db8:f::/64")
+	ready("router", "-6", "2001:db8:a::/64")
+	ready("inner", "-6", "2001:db8:64::/96")
+	ready("inner", "-6", "2001:db8:e::646")
+	ready("inner", "-6", "default")
+
+	const size = 12 << 20
+	digest := w.serve("server", size, 10*time.Millisecond)
+	type result struct {
+		from   string
+		digest [32]byte
+		n      int64
+		gap    time.Duration
+		err    error
+	}
+	results := make(chan result)
+	// Several of each kind, so that the one that dies carries some.
+	from := []string{"client4", "client4", "client4", "client4", "client6", "client6", "client6", "client6"}
+	for _, ns := range from {
+		addr := map[string]string{"client4": "203.0.113.10:8080", "client6": "[2001:db8:f::10]:8080"}[ns]
+		go func() {
+			r := result{from: ns}
+			r.digest, r.n, r.gap, r.err = w.download(ns, addr)
+			results <- r
+		}()
+	}
+	time.Sleep(800 * time.Millisecond)
+	var s map646.Stats
+	w.must(map646.Control(context.Background(), gws["gwa"].socket, "stats", &s))
+	t.Logf("gwa before its death: %d 4to6, %d 6to4, %d 6to6 packets", s.Packets["4to6"], s.Packets["6to4"], s.Packets["6to6"])
+	if s.Packets["4to6"]+s.Packets["6to4"] == 0 || s.Packets["6to6"] == 0 {
+		t.Error("the translator that is to die carries nothing")
+	}
+	die(w, "gwa", gws["gwa"].process, gws["gwa"].node)
+	worst := map[string]time.Duration{}
+	for range from {
+		r := <-results
+		if r.err != nil || r.n != size || r.digest != digest {
+			t.Errorf("%s: %d of %d bytes, %v", r.from, r.n, size, r.err)
+		}
+		worst[r.from] = max(worst[r.from], r.gap)
+	}
+	t.Logf("longest time without a byte: IPv4 %v, IPv6 %v", worst["client4"], worst["client6"])
+	if out := w.run("router", "ip", "route", "show", "203.0.113.0/24"); strings.Contains(out, "dev gwa") {
+		t.Errorf("the dead translator is still in use: %s", out)
+	}
+}
