@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"widecloud/internal/netio"
 )
@@ -24,10 +26,11 @@ type Options struct {
 	// stay what it is over a restart of the agent. dnsmasq reads there without privilege, so the directories
 	// above it must be open to all (mode 0711 at least).
 	RunDir      string
-	Dnsmasq     string    // path; empty: dnsmasq
-	DnsmasqUser string    // that dnsmasq becomes once it has its sockets; empty: dnsmasq
-	Nft         string    // path; empty: nft
-	NS          *netio.NS // nil: the namespace of the process. Not closed by the Driver
+	Dnsmasq     string           // path; empty: dnsmasq
+	DnsmasqUser string           // that dnsmasq becomes once it has its sockets; empty: dnsmasq
+	Nft         string           // path; empty: nft
+	NS          *netio.NS        // nil: the namespace of the process. Not closed by the Driver
+	Now         func() time.Time // nil: time.Now
 }
 
 // Driver makes the networks of one host. It is safe for concurrent use.
@@ -39,6 +42,7 @@ type Driver struct {
 	mu    sync.Mutex
 	want  Want
 	state state
+	seen  observed
 }
 
 // state is what the kernel does not remember for us. It outlives the agent in RunDir.
@@ -62,6 +66,9 @@ func New(o Options) (*Driver, error) {
 		if *p == "" {
 			*p = def
 		}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make network driver: %w", err)
@@ -113,9 +120,9 @@ func (d *Driver) apply(ctx context.Context, w Want) error {
 	}
 	errs = append(errs, d.anycast(w))
 	for _, n := range w.Networks {
-		step := d.hypervisor
-		if w.Role.Gateway {
-			step = d.gateway
+		step := d.gateway
+		if w.Role.Hypervisor {
+			step = d.hypervisor
 		}
 		if err := step(ctx, w, n); err != nil {
 			errs = append(errs, fmt.Errorf("network %s: %w", n.Name, err))
@@ -336,13 +343,14 @@ func (d *Driver) forward(w Want, n Network) error {
 	for _, e := range have {
 		entries[e.MAC.String()] = e
 	}
-	if w.Role.Hypervisor && w.AnycastVTEP.IsValid() {
-		e, ok := entries[GatewayMAC.String()]
+	if e, ok := entries[GatewayMAC.String()]; !w.Role.Gateway && w.AnycastVTEP.IsValid() {
 		if !ok || e.VTEP != w.AnycastVTEP || !e.Static {
 			if err := d.ns.SetFDB(name, netio.FDBEntry{MAC: GatewayMAC, VTEP: w.AnycastVTEP, Static: true}); err != nil {
 				return err
 			}
 		}
+		delete(entries, GatewayMAC.String())
+	} else if ok && !e.Static { // learned from another gateway; never sent to
 		delete(entries, GatewayMAC.String())
 	}
 	// A gateway learns the routers' common MAC from every hypervisor in turn, and never sends to it.
@@ -371,6 +379,9 @@ func (d *Driver) forward(w Want, n Network) error {
 	}
 	// What is left was learned of MACs that are nobody's, or set for VMs that are gone.
 	for _, e := range entries {
+		if bytes.HasPrefix(e.MAC, edgeOUI) {
+			continue // a gateway elsewhere
+		}
 		if err := d.ns.DelFDB(name, e); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -3,7 +3,7 @@ package network
 import (
 	"bytes"
 	"context"
-	hexenc "encoding/hex"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -38,8 +38,16 @@ table bridge widecloud {
 		type filter hook prerouting priority -200; policy accept;
 		iifname "vx-*" jump from-fabric
 		iifname != "vx-*" jump from-vm
+{{- if .Both}}
+		# The bridge is the gateway too.
+		ether daddr {{.Gateway}} ether daddr set {{.Anycast}} meta pkttype set host
+{{- end}}
 	}
 	chain from-fabric {
+{{- if .Both}}
+		# A hypervisor routes to the gateway. The bridge must not see its own MAC as a source.
+		ether saddr {{.Anycast}} ether daddr {{.Gateway}} ether saddr set {{.Other}}
+{{- end}}
 		ether saddr {{.Anycast}} counter drop comment "another host's router speaks"
 		udp dport { 67, 68, 546, 547 } counter drop comment "DHCP is the host's own affair"
 		icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect } counter drop comment "so are routers"
@@ -63,6 +71,13 @@ table bridge widecloud {
 		oifname "vx-*" jump to-fabric
 	}
 	chain to-fabric {
+{{- if .Both}}
+		# To VMs elsewhere the gateway speaks with a MAC that is this host's alone: the gateways' common one comes from
+		# the anycast VTEP only, and the routers' from nowhere.
+		ether saddr {{.Anycast}} ether daddr @macs ip6 saddr != fe80::/10 icmpv6 type != { 133-137 } ether saddr set {{.Own}} accept
+		ether saddr {{.Anycast}} ether daddr @macs ip6 saddr != fe80::/10 meta l4proto != ipv6-icmp ether saddr set {{.Own}} accept
+		ether saddr {{.Anycast}} ether daddr @macs icmpv6 type nd-neighbor-advert @th,64,128 @gateways ether saddr set {{.Own}} accept
+{{- end}}
 		ether saddr {{.Anycast}} ether daddr != {{.Gateway}} counter drop comment "the router speaks to its own VMs only"
 		udp dport { 67, 68, 546, 547 } counter drop comment "DHCP is the host's own affair"
 		icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect } counter drop comment "so are routers"
@@ -95,11 +110,13 @@ table inet widecloud {
 	chain forward {
 		type filter hook forward priority -10; policy accept;
 {{- range .BridgeList}}
+{{- if not $.Both}}
 		iifname "{{.}}" oifname != "{{.}}" counter drop comment "VM reaches for the underlay"
 		iifname != "{{.}}" oifname "{{.}}" counter drop comment "the underlay reaches for a VM"
+{{- end}}
 		iifname "{{.}}" meta nfproto ipv4 counter drop comment "IPv4 is not routed"
 {{- end}}
-{{- range .VXLANs}}
+{{- range .Edges}}
 		iifname "{{.}}" ip6 daddr @peers counter drop comment "VM reaches for the underlay"
 		iifname "{{.}}" udp dport {{$.Port}} counter drop comment "VM makes VXLAN"
 {{- end}}
@@ -113,7 +130,7 @@ table inet widecloud {
 }
 `))
 
-// seenText keeps, apart from the table that is replaced, which address each MAC has spoken of in neighbour discovery; the
+// seenText, a table of its own that is never replaced, keeps which address each MAC has spoken of in neighbour discovery; the
 // target of a solicitation (offset 8 of the ICMPv6 message, RFC 4861 §4.3) counts for duplicate address detection only.
 const seenText = `
 table bridge widecloud-seen {
@@ -129,9 +146,16 @@ table bridge widecloud-seen {
 		flags dynamic,timeout
 		timeout 2h
 	}
+	set used4 {
+		type ether_addr . ipv4_addr
+		size 65536
+		flags dynamic,timeout
+		timeout 2h
+	}
 	chain prerouting {
 		type filter hook prerouting priority -150; policy accept;
 		iifname "vx-*" accept
+		arp saddr ip != 0.0.0.0 update @used4 { ether saddr . arp saddr ip }
 		ip6 saddr :: icmpv6 type nd-neighbor-solicit update @seen { ether saddr . @th,64,128 }
 		icmpv6 type nd-neighbor-advert update @seen { ether saddr . @th,64,128 }
 		ip6 saddr != :: icmpv6 type nd-neighbor-solicit update @used { ether saddr . ip6 saddr }
@@ -160,7 +184,7 @@ func filterScript(w Want, links []netio.Link) (string, error) {
 	if w.AnycastVTEP.IsValid() {
 		peers = append(peers, w.AnycastVTEP.String())
 	}
-	var bridges, vxlans, devices, routers4 []string
+	var bridges, edges, devices, routers4 []string
 	routers6 := []string{RouterAddr.String(), "ff02::/16"}
 	for _, n := range w.Networks {
 		br, vx := BridgeName(n.UID), VXLANName(n.UID)
@@ -173,8 +197,13 @@ func filterScript(w Want, links []netio.Link) (string, error) {
 			}
 		}
 		if !w.Role.Hypervisor {
-			vxlans, devices = append(vxlans, vx), append(devices, fmt.Sprintf("%q", vx))
+			edges, devices = append(edges, vx), append(devices, fmt.Sprintf("%q", vx))
 			continue
+		}
+		if w.Role.Gateway {
+			edges = append(edges, br)
+			routers6 = append(routers6, n.gateway6().String())
+			add("gateways", "%s", hex(n.gateway6()))
 		}
 		bridges, devices = append(bridges, br), append(devices, fmt.Sprintf("%q", br))
 		routers6 = append(routers6, n.router6().String())
@@ -225,7 +254,7 @@ func filterScript(w Want, links []netio.Link) (string, error) {
 		"pairs6": "type ether_addr . ipv6_addr", "ndpairs": "typeof ether saddr . @th,64,128",
 		"allowed6": "type ether_addr . ipv6_addr\n\t\tflags interval", "addrs4": "type ipv4_addr",
 		"allowed4": "type ether_addr . ipv4_addr", "ports": "type iface_index", "boundports": "type iface_index",
-		"bound": "type iface_index . ether_addr",
+		"bound": "type iface_index . ether_addr", "gateways": "typeof @th,64,128",
 	}
 	var sets []nftSet
 	for name, typ := range types {
@@ -233,12 +262,15 @@ func filterScript(w Want, links []netio.Link) (string, error) {
 	}
 	sort.Slice(sets, func(i, j int) bool { return sets[i].Name < sets[j].Name })
 	slices.Sort(bridges)
-	slices.Sort(vxlans)
+	slices.Sort(edges)
+	own := sha256.Sum256(w.VTEP.AsSlice())
 	var out bytes.Buffer
 	err := filterText.Execute(&out, map[string]any{
 		"Sets": sets, "Anycast": AnycastMAC.String(), "Gateway": GatewayMAC.String(), "Peers": unique(peers),
-		"Port": netio.VXLANPort, "Bridges": quoted(bridges), "BridgeList": bridges, "VXLANs": vxlans,
+		"Port": netio.VXLANPort, "Bridges": quoted(bridges), "BridgeList": bridges, "Edges": edges,
 		"Routers6": strings.Join(unique(routers6), ", "), "Routers4": strings.Join(unique(routers4), ", "),
+		"Both": w.Role.both(), "Own": slices.Concat(edgeOUI, net.HardwareAddr(own[:3])).String(),
+		"Other":   "02:57:46:00:00:01",
 		"Devices": strings.Join(unique(devices), ", "),
 	})
 	return out.String(), err
@@ -311,66 +343,7 @@ func (d *Driver) removeFilter(ctx context.Context) error {
 	return err
 }
 
-// Neighbours are the IPv6 addresses that VMs of this host have used or asked for on a network in the last two hours, as
-// duplicate address detection and neighbour discovery tell: an address in the network's prefix shows that SLAAC
-// worked. Link-local ones are among them. It is empty on a gateway.
-func (d *Driver) Neighbours(ctx context.Context, networkUID string) ([]Neighbour, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	i := slices.IndexFunc(d.want.Networks, func(n Network) bool { return n.UID == networkUID })
-	if i < 0 {
-		return nil, fmt.Errorf("list neighbours of %s: %w", networkUID, ErrUnknownNetwork)
-	}
-	if !d.want.Role.Hypervisor {
-		return nil, nil
-	}
-	macs := map[string]bool{}
-	for _, e := range d.want.Networks[i].Endpoints {
-		macs[e.MAC.String()] = true
-	}
-	out, err := d.ns.Nft(ctx, d.o.Nft, "", "list", "table", "bridge", "widecloud-seen")
-	if err != nil {
-		return nil, fmt.Errorf("list neighbours of %s: %w", networkUID, err)
-	}
-	var seen []Neighbour
-	// An element is "MAC . address timeout … expires …", the address in hexadecimal where nft does not know its type.
-	words := strings.FieldsFunc(out, func(r rune) bool { return strings.ContainsRune(" \t\n,{}", r) })
-	for i := 0; i+2 < len(words); i++ {
-		mac, err := net.ParseMAC(words[i])
-		if err != nil || words[i+1] != "." || !macs[mac.String()] {
-			continue
-		}
-		a, err := parseAddr(words[i+2])
-		if err != nil {
-			return nil, fmt.Errorf("list neighbours of %s: %w", networkUID, err)
-		}
-		nb := Neighbour{MAC: mac, IPv6: a}
-		if !slices.ContainsFunc(seen, func(o Neighbour) bool { return o.IPv6 == a && o.MAC.String() == mac.String() }) {
-			seen = append(seen, nb)
-		}
-	}
-	slices.SortFunc(seen, func(a, b Neighbour) int {
-		if c := bytes.Compare(a.MAC, b.MAC); c != 0 {
-			return c
-		}
-		return a.IPv6.Compare(b.IPv6)
-	})
-	return seen, nil
-}
-
 func hex(a netip.Addr) string { return fmt.Sprintf("0x%x", a.AsSlice()) }
-
-func parseAddr(s string) (netip.Addr, error) {
-	digits, ok := strings.CutPrefix(s, "0x")
-	if !ok {
-		return netip.ParseAddr(s)
-	}
-	b, err := hexenc.DecodeString(strings.Repeat("0", max(0, 32-len(digits))) + digits)
-	if err != nil || len(b) != 16 {
-		return netip.Addr{}, fmt.Errorf("read address %q", s)
-	}
-	return netip.AddrFrom16([16]byte(b)), nil
-}
 
 func tail(mac net.HardwareAddr) string {
 	if len(mac) != 6 {

@@ -77,6 +77,15 @@ func TestGuestConfiguresItself(t *testing.T) {
 		}
 		return nil
 	})
+	w.eventually("seen", func() error {
+		if ip4, ip6 := h1.d.Seen(t.Context(), n.UID, a.MAC); ip4 != a.IPv4 || ip6 != a.IPv6 {
+			return fmt.Errorf("Seen = %v %v", ip4, ip6)
+		}
+		return nil
+	})
+	if ip4, ip6 := w.hosts["h2"].d.Seen(t.Context(), n.UID, a.MAC); ip4.IsValid() || ip6.IsValid() {
+		t.Errorf("seen at a host that the VM is not at: %v %v", ip4, ip6)
+	}
 	if _, err := h1.d.Neighbours(t.Context(), "none"); !errors.Is(err, network.ErrUnknownNetwork) {
 		t.Errorf("neighbours of an unknown network: %v", err)
 	}
@@ -178,6 +187,13 @@ func TestPacketsGoWhereTheyShould(t *testing.T) {
 	w.reach(w.out, "migrated VM from outside", a.IPv6)
 	w.reach(gb.ns, "migrated VM from its old host", a.IPv6)
 	w.reach(gc.ns, "migrated VM from its new host", a.IPv6)
+	ga.send(slices.Concat(net.HardwareAddr{255, 255, 255, 255, 255, 255}, a.MAC, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1}, a.MAC, a.IPv4.AsSlice(), make([]byte, 6), a.IPv4.AsSlice()))
+	w.eventually("addresses seen at the new host", func() error {
+		if ip4, ip6 := h2.d.Seen(t.Context(), n.UID, a.MAC); ip4 != a.IPv4 || ip6 != a.IPv6 {
+			return fmt.Errorf("Seen = %v %v", ip4, ip6)
+		}
+		return nil
+	})
 	// What the network learned outlives an Apply of old news, of a restarted agent too.
 	for _, name := range hosts {
 		h := w.hosts[name]
@@ -205,6 +221,51 @@ func TestPacketsGoWhereTheyShould(t *testing.T) {
 	w.reach(w.out, "VM that moved in silence", a.IPv6)
 }
 
+func TestHostThatIsBoth(t *testing.T) {
+	for _, hosts := range [][]string{{"h1", "b1"}, {"h1", "b1", "b2", "g1"}} {
+		t.Run(strings.Join(hosts, ","), func(t *testing.T) {
+			w := newWorld(t, hosts...)
+			h1, b1, n := w.hosts["h1"], w.hosts["b1"], blue()
+			a, b := endpoint(n, "a", 1, h1), endpoint(n, "b", 2, b1)
+			n.Endpoints = []network.Endpoint{a, b}
+			w.everywhere(n, hosts...)
+			ga, gb := w.plug(h1, n, a), w.plug(b1, n, b)
+			ga.slaac()
+			gb.slaac()
+			gw := netip.MustParseAddr("2001:db8:b1ae:1::646")
+			for _, toVTEP := range hosts[1:] {
+				for _, toPrefix := range hosts[1:] {
+					w.steer(toVTEP, toPrefix)
+					what := toVTEP + " out, " + toPrefix + " in: "
+					w.reach(ga.ns, what+"VM at a hypervisor", outside)
+					w.reach(gb.ns, what+"VM at a host that is both", outside)
+					w.reach(w.out, what+"from outside, a", a.IPv6)
+					w.reach(w.out, what+"from outside, b", b.IPv6)
+				}
+				w.reach(ga.ns, "gateway", gw)
+				w.reach(gb.ns, "gateway", gw)
+			}
+			w.reach(ga.ns, "a to b", b.IPv6)
+			w.steer("b1", "b1")
+			ga.move(b1, n)
+			w.reach(w.out, "migrated VM", a.IPv6)
+			gb.move(h1, n)
+			w.reach(w.out, "VM that migrated away", b.IPv6)
+			w.reach(gb.ns, "b to a", a.IPv6)
+			w.unreachable(ga.ns, "an underlay address", h1.vtep)
+			w.unreachable(ga.ns, "the host's underlay address", b1.vtep)
+			again := func() { w.everywhere(n, hosts...) }
+			addr := func() {
+				run(t, b1.ns, "ip", "addr", "add", "203.0.113.99/32", "dev", "lo")
+				run(t, b1.ns, "ip", "addr", "del", "203.0.113.99/32", "dev", "lo")
+			}
+			if out := watch(t, b1.ns, again, addr, "203.0.113.99", "ip", "-o", "monitor", "link", "address", "route", "rule", "netconf"); len(out) > 0 {
+				t.Errorf("events of a second Apply: %s", strings.Join(out, "\n"))
+			}
+		})
+	}
+}
+
 func TestVMsMayNot(t *testing.T) {
 	w := newWorld(t, "h1", "h2", "g1")
 	hosts := []string{"h1", "h2", "g1"}
@@ -214,6 +275,8 @@ func TestVMsMayNot(t *testing.T) {
 	n.Endpoints = []network.Endpoint{bad, b, c}
 	w.everywhere(n, hosts...)
 	gbad, gb, gc := w.plug(h1, n, bad), w.plug(h1, n, b), w.plug(h2, n, c)
+	// As libvirt names the host's end of a plug: by the guest's MAC.
+	must(t, h1.ns.SetMAC(gbad.port, slices.Concat(net.HardwareAddr{0xfe}, bad.MAC[1:])))
 	w.everywhere(n, hosts...) // the plugs are known now
 	drops := func(comment string) (k int) {
 		t.Helper()
@@ -243,23 +306,19 @@ func TestVMsMayNot(t *testing.T) {
 			ip6(network.GatewayMAC, allNodes, ll, "ff02::1", 58, na(bad.IPv6)),
 		},
 		"VM acts as a router": {
-			ip6(bad.MAC, allNodes, ll, "ff02::1", 58, make([]byte, 16)[:0:16]), // replaced below
+			ip6(bad.MAC, allNodes, ll, "ff02::1", 58, append([]byte{134, 0, 0, 0, 64, 0, 7, 8}, make([]byte, 8)...)), // RA
+			ip6(bad.MAC, b.MAC, ll, b.IPv6.String(), 58, append([]byte{137}, make([]byte, 39)...)),                   // redirect
 		},
-		"unknown MAC":                 {ip6(net.HardwareAddr{2, 0, 0, 0, 0, 9}, allNodes, ll, "ff02::1", 58, na(bad.IPv6))},
-		"another's IPv6 address":      {ip6(bad.MAC, c.MAC, b.IPv6.String(), c.IPv6.String(), 59, nil), ip6(bad.MAC, b.MAC, "fe80::1", b.IPv6.String(), 59, nil)},
-		"answers for another":         {ip6(bad.MAC, allNodes, ll, "ff02::1", 58, na(b.IPv6)), ip6(bad.MAC, allNodes, ll, "ff02::1", 58, na(network.RouterAddr))},
-		"source not in the network":   {ip6(bad.MAC, c.MAC, "2001:db8:bad::1", c.IPv6.String(), 59, nil)},
-		"VM acts as a DHCP server":    {ip6(bad.MAC, c.MAC, bad.IPv6.String(), c.IPv6.String(), 17, []byte{547 >> 8, 547 & 0xff, 2, 34, 0, 8, 0, 0})},
-		"another's IPv4 address":      {slices.Concat(allNodes, bad.MAC, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, bad.MAC, b.IPv4.AsSlice(), bad.MAC, b.IPv4.AsSlice())},
-		"IPv4 address not its own":    {slices.Concat(allNodes, bad.MAC, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, bad.MAC, []byte{192, 0, 2, 1}, bad.MAC, []byte{192, 0, 2, 1})},
-		"VM reaches for the host":     {ip6(bad.MAC, network.AnycastMAC, bad.IPv6.String(), h1.vtep.String(), 17, []byte{0, 99, 0, 99, 0, 8, 0, 0})},
-		"VM reaches for the underlay": nil, // below, at the gateway
+		"another VM's MAC":          {ip6(c.MAC, b.MAC, c.IPv6.String(), b.IPv6.String(), 59, nil)},
+		"unknown MAC":               {ip6(net.HardwareAddr{2, 0, 0, 0, 0, 9}, allNodes, ll, "ff02::1", 58, na(bad.IPv6))},
+		"another's IPv6 address":    {ip6(bad.MAC, c.MAC, b.IPv6.String(), c.IPv6.String(), 59, nil), ip6(bad.MAC, b.MAC, "fe80::1", b.IPv6.String(), 59, nil)},
+		"answers for another":       {ip6(bad.MAC, allNodes, ll, "ff02::1", 58, na(b.IPv6)), ip6(bad.MAC, allNodes, ll, "ff02::1", 58, na(network.RouterAddr))},
+		"source not in the network": {ip6(bad.MAC, c.MAC, "2001:db8:bad::1", c.IPv6.String(), 59, nil)},
+		"VM acts as a DHCP server":  {ip6(bad.MAC, c.MAC, bad.IPv6.String(), c.IPv6.String(), 17, []byte{547 >> 8, 547 & 0xff, 2, 34, 0, 8, 0, 0})},
+		"another's IPv4 address":    {slices.Concat(allNodes, bad.MAC, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, bad.MAC, b.IPv4.AsSlice(), bad.MAC, b.IPv4.AsSlice())},
+		"IPv4 address not its own":  {slices.Concat(allNodes, bad.MAC, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, bad.MAC, []byte{192, 0, 2, 1}, bad.MAC, []byte{192, 0, 2, 1})},
+		"VM reaches for the host":   {ip6(bad.MAC, network.AnycastMAC, bad.IPv6.String(), h1.vtep.String(), 17, []byte{0, 99, 0, 99, 0, 8, 0, 0})},
 	} {
-		if comment == "VM acts as a router" {
-			ra := append([]byte{134, 0, 0, 0, 64, 0, 7, 8}, make([]byte, 8)...)
-			redirect := append([]byte{137}, make([]byte, 39)...)
-			frames = [][]byte{ip6(bad.MAC, allNodes, ll, "ff02::1", 58, ra), ip6(bad.MAC, b.MAC, ll, b.IPv6.String(), 58, redirect)}
-		}
 		for i, f := range frames {
 			before := drops(comment)
 			gbad.send(f)

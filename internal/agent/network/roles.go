@@ -77,6 +77,9 @@ func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
 	if n.IPv4.IsValid() {
 		addrs[netip.PrefixFrom(n.router4(), n.IPv4.Bits())] = false
 	}
+	if w.Role.both() {
+		addrs[netip.PrefixFrom(n.gateway6(), 64)] = true // for OSPF to announce, as on a gateway
+	}
 	if err := d.device(br, alias(n), n.mtu(), addrs); err != nil {
 		return err
 	}
@@ -86,16 +89,20 @@ func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
 	return d.dnsmasq(ctx, n)
 }
 
-// routes leads what the VMs send beyond their network to the gateways, and nowhere else.
+// routes leads what the VMs send beyond their network to the gateways, and nowhere else. Where the host is a gateway
+// itself, its main table is the gateway's, and the bridge reaches the VMs as a gateway does.
 func (d *Driver) routes(w Want, n Network, br, vx string) error {
 	any6 := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	want := []netio.Route{{Dst: any6, Table: n.table(), Metric: blackholeMetric, Protocol: staticProtocol}}
+	var want []netio.Route
+	if !w.Role.Gateway {
+		want = append(want, netio.Route{Dst: any6, Table: n.table(), Metric: blackholeMetric, Protocol: staticProtocol})
+	}
 	neighbours := map[netip.Addr]net.HardwareAddr{}
 	pinned, err := d.ns.Pinned(vx, GatewayMAC)
 	if err != nil {
 		return err
 	}
-	if w.AnycastVTEP.IsValid() {
+	if !w.Role.Gateway && w.AnycastVTEP.IsValid() {
 		want = append(want, netio.Route{
 			Dst: any6, Gateway: GatewayAddr, Link: br, Table: n.table(), Metric: defaultMetric, Protocol: staticProtocol,
 		})
@@ -108,6 +115,9 @@ func (d *Driver) routes(w Want, n Network, br, vx string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if w.Role.Gateway {
+		neighbours = endpointNeighbours(n)
 	}
 	if err := d.neighbours(br, neighbours); err != nil {
 		return err
@@ -135,13 +145,13 @@ func (d *Driver) routes(w Want, n Network, br, vx string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(rules, rule) {
+	if !w.Role.Gateway && !slices.Contains(rules, rule) {
 		if err := d.ns.AddLinkRule(rule); err != nil {
 			return err
 		}
 	}
-	for _, r := range rules { // of a VNI that the network had before
-		if r.Link == br && r.Table != rule.Table {
+	for _, r := range rules { // of a VNI that the network had before, or of a host that is a gateway now
+		if r.Link == br && (r.Table != rule.Table || w.Role.Gateway) {
 			if err := errors.Join(d.ns.DelLinkRule(r), d.flushTable(r.Table)); err != nil {
 				return err
 			}
@@ -176,13 +186,17 @@ func (d *Driver) gateway(_ context.Context, w Want, n Network) error {
 	}); err != nil {
 		return err
 	}
-	// All gateways share a MAC and an address, so the answer to one's neighbour solicitation may reach another: none
-	// is ever asked.
+	return d.neighbours(vx, endpointNeighbours(n))
+}
+
+// endpointNeighbours are the neighbours of a gateway. All gateways share a MAC and an address, so the answer to one's
+// neighbour solicitation may reach another: none is ever asked.
+func endpointNeighbours(n Network) map[netip.Addr]net.HardwareAddr {
 	neighbours := map[netip.Addr]net.HardwareAddr{}
 	for _, e := range n.Endpoints {
 		neighbours[e.IPv6] = e.MAC
 	}
-	return d.neighbours(vx, neighbours)
+	return neighbours
 }
 
 func alias(n Network) string { return fmt.Sprintf("widecloud network %s (VNI %d)", n.Name, n.VNI) }

@@ -24,6 +24,8 @@ var (
 	AnycastMAC = net.HardwareAddr{0x02, 0x57, 0x43, 0x00, 0x00, 0x01}
 	// GatewayMAC is the gateways' MAC on every network.
 	GatewayMAC = net.HardwareAddr{0x02, 0x57, 0x43, 0x00, 0x06, 0x46}
+	// edgeOUI begins the MACs by which hosts that are hypervisor and gateway speak to VMs elsewhere.
+	edgeOUI = net.HardwareAddr{0x02, 0x57, 0x47}
 	// RouterAddr is the VMs' default router, the hypervisor that they run on.
 	RouterAddr = netip.MustParseAddr("fe80::1")
 	// GatewayAddr is the gateways' link-local address on every network.
@@ -38,7 +40,7 @@ type Want struct {
 	Networks    []Network
 }
 
-// Role is what a host does for its networks.
+// Role is what a host does for its networks. It may do both: the bridge is the gateway too then.
 type Role struct {
 	Hypervisor bool // VMs plug in here
 	Gateway    bool // packets enter and leave the networks here
@@ -115,9 +117,6 @@ func (w Want) Validate() error {
 	}
 	if len(w.Networks) > 0 && !w.Role.Hypervisor && !w.Role.Gateway {
 		bad("role: a host that carries networks is a hypervisor or a gateway")
-	}
-	if w.Role.Hypervisor && w.Role.Gateway {
-		bad("role: one network namespace cannot be hypervisor and gateway at once: both own the networks' VNIs")
 	}
 	uids, vnis, names := map[string]bool{}, map[uint32]string{}, map[string]string{}
 	for i, n := range w.Networks {
@@ -203,6 +202,9 @@ func (n Network) table() int { return tableBase + int(n.VNI) }
 // router6 is the hypervisor's global address in the network: dnsmasq advertises a prefix only where the device has an
 // address of it. Anycast like fe80::1.
 func (n Network) router6() netip.Addr { return withIID(n.Prefix, 1) }
+
+// both tells whether VMs' packets enter and leave the network right where they are switched.
+func (r Role) both() bool { return r.Hypervisor && r.Gateway }
 
 // gateway6 is the gateways' global address in the network.
 func (n Network) gateway6() netip.Addr { return withIID(n.Prefix, 0x646) }

@@ -37,7 +37,6 @@ func TestValidateNamesTheField(t *testing.T) {
 		"anycast_vtep: ":                    func(w *network.Want) { w.AnycastVTEP = w.VTEP },
 		"anycast_vtep: missing":             func(w *network.Want) { w.AnycastVTEP, w.Role = netip.Addr{}, network.Role{Gateway: true} },
 		"role: a host":                      func(w *network.Want) { w.Role = network.Role{} },
-		"role: one":                         func(w *network.Want) { w.Role.Gateway = true },
 		"networks[0].uid: missing":          func(w *network.Want) { w.Networks[0].UID = "" },
 		"networks[1].uid: ":                 func(w *network.Want) { w.Networks = append(w.Networks, w.Networks[0]) },
 		"networks[0].name: ":                func(w *network.Want) { w.Networks[0].Name = "blue\nport=53" },
@@ -148,4 +147,31 @@ func TestTwoNetworksMayHaveTheSameIPv4(t *testing.T) {
 	if leases, err := h.d.Leases(t.Context()); err != nil || len(leases) != 2 {
 		t.Errorf("leases: %v %v", leases, err)
 	}
+}
+
+func FuzzLeases(f *testing.F) {
+	f.Add([]byte("1795373400 02:57:43:64:10:01 10.64.1.1 a 01:02:57:43:64:10:01\n0 02:57:43:64:10:02 10.64.1.2 * *\nduid 00:01\n17953734"))
+	dir := f.TempDir()
+	must2 := func(err error) {
+		if err != nil {
+			f.Fatal(err)
+		}
+	}
+	d, err := network.New(network.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), RunDir: dir})
+	must2(err)
+	f.Cleanup(func() { d.Close(context.Background()) })
+	must2(os.Mkdir(dir+"/0123456789", 0o755))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		must(t, os.WriteFile(dir+"/0123456789/leases", b, 0o644))
+		leases, err := d.Leases(t.Context())
+		must(t, err)
+		for _, l := range leases {
+			if !l.IPv4.Is4() || len(l.MAC) == 0 {
+				t.Errorf("lease %+v out of %q", l, b)
+			}
+		}
+		if strings.HasPrefix(string(b), "1795373400 02:57:43:64:10:01 10.64.1.1 a 01:02:57:43:64:10:01\n") && len(leases) == 0 {
+			t.Errorf("no lease out of %q", b)
+		}
+	})
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -35,8 +36,9 @@ type world struct {
 	router *netio.NS
 	out    *netio.NS
 	hosts  map[string]*host
-	nss    int
 }
+
+var nss atomic.Int64 // number of namespaces made: their names differ
 
 // host is a host of a federation; its driver acts in its namespace.
 type host struct {
@@ -60,13 +62,14 @@ type guest struct {
 
 func newWorld(t *testing.T, hosts ...string) *world {
 	t.Helper()
+	t.Parallel() // they wait for the kernel's timers, mostly
 	w := &world{t: t, hosts: map[string]*host{}}
 	w.router = w.newNS("u")
 	must(t, w.router.SetForwarding(true))
 	w.out = w.cable("out", 0x900)
 	for i, name := range hosts {
 		h := &host{w: w, name: name, ns: w.cable(name, i+1), vtep: netip.MustParseAddr(fmt.Sprintf("2001:db8:%x::2", i+1))}
-		h.role = network.Role{Hypervisor: name[0] == 'h', Gateway: name[0] == 'g'}
+		h.role = network.Role{Hypervisor: name[0] != 'g', Gateway: name[0] != 'h'}
 		h.runDir = runDir(t)
 		if h.role.Gateway {
 			must(t, h.ns.SetForwarding(true))
@@ -99,8 +102,7 @@ func (h *host) start() {
 
 func (w *world) newNS(suffix string) *netio.NS {
 	w.t.Helper()
-	w.nss++
-	name := fmt.Sprintf("nw%d-%d-%s", os.Getpid(), w.nss, suffix)
+	name := fmt.Sprintf("nw%d-%d-%s", os.Getpid(), nss.Add(1), suffix)
 	ns, err := netio.CreateNS(name)
 	must(w.t, err)
 	w.t.Cleanup(func() {
