@@ -326,7 +326,7 @@ func (m *Memory) Console(_ context.Context, p serve.Principal, vm string) (io.Re
 		buf := make([]byte, 100)
 		for {
 			n, err := b.Read(buf)
-			if err != nil || string(buf[:n]) == "exit" {
+			if err != nil || strings.TrimSpace(string(buf[:n])) == "exit" {
 				return
 			}
 			if _, err := b.Write([]byte(strings.ToUpper(string(buf[:n])))); err != nil {

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"golang.org/x/term"
+
+	"widecloud/api"
+)
+
+// cli is the tree of commands. Its groups are the nouns of the API.
+type cli struct {
+	Server  string `help:"The controller's URL." env:"WCC_SERVER" placeholder:"URL"`
+	Token   string `help:"A user's token. Better in WCC_TOKEN or a context: others can see a command line." env:"WCC_TOKEN" placeholder:"TOKEN"`
+	CA      string `help:"File with the certificate authority of the controller's certificate." env:"WCC_CA" placeholder:"FILE"`
+	Context string `help:"The context to use, of those that wcc login made." env:"WCC_CONTEXT" placeholder:"NAME"`
+
+	Site       siteGroup       `cmd:"" help:"Sites of the federation, as this one knows them."`
+	Host       hostGroup       `cmd:"" help:"Hypervisors and gateways."`
+	Owner      ownerGroup      `cmd:"" help:"Organisations."`
+	User       userGroup       `cmd:"" help:"Users and their tokens."`
+	Peer       peerGroup       `cmd:"" help:"Other sites with which certificates were exchanged."`
+	Offer      offerGroup      `cmd:"" help:"What this site lends, and what others offer it."`
+	Loan       loanGroup       `cmd:"" help:"What is lent and borrowed."`
+	Image      imageGroup      `cmd:"" help:"Disk images that VMs start from."`
+	Volume     volumeGroup     `cmd:"" help:"Disks of VMs."`
+	Network    networkGroup    `cmd:"" help:"Networks: an IPv6 /64 that is the same wherever its VMs are."`
+	VM         vmGroup         `cmd:"" name:"vm" help:"Virtual machines."`
+	Guest      guestGroup      `cmd:"" help:"Other sites' VMs that run here under a loan."`
+	Address    addressGroup    `cmd:"" help:"Public service addresses, IPv4 and IPv6."`
+	Translator translatorGroup `cmd:"" help:"Translators of service addresses."`
+	Job        jobGroup        `cmd:"" help:"Long work: its progress, journal and outcome."`
+	Event      eventGroup      `cmd:"" help:"What happened."`
+
+	Login      loginCmd      `cmd:"" help:"Keep a controller's URL and a token as a context."`
+	Contexts   contextsGroup `cmd:"" help:"The contexts that wcc login made."`
+	Completion completionCmd `cmd:"" help:"Print the completion script of a shell."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+
+	Serve serveCmd `cmd:"" help:"Run a site's controller."`
+	Agent agentCmd `cmd:"" help:"Run a host's agent."`
+	Lab   labGroup `cmd:"" help:"A whole federation on this machine, for tests and demonstrations."`
+}
+
+// app is what a command needs of the world.
+type app struct {
+	context.Context
+	in       io.Reader
+	out, err io.Writer
+	tty      bool // err is a terminal: progress is redrawn
+	cli      *cli
+	made     *api.Client
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+	stop()
+	os.Exit(code)
+}
+
+// exit carries kong's wish to end (after --help) out of its parser.
+type exit int
+
+// usageError is what the user can mend on the command line or in a configuration file: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, tty bool) (code int) {
+	c := &cli{}
+	a := &app{Context: ctx, in: in, out: out, err: errs, tty: tty, cli: c}
+	defer func() {
+		if v := recover(); v != nil {
+			e, ok := v.(exit)
+			if !ok {
+				panic(v)
+			}
+			code = int(e)
+		}
+	}()
+	parser, err := newParser(c, out, errs)
+	if err != nil {
+		panic(err) // the tree above is wrong; a test would have shown it
+	}
+	if len(args) > 0 && args[0] == "__complete" {
+		a.complete(parser, args[1:])
+		return 0
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(errs, "wcc: %v\n", err)
+		var p *kong.ParseError
+		if errors.As(err, &p) && p.Context != nil {
+			words := []string{"wcc"}
+			for _, w := range p.Context.Path {
+				if w.Command != nil {
+					words = append(words, w.Command.Name)
+				}
+			}
+			fmt.Fprintf(errs, "See %s --help\n", strings.Join(words, " "))
+		}
+		return 2
+	}
+	if err := kctx.Run(a); err != nil {
+		a.printError(err)
+		var u usageError
+		if errors.As(err, &u) {
+			return 2
+		}
+		return 1
+	}
+	return 0
+}
+
+func newParser(c *cli, out, errs io.Writer) (*kong.Kong, error) {
+	return kong.New(c, kong.Name("wcc"), kong.Writers(out, errs), kong.Exit(func(code int) { panic(exit(code)) }),
+		kong.Description("The command line, controller, agent and lab of widecloud, a federation of equal clouds."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}))
+}
+
+// printError shows an error with all its reasons, one to a line.
+func (a *app) printError(err error) {
+	var e *api.Error
+	if !errors.As(err, &e) || len(e.Reasons) == 0 {
+		fmt.Fprintf(a.err, "wcc: %v\n", err)
+		return
+	}
+	bare := *e
+	bare.Reasons = nil
+	fmt.Fprintf(a.err, "wcc: %s\n", strings.Replace(err.Error(), e.Error(), bare.Error(), 1))
+	printReasons(a.err, e.Reasons)
+}
+
+func printReasons(w io.Writer, reasons []api.Reason) {
+	for _, r := range reasons {
+		where := strings.Trim(r.Site+"/"+r.Host, "/")
+		if where != "" {
+			where += ": "
+		}
+		fmt.Fprintf(w, "  %s%s: %s", where, r.Code, r.Message)
+		if r.Advice != "" {
+			fmt.Fprintf(w, " (%s)", r.Advice)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(a *app) error {
+	version, revision := "devel", ""
+	if b, ok := debug.ReadBuildInfo(); ok {
+		if v := b.Main.Version; v != "" && v != "(devel)" {
+			version = v
+		}
+		for _, s := range b.Settings {
+			if s.Key == "vcs.revision" {
+				revision = " " + s.Value
+			}
+		}
+	}
+	_, err := fmt.Fprintf(a.out, "wcc %s%s\n", version, revision)
+	return err
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	"widecloud/api"
+)
+
+// object ties a noun's struct to its pointer, which is the api.Object.
+type object[T any] interface {
+	*T
+	api.Object
+}
+
+// listCmd lists or watches the objects of a kind.
+type listCmd[T any, P object[T]] struct {
+	Output string `short:"o" help:"How: table, wide, json or yaml." enum:"table,wide,json,yaml" default:"table"`
+	Owner  string `help:"Only this organisation's." placeholder:"OWNER" complete:"owners"`
+	Watch  bool   `short:"w" help:"Go on with every change. A deleted object is shown with a - before its name."`
+}
+
+// Run lists, then watches if asked to.
+func (c *listCmd[T, P]) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	all, revision, err := api.List[T, P](a, client)
+	if err != nil {
+		return err
+	}
+	items := make([]*T, 0, len(all))
+	for _, o := range all {
+		if c.wanted(o) {
+			items = append(items, o)
+		}
+	}
+	columns := columnsOf(P(new(T)).Kind(), c.Output == "wide")
+	rows := [][]string{nil}
+	for _, col := range columns {
+		rows[0] = append(rows[0], col.head)
+	}
+	for _, o := range items {
+		rows = append(rows, cells(columns, P(o)))
+	}
+	switch c.Output {
+	case "json":
+		err = writeJSON(a.out, items)
+	case "yaml":
+		err = writeYAML(a.out, items)
+	default:
+		err = writeTable(a.out, rows)
+	}
+	if err != nil || !c.Watch {
+		return err
+	}
+	var width []int
+	for i := range columns {
+		w := 0
+		for _, r := range rows {
+			w = max(w, utf8.RuneCountInString(r[i]))
+		}
+		width = append(width, w)
+	}
+	for e, err := range api.Watch[T, P](a, client, revision) {
+		if err != nil {
+			return err
+		}
+		if !c.wanted(e.Object) {
+			continue
+		}
+		switch c.Output {
+		case "json":
+			err = json.NewEncoder(a.out).Encode(e)
+		case "yaml":
+			if _, err = fmt.Fprintln(a.out, "---"); err == nil {
+				err = writeYAML(a.out, e)
+			}
+		default:
+			row := cells(columns, P(e.Object))
+			if e.Type == "delete" {
+				row[0] = "-" + row[0]
+			}
+			_, err = fmt.Fprint(a.out, alignRow(row, width))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *listCmd[T, P]) wanted(o *T) bool { return c.Owner == "" || P(o).Metadata().Owner == c.Owner }
+
+// format is how an object is shown.
+type format struct {
+	Output string `short:"o" help:"Show the object as json or yaml." enum:",json,yaml" default:""`
+}
+
+// done tells what became of an object: the object itself if asked for, otherwise a line.
+func (f format) done(a *app, o api.Object, what string) error {
+	switch f.Output {
+	case "json":
+		return writeJSON(a.out, o)
+	case "yaml":
+		return writeYAML(a.out, o)
+	}
+	_, err := fmt.Fprintf(a.out, "%s %s %s\n", noun(o.Kind()), o.Metadata().Name, what)
+	return err
+}
+
+// noun is the singular of a kind, as the groups of the commands are named.
+func noun(k api.Kind) string {
+	if k == api.KindAddress {
+		return "address"
+	}
+	return strings.TrimSuffix(string(k), "s")
+}
+
+// showCmd shows one object whole.
+type showCmd[T any, P object[T]] struct {
+	Name   string `arg:"" help:"Its name." complete:"self"`
+	Output string `short:"o" help:"How: yaml or json." enum:"yaml,json" default:"yaml"`
+}
+
+// Run shows it.
+func (c *showCmd[T, P]) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	o, err := api.Get[T, P](a, client, c.Name)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return writeJSON(a.out, o)
+	}
+	return writeYAML(a.out, o)
+}
+
+// deleteCmd deletes objects.
+type deleteCmd[T any, P object[T]] struct {
+	Names []string `arg:"" name:"name" help:"Their names." complete:"self"`
+	Wait  bool     `help:"Wait until they are gone."`
+}
+
+// Run deletes them one by one; the first refusal ends it.
+func (c *deleteCmd[T, P]) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	for _, name := range c.Names {
+		o, err := api.Delete[T, P](a, client, name)
+		if err != nil {
+			return fmt.Errorf("delete %s %s: %w", noun(P(o).Kind()), name, err)
+		}
+		what := "is being deleted"
+		if c.Wait {
+			if err := waitGone[T, P](a, client, name); err != nil {
+				return err
+			}
+			what = "deleted"
+		}
+		if _, err := fmt.Fprintf(a.out, "%s %s %s\n", noun(P(o).Kind()), name, what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// column is a column of a kind's table.
+type column struct {
+	head string
+	wide bool
+	cell func(api.Object) string
+}
+
+func col[P api.Object](head string, cell func(P) string) column {
+	return column{head: head, cell: func(o api.Object) string { return cell(o.(P)) }}
+}
+
+func wide[P api.Object](head string, cell func(P) string) column {
+	c := col(head, cell)
+	c.wide = true
+	return c
+}
+
+func cells(columns []column, o api.Object) []string {
+	row := make([]string, len(columns))
+	for i, c := range columns {
+		row[i] = c.cell(o)
+		if row[i] == "" {
+			row[i] = "-"
+		}
+	}
+	return row
+}
+
+// columnsOf gives the columns of a kind: its name, its own, and in wide tables those of every object.
+func columnsOf(k api.Kind, isWide bool) []column {
+	var l []column
+	add := func(c column) {
+		if !c.wide || isWide {
+			l = append(l, c)
+		}
+	}
+	add(column{head: "NAME", cell: func(o api.Object) string {
+		if o.Metadata().Deleting {
+			return o.Metadata().Name + " (deleting)"
+		}
+		return o.Metadata().Name
+	}})
+	for _, c := range columns[k] {
+		add(c)
+	}
+	add(column{head: "OWNER", wide: true, cell: func(o api.Object) string { return o.Metadata().Owner }})
+	add(column{head: "HOME", wide: true, cell: func(o api.Object) string { return o.Metadata().Home }})
+	add(column{head: "CREATED", wide: true, cell: func(o api.Object) string { return stamp(o.Metadata().Created) }})
+	return l
+}
+
+// statusMessage is the Message of an object's status, when it has one.
+func statusMessage(o api.Object) string {
+	s := reflect.ValueOf(o).Elem().FieldByName("Status")
+	if !s.IsValid() {
+		return ""
+	}
+	if m := s.FieldByName("Message"); m.IsValid() {
+		return m.String()
+	}
+	return ""
+}

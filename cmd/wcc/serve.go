@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"widecloud/internal/config"
+	"widecloud/internal/control"
+	"widecloud/internal/fed"
+	"widecloud/internal/serve"
+	"widecloud/internal/store/bolt"
+	"widecloud/internal/volume"
+	"widecloud/internal/wire"
+)
+
+type serveCmd struct {
+	Config string `help:"The site's configuration; examples/site.toml explains it." required:"" type:"path" placeholder:"FILE"`
+}
+
+// Run loads the configuration and serves until the process is told to end.
+func (c *serveCmd) Run(a *app) error {
+	site, err := config.LoadSite(c.Config)
+	if err != nil {
+		return usageError{err}
+	}
+	return runServe(a, site, newLogger(a.err, site.Log).With("site", site.Site), a.out)
+}
+
+// runServe constructs the controller and serves it until ctx ends. What a person is to see once goes to out.
+func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.Writer) error {
+	if err := os.MkdirAll(site.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data_dir: %w", err)
+	}
+	st, err := bolt.Open(bolt.Options{Path: filepath.Join(site.DataDir, "store.db"), Logger: log})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	authority, err := loadAuthority(filepath.Join(site.DataDir, "authority.pem"), site.Site)
+	if err != nil {
+		return err
+	}
+	credential, err := authority.Controller()
+	if err != nil {
+		return err
+	}
+	trust, err := wire.NewTrust(wire.TrustOptions{CA: authority.Certificate()})
+	if err != nil {
+		return err
+	}
+	dir := site.Volumes.Dir
+	if dir == "" {
+		dir = filepath.Join(site.DataDir, "images")
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("volumes.dir: %w", err)
+	}
+	images, err := volume.Open(volume.Options{Dir: dir, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	// The sessions' handler is the controller's, which is made of the federation: it is filled in below, before
+	// anything is dialled.
+	var handler http.Handler
+	federation, err := fed.New(ctx, fed.Options{
+		Credential: credential, Trust: trust, Store: st, Logger: log, KeepAlive: keepAlive, DeadAfter: deadAfter,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }),
+	})
+	if err != nil {
+		return err
+	}
+	controller, err := control.New(control.Options{
+		Site: site.Site, Store: st, Authority: authority, Federation: federation, Images: images, Logger: log,
+		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
+		MTU: site.Network.MTU, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
+	})
+	if err != nil {
+		return err
+	}
+	handler = controller.Handler()
+	token, err := controller.Bootstrap(ctx)
+	if err != nil {
+		return err
+	}
+	if token != "" {
+		fmt.Fprintf(out, "The first admin's token, shown this once:\n%s\n", token)
+	}
+	if err := controller.Peers(ctx); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return controller.Run(ctx) })
+	group.Go(func() error { return federation.Run(ctx) })
+	group.Go(func() error {
+		outside, err := wire.Listen(ctx, site.Outside.Listen, wire.Options{
+			Credential: credential, Trust: trust, Handler: handler, Admit: controller.Admit, Join: controller.Join, Peer: controller.Peer,
+			OnSession: func(s *wire.Session) { group.Go(func() error { controller.Session(ctx, s); return nil }) },
+			Log:       log, KeepAlive: keepAlive, DeadAfter: deadAfter,
+		})
+		if err != nil {
+			return fmt.Errorf("outside.listen: %w", err)
+		}
+		log.Info("outside port is open", "listen", site.Outside.Listen, "fingerprint", wire.Fingerprint(authority.Certificate()))
+		<-ctx.Done()
+		return outside.Close()
+	})
+	group.Go(func() error { return serveAPI(ctx, site, controller, credential, log) })
+	return group.Wait()
+}
+
+// keepAlive and deadAfter are of the sessions: a peer or an agent that is silent for deadAfter is taken for gone.
+const (
+	keepAlive = 2 * time.Second
+	deadAfter = 6 * time.Second
+)
+
+func loadAuthority(path, site string) (*wire.Authority, error) {
+	o := wire.AuthorityOptions{Site: site}
+	a, err := wire.LoadAuthority(path, o)
+	if errors.Is(err, fs.ErrNotExist) {
+		if a, err = wire.NewAuthority(o); err == nil {
+			err = a.Save(path)
+		}
+	}
+	return a, err
+}
+
+// serveAPI serves the users' API until ctx ends.
+func serveAPI(ctx context.Context, site *config.Site, c *control.Controller, credential *wire.Credential, log *slog.Logger) error {
+	o := serve.Options{Controller: c, Logger: log, Version: version, MaxUpload: int64(site.API.MaxUpload)}
+	if site.Metrics.Enabled {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	handler := serve.New(o)
+	server := &http.Server{Addr: site.API.Listen, Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server.RegisterOnShutdown(handler.Stop)
+	done := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		done <- server.Shutdown(ctx)
+	}()
+	log.Info("API is open", "listen", site.API.Listen, "tls", site.API.TLS)
+	var err error
+	switch site.API.TLS {
+	case "files":
+		err = server.ListenAndServeTLS(site.API.Certificate, site.API.Key)
+	case "site":
+		server.TLSConfig = credential.ServerTLS()
+		err = server.ListenAndServeTLS("", "")
+	default:
+		err = server.ListenAndServe()
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("api.listen: %w", err)
+	}
+	return <-done
+}
+
+// failpoint kills this very process, as kill -9 would, at the point that WCC_FAILPOINT names; the lab's tests use it.
+func failpoint(log *slog.Logger) func(string) {
+	at := os.Getenv("WCC_FAILPOINT")
+	if at == "" {
+		return nil
+	}
+	log.Warn("a failpoint is set: this process will kill itself", "at", at)
+	return func(name string) {
+		if name == at {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+	}
+}
+
+// newLogger logs as the configuration says.
+func newLogger(w io.Writer, l config.Log) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		level = slog.LevelInfo // config has checked it
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"widecloud/api"
+)
+
+type vmGroup struct {
+	List    listCmd[api.VM, *api.VM]   `cmd:"" help:"List VMs."`
+	Show    showCmd[api.VM, *api.VM]   `cmd:"" help:"Show a VM."`
+	Create  vmCreateCmd                `cmd:"" help:"Make a VM."`
+	Start   vmStartCmd                 `cmd:"" help:"Start VMs."`
+	Stop    vmStopCmd                  `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
+	Reboot  vmRebootCmd                `cmd:"" help:"Reboot a VM."`
+	Migrate vmMigrateCmd               `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
+	Why     vmWhyCmd                   `cmd:"" help:"Say why a VM is not at a site."`
+	Console vmConsoleCmd               `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
+	Delete  deleteCmd[api.VM, *api.VM] `cmd:"" help:"Delete VMs and their disks."`
+}
+
+type vmCreateCmd struct {
+	Name     string        `arg:"" help:"Its name."`
+	Image    string        `required:"" help:"Image to start from." complete:"images"`
+	Network  string        `required:"" help:"Network to be in." complete:"networks"`
+	CPUs     int           `name:"cpus" default:"1" help:"Virtual CPUs."`
+	Memory   mebibytes     `default:"512MiB" help:"Memory: 512MiB, 2GiB." placeholder:"SIZE"`
+	Disk     gibibytes     `help:"Size of the disk: 10GiB. Left out: the image's." placeholder:"SIZE"`
+	Site     string        `help:"Where to start it: SITE or SITE/HOST. Left out: wherever there is room." placeholder:"SITE[/HOST]" complete:"sites"`
+	Permit   []string      `help:"Sites where it may run; left out: any." placeholder:"SITE" complete:"sites"`
+	SSHKey   []string      `name:"ssh-key" sep:"none" help:"authorized_keys line, or @FILE with such lines." placeholder:"KEY|@FILE"`
+	UserData string        `help:"cloud-init user-data, or @FILE." placeholder:"TEXT|@FILE"`
+	Service  []netip.Addr  `help:"Public service address for it; may be repeated." placeholder:"ADDRESS"`
+	CPUModel string        `name:"cpu-model" help:"CPU model of the guest; left out: the site's baseline."`
+	Owner    string        `help:"Organisation that owns it; left out: the user's." complete:"owners"`
+	Stopped  bool          `help:"Do not start it."`
+	Wait     bool          `help:"Wait until it runs."`
+	Timeout  time.Duration `default:"10m" help:"How long --wait waits."`
+	format
+}
+
+func (c *vmCreateCmd) Run(a *app) error {
+	v := &api.VM{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.VMSpec{
+		CPUs: c.CPUs, MemoryMiB: int(c.Memory), DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
+		Sites: c.Permit, CPUModel: c.CPUModel, Place: c.Site}}
+	if c.Stopped {
+		v.Spec.Power = api.PowerOff
+	}
+	for _, k := range c.SSHKey {
+		text, err := textOrFile("--ssh-key", k)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(text) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				v.Spec.SSHKeys = append(v.Spec.SSHKeys, line)
+			}
+		}
+	}
+	var err error
+	if v.Spec.UserData, err = textOrFile("--user-data", c.UserData); err != nil {
+		return err
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	if v, err = api.Create(a, client, v); err != nil {
+		return err
+	}
+	for _, addr := range c.Service {
+		if _, err := bindAddress(a, client, addr, c.Name, c.Owner); err != nil {
+			return fmt.Errorf("vm %s is made, but has not the address %s: %w", c.Name, addr, err)
+		}
+	}
+	if c.Wait && !c.Stopped {
+		if v, err = waitFor(a, c.Timeout, func(a *app) (*api.VM, error) { return waitVM(a, client, c.Name, running) }); err != nil {
+			return err
+		}
+		return c.done(a, v, "runs at "+place(v.Status.Site, v.Status.Host))
+	}
+	return c.done(a, v, "created")
+}
+
+func running(v *api.VM) bool { return v.Status.Phase == api.PhaseRunning }
+
+// waitFor gives f an app whose context ends after the timeout.
+func waitFor[T any](a *app, timeout time.Duration, f func(*app) (T, error)) (T, error) {
+	b, cancel := a.withTimeout(timeout)
+	defer cancel()
+	return f(b)
+}
+
+type vmStartCmd struct {
+	Names   []string      `arg:"" name:"name" help:"Their names." complete:"self"`
+	Wait    bool          `help:"Wait until they run."`
+	Timeout time.Duration `default:"10m" help:"How long --wait waits."`
+}
+
+func (c *vmStartCmd) Run(a *app) error {
+	return setPower(a, c.Names, api.PowerOn, c.Wait, c.Timeout, running, "is being started", "runs")
+}
+
+type vmStopCmd struct {
+	Names   []string      `arg:"" name:"name" help:"Their names." complete:"self"`
+	Hard    bool          `help:"At once, as by pulling the plug."`
+	Wait    bool          `help:"Wait until they have stopped."`
+	Timeout time.Duration `default:"10m" help:"How long --wait waits."`
+}
+
+func (c *vmStopCmd) Run(a *app) error {
+	power := api.PowerOff
+	if c.Hard {
+		power = api.PowerOffHard
+	}
+	stopped := func(v *api.VM) bool { return v.Status.Phase == api.PhaseStopped }
+	return setPower(a, c.Names, power, c.Wait, c.Timeout, stopped, "is being stopped", "stopped")
+}
+
+func setPower(a *app, names []string, power api.Power, wait bool, timeout time.Duration, ok func(*api.VM) bool, asked, did string) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := api.Edit(a, client, name, func(v *api.VM) error { v.Spec.Power = power; return nil }); err != nil {
+			return fmt.Errorf("vm %s: %w", name, err)
+		}
+		what := asked
+		if wait {
+			if _, err := waitFor(a, timeout, func(a *app) (*api.VM, error) { return waitVM(a, client, name, ok) }); err != nil {
+				return err
+			}
+			what = did
+		}
+		if _, err := fmt.Fprintf(a.out, "vm %s %s\n", name, what); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type vmRebootCmd struct {
+	Name string `arg:"" help:"Its name." complete:"self"`
+	Hard bool   `help:"At once, as by the reset button."`
+}
+
+func (c *vmRebootCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	if err := client.Reboot(a, c.Name, c.Hard); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.out, "vm %s reboots\n", c.Name)
+	return err
+}
+
+type vmMigrateCmd struct {
+	Name    string        `arg:"" help:"Its name." complete:"self"`
+	Target  string        `arg:"" help:"SITE or SITE/HOST." complete:"sites"`
+	DryRun  bool          `help:"Only say whether it would be accepted: exit code 1 and all reasons if not."`
+	Wait    bool          `help:"Show the progress and wait for the end."`
+	Timeout time.Duration `default:"0" help:"How long --wait waits; 0: for ever. The migration goes on after it."`
+	format
+}
+
+func (c *vmMigrateCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	if c.DryRun {
+		reasons, err := client.MigrateDryRun(a, c.Name, c.Target)
+		if err != nil {
+			return err
+		}
+		if len(reasons) > 0 {
+			return &api.Error{Code: api.CodeRefused, Message: fmt.Sprintf("vm %s could not migrate to %s", c.Name, c.Target), Reasons: reasons}
+		}
+		_, err = fmt.Fprintf(a.out, "vm %s can migrate to %s\n", c.Name, c.Target)
+		return err
+	}
+	job, err := client.Migrate(a, c.Name, c.Target)
+	if err != nil {
+		return err
+	}
+	if !c.Wait {
+		return c.done(a, job, fmt.Sprintf("started: vm %s migrates to %s", c.Name, c.Target))
+	}
+	if job, err = waitFor(a, c.Timeout, func(a *app) (*api.Job, error) { return waitJob(a, client, job.Name) }); err != nil {
+		return err
+	}
+	if c.Output != "" {
+		return c.done(a, job, "")
+	}
+	return a.summary(job)
+}
+
+// summary says what a job that is done has cost.
+func (a *app) summary(j *api.Job) error {
+	p := j.Status.Progress
+	var l []string
+	if p.WireBytes > 0 {
+		l = append(l, size(p.WireBytes)+" sent")
+	}
+	if p.Downtime > 0 {
+		l = append(l, fmt.Sprintf("down for %.0f ms", p.Downtime*1000))
+	}
+	if t := j.Status.Ended.Sub(j.Status.Started); !j.Status.Started.IsZero() && t > 0 {
+		l = append(l, t.Round(100*time.Millisecond).String())
+	}
+	line := "job " + j.Name + " done"
+	if len(l) > 0 {
+		line += ": " + strings.Join(l, ", ")
+	}
+	_, err := fmt.Fprintln(a.out, line)
+	return err
+}
+
+type vmWhyCmd struct {
+	Name string `arg:"" help:"Its name." complete:"self"`
+	Not  string `help:"Why is it not there? SITE or SITE/HOST." placeholder:"SITE[/HOST]" complete:"sites"`
+}
+
+func (c *vmWhyCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	reasons, err := client.Why(a, c.Name, c.Not)
+	if err != nil {
+		return err
+	}
+	if len(reasons) == 0 && c.Not != "" {
+		_, err := fmt.Fprintf(a.out, "nothing keeps vm %s from %s\n", c.Name, c.Not)
+		return err
+	}
+	printReasons(a.out, reasons)
+	return nil
+}
+
+// textOrFile is the text itself, or with a leading @ that of a file.
+func textOrFile(flag, s string) (string, error) {
+	path, ok := strings.CutPrefix(s, "@")
+	if !ok {
+		return s, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", usagef("%s: %w", flag, err)
+	}
+	return string(b), nil
+}
