@@ -30,8 +30,6 @@ type Volumes interface {
 	Seed(ctx context.Context, order wire.VMOrder) (hyper.Disk, error)
 	// Allocated is the size in bytes of what differs from the base; 0 when there is no disk.
 	Allocated(ctx context.Context, vm string) (int64, error)
-	// Has tells whether the VM's disk is here.
-	Has(ctx context.Context, vm string) (bool, error)
 	// Remove removes the VM's disk and seed; nil when there are none.
 	Remove(ctx context.Context, vm string) error
 }

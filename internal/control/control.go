@@ -51,7 +51,7 @@ type Controller struct {
 	busy     map[string]bool   // work that once has under way
 	told     map[string]string // what each peer was told last, by kind of document and peer
 	changed  chan struct{}     // closed and replaced at every change: whoever waits looks again
-	fetching sync.Mutex        // one image is fetched from elsewhere at a time
+	fetching chan struct{}     // one image is fetched from elsewhere at a time
 	work     sync.WaitGroup
 	ctx      context.Context // of Run
 }
@@ -78,7 +78,7 @@ func New(o Options) (*Controller, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, changed: make(chan struct{})}
+	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, fetching: make(chan struct{}, 1), changed: make(chan struct{})}
 	c.agents = newAgents(c)
 	c.documents()
 	return c, nil

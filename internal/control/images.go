@@ -107,8 +107,12 @@ func (c *Controller) sendImage(ctx context.Context, h wire.ImageHeader, s *wire.
 
 // fetchImage brings an image of a guest's home here.
 func (c *Controller) fetchImage(ctx context.Context, digest volume.Digest) error {
-	c.fetching.Lock()
-	defer c.fetching.Unlock()
+	select {
+	case c.fetching <- struct{}{}:
+		defer func() { <-c.fetching }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if c.o.Images.HasBase(digest) {
 		return nil
 	}

@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+
+	"widecloud/internal/agent/network"
+	"widecloud/internal/hyper"
+	"widecloud/internal/volume"
+	"widecloud/internal/volume/seed"
+	"widecloud/internal/wire"
+)
+
+// Disks are Volumes in a directory of this host.
+type Disks struct{ Store *volume.Store }
+
+// Bases is Volumes's.
+func (d Disks) Bases(context.Context) ([]string, error) {
+	bases, err := d.Store.Bases()
+	out := make([]string, 0, len(bases))
+	for _, b := range bases {
+		out = append(out, string(b.Digest))
+	}
+	return out, err
+}
+
+// Import is Volumes's.
+func (d Disks) Import(ctx context.Context, digest, format string, content io.Reader) error {
+	want, err := volume.ParseDigest(digest)
+	if err != nil {
+		return err
+	}
+	_, err = d.Store.ImportBase(ctx, content, want, format, 0)
+	return err
+}
+
+// Create is Volumes's.
+func (d Disks) Create(ctx context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error) {
+	digest, err := volume.ParseDigest(base)
+	if err != nil {
+		return hyper.Disk{}, err
+	}
+	v, err := d.Store.Create(ctx, vm, digest, sizeMiB)
+	if err != nil {
+		return hyper.Disk{}, err
+	}
+	return hyper.Disk{Target: "vda", Path: v.Path, Format: string(v.Format), Base: v.BasePath, BaseFormat: string(v.BaseFormat)}, nil
+}
+
+// Seed is Volumes's.
+func (d Disks) Seed(ctx context.Context, o wire.VMOrder) (hyper.Disk, error) {
+	nic := seed.NIC{MAC: o.NIC.MAC, DHCP4: o.NIC.IPv4 != "", MTU: o.NIC.MTU}
+	if a, err := netip.ParseAddr(o.NIC.IPv6); err == nil {
+		nic.Addresses = []netip.Prefix{netip.PrefixFrom(a, 64)}
+	}
+	path, err := d.Store.Seed(ctx, o.VM, seed.Data{UID: o.VM, Hostname: o.Seed.Hostname, UserData: o.Seed.UserData, SSHKeys: o.Seed.SSHKeys, NICs: []seed.NIC{nic}})
+	if err != nil {
+		return hyper.Disk{}, err
+	}
+	return hyper.Disk{Target: "vdb", Path: path, Format: "raw", ReadOnly: true}, nil
+}
+
+// Allocated is Volumes's.
+func (d Disks) Allocated(ctx context.Context, vm string) (int64, error) {
+	u, err := d.Store.Stat(ctx, vm)
+	if errors.Is(err, volume.ErrNotFound) {
+		return 0, nil
+	}
+	return u.AllocatedBytes, err
+}
+
+// Remove is Volumes's.
+func (d Disks) Remove(ctx context.Context, vm string) error { return d.Store.Remove(ctx, vm) }
+
+// Links are Networks by the network driver.
+type Links struct{ Driver *network.Driver }
+
+// Apply is Networks's.
+func (l Links) Apply(ctx context.Context, w network.Want) error { return l.Driver.Apply(ctx, w) }
+
+// Bridge is Networks's.
+func (l Links) Bridge(uid string) string { return l.Driver.Bridge(uid) }
+
+// Seen is Networks's.
+func (l Links) Seen(ctx context.Context, uid string, mac net.HardwareAddr) (ipv4, ipv6 netip.Addr) {
+	if leases, err := l.Driver.Leases(ctx); err == nil {
+		for _, lease := range leases {
+			if lease.MAC.String() == mac.String() {
+				ipv4 = lease.IPv4
+			}
+		}
+	}
+	if neighbours, err := l.Driver.Neighbours(ctx, uid); err == nil {
+		for _, n := range neighbours {
+			if n.MAC.String() == mac.String() && n.IPv6.IsGlobalUnicast() {
+				ipv6 = n.IPv6
+			}
+		}
+	}
+	return ipv4, ipv6
+}
