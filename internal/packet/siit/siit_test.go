@@ -553,6 +553,52 @@ func TestAppendError(t *testing.T) {
 	}
 }
 
+// Extension headers go, unless they would have to be taken from behind a fragment
+// header; a Routing header that has somewhere to go is refused (RFC 7915 §5.1).
+func TestExtensionHeaders(t *testing.T) {
+	l4 := build(t, ip6(vm6, client64, 17), udp(), data)[40:]
+	ext := func(next byte) []byte { return []byte{next, 0, 1, 4, 0, 0, 0, 0} }
+	routing := func(next, left byte) []byte { return []byte{next, 0, 0, left, 0, 0, 0, 0} }
+	fragment := func(next, low byte) []byte { return []byte{next, 0, 0, low, 0, 0, 0, 7} }
+	for _, c := range []struct {
+		name  string
+		first layers.IPProtocol
+		chain [][]byte
+		dst   string
+		want  siit.Verdict
+	}{
+		{"taken away", 0, [][]byte{ext(60), ext(43), routing(17, 0)}, client64, siit.Verdict{Action: siit.Send, Reason: siit.SixToFour}},
+		{"kept in IPv6", 0, [][]byte{ext(60), ext(43), routing(17, 0)}, client6, siit.Verdict{Action: siit.Send, Reason: siit.SixToSix}},
+		{"atomic fragment", 44, [][]byte{fragment(60, 0), ext(17)}, client64, siit.Verdict{Action: siit.Send, Reason: siit.SixToFour}},
+		{"routing", 60, [][]byte{ext(43), routing(17, 1)}, client64,
+			siit.Verdict{Action: siit.Reject, Reason: siit.RoutingHeader, Error: siit.ICMPError{Type: 4, Info: 51}}},
+		{"behind a fragment header", 44, [][]byte{fragment(60, 1), ext(17)}, client64, siit.Verdict{Reason: siit.FragmentHeaders}},
+		{"cut off", 0, [][]byte{{60, 20, 1, 4, 0, 0, 0, 0}}, client64, siit.Verdict{Reason: siit.Malformed}},
+		{"two fragment headers", 44, [][]byte{fragment(44, 0), fragment(17, 0)}, client64, siit.Verdict{Reason: siit.Malformed}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			pay := l4
+			if c.dst == client6 {
+				pay = build(t, ip6(vm6, client6, 17), udp(), data)[40:]
+			}
+			in := build(t, ip6(vm6, c.dst, c.first), payload(append(bytes.Join(c.chain, nil), pay...)))
+			p := load(in)
+			if d := cmp.Diff(c.want, table(t).Translate(p)); d != "" {
+				t.Fatal(d)
+			}
+			switch {
+			case c.want.Action != siit.Send:
+			case c.dst == client6:
+				if w := build(t, ip6(service6, client6, 17), udp(), data)[40:]; !bytes.HasSuffix(p.Bytes(), w) || p.Len != len(in) {
+					t.Errorf("got %x", p.Bytes())
+				}
+			case p.Len != 20+len(pay) || !checksumsRight(t, p.Bytes()):
+				t.Errorf("got %x", p.Bytes())
+			}
+		})
+	}
+}
+
 // RFC 6052 §2.4 has these examples.
 func TestPrefixLengths(t *testing.T) {
 	for prefix, want := range map[string]string{

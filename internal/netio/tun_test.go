@@ -1,0 +1,145 @@
+package netio_test
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"widecloud/internal/netio"
+)
+
+func ipOut(t *testing.T, ns *netio.NS, arg ...string) string {
+	t.Helper()
+	var out []byte
+	must(t, ns.Do(func() (err error) {
+		out, err = exec.Command("ip", arg...).CombinedOutput()
+		return err
+	}))
+	return string(out)
+}
+
+func TestTUN(t *testing.T) {
+	for _, offload := range []bool{false, true} {
+		ns := newNS(t, map[bool]string{false: "tun", true: "tunv"}[offload])
+		tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0", MTU: 1400, Queues: 2, Offload: offload})
+		must(t, err)
+		defer tun.Close()
+		if _, err := ns.OpenTUN(netio.TUNSpec{Name: "t0"}); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("a second device of the same name: %v", err)
+		}
+		if l, err := ns.Link("t0"); err != nil || l.MTU != 1400 || len(tun.Queues()) != 2 {
+			t.Errorf("link %+v, %v", l, err)
+		}
+		a, b := netip.MustParsePrefix("203.0.113.1/24"), netip.MustParsePrefix("203.0.113.2/24")
+		must(t, tun.SetAddrs([]netip.Prefix{a}), tun.SetAddrs([]netip.Prefix{b}), tun.SetAddrs([]netip.Prefix{b}))
+		if out := ipOut(t, ns, "-4", "addr", "show", "dev", "t0"); strings.Contains(out, "113.1/") || !strings.Contains(out, "113.2/24") {
+			t.Errorf("addresses:\n%s", out)
+		}
+		// What goes out by the device comes to one of the queues, whole.
+		var c net.Conn
+		must(t, ns.Do(func() (err error) {
+			c, err = net.Dial("udp", "203.0.113.77:9")
+			return err
+		}))
+		defer c.Close()
+		got := make(chan []byte, 2)
+		for _, q := range tun.Queues() {
+			go func() {
+				buf := make([]byte, 70000)
+				for {
+					n, _, err := q.Read(buf, 64)
+					if err != nil {
+						if !errors.Is(err, os.ErrClosed) {
+							t.Errorf("read: %v", err)
+						}
+						return
+					}
+					if n > 28 && buf[64]>>4 == 4 {
+						got <- append([]byte(nil), buf[64:64+n]...)
+					}
+				}
+			}()
+		}
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		p := <-got
+		if string(p[28:]) != "hello" {
+			t.Errorf("read %x", p)
+		}
+		// And what is written comes in: the same packet with its ends exchanged.
+		var src, dst [4]byte
+		copy(src[:], p[12:16])
+		copy(dst[:], p[16:20])
+		buf := make([]byte, 64, 200)
+		buf = append(buf, p...)
+		copy(buf[64+12:], dst[:])
+		copy(buf[64+16:], src[:])
+		sp, dp := [2]byte(p[20:22]), [2]byte(p[22:24])
+		copy(buf[64+20:], dp[:])
+		copy(buf[64+22:], sp[:])
+		buf[64+26], buf[64+27] = 0, 0
+		must(t, tun.Queues()[0].Write(buf, 64, len(p), netio.VNetHeader{}))
+		answer := make([]byte, 100)
+		if n, err := c.Read(answer); err != nil || string(answer[:n]) != "hello" {
+			t.Errorf("answer %q, %v", answer[:n], err)
+		}
+		must(t, tun.Close())
+		if _, err := ns.Link("t0"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("after Close: %v", err)
+		}
+	}
+}
+
+func TestLinkPolicy(t *testing.T) {
+	ns := newNS(t, "pol")
+	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0"})
+	must(t, err)
+	defer tun.Close()
+	prefix := netip.MustParsePrefix
+	p := netio.LinkPolicy{
+		Link: "t0", Protocol: 246, Table: 647, Priority: 640,
+		Routes:  []netip.Prefix{prefix("203.0.113.10/32"), prefix("2001:db8:f::10/128")},
+		Sources: []netip.Prefix{prefix("2001:db8:a::10/128"), prefix("2001:db8:a::11/128")},
+		Except:  []netip.Prefix{prefix("2001:db8:a::/64")},
+	}
+	all := func() string {
+		return ipOut(t, ns, "-6", "rule") + ipOut(t, ns, "-4", "route", "show", "proto", "246") +
+			ipOut(t, ns, "-6", "route", "show", "table", "all", "proto", "246")
+	}
+	must(t, ns.SyncLinkPolicy(p))
+	first := all()
+	for _, want := range []string{"640:\tfrom all iif t0 lookup main", "641:\tfrom 2001:db8:a::10 lookup 647", "203.0.113.10 dev t0",
+		"2001:db8:f::10 dev t0", "default dev t0 table 647", "blackhole default", "throw 2001:db8:a::/64"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("no %q in\n%s", want, first)
+		}
+	}
+	must(t, ns.SyncLinkPolicy(p))
+	if again := all(); again != first {
+		t.Errorf("the second time:\n%s\nthe first:\n%s", again, first)
+	}
+	// Another's routes are left alone.
+	must(t, ns.AddRoute(netio.Route{Dst: prefix("198.51.100.0/24"), Link: "t0"}))
+	p.Routes, p.Sources = p.Routes[1:], p.Sources[1:]
+	must(t, ns.SyncLinkPolicy(p))
+	if out := all(); strings.Contains(out, "203.0.113.10") || strings.Contains(out, "a::10 lookup") || !strings.Contains(out, "a::11 lookup") {
+		t.Errorf("after taking away:\n%s", out)
+	}
+	if out := ipOut(t, ns, "route"); !strings.Contains(out, "198.51.100.0/24") {
+		t.Errorf("another's route has gone:\n%s", out)
+	}
+	must(t, tun.Close(), ns.ClearLinkPolicy(p), ns.ClearLinkPolicy(p))
+	if out := all(); strings.Contains(out, "647") || strings.Contains(out, "iif") {
+		t.Errorf("after clearing:\n%s", out)
+	}
+	p.Table = 254
+	if err := ns.SyncLinkPolicy(p); err == nil {
+		t.Error("the main table was accepted as a table of one's own")
+	}
+}
