@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -114,6 +115,9 @@ func (d *driver) Start(ctx context.Context, s hyper.Spec) error {
 		if d.h.domains[s.VM] != nil {
 			return hyper.ErrExists
 		}
+		if err := d.canRun(s.CPUModel); err != nil {
+			return err
+		}
 		m := &domain{spec: s, state: hyper.Stopped, guest: guest{boot: d.h.o.World.newBoot(s.VM, d.h.o.Name)}}
 		for _, k := range s.Disks {
 			if !k.ReadOnly {
@@ -124,6 +128,13 @@ func (d *driver) Start(ctx context.Context, s hyper.Spec) error {
 		d.h.run(m)
 		return nil
 	})
+}
+
+func (d *driver) canRun(model string) error {
+	if model != "" && !slices.Contains(d.h.o.CPUUsable, model) {
+		return fmt.Errorf("spec.cpuModel: %s cannot run here", model)
+	}
+	return nil
 }
 
 // find is the domain of a VM. Called with the lock held.

@@ -121,8 +121,8 @@ func (d *driver) MigratePrepare(ctx context.Context, s hyper.Spec, data []byte) 
 		if d.h.domains[s.VM] != nil {
 			return hyper.ErrExists
 		}
-		if s.CPUModel != "" && !slices.Contains(d.h.o.CPUUsable, s.CPUModel) {
-			return fmt.Errorf("cpu model %s cannot run here", s.CPUModel)
+		if err := d.canRun(s.CPUModel); err != nil {
+			return err
 		}
 		need := int64(0)
 		in := &incoming{id: p.ID, owner: d, written: map[string]uint64{}}

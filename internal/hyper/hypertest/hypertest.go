@@ -317,6 +317,8 @@ func testLifeCycle(t *testing.T, x *bench) {
 		t.Fatalf("a refused start changed the epoch to %d", m.Epoch)
 	}
 	ok(t, x.a.Resume(x.ctx, x.vm)) // runs already
+	_, err := x.a.MigrateProgress(x.ctx, x.vm)
+	is(t, err, hyper.ErrState)
 
 	// A restarted agent finds it, running.
 	ok(t, x.a.Close())
@@ -356,6 +358,7 @@ func testBadSpec(t *testing.T, x *bench) {
 		"spec.cpus":            func(s *hyper.Spec) { s.CPUs = 0 },
 		"spec.memory":          func(s *hyper.Spec) { s.MemoryMiB = -1 },
 		"spec.cpuModel":        func(s *hyper.Spec) { s.CPUModel = "a<b" },
+		"spec.cpuModel: EPYC":  func(s *hyper.Spec) { s.CPUModel = "EPYC-of-tomorrow" },
 		"spec.disks[0].path":   func(s *hyper.Spec) { s.Disks[0].Path = "disk" },
 		"spec.disks[0].format": func(s *hyper.Spec) { s.Disks[0].Format = "vmdk" },
 		"spec.disks[0].target": func(s *hyper.Spec) { s.Disks[0].Target = "hda" },

@@ -11,6 +11,10 @@
 //     guest paused (QEMU is in state postmigrate). Resume works: QEMU takes its disks back on "cont".
 //   - The target's agent dies before Finish: libvirtd destroys the incoming domain as soon as it sees the link closed.
 //     After Finish the domain is nobody's and runs on.
+//   - The target's libvirtd dies before Finish: QEMU's incoming process outlives it, paused, and the next libvirtd destroys
+//     it when it finds it; in mid-copy the source goes on copying until that, then fails and runs on.
+//   - The source's libvirtd dies in mid-copy: the next one cancels the migration it finds, the guest runs on. MigratePerform
+//     returns ErrUnreachable; it returns ErrParted when there is no libvirtd to ask within the driver's patience.
 //   - Perform that fails leaves libvirt's job in place until Confirm says so: without it "another migration job is running".
 //   - A disk that is full at the target fails the mirror job at the source with ENOSPC; the guest does not notice.
 //   - libvirtd waits up to 40 s, with the domain locked, for a QEMU that is dead but not reaped: the first process of a

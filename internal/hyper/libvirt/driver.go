@@ -63,6 +63,7 @@ type Driver struct {
 	call     *link
 	consoles map[string]*console
 	out, in  map[string]*flight
+	usable   []string
 }
 
 var _ hyper.Driver = (*Driver)(nil)
@@ -103,6 +104,9 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{
 		o: o, log: o.Logger, callGate: make(chan struct{}, 1),
 		consoles: map[string]*console{}, out: map[string]*flight{}, in: map[string]*flight{},
+	}
+	if err := d.sweep(); err != nil {
+		return nil, fmt.Errorf("remove old sockets: %w", err)
 	}
 	d.over, d.end = context.WithCancel(context.Background())
 	return d, nil
@@ -167,18 +171,50 @@ func (d *Driver) Capabilities(ctx context.Context) (hyper.Capabilities, error) {
 			return err
 		}
 		c.MemoryMiB, c.CPUs = int(mem>>10), int(cpus)
-		doc, err := l.ConnectGetDomainCapabilities(golibvirt.OptString{d.o.Emulator}, golibvirt.OptString{"x86_64"}, golibvirt.OptString{"pc"},
-			golibvirt.OptString{virtType(accel)}, 0)
-		if err != nil {
-			return err
-		}
-		c.CPUUsable, err = usableModels(doc)
+		c.CPUUsable, err = d.models(l, accel)
 		return err
 	})
 	if err != nil {
 		return hyper.Capabilities{}, fmt.Errorf("read capabilities: %w", err)
 	}
 	return c, nil
+}
+
+// models are the CPU models that can run here; asked once, for they change with libvirtd and QEMU only.
+func (d *Driver) models(l *golibvirt.Libvirt, accel Accel) ([]string, error) {
+	d.mu.Lock()
+	known := d.usable
+	d.mu.Unlock()
+	if known != nil {
+		return slices.Clone(known), nil
+	}
+	doc, err := l.ConnectGetDomainCapabilities(golibvirt.OptString{d.o.Emulator}, golibvirt.OptString{"x86_64"},
+		golibvirt.OptString{machineAlias}, golibvirt.OptString{virtType(accel)}, 0)
+	if err != nil {
+		return nil, err
+	}
+	models, err := usableModels(doc)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.usable = models
+	return slices.Clone(models), nil
+}
+
+// canRun refuses a CPU model that this host does not have in full: QEMU would start the guest without what is missing.
+func (d *Driver) canRun(ctx context.Context, model string, accel Accel) error {
+	if model == "" {
+		model = d.o.CPUModel
+	}
+	return d.do(ctx, func(l *golibvirt.Libvirt) error {
+		models, err := d.models(l, accel)
+		if err == nil && !slices.Contains(models, model) {
+			err = fmt.Errorf("spec.cpuModel: %s cannot run here", model)
+		}
+		return err
+	})
 }
 
 func usableModels(doc string) ([]string, error) {
@@ -299,6 +335,9 @@ func (d *Driver) Start(ctx context.Context, s hyper.Spec) error {
 	accel, _ := d.accel.choose(ctx, d.o)
 	doc, err := d.render(s, machineAlias, accel)
 	if err != nil {
+		return fmt.Errorf("start %s: %w", s.VM, err)
+	}
+	if err := d.canRun(ctx, s.CPUModel, accel); err != nil {
 		return fmt.Errorf("start %s: %w", s.VM, err)
 	}
 	err = d.onDomain(ctx, s.VM, func(*golibvirt.Libvirt, golibvirt.Domain) error { return hyper.ErrExists })

@@ -46,6 +46,8 @@ for g in kvm:x:64054: libvirt-qemu:x:64055: libvirt:x:64056:; do grep -q "^${g%%
 for f in passwd group; do mount --bind "$DIR/$f" /etc/$f; done
 hostname "$NAME"
 ip link set lo up
+ip link add br-blue mtu 1430 type bridge
+ip link set br-blue up
 cat > /etc/libvirt/libvirtd.conf <<END
 host_uuid = "$UUID"
 unix_sock_dir = "$DIR"
@@ -135,10 +137,11 @@ func (h *host) startLibvirtd(t testing.TB) {
 }
 
 // killLibvirtd ends the daemon, by its own pid file; its guests run on.
-func (h *host) killLibvirtd(t testing.TB) {
+func (h *host) killLibvirtd(t testing.TB) { h.signalLibvirtd(t, "KILL") }
+
+func (h *host) signalLibvirtd(t testing.TB, signal string) {
 	t.Helper()
-	pid := strings.TrimSpace(h.run(t, "cat", "/run/libvirtd.pid"))
-	h.run(t, "kill", "-9", pid)
+	h.run(t, "kill", "-"+signal, strings.TrimSpace(h.run(t, "cat", "/run/libvirtd.pid")))
 }
 
 func (h *host) driver(t testing.TB) *libvirt.Driver {
@@ -168,6 +171,7 @@ func (h *host) spec(t testing.TB, vm string, epoch uint64) hyper.Spec {
 			{Target: "vda", Path: disk, Format: "qcow2", Base: base, BaseFormat: "raw"},
 			{Target: "vdb", Path: seed, Format: "raw", ReadOnly: true},
 		},
+		NICs: []hyper.NIC{{Bridge: "br-blue", MAC: "02:57:43:01:02:03", MTU: 1430}},
 	}
 }
 

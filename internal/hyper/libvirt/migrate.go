@@ -332,6 +332,9 @@ func (d *Driver) prepare(ctx context.Context, s hyper.Spec, data []byte) ([]byte
 	if err := d.fits(p, s, accel); err != nil {
 		return nil, err
 	}
+	if err := d.canRun(ctx, s.CPUModel, accel); err != nil {
+		return nil, err
+	}
 	doc, err := d.render(s, p.Machine, accel)
 	if err != nil {
 		return nil, err
@@ -449,14 +452,8 @@ func (d *Driver) perform(ctx context.Context, vm string, o hyper.Outgoing) ([]by
 		err = fmt.Errorf("%w (%v)", cancelled(ctx), err)
 	}
 	if err == nil {
-		// QEMU has sent everything. That the far end has it is known when the pumps have handed it over.
-		short, cancel := context.WithTimeout(ctx, d.o.Patience)
-		if err = r.drain(short); err != nil && ctx.Err() != nil {
-			err = cancelled(ctx)
-		}
-		cancel()
-	}
-	if err == nil {
+		// The target has everything: QEMU's return path carried its word for the memory, and NBD acknowledged every block.
+		// How the streams ended after that says nothing.
 		return paper(result{Version: paperVersion, VM: vm, Epoch: a.Epoch, Cookie: cookie}), nil
 	}
 	if why := r.why(); why != nil && !errors.Is(err, hyper.ErrCancelled) {
@@ -710,9 +707,12 @@ func (d *Driver) confirm(ctx context.Context, vm string, commit bool) error {
 func (d *Driver) MigrateProgress(ctx context.Context, vm string) (hyper.Progress, error) {
 	var p hyper.Progress
 	err := d.onDomain(ctx, vm, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error {
-		_, ps, err := l.DomainGetJobStats(dom, 0)
+		job, ps, err := l.DomainGetJobStats(dom, 0)
 		if err != nil {
 			return err
+		}
+		if golibvirt.DomainJobType(job) == golibvirt.DomainJobNone {
+			return fmt.Errorf("%w: does not migrate", hyper.ErrState)
 		}
 		p = progress(ps)
 		st, _, err := l.DomainGetState(dom, 0)

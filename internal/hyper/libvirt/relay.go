@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,8 +36,7 @@ type relay struct {
 	opened func(c hyper.Channel) // called when QEMU came
 
 	ls []net.Listener
-	wg sync.WaitGroup // of everything below
-	up sync.WaitGroup // of the pumps towards the target
+	wg sync.WaitGroup
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -87,7 +87,6 @@ func (r *relay) accept(l net.Listener, c hyper.Channel) {
 				return
 			}
 			r.opened(c)
-			r.up.Add(1)
 			back := make(chan struct{})
 			go func() {
 				defer close(back)
@@ -96,7 +95,6 @@ func (r *relay) accept(l net.Listener, c hyper.Channel) {
 			if err := pump(far, near, r.pace.wait); err != nil {
 				r.fail(fmt.Errorf("%s stream: %w", c, err))
 			}
-			r.up.Done()
 			<-back
 		}()
 	}
@@ -167,21 +165,6 @@ func (r *relay) cut(err error) {
 	}
 }
 
-// drain waits until all that QEMU sent is handed over, which is when QEMU has closed its ends.
-func (r *relay) drain(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		r.up.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return r.why()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 func (r *relay) close() {
 	for _, l := range r.ls {
 		l.Close() // removes the socket
@@ -210,4 +193,34 @@ func (p *pacer) wait(n int) {
 	until := p.next.Sub(now)
 	p.mu.Unlock()
 	time.Sleep(until)
+}
+
+// sweep removes the migration sockets that a killed agent left: those that no process in this network namespace has open.
+// A socket is never tried by connecting to it: QEMU would take that for the stream.
+func (d *Driver) sweep() error {
+	table, err := os.ReadFile("/proc/self/net/unix")
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{}
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) > 7 {
+			live[f[7]] = true
+		}
+	}
+	for _, kind := range []string{"memory", "disk"} {
+		paths, err := filepath.Glob(filepath.Join(d.o.Dir, "*."+kind))
+		if err != nil {
+			return err
+		}
+		for _, p := range paths {
+			if live[p] {
+				continue
+			}
+			if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
