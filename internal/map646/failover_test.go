@@ -21,6 +21,8 @@ func (w *world) start(ns, name string, arg ...string) *exec.Cmd {
 	w.must(err)
 	cmd := exec.Command(name, arg...)
 	cmd.Stdout, cmd.Stderr = log, log
+	// A test that is killed itself leaves none behind either.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	w.must(w.ns[ns].Do(cmd.Start))
 	w.t.Cleanup(func() {
 		cmd.Process.Kill()
