@@ -16,7 +16,12 @@ import (
 // scope keeps this run apart from whatever else happens on the machine.
 var scope = lab.Scope{Name: fmt.Sprintf("ls%d", os.Getpid())}
 
-func TestMain(m *testing.M) { os.Exit(lab.CheckMain(m, scope)) }
+func TestMain(m *testing.M) {
+	if base := os.Getenv("LAB_VICTIM"); base != "" {
+		victim(base)
+	}
+	os.Exit(lab.CheckMain(m, scope))
+}
 
 // open makes a lab that goes with the test.
 func open(t *testing.T) *lab.Lab {
