@@ -52,6 +52,12 @@ func (a *app) complete(parser *kong.Kong, words []string) {
 	if len(words) == 0 {
 		words = []string{""}
 	}
+	// bash makes three words of --flag=value.
+	wantsValue := words[len(words)-1] == "="
+	words = slices.DeleteFunc(slices.Clone(words), func(w string) bool { return w == "=" })
+	if wantsValue {
+		words = append(words, "")
+	}
 	last := words[len(words)-1]
 	node := parser.Model.Node
 	flags := slices.Clone(node.Flags)

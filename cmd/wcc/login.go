@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/term"
 
 	"widecloud/api"
 	"widecloud/internal/config"
@@ -94,20 +95,18 @@ func (c contexts) write() error {
 // settings is which controller to speak to: flags and environment first, then the context.
 func (a *app) settings() (clientContext, error) {
 	s := clientContext{Server: a.cli.Server, Token: a.cli.Token, CA: a.cli.CA}
-	if s.Server == "" || s.Token == "" {
-		file, err := readContexts()
-		if err != nil {
-			return s, err
-		}
-		name := cmp.Or(a.cli.Context, file.Current)
-		c, ok := file.Contexts[name]
-		if !ok && a.cli.Context != "" {
-			return s, usagef("no context named %s; wcc login %s makes it", name, name)
-		}
-		// A context's token is for its own server, and goes nowhere else.
-		if s.Server == "" || s.Server == c.Server {
-			s = clientContext{cmp.Or(s.Server, c.Server), cmp.Or(s.Token, c.Token), cmp.Or(s.CA, c.CA)}
-		}
+	file, err := readContexts()
+	if err != nil {
+		return s, err
+	}
+	name := cmp.Or(a.cli.Context, file.Current)
+	c, ok := file.Contexts[name]
+	if !ok && a.cli.Context != "" {
+		return s, usagef("no context named %s; wcc login %s makes it", name, name)
+	}
+	// A context's token is for its own server, and goes nowhere else.
+	if s.Server == "" || s.Server == c.Server {
+		s = clientContext{cmp.Or(s.Server, c.Server), cmp.Or(s.Token, c.Token), cmp.Or(s.CA, c.CA)}
 	}
 	s.Server = cmp.Or(s.Server, defaultServer)
 	return s, nil
@@ -173,10 +172,8 @@ func (c *loginCmd) Run(a *app) error {
 		}
 	}
 	if s.Token == "" {
-		fmt.Fprint(a.err, "token: ")
-		line, err := bufio.NewReader(a.in).ReadString('\n')
-		if s.Token = strings.TrimSpace(line); s.Token == "" {
-			return usagef("no token was given: %w", cmp.Or(err, errors.New("the line is empty")))
+		if s.Token, err = a.askToken(); err != nil {
+			return err
 		}
 	}
 	h, err := s.httpClient()
@@ -196,6 +193,25 @@ func (c *loginCmd) Run(a *app) error {
 	}
 	fmt.Fprintf(a.out, "context %s: %s\n", c.Name, s.Server)
 	return nil
+}
+
+// askToken reads a token from standard input, which on a terminal does not show it.
+func (a *app) askToken() (string, error) {
+	fmt.Fprint(a.err, "token: ")
+	var line string
+	var err error
+	if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		var b []byte
+		b, err = term.ReadPassword(int(f.Fd()))
+		line = string(b)
+		fmt.Fprintln(a.err)
+	} else {
+		line, err = bufio.NewReader(a.in).ReadString('\n')
+	}
+	if line = strings.TrimSpace(line); line == "" {
+		return "", usagef("no token was given: %w", cmp.Or(err, errors.New("the line is empty")))
+	}
+	return line, nil
 }
 
 type contextsGroup struct {

@@ -153,10 +153,17 @@ func scalar(t json.Token) string {
 		}
 	}
 	var b bytes.Buffer
-	enc := json.NewEncoder(&b) // every JSON string is a YAML string (YAML 1.2 §1.2)
+	enc := json.NewEncoder(&b) // every JSON string is a YAML string (YAML 1.2 §1.2) …
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(s); err != nil {
 		return `""`
 	}
-	return strings.TrimSpace(b.String())
+	quoted := strings.TrimSuffix(b.String(), "\n")
+	// … but for what JSON takes as it is and YAML does not (§5.1), or folds (NEL).
+	return unprintable.ReplaceAllStringFunc(quoted, func(c string) string {
+		r, _ := utf8.DecodeRuneInString(c)
+		return fmt.Sprintf(`\u%04x`, r)
+	})
 }
+
+var unprintable = regexp.MustCompile(`[\x{7f}-\x{9f}\x{feff}\x{fffe}\x{ffff}]`)
