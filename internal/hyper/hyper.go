@@ -169,8 +169,8 @@ type Driver interface {
 	MigratePrepare(ctx context.Context, s Spec, offer []byte) (answer []byte, err error)
 	// MigrateConnect opens the target's end of a stream.
 	MigrateConnect(ctx context.Context, vm string, c Channel) (net.Conn, error)
-	// MigratePerform copies until the source is paused and the target has everything. It dials Memory once and Storage once
-	// for every writable disk, and needs both directions of each. When it returned, its connections are closed. The end
+	// MigratePerform copies until the source is paused and the target has everything. It dials Memory once and Storage at
+	// least once for every writable disk, and needs both directions of each. When it returned, its connections are closed. The end
 	// of ctx is a cancel.
 	MigratePerform(ctx context.Context, vm string, o Outgoing) (result []byte, err error)
 	// MigrateFinish ends the target's part: commit runs the domain, otherwise it is destroyed (nil when there is none).
@@ -181,6 +181,7 @@ type Driver interface {
 	// MigrateConfirm ends the source's part: commit destroys the paused domain (nil when there is none; ErrState when it
 	// runs), otherwise it runs on. Both may be repeated.
 	MigrateConfirm(ctx context.Context, vm string, commit bool) error
+	// MigrateProgress: ErrState when no migration was begun. While the disks are copied nothing is known of the memory yet (0).
 	MigrateProgress(ctx context.Context, vm string) (Progress, error)
 	// MigrateCancel makes a MigratePerform at work return ErrCancelled; nil when there is none.
 	MigrateCancel(ctx context.Context, vm string) error

@@ -30,6 +30,9 @@ type host struct {
 	pid  int // of the host's first process
 }
 
+// capabilities is where the libvirtds of all hosts keep what they learn of QEMU, which takes each of them seconds otherwise.
+var capabilities string
+
 const hostScript = `
 set -e
 mount --make-rprivate /
@@ -37,7 +40,8 @@ mount -t proc proc /proc
 for d in /run /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt; do mkdir -p $d; mount -t tmpfs tmpfs $d; done
 mount -t tmpfs -o size=12m tmpfs "$VOL"
 mkdir -p /run/libvirt /run/lock /var/lib/libvirt/qemu
-if [ -d "$CACHE" ]; then mkdir -p /var/cache/libvirt/qemu/capabilities; mount --bind "$CACHE" /var/cache/libvirt/qemu/capabilities; fi
+mkdir -p /var/cache/libvirt/qemu/capabilities
+mount --bind "$CACHE" /var/cache/libvirt/qemu/capabilities
 echo "$UUID" | tr -d - > "$DIR/machine-id"
 mount --bind "$DIR/machine-id" /etc/machine-id
 for f in passwd group; do cp /etc/$f "$DIR/$f"; done
@@ -77,15 +81,12 @@ func newHost(t testing.TB, name string) *host {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h := &host{name: name, dir: dir, vol: filepath.Join(dir, "vol")}
-	cache := filepath.Join(os.TempDir(), "wcc-hv-capabilities")
-	for _, d := range []string{h.vol, cache} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Mkdir(h.vol, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	uuid := hypertest.NewVM()
 	h.cmd = exec.Command("unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "bash", "-c", hostScript)
-	h.cmd.Env = append(os.Environ(), "NAME="+name, "UUID="+uuid, "DIR="+dir, "VOL="+h.vol, "CACHE="+cache)
+	h.cmd.Env = append(os.Environ(), "NAME="+name, "UUID="+uuid, "DIR="+dir, "VOL="+h.vol, "CACHE="+capabilities)
 	var out bytes.Buffer
 	h.cmd.Stdout, h.cmd.Stderr = &out, &out
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -17,9 +17,19 @@ import (
 	"widecloud/internal/hyper/libvirt"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	var err error
+	if capabilities, err = os.MkdirTemp("/tmp", "wcc-hv-"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		os.RemoveAll(capabilities)
+		os.Exit(code)
+	}))
+}
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	a, b := newHost(t, "tokyo-1"), newHost(t, "osaka-1")
 	hypertest.Run(t, func(t *testing.T) hypertest.Env { return hypertest.Env{A: a.env(), B: b.env()} })
 	for _, h := range []*host{a, b} {
@@ -42,6 +52,7 @@ type pair struct {
 }
 
 func newPair(t *testing.T) *pair {
+	t.Parallel()
 	p := &pair{t: t, a: newHost(t, "tokyo-2"), b: newHost(t, "osaka-2"), vm: hypertest.NewVM()}
 	p.src, p.dst = p.a.driver(t), p.b.driver(t)
 	t.Cleanup(func() { p.src.Close(); p.dst.Close() })
@@ -188,6 +199,7 @@ func TestSourceDaemonDiesBeforeConfirm(t *testing.T) {
 
 // The events of a daemon that was away are told as lost.
 func TestEventsAfterRestart(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "tokyo-3")
 	d := h.driver(t)
 	defer d.Close()
@@ -214,6 +226,7 @@ func TestEventsAfterRestart(t *testing.T) {
 
 // A daemon that takes a connection and never answers costs a call its patience, not more.
 func TestStuckDaemon(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "tokyo-4")
 	d := h.driver(t)
 	defer d.Close()
@@ -234,6 +247,7 @@ func TestStuckDaemon(t *testing.T) {
 
 // Auto comes to a decision by trying, and says why not KVM.
 func TestAccel(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "tokyo-5")
 	d, err := libvirt.New(libvirt.Options{Socket: h.dir + "/libvirt-sock", Dir: h.dir + "/s"})
 	if err != nil {

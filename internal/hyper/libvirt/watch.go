@@ -3,6 +3,7 @@ package libvirt
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -29,12 +30,7 @@ func (d *Driver) Watch(ctx context.Context) (<-chan hyper.Event, error) {
 	go func() {
 		defer cancel()
 		defer close(out)
-		ready := func() {
-			if first != nil {
-				close(first)
-				first = nil
-			}
-		}
+		ready := sync.OnceFunc(func() { close(first) })
 		for lost := false; ctx.Err() == nil; lost = true {
 			err := d.watchOnce(ctx, out, lost, ready)
 			ready()

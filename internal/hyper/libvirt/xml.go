@@ -57,11 +57,15 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
+  <pm>
+    <suspend-to-mem enabled='no'/>
+    <suspend-to-disk enabled='no'/>
+  </pm>
   <devices>
     <emulator>{{x .Emulator}}</emulator>
 {{- range .Disks}}
     <disk type='file' device='disk'>
-      <driver name='qemu' type='{{.Format}}'/>
+      <driver name='qemu' type='{{.Format}}' discard='unmap'/>
       <source file='{{x .Path}}'/>
 {{- if .Base}}
       <backingStore type='file'>
