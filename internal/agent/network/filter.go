@@ -290,8 +290,12 @@ func (d *Driver) filter(ctx context.Context, w Want) error {
 	if err != nil {
 		return err
 	}
-	if w.Role.Hypervisor && !strings.Contains(tables, "table bridge widecloud-seen\n") {
-		if _, err := d.ns.Nft(ctx, d.o.Nft, seenText, "-f", "-"); err != nil {
+	if seen := strings.Contains(tables, "table bridge widecloud-seen\n"); seen != w.Role.Hypervisor {
+		script := seenText
+		if seen {
+			script = "delete table bridge widecloud-seen\n"
+		}
+		if _, err := d.ns.Nft(ctx, d.o.Nft, script, "-f", "-"); err != nil {
 			return err
 		}
 	}
