@@ -15,13 +15,18 @@
 //     it when it finds it; in mid-copy the source goes on copying until that, then fails and runs on.
 //   - The source's libvirtd dies in mid-copy: the next one cancels the migration it finds, the guest runs on. MigratePerform
 //     returns ErrUnreachable; it returns ErrParted when there is no libvirtd to ask within the driver's patience.
-//   - Perform that fails leaves libvirt's job in place until Confirm says so: without it "another migration job is running".
+//   - With change protection libvirt's job lasts from Begin to Confirm; a Perform that failed is therefore followed by
+//     Confirm (cancelled) at once, so that the next migration can begin.
+//   - Perform returns only when the target has loaded all memory: libvirt turns QEMU's return path on, and the guest stays
+//     paused at the source until the target's word comes. A cancel then still works.
+//   - drive-mirror works in clusters of 64 KiB: a guest that rewrites one byte in each of n clusters a second needs n times
+//     64 KiB/s of line, or the disk never converges.
 //   - A disk that is full at the target fails the mirror job at the source with ENOSPC; the guest does not notice.
-//   - libvirtd waits up to 40 s, with the domain locked, for a QEMU that is dead but not reaped: the first process of a
+//   - libvirtd waits for tens of seconds, with the domain locked, for a QEMU that is dead but not reaped: the first process of a
 //     container must reap.
 //
 // Invariants:
-//   - no call outlives its context, whatever libvirtd does; the price is the link that it was on;
+//   - no call but MigratePerform outlives its context, whatever libvirtd does; the price is the link that it was on;
 //   - a migration's link is never shared, and closing it can destroy only a domain that is incoming;
 //   - of what the other end of a migration sends only its machine type, checked, and libvirt's cookie reach libvirtd;
 //   - no domain is started, resumed or finished but by the call for it; when MigratePerform undoes itself it resumes the
