@@ -250,4 +250,3 @@ func (d *Driver) undo(ctx context.Context, vm string) error {
 	}
 	return err
 }
-
