@@ -45,7 +45,7 @@ func runAgent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	trust, err := wire.NewTrust(wire.TrustOptions{CA: credential.CA()})
+	trust, err := wire.NewTrust(wire.TrustOptions{CA: credential.CA})
 	if err != nil {
 		return err
 	}

@@ -163,6 +163,12 @@ func printReasons(w io.Writer, reasons []api.Reason) {
 type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
+	_, err := fmt.Fprintf(a.out, "wcc %s\n", version())
+	return err
+}
+
+// version is what the build knows of itself.
+func version() string {
 	version, revision := "devel", ""
 	if b, ok := debug.ReadBuildInfo(); ok {
 		if v := b.Main.Version; v != "" && v != "(devel)" {
@@ -174,6 +180,5 @@ func (versionCmd) Run(a *app) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(a.out, "wcc %s%s\n", version, revision)
-	return err
+	return version + revision
 }

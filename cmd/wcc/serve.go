@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -117,7 +119,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.W
 		<-ctx.Done()
 		return outside.Close()
 	})
-	group.Go(func() error { return serveAPI(ctx, site, controller, credential, log) })
+	group.Go(func() error { return serveAPI(ctx, site, controller, authority, log) })
 	return group.Wait()
 }
 
@@ -139,36 +141,40 @@ func loadAuthority(path, site string) (*wire.Authority, error) {
 }
 
 // serveAPI serves the users' API until ctx ends.
-func serveAPI(ctx context.Context, site *config.Site, c *control.Controller, credential *wire.Credential, log *slog.Logger) error {
-	o := serve.Options{Controller: c, Logger: log, Version: version, MaxUpload: int64(site.API.MaxUpload)}
+func serveAPI(ctx context.Context, site *config.Site, c *control.Controller, authority *wire.Authority, log *slog.Logger) error {
+	o := serve.Options{Controller: c, Logger: log, Version: version(), MaxUpload: int64(site.API.MaxUpload)}
 	if site.Metrics.Enabled {
 		o.Metrics = prometheus.NewRegistry()
 	}
-	handler := serve.New(o)
-	server := &http.Server{Addr: site.API.Listen, Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
-	server.RegisterOnShutdown(handler.Stop)
-	done := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		done <- server.Shutdown(ctx)
-	}()
-	log.Info("API is open", "listen", site.API.Listen, "tls", site.API.TLS)
-	var err error
+	var secure *tls.Config
 	switch site.API.TLS {
 	case "files":
-		err = server.ListenAndServeTLS(site.API.Certificate, site.API.Key)
+		pair, err := tls.LoadX509KeyPair(site.API.Certificate, site.API.Key)
+		if err != nil {
+			return fmt.Errorf("api.certificate: %w", err)
+		}
+		secure = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	case "site":
-		server.TLSConfig = credential.ServerTLS()
-		err = server.ListenAndServeTLS("", "")
-	default:
-		err = server.ListenAndServe()
+		host, _, err := net.SplitHostPort(site.API.Listen)
+		if err != nil {
+			return fmt.Errorf("api.listen: %w", err)
+		}
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		pair, err := authority.Web([]string{host, name, "localhost"})
+		if err != nil {
+			return err
+		}
+		secure = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	}
-	if !errors.Is(err, http.ErrServerClosed) {
+	listener, err := net.Listen("tcp", site.API.Listen)
+	if err != nil {
 		return fmt.Errorf("api.listen: %w", err)
 	}
-	return <-done
+	log.Info("API is open", "listen", site.API.Listen, "tls", site.API.TLS)
+	return serve.New(o).Serve(ctx, listener, secure)
 }
 
 // failpoint kills this very process, as kill -9 would, at the point that WCC_FAILPOINT names; the lab's tests use it.
