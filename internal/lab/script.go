@@ -138,7 +138,7 @@ type (
 	SayStmt struct{ Text string }
 	// SleepStmt is `sleep D`.
 	SleepStmt struct{ For time.Duration }
-	// FigureStmt is `figure NAME WHAT OBJECT`.
+	// FigureStmt is `figure NAME WHAT OBJECT` or `ratio NAME WHAT OBJECT`.
 	FigureStmt struct{ Name, What, Of string }
 	// ExpectStmt is `expect …`; What says which.
 	ExpectStmt struct {
@@ -198,7 +198,8 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"dirty":    {"dirty VM SIZE rate RATE", (*parser).dirty},
 		"say":      {`say "TEXT"`, (*parser).say},
 		"sleep":    {"sleep TIME", (*parser).sleep},
-		"figure":   {"figure NAME gap|lost TRAFFIC | figure NAME seconds|wan_bytes|downtime VM", (*parser).figure},
+		"figure":   {"figure NAME gap|lost TRAFFIC | figure NAME seconds|wan_bytes|downtime VM | figure NAME elapsed", (*parser).figure},
+		"ratio":    {"ratio NAME wire VM", (*parser).figure},
 		"expect":   {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect migrate …", (*parser).expect},
 	}
 }

@@ -629,10 +629,16 @@ func (p *parser) figure() any {
 		p.fail(w, "figure %s is there already", w.text)
 	}
 	p.figures[w.text] = true
-	f := &FigureStmt{Name: w.text, What: p.oneOf("gap", "lost", "seconds", "wan_bytes", "downtime")}
-	if f.What == "gap" || f.What == "lost" {
+	f := &FigureStmt{Name: w.text}
+	if p.words[0].text == "ratio" {
+		f.What, f.Of = p.oneOf("wire"), p.job()
+		return f
+	}
+	switch f.What = p.oneOf("gap", "lost", "seconds", "wan_bytes", "downtime", "elapsed"); f.What {
+	case "gap", "lost":
 		f.Of = ref(p, "traffic", p.traffic)
-	} else {
+	case "elapsed":
+	default:
 		f.Of = p.job()
 	}
 	return f

@@ -1,0 +1,186 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"widecloud/api"
+)
+
+// Check is one expectation, and how it came out.
+type Check struct {
+	Pos    Pos
+	Text   string
+	OK     bool
+	Detail string // figures if it is met, what is wrong if not
+}
+
+// Figure is something measured.
+type Figure struct {
+	Name  string
+	Value float64
+	Unit  string // "" for a ratio
+}
+
+func (f Figure) String() string {
+	v := strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.3f", f.Value), "0"), ".")
+	if f.Unit == "" {
+		return "ratio " + f.Name + " " + v
+	}
+	return "figure " + f.Name + " " + v + " " + f.Unit
+}
+
+// Result of a script.
+type Result struct {
+	Checks  []Check
+	Figures []Figure
+}
+
+// Counts are the numbers of checks that passed and failed.
+func (r *Result) Counts() (passed, failed int) {
+	for _, c := range r.Checks {
+		if c.OK {
+			passed++
+		} else {
+			failed++
+		}
+	}
+	return passed, failed
+}
+
+// console shows what happens as it happens. On a terminal a job's progress is
+// redrawn in place.
+type console struct {
+	out   io.Writer
+	tty   bool
+	start time.Time
+
+	mu    sync.Mutex
+	drawn bool
+	step  string
+	tenth int
+}
+
+func (c *console) paint(code, text string) string {
+	if !c.tty {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// line prints a line with the time since the start.
+func (c *console) line(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clear()
+	fmt.Fprintf(c.out, "%7.1fs  %s\n", time.Since(c.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// under prints something that belongs to the line before.
+func (c *console) under(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clear()
+	fmt.Fprintf(c.out, "          %s\n", fmt.Sprintf(format, args...))
+}
+
+// plain prints lines as they are.
+func (c *console) plain(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clear()
+	fmt.Fprintf(c.out, format+"\n", args...)
+}
+
+func (c *console) say(text string) { c.plain("\n%s", c.paint("1;36", "== "+text)) }
+
+func (c *console) check(k Check) {
+	if k.OK {
+		c.under("%s %s", c.paint("32", "passed"), k.Detail)
+		return
+	}
+	c.under("%s %s", c.paint("1;31", "FAILED"), k.Detail)
+}
+
+func (c *console) clear() {
+	if c.drawn {
+		fmt.Fprint(c.out, "\r\x1b[K")
+		c.drawn = false
+	}
+}
+
+const progressWidth = 30
+
+// progress shows how far a job is.
+func (c *console) progress(j *api.Job) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := j.Status.Progress
+	done, total := p.MemoryDone+p.DiskDone, p.MemoryTotal+p.DiskTotal
+	percent := 0
+	if total > 0 {
+		percent = int(min(100*done/total, 100))
+	}
+	step := j.Status.Step
+	if j.Status.State == api.JobUndoing {
+		step = "undoing " + step
+	}
+	var more []string
+	if total > 0 {
+		more = append(more, fmt.Sprintf("memory %s of %s, disk %s of %s", mega(p.MemoryDone), mega(p.MemoryTotal), mega(p.DiskDone), mega(p.DiskTotal)))
+	}
+	if p.Rate > 0 {
+		more = append(more, mega(int64(p.Rate))+"/s")
+	}
+	if p.SecondsLeft > 0 {
+		more = append(more, fmt.Sprintf("%.0f s left", p.SecondsLeft))
+	}
+	full := percent * progressWidth / 100
+	bar := fmt.Sprintf("[%s%s] %3d%% %-10s %s", strings.Repeat("#", full), strings.Repeat("-", progressWidth-full), percent, step, strings.Join(more, ", "))
+	if c.tty {
+		fmt.Fprintf(c.out, "\r\x1b[K          %s", bar)
+		c.drawn = true
+		return
+	}
+	if step == c.step && percent/25 <= c.tenth {
+		return
+	}
+	c.step, c.tenth = step, percent/25
+	fmt.Fprintf(c.out, "          %s\n", strings.TrimSpace(bar))
+}
+
+// endProgress takes the bar away.
+func (c *console) endProgress() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clear()
+	c.step, c.tenth = "", 0
+}
+
+func mega(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+
+// report prints the table of checks, the figures, and the last line.
+func (r *Result) report(c *console) {
+	c.plain("\n%s", c.paint("1", "Checks"))
+	for _, k := range r.Checks {
+		word := c.paint("32", "passed")
+		if !k.OK {
+			word = c.paint("1;31", "FAILED")
+		}
+		c.plain("  %s  %-8s %s", word, fmt.Sprintf("line %d", k.Pos.Line), k.Text)
+		if k.Detail != "" {
+			c.plain("                   %s", strings.ReplaceAll(k.Detail, "\n", "\n                   "))
+		}
+	}
+	if len(r.Figures) > 0 {
+		c.plain("")
+		for _, f := range r.Figures {
+			c.plain("%s", f)
+		}
+	}
+	passed, failed := r.Counts()
+	c.plain("\n%d passed, %d failed", passed, failed)
+}
