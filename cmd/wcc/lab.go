@@ -1,34 +1,238 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"widecloud/internal/lab"
 )
 
 type labGroup struct {
-	Run  labRunCmd  `cmd:"" help:"Build a federation, run a script on it, report, and take everything down."`
-	Up   labUpCmd   `cmd:"" help:"Build a script's federation and leave it up."`
-	Down labDownCmd `cmd:"" help:"Take down what wcc lab up left."`
+	Run   labRunCmd   `cmd:"" help:"Build a federation, run a script on it, report, and take everything down."`
+	Up    labUpCmd    `cmd:"" help:"Build a script's federation and leave it up."`
+	Down  labDownCmd  `cmd:"" help:"Take down what wcc lab up or run --keep left."`
+	Check labCheckCmd `cmd:"" help:"Say what is wrong with scripts, and build nothing."`
+}
+
+type labFlags struct {
+	Name string `help:"Name of the lab; labs of different names can be up at the same time." default:"lab"`
+	Logs string `help:"Directory for the logs of all processes; it is emptied first." type:"path" placeholder:"DIR"`
+	Hold int    `hidden:"" help:"Descriptor on which to say the exit code once everything is done; the federation is held up after that."`
+	TTY  bool   `hidden:"" name:"tty" help:"Output ends on a terminal."`
 }
 
 type labRunCmd struct {
-	File string `arg:"" type:"path" help:"A lab script."`
-	Keep bool   `help:"Leave the federation up at the end."`
+	File string `arg:"" type:"path" help:"A lab script; docs/lab.md explains the language."`
+	Keep bool   `help:"Leave the federation up at the end, and say how to play with it."`
+	labFlags
 }
 
-func (c *labRunCmd) Run(a *app) error { return runLab(a, "run", c.File, c.Keep) }
+func (c *labRunCmd) Run(a *app) error { return c.labFlags.run(a, "run", c.File, c.Keep) }
 
 type labUpCmd struct {
-	File string `arg:"" type:"path" help:"A lab script."`
+	File string `arg:"" type:"path" help:"A lab script; of it, only what declares something is done."`
+	labFlags
 }
 
-func (c *labUpCmd) Run(a *app) error { return runLab(a, "up", c.File, true) }
+func (c *labUpCmd) Run(a *app) error { return c.labFlags.run(a, "up", c.File, true) }
 
-type labDownCmd struct{}
+type labCheckCmd struct {
+	Files []string `arg:"" type:"path" help:"Lab scripts."`
+}
 
-func (labDownCmd) Run(a *app) error { return runLab(a, "down", "", false) }
+func (c *labCheckCmd) Run(a *app) error {
+	var errs []error
+	for _, f := range c.Files {
+		_, err := readScript(f)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
 
-// runLab runs, builds or takes down a lab.
-func runLab(ctx context.Context, what, file string, keep bool) error {
-	return errors.New("wcc lab is not built in yet")
+func readScript(file string) (*lab.Script, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	name := file
+	if wd, err := os.Getwd(); err == nil {
+		if rel, err := filepath.Rel(wd, file); err == nil && !strings.HasPrefix(rel, "..") {
+			name = rel
+		}
+	}
+	return lab.ParseScript(name, string(b))
+}
+
+// errFailed is the end of a script of which something failed; the report has said what.
+var errFailed = errors.New("the script has failed")
+
+func (c *labFlags) run(a *app, verb, file string, keep bool) error {
+	script, err := readScript(file)
+	if err != nil {
+		return usageError{err}
+	}
+	if keep && c.Hold == 0 {
+		return c.detach(a, verb, file)
+	}
+	o := lab.RunOptions{Name: c.Name, Out: a.out, TTY: c.TTY || isTerminal(a.out), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
+	if c.Hold != 0 {
+		o.Hold = func(r *lab.Result, f *lab.Federation) { c.hold(a, r, f) }
+	}
+	result, err := lab.Run(a, script, o)
+	if err != nil {
+		return err
+	}
+	if _, failed := result.Counts(); failed > 0 {
+		return errFailed
+	}
+	return nil
+}
+
+// hold says the outcome and the commands to play with to the program that waits for it, lets go of the terminal, and keeps
+// the federation up until it is told to end.
+func (c *labFlags) hold(a *app, r *lab.Result, f *lab.Federation) {
+	passed, failed := r.Counts()
+	fmt.Fprint(a.out, f.Hints())
+	fmt.Fprintf(a.out, "  %s lab down --name %s\n", os.Args[0], c.Name)
+	for _, fig := range r.Figures {
+		fmt.Fprintln(a.out, fig)
+	}
+	fmt.Fprintf(a.out, "\n%d passed, %d failed\n", passed, failed)
+	code := 0
+	if failed > 0 {
+		code = 1
+	}
+	pipe := os.NewFile(uintptr(c.Hold), "hold")
+	fmt.Fprintln(pipe, code)
+	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
+		syscall.Dup2(int(null.Fd()), 1)
+		syscall.Dup2(int(null.Fd()), 2)
+		null.Close()
+	}
+	pipe.Close()
+	<-a.Done()
+}
+
+// detach runs the lab in a process of its own that stays, because a lab lives as long as its program, and shows what it
+// says until everything has been done.
+func (c *labFlags) detach(a *app, verb, file string) error {
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer pr.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := []string{"lab", verb, "--name", c.Name, "--hold", "3"}
+	if verb == "run" {
+		args = append(args, "--keep")
+	}
+	if c.Logs != "" {
+		args = append(args, "--logs", c.Logs)
+	}
+	if isTerminal(a.out) {
+		args = append(args, "--tty")
+	}
+	cmd := exec.Command(self, append(args, file)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.ExtraFiles = []*os.File{pw}
+	cmd.Stdout, cmd.Stderr = outputFile(a.out), outputFile(a.err)
+	err = cmd.Start()
+	pw.Close()
+	if err != nil {
+		return fmt.Errorf("start the lab: %w", err)
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(stop)
+	said := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(pr).ReadString('\n')
+		said <- strings.TrimSpace(line)
+	}()
+	for {
+		select {
+		case <-stop:
+			cmd.Process.Signal(syscall.SIGTERM)
+		case code := <-said:
+			switch code {
+			case "0":
+				return nil
+			case "1":
+				return errFailed
+			}
+			if err := cmd.Wait(); err != nil { // it has ended and taken everything down
+				return errFailed
+			}
+			return nil
+		}
+	}
+}
+
+// outputFile is a writer as a file, if it is one: a child process can then have it for itself.
+func outputFile(w io.Writer) *os.File {
+	if f, ok := w.(*os.File); ok {
+		return f
+	}
+	return os.Stdout
+}
+
+type labDownCmd struct {
+	Name string `help:"Name of the lab." default:"lab"`
+}
+
+func (c *labDownCmd) Run(a *app) error {
+	pid, err := lab.Owner("", c.Name)
+	if err != nil {
+		swept, err := lab.Sweep("", c.Name)
+		if err != nil {
+			return err
+		}
+		if len(swept) == 0 {
+			_, err = fmt.Fprintf(a.out, "lab %s is not up\n", c.Name)
+			return err
+		}
+		_, err = fmt.Fprintf(a.out, "removed what was left of lab %s\n", c.Name)
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("end the lab's process %d: %w", pid, err)
+	}
+	ctx, cancel := context.WithTimeout(a, time.Minute)
+	defer cancel()
+	for {
+		if _, err := lab.Owner("", c.Name); err != nil {
+			_, err = fmt.Fprintf(a.out, "lab %s is down\n", c.Name)
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("lab %s is not down after a minute (process %d)", c.Name, pid)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// isTerminal tells whether a writer is a terminal, where progress can be redrawn.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
