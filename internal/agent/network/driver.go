@@ -437,13 +437,15 @@ func (d *Driver) sysctlIfThere(key, value string) error {
 
 func (d *Driver) stateFile() string { return filepath.Join(d.o.RunDir, "state.json") }
 
-// replaceFile writes a file so that readers see the old one or the new one. It lies below RunDir, which a power cut
-// takes away along with the devices, so it need not be on the disk.
+// replaceFile writes a file so that readers, also those after a power cut, see the old one or the new one.
 func replaceFile(path string, b []byte) error {
-	if err := os.WriteFile(path+".new", b, 0o644); err != nil {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
 		return err
 	}
-	if err := os.Chmod(path+".new", 0o644); err != nil { // whatever the umask
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()) // the mode whatever the umask
+	if err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)

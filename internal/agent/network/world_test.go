@@ -216,14 +216,14 @@ func run(t *testing.T, ns *netio.NS, args ...string) string {
 
 func try(ns *netio.NS, args ...string) (string, error) {
 	cmd := exec.Command(args[0], args[1:]...)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var out, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &stderr
 	err := ns.Do(cmd.Start)
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out.String())
+		return "", fmt.Errorf("%s: %w: %s%s", strings.Join(args, " "), err, out.String(), stderr.String())
 	}
 	return out.String(), nil
 }
