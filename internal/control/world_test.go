@@ -1,0 +1,772 @@
+package control_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/agent"
+	"widecloud/internal/agent/network"
+	"widecloud/internal/control"
+	"widecloud/internal/fed"
+	"widecloud/internal/hyper"
+	"widecloud/internal/hyper/fake"
+	"widecloud/internal/serve"
+	"widecloud/internal/store"
+	"widecloud/internal/store/bolt"
+	"widecloud/internal/volume"
+	"widecloud/internal/wire"
+)
+
+var verbose = flag.Bool("widecloud.log", false, "log what the federation does")
+
+// world is a whole federation in one process and one testing/synctest bubble: real controllers, agents, stores and TLS
+// sessions; a network, hypervisors and disks in memory, whose faults the tests order.
+type world struct {
+	t     *testing.T
+	dir   string
+	log   *slog.Logger
+	net   *wire.Memory
+	fake  *fake.World
+	sites map[string]*site
+	image []byte // what VMs are made of
+
+	mu    sync.Mutex
+	armed map[string]func() // "NODE NAME" of a failpoint -> what happens there, once
+}
+
+// options of a world; hosts per site.
+type options struct {
+	sites []string
+	hosts int
+	lease time.Duration
+	// copyTime is what each 4 KiB of a migration takes.
+	copyTime time.Duration
+	capacity api.Resources
+}
+
+// process is what kill -9 ends. Whatever its goroutines still do after that has no effect: store, hypervisor, disks,
+// networks and sessions are out of their reach.
+type process struct {
+	node   string
+	net    *wire.Memory
+	dead   atomic.Bool
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	ends   []func() // called at once at its death
+	store  store.Store
+}
+
+var errDead = errors.New("the process is dead")
+
+func newProcess(t *testing.T, m *wire.Memory, node, storePath string) *process {
+	t.Helper()
+	p := &process{node: node, net: m}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	st, err := bolt.Open(bolt.Options{Path: storePath, NoSync: true, History: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.store = st
+	return p
+}
+
+// kill is kill -9. It may be called by the process's own goroutines.
+func (p *process) kill() {
+	if !p.dead.CompareAndSwap(false, true) {
+		return
+	}
+	for _, f := range p.ends {
+		f()
+	}
+	p.net.Kill(p.node)
+	p.cancel()
+}
+
+// bury waits until nothing of a killed process is left.
+func (p *process) bury() {
+	p.kill()
+	p.work.Wait()
+	p.store.Close()
+}
+
+// grip is a process's hold on something that outlives it.
+type grip struct{ p *process }
+
+func (g grip) check() error {
+	if g.p.dead.Load() {
+		return errDead
+	}
+	return nil
+}
+
+type storeGrip struct {
+	store.Store
+	grip
+}
+
+func (s storeGrip) View(ctx context.Context, f func(store.Tx) error) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	return s.Store.View(ctx, f)
+}
+
+func (s storeGrip) Update(ctx context.Context, f func(store.Tx) error) (int64, error) {
+	if err := s.check(); err != nil {
+		return 0, err
+	}
+	return s.Store.Update(ctx, func(tx store.Tx) error {
+		if err := f(tx); err != nil {
+			return err
+		}
+		return s.check()
+	})
+}
+
+type networkGrip struct {
+	wire.Network
+	grip
+}
+
+func (n networkGrip) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if err := n.check(); err != nil {
+		return nil, err
+	}
+	c, err := n.Network.Dial(ctx, addr)
+	if err == nil && n.check() != nil {
+		c.Close()
+		return nil, errDead
+	}
+	return c, err
+}
+
+func (n networkGrip) Listen(ctx context.Context, addr string) (net.Listener, error) {
+	if err := n.check(); err != nil {
+		return nil, err
+	}
+	return n.Network.Listen(ctx, addr)
+}
+
+// site is a controller's machine: what is left of it when the process is dead.
+type site struct {
+	w         *world
+	name      string
+	dir       string
+	lease     time.Duration
+	authority *wire.Authority
+	admin     serve.Principal
+	hosts     map[string]*host
+
+	proc   *process // nil: it does not run
+	ctl    *control.Controller
+	fed    *fed.Federation
+	trust  *wire.Trust
+	cred   *wire.Credential
+	images *volume.Store
+}
+
+// host is a machine with an agent.
+type host struct {
+	site    *site
+	name    string
+	machine *fake.Host
+	cred    *wire.Credential
+	disks   *disks
+	vtep    netip.Addr
+	room    api.Resources
+
+	proc  *process
+	agent *agent.Agent
+}
+
+func (h *host) node() string { return h.site.name + "." + h.name }
+
+func newWorld(t *testing.T, o options) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), net: wire.NewMemory(), fake: fake.NewWorld(), sites: map[string]*site{}, armed: map[string]func(){}}
+	w.log = slog.New(slog.DiscardHandler)
+	if *verbose {
+		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	w.image = make([]byte, 64<<10)
+	copy(w.image, "a disk that boots")
+	for i, name := range o.sites {
+		s := w.addSite(name, o.lease)
+		for j := range max(o.hosts, 1) {
+			s.addHost(fmt.Sprintf("h%d", j+1), netip.MustParseAddr(fmt.Sprintf("2001:db8:%x::%x", i+1, j+1)), o)
+		}
+	}
+	for i, a := range o.sites {
+		for _, b := range o.sites[:i] {
+			w.peer(a, b)
+		}
+	}
+	return w
+}
+
+// close ends everything; the bubble wants no goroutine left.
+func (w *world) close() {
+	var all sync.WaitGroup
+	for _, s := range w.sites {
+		for _, h := range s.hosts {
+			all.Go(h.kill)
+		}
+		all.Go(s.kill)
+	}
+	all.Wait()
+	for _, h := range w.hosts() {
+		h.machine.PowerOff()
+	}
+}
+
+func (w *world) hosts() (out []*host) {
+	for _, s := range slices.Sorted(maps.Keys(w.sites)) {
+		for _, h := range slices.Sorted(maps.Keys(w.sites[s].hosts)) {
+			out = append(out, w.sites[s].hosts[h])
+		}
+	}
+	return out
+}
+
+// at arms a failpoint of a node: "tokyo", "tokyo.h1".
+func (w *world) at(node, point string, do func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.armed[node+" "+point] = do
+}
+
+func (w *world) disarm() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.armed)
+}
+
+func (w *world) failpoint(p *process) func(string) {
+	return func(name string) {
+		w.mu.Lock()
+		do := w.armed[p.node+" "+name]
+		delete(w.armed, p.node+" "+name)
+		w.mu.Unlock()
+		if do != nil {
+			do()
+		}
+	}
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) addSite(name string, lease time.Duration) *site {
+	w.t.Helper()
+	s := &site{w: w, name: name, dir: filepath.Join(w.dir, name), lease: lease, hosts: map[string]*host{}, admin: serve.Principal{User: "admin", Admin: true}}
+	w.must(os.MkdirAll(filepath.Join(s.dir, "images"), 0o711))
+	var err error
+	s.authority, err = wire.NewAuthority(wire.AuthorityOptions{Site: name})
+	w.must(err)
+	w.sites[name] = s
+	s.start()
+	return s
+}
+
+// start begins the site's controller, as cmd/wcc does.
+func (s *site) start() {
+	w := s.w
+	w.t.Helper()
+	p := newProcess(w.t, w.net, s.name, filepath.Join(s.dir, "store.db"))
+	log := w.log.With("site", s.name)
+	st := storeGrip{p.store, grip{p}}
+	node := networkGrip{w.net.Node(s.name), grip{p}}
+	var err error
+	s.cred, err = s.authority.Controller()
+	w.must(err)
+	s.trust, err = wire.NewTrust(wire.TrustOptions{CA: s.authority.Certificate()})
+	w.must(err)
+	s.images, err = volume.Open(volume.Options{Dir: filepath.Join(s.dir, "images")})
+	w.must(err)
+	var handler http.Handler
+	s.fed, err = fed.New(p.ctx, fed.Options{
+		Credential: s.cred, Trust: s.trust, Store: st, Network: node, Logger: log, KeepAlive: keepAlive, DeadAfter: deadAfter,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }),
+	})
+	w.must(err)
+	s.ctl, err = control.New(control.Options{
+		Site: s.name, Store: st, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log,
+		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, Codec: "none", Failpoint: w.failpoint(p),
+	})
+	w.must(err)
+	handler = s.ctl.Handler()
+	w.must(s.ctl.Peers(p.ctx))
+	ctl, federation, images := s.ctl, s.fed, s.images
+	p.work.Go(func() { ctl.Run(p.ctx) })
+	p.work.Go(func() { federation.Run(p.ctx) })
+	outside, err := wire.Listen(p.ctx, ":646", wire.Options{
+		Credential: s.cred, Trust: s.trust, Network: node, Handler: handler, Admit: ctl.Admit, Join: ctl.Join, Peer: ctl.Peer,
+		OnSession: func(x *wire.Session) { p.work.Go(func() { ctl.Session(p.ctx, x) }) },
+		Log:       log, KeepAlive: keepAlive, DeadAfter: deadAfter,
+	})
+	w.must(err)
+	p.work.Go(func() {
+		<-p.ctx.Done()
+		outside.Close()
+		images.Close()
+	})
+	s.proc = p
+}
+
+const (
+	keepAlive = 2 * time.Second
+	deadAfter = 6 * time.Second
+)
+
+func (s *site) kill() {
+	if s.proc != nil {
+		s.proc.bury()
+		s.proc = nil
+	}
+}
+
+func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
+	w := s.w
+	w.t.Helper()
+	room := o.capacity
+	if room == (api.Resources{}) {
+		room = api.Resources{CPUs: 8, MemoryMiB: 8192, DiskGiB: 100}
+	}
+	h := &host{
+		site: s, name: name, vtep: vtep, room: room,
+		machine: fake.New(fake.Options{Name: s.name + "/" + name, World: w.fake, ChunkTime: o.copyTime, CPUUsable: []string{"Nehalem", "Westmere"}}),
+	}
+	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}}
+	text, err := s.ctl.JoinToken(w.t.Context(), s.admin, name, nil)
+	w.must(err)
+	token, err := wire.ParseToken(text)
+	w.must(err)
+	h.cred, _, err = wire.Join(w.t.Context(), w.net.Node(h.node()), s.name+":646", token, name, nil)
+	w.must(err)
+	s.hosts[name] = h
+	h.start()
+	return h
+}
+
+// start begins the host's agent.
+func (h *host) start() {
+	w := h.site.w
+	w.t.Helper()
+	p := newProcess(w.t, w.net, h.node(), filepath.Join(h.site.dir, h.name+".db"))
+	log := w.log.With("host", h.node())
+	trust, err := wire.NewTrust(wire.TrustOptions{CA: h.cred.CA})
+	w.must(err)
+	driver := h.machine.Connect()
+	p.ends = append(p.ends, func() { driver.Close() })
+	link := agent.NewLink(agent.LinkOptions{
+		Address: h.site.name + ":646", Credential: h.cred, Trust: trust, Network: networkGrip{w.net.Node(h.node()), grip{p}}, Logger: log,
+		KeepAlive: keepAlive, DeadAfter: deadAfter,
+	})
+	a, err := agent.New(p.ctx, agent.Options{
+		Site: h.site.name, Host: h.name, Roles: []api.HostRole{api.RoleHypervisor}, VTEP: h.vtep, Capacity: h.room,
+		Store: storeGrip{p.store, grip{p}}, Hypervisor: driver, Volumes: disksGrip{h.disks, grip{p}}, Networks: &bridges{}, Controller: link,
+		Logger: log, Boot: fmt.Sprint(time.Now().UnixNano()), StopGrace: 10 * time.Second, Failpoint: w.failpoint(p),
+	})
+	w.must(err)
+	p.work.Go(func() {
+		if err := a.Run(p.ctx); err != nil && p.ctx.Err() == nil {
+			log.Error("agent ends", "err", err)
+		}
+	})
+	p.work.Go(func() { link.Run(p.ctx, a) })
+	h.proc, h.agent = p, a
+}
+
+func (h *host) kill() {
+	if h.proc != nil {
+		h.proc.bury()
+		h.proc = nil
+	}
+}
+
+// disks are a host's base images and volumes. They outlive the agent.
+type disks struct {
+	h       *host
+	mu      sync.Mutex
+	bases   map[string]bool
+	volumes map[string]string // VM -> base
+}
+
+type disksGrip struct {
+	d *disks
+	grip
+}
+
+func (g disksGrip) Bases(context.Context) ([]string, error) {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	return slices.Sorted(maps.Keys(g.d.bases)), g.check()
+}
+
+func (g disksGrip) Import(_ context.Context, digest, _ string, content io.Reader) error {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, content); err != nil {
+		return err
+	}
+	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != digest {
+		return fmt.Errorf("image has digest %s, not %s", got, digest)
+	}
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	if err := g.check(); err != nil {
+		return err
+	}
+	g.d.bases[digest] = true
+	return nil
+}
+
+func (d *disks) path(vm string) string { return "/volumes/" + vm }
+
+func (g disksGrip) Create(_ context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error) {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	if err := g.check(); err != nil {
+		return hyper.Disk{}, err
+	}
+	if !g.d.bases[base] {
+		return hyper.Disk{}, fmt.Errorf("no base %s", base)
+	}
+	if have, ok := g.d.volumes[vm]; ok && have != base {
+		return hyper.Disk{}, fmt.Errorf("volume of %s is over %s", vm, have)
+	} else if !ok {
+		g.d.volumes[vm] = base
+		g.d.h.machine.WriteDisk(g.d.path(vm), 0)
+	}
+	return hyper.Disk{Target: "vda", Path: g.d.path(vm), Format: "qcow2", Base: "/bases/" + base, BaseFormat: "raw"}, nil
+}
+
+func (g disksGrip) Seed(_ context.Context, o wire.VMOrder) (hyper.Disk, error) {
+	return hyper.Disk{Target: "vdb", Path: "/seeds/" + o.VM, Format: "raw", ReadOnly: true}, g.check()
+}
+
+func (g disksGrip) Allocated(_ context.Context, vm string) (int64, error) {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	if _, ok := g.d.volumes[vm]; !ok {
+		return 0, g.check()
+	}
+	return 1 << 20, g.check()
+}
+
+func (g disksGrip) Remove(_ context.Context, vm string) error {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	if err := g.check(); err != nil {
+		return err
+	}
+	delete(g.d.volumes, vm)
+	return nil
+}
+
+func (d *disks) has(vm string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.volumes[vm]
+	return ok
+}
+
+// bridges carry what they are told to.
+type bridges struct {
+	mu   sync.Mutex
+	want network.Want
+}
+
+func (b *bridges) Apply(_ context.Context, w network.Want) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.want = w
+	return nil
+}
+
+func (b *bridges) Bridge(uid string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slices.ContainsFunc(b.want.Networks, func(n network.Network) bool { return n.UID == uid }) {
+		return "br-" + uid[:8]
+	}
+	return ""
+}
+
+func (b *bridges) Seen(context.Context, string, net.HardwareAddr) (ipv4, ipv6 netip.Addr) { return }
+
+// peer joins two sites by an invitation.
+func (w *world) peer(a, b string) {
+	w.t.Helper()
+	text, err := w.sites[a].ctl.PeerInvite(w.t.Context(), w.sites[a].admin)
+	w.must(err)
+	_, err = w.sites[b].ctl.PeerAdd(w.t.Context(), w.sites[b].admin, text)
+	w.must(err)
+}
+
+// lend has a site offer room to all, and another borrow of it.
+func (w *world) lend(lender, borrower string, amount api.Resources) *api.Loan {
+	w.t.Helper()
+	l, b := w.sites[lender], w.sites[borrower]
+	if _, err := l.ctl.Get(w.t.Context(), l.admin, api.KindOffer, "room"); err != nil {
+		l.create(&api.Offer{Meta: api.Meta{Name: "room"}, Spec: api.OfferSpec{
+			To: []string{"*"}, LendLimit: api.Resources{CPUs: 40, MemoryMiB: 40960, DiskGiB: 400, Addresses: 4}, OnReclaim: api.ReclaimStop,
+			Lease: api.Seconds(cmp.Or(l.lease, time.Hour).Seconds()), Grace: 60,
+		}})
+	}
+	w.until("the sites reach each other", func() bool {
+		up, _, _ := b.fed.Reached(lender)
+		back, _, _ := l.fed.Reached(borrower)
+		return up && back
+	})
+	loan, err := b.ctl.Borrow(w.t.Context(), b.admin, lender, "room", amount)
+	w.must(err)
+	return loan
+}
+
+func (s *site) create(o api.Object) api.Object {
+	s.w.t.Helper()
+	out, err := s.ctl.Create(s.w.t.Context(), s.admin, o)
+	if err != nil {
+		s.w.t.Fatalf("%s: create %s %s: %v", s.name, o.Kind(), o.Metadata().Name, err)
+	}
+	return out
+}
+
+// ready gives a site an owner, an image and a network to make VMs of.
+func (s *site) ready(prefix string) {
+	s.w.t.Helper()
+	s.create(&api.Owner{Meta: api.Meta{Name: "lab"}})
+	s.create(&api.Image{Meta: api.Meta{Name: "tiny"}})
+	_, err := s.ctl.Upload(s.w.t.Context(), s.admin, "tiny", bytes.NewReader(s.w.image))
+	s.w.must(err)
+	s.create(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: prefix, IPv4: "10.1.0.0/24"}})
+}
+
+// newVM makes a VM and waits until it runs.
+func (s *site) newVM(name, place string) *api.VM {
+	s.w.t.Helper()
+	s.create(vmOf(name, place))
+	s.w.until(name+" runs", func() bool { return s.vm(name).Status.Phase == api.PhaseRunning })
+	return s.vm(name)
+}
+
+func vmOf(name, place string) *api.VM {
+	return &api.VM{Meta: api.Meta{Name: name, Owner: "lab"}, Spec: api.VMSpec{
+		CPUs: 1, MemoryMiB: 256, Image: "tiny", Network: "blue", Place: place, Power: api.PowerOn,
+	}}
+}
+
+func (s *site) vm(name string) *api.VM {
+	s.w.t.Helper()
+	o, err := s.ctl.Get(s.w.t.Context(), s.admin, api.KindVM, name)
+	if err != nil {
+		s.w.t.Fatalf("%s: VM %s: %v", s.name, name, err)
+	}
+	return o.(*api.VM)
+}
+
+func (s *site) job(name string) *api.Job {
+	s.w.t.Helper()
+	o, err := s.ctl.Get(s.w.t.Context(), s.admin, api.KindJob, name)
+	if err != nil {
+		s.w.t.Fatalf("%s: job %s: %v", s.name, name, err)
+	}
+	return o.(*api.Job)
+}
+
+// migrate starts a migration.
+func (s *site) migrate(vm, target string) *api.Job {
+	s.w.t.Helper()
+	j, _, err := s.ctl.Migrate(s.w.t.Context(), s.admin, vm, target, false)
+	if err != nil {
+		s.w.t.Fatalf("%s: migrate %s to %s: %v", s.name, vm, target, err)
+	}
+	return j
+}
+
+// moved migrates and waits until the VM runs there.
+func (s *site) moved(vm, target string) {
+	s.w.t.Helper()
+	j := s.migrate(vm, target)
+	s.ended(j.Name)
+	if j = s.job(j.Name); j.Status.State != api.JobDone {
+		s.w.t.Fatalf("migration of %s to %s is %s at %s: %s %v", vm, target, j.Status.State, j.Status.Step, j.Status.Message, j.Status.Reasons)
+	}
+	site, hostName, _ := strings.Cut(target, "/")
+	if v := s.vm(vm); v.Status.Site != site || hostName != "" && v.Status.Host != hostName {
+		s.w.t.Fatalf("VM %s is at %s/%s, not %s", vm, v.Status.Site, v.Status.Host, target)
+	}
+	s.runs(vm)
+}
+
+func (s *site) ended(job string) {
+	s.w.t.Helper()
+	s.w.until("job "+job+" ends", func() bool { return s.ctl != nil && s.proc != nil && s.job(job).Status.State.Ended() })
+}
+
+// runs waits until exactly one copy of a VM runs, where its home says, and nothing of it is anywhere else.
+func (s *site) runs(vm string) {
+	s.w.t.Helper()
+	s.w.until("one copy of "+vm+" runs, and nothing is left over", func() bool { return s.wrong(vm) == "" })
+}
+
+// wrong says what is not as it should be about a VM that is to run and has no job; "" is well.
+func (s *site) wrong(name string) string {
+	v := s.vm(name)
+	at := v.Status.Site + "/" + v.Status.Host
+	if v.Status.Phase != api.PhaseRunning || v.Status.Job != "" {
+		return fmt.Sprintf("%s is %s (%s), job %q", name, v.Status.Phase, v.Status.Message, v.Status.Job)
+	}
+	if on := s.w.fake.Running(v.UID); len(on) != 1 || on[0] != at {
+		return fmt.Sprintf("%s runs on %v, not only on %s", name, on, at)
+	}
+	for _, h := range s.w.hosts() {
+		here := h.site.name+"/"+h.name == at
+		if h.disks.has(v.UID) != here {
+			return fmt.Sprintf("a volume of %s on %s/%s: %t", name, h.site.name, h.name, !here)
+		}
+		if slices.Contains(h.machine.VMs(), v.UID) != here {
+			return fmt.Sprintf("a domain of %s on %s/%s: %t", name, h.site.name, h.name, !here)
+		}
+	}
+	return s.w.leftovers()
+}
+
+// leftovers looks for what only a migration under way may have.
+func (w *world) leftovers() string {
+	for _, s := range w.sites {
+		if s.proc == nil {
+			return s.name + " does not run"
+		}
+		for _, prefix := range []string{"claims/", "debris/", "migrations/"} {
+			if keys := keysOf(s.proc, prefix); len(keys) > 0 {
+				return fmt.Sprintf("%s has left %v", s.name, keys)
+			}
+		}
+		for _, h := range s.hosts {
+			if h.proc == nil {
+				return h.node() + " does not run"
+			}
+			var left string
+			h.proc.store.View(context.Background(), func(tx store.Tx) error {
+				kvs, _ := tx.List("vms/")
+				for _, kv := range kvs {
+					if bytes.Contains(kv.Value, []byte(`"job":"`)) {
+						left = fmt.Sprintf("%s has left %s", h.node(), kv.Value)
+					}
+				}
+				return nil
+			})
+			if left != "" {
+				return left
+			}
+		}
+	}
+	return ""
+}
+
+func keysOf(p *process, prefix string) (out []string) {
+	p.store.View(context.Background(), func(tx store.Tx) error {
+		kvs, err := tx.List(prefix)
+		for _, kv := range kvs {
+			out = append(out, kv.Key)
+		}
+		return err
+	})
+	return out
+}
+
+// within is how long anything may take, in the bubble's time.
+const within = 3 * time.Minute
+
+// until waits for a condition in the bubble's time.
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	for began := time.Now(); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Since(began) > within {
+			w.t.Fatalf("waited in vain: %s\n%s", what, w.state())
+		}
+	}
+}
+
+// state is the whole world for a failed test's reader.
+func (w *world) state() string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(w.sites)) {
+		s := w.sites[name]
+		fmt.Fprintf(&b, "%s up=%t\n", name, s.proc != nil)
+		if s.proc == nil {
+			continue
+		}
+		for _, prefix := range []string{"objects/vms/", "objects/guests/", "objects/jobs/", "objects/loans/", "migrations/", "claims/", "debris/", "orders/"} {
+			s.proc.store.View(context.Background(), func(tx store.Tx) error {
+				kvs, err := tx.List(prefix)
+				for _, kv := range kvs {
+					fmt.Fprintf(&b, "  %s %s\n", kv.Key, kv.Value)
+				}
+				return err
+			})
+		}
+		for _, hn := range slices.Sorted(maps.Keys(s.hosts)) {
+			h := s.hosts[hn]
+			fmt.Fprintf(&b, "  host %s up=%t domains=%v\n", h.name, h.proc != nil, h.machine.VMs())
+			if h.proc != nil {
+				h.proc.store.View(context.Background(), func(tx store.Tx) error {
+					kvs, err := tx.List("vms/")
+					for _, kv := range kvs {
+						fmt.Fprintf(&b, "    %s %s\n", kv.Key, kv.Value)
+					}
+					return err
+				})
+			}
+		}
+	}
+	for _, breach := range w.fake.Breaches() {
+		fmt.Fprintf(&b, "BREACH %s\n", breach)
+	}
+	return b.String()
+}
+
+// lawful fails the test when a law was ever broken.
+func (w *world) lawful() {
+	w.t.Helper()
+	for _, b := range w.fake.Breaches() {
+		w.t.Errorf("law: %s", b)
+	}
+}
+
+// federation runs a test in a bubble with a world.
+func federation(t *testing.T, o options, f func(w *world)) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, o)
+		defer w.close()
+		f(w)
+		w.lawful()
+	})
+}
