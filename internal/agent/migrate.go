@@ -223,6 +223,9 @@ func (a *Agent) Confirm(ctx context.Context, c wire.FinishCall) error {
 			return api.Errorf(api.CodeNotFound, "no VM %s", c.VM)
 		case r.Job == "" && r.Order.Epoch == c.Epoch && (r.Order.Run == wire.RunGone) == c.Commit:
 			return errUnchanged
+		case r.Job == "" && c.Commit && r.Order.Run != wire.RunGone:
+			// Only a copy that the job has claimed is given up: this one may be the only one there is.
+			return api.Errorf(api.CodeConflict, "VM %s is not the source of migration %s here", c.VM, c.Job)
 		}
 		if c.Commit {
 			r.Order.Run = wire.RunGone

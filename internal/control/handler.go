@@ -82,13 +82,15 @@ func (c *Controller) Handler() http.Handler {
 	handlePeer(mux, wire.PathFedFinish, finishable, func(ctx context.Context, in wire.FinishCall) (wire.Empty, error) {
 		return wire.Empty{}, l.finish(ctx, in)
 	})
-	handlePeer(mux, wire.PathFedConfirm, func(ctx context.Context, from string, in wire.FinishCall) error {
-		err := c.peerGuest(ctx, from, in.VM)
-		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
-			return nil
+	handlePeer(mux, wire.PathFedConfirm, nil, func(ctx context.Context, in wire.FinishCall) (wire.Empty, error) {
+		id, _ := wire.PeerOf(ctx)
+		err := c.peerGuest(ctx, id.Site, in.VM)
+		if in.Commit && errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+			return wire.Empty{}, nil // let go before; no agent is asked about a VM that is not the peer's guest
 		}
-		return err
-	}, func(ctx context.Context, in wire.FinishCall) (wire.Empty, error) {
+		if err != nil {
+			return wire.Empty{}, err
+		}
 		return wire.Empty{}, l.confirm(ctx, in)
 	})
 	handlePeer(mux, wire.PathFedOrder, func(ctx context.Context, from string, in wire.GuestOrder) error {

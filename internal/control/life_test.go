@@ -21,7 +21,7 @@ func TestMigrateThereAndBack(t *testing.T) {
 		tokyo.ready("2001:db8:a::/64")
 		tokyo.newVM("web1", "tokyo/h1")
 		tokyo.runs("web1")
-		for _, target := range []string{"osaka", "tokyo/h1", "tokyo/h2", "osaka/h2", "tokyo"} {
+		for _, target := range []string{"osaka", "tokyo/h1", "tokyo/h2", "osaka/h2", "osaka/h1", "tokyo"} {
 			tokyo.moved("web1", target)
 		}
 	})

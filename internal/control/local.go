@@ -163,8 +163,12 @@ func (c *Controller) letGo(tx store.Tx, claim wire.Claim) error {
 	return remove(tx, prefixOrders+claim.VM)
 }
 
-// sourceHost is the host of this site where a VM runs that a job moves away.
-func (l local) sourceHost(ctx context.Context, job, vm string) (host string, err error) {
+// sourceHost is the host of this site where a VM runs that a job moves away: the one that the coordinator names. A guest that
+// moves within this site is known here at its target already when its source is told the decision.
+func (l local) sourceHost(ctx context.Context, job, vm, named string) (host string, err error) {
+	if named != "" {
+		return named, nil // the agent there judges by its own record
+	}
 	err = l.c.view(ctx, func(tx store.Tx) error {
 		if m, err := getJSON[migration](tx, prefixMigrations+job); err == nil && m.Source.Site == l.c.o.Site {
 			host = m.Source.Host
@@ -205,7 +209,7 @@ func (l local) agent(ctx context.Context, host, path string, in, out any) error 
 }
 
 func (l local) begin(ctx context.Context, c wire.MigrateCall) (out wire.MigrateOffer, err error) {
-	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return out, err
 	}
@@ -226,7 +230,7 @@ func (l local) prepare(ctx context.Context, c wire.PrepareCall) (out wire.Migrat
 }
 
 func (l local) perform(ctx context.Context, c wire.PerformCall) (out wire.MigrateResult, err error) {
-	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return out, err
 	}
@@ -235,7 +239,7 @@ func (l local) perform(ctx context.Context, c wire.PerformCall) (out wire.Migrat
 }
 
 func (l local) progress(ctx context.Context, c wire.MigrateCall) (out api.Progress, err error) {
-	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return out, err
 	}
@@ -244,7 +248,7 @@ func (l local) progress(ctx context.Context, c wire.MigrateCall) (out api.Progre
 }
 
 func (l local) cancel(ctx context.Context, c wire.MigrateCall) error {
-	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return err
 	}
@@ -293,7 +297,7 @@ func (l local) finished(ctx context.Context, c wire.FinishCall) error {
 }
 
 func (l local) confirm(ctx context.Context, c wire.FinishCall) error {
-	host, err := l.sourceHost(ctx, c.Job, c.VM)
+	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) && c.Commit {
 		return nil // let go before
 	}
@@ -311,6 +315,9 @@ func (l local) confirm(ctx context.Context, c wire.FinishCall) error {
 		}
 		if err != nil {
 			return err
+		}
+		if g.Order.Epoch >= c.Epoch && c.Commit || g.Host != host {
+			return nil // it has moved within this site, or has come back since
 		}
 		if c.Commit {
 			return l.c.letGo(tx, g)

@@ -106,8 +106,21 @@ func (c *Controller) migrations(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for job, m := range all {
-		c.once("migrate/"+job, func(ctx context.Context) { c.runMigration(ctx, m) })
+	for job := range all {
+		c.once("migrate/"+job, func(ctx context.Context) {
+			// Read again: between the list and now an earlier run may have taken the saga further, or to its end.
+			var m migration
+			err := c.view(ctx, func(tx store.Tx) (err error) {
+				m, err = getJSON[migration](tx, prefixMigrations+job)
+				return err
+			})
+			switch {
+			case err == nil:
+				c.runMigration(ctx, m)
+			case !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil:
+				c.log.Error("read the migration", "job", job, "err", err)
+			}
+		})
 	}
 	return nil
 }
@@ -185,7 +198,7 @@ func (c *Controller) stepMigration(ctx context.Context, m *migration) error {
 		return c.advance(ctx, m, cloud.StepReserved, nil)
 
 	case cloud.StepReserved:
-		offer, err := source.begin(ctx, wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch})
+		offer, err := source.begin(ctx, wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Host: m.Source.Host})
 		if err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
@@ -231,7 +244,7 @@ func (c *Controller) stepMigration(ctx context.Context, m *migration) error {
 		return c.pause(ctx)
 
 	case cloud.StepSwitched:
-		call := wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.committed(), Commit: true}
+		call := wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.committed(), Commit: true, Host: m.Source.Host}
 		if err := source.confirm(ctx, call); err != nil {
 			// The VM runs at the target. What is left at the source is cleaned when it is reached again.
 			c.log.Warn("confirm at the source; left for later", "job", m.Job, "vm", m.VM, "err", err)
@@ -255,10 +268,12 @@ func (c *Controller) undo(ctx context.Context, m *migration, source, target end)
 			return c.pause(ctx)
 		}
 	}
-	if err := source.cancel(ctx, wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch}); err != nil {
+	if err := source.cancel(ctx, wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Host: m.Source.Host}); err != nil {
 		c.log.Debug("cancel at the source", "job", m.Job, "vm", m.VM, "err", err)
 	}
-	if err := source.confirm(ctx, abort); err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+	back := abort
+	back.Host = m.Source.Host
+	if err := source.confirm(ctx, back); err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		c.log.Warn("abort at the source; trying again", "job", m.Job, "vm", m.VM, "err", err)
 		return c.pause(ctx)
 	}
@@ -290,7 +305,7 @@ func (c *Controller) copy(ctx context.Context, m *migration, source end) (wire.M
 		defer close(done)
 		c.followCopy(watch, m, source)
 	}()
-	result, err := source.perform(ctx, wire.PerformCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Answer: m.Answer, Codec: c.o.Codec})
+	result, err := source.perform(ctx, wire.PerformCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Answer: m.Answer, Codec: c.o.Codec, Host: m.Source.Host})
 	stop()
 	<-done
 	if err != nil {
@@ -304,7 +319,7 @@ func (c *Controller) copy(ctx context.Context, m *migration, source end) (wire.M
 
 // followCopy writes what the source tells of the copying, and passes a wish to cancel on.
 func (c *Controller) followCopy(ctx context.Context, m *migration, source end) {
-	call := wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch}
+	call := wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Host: m.Source.Host}
 	tick := time.NewTicker(c.o.ProgressEvery)
 	defer tick.Stop()
 	for {
@@ -362,6 +377,9 @@ func (c *Controller) advance(ctx context.Context, m *migration, step cloud.Migra
 		if err != nil {
 			return err
 		}
+		if step == cloud.StepCommitted && j.Spec.Cancel {
+			return errCancelled // in the deciding transaction itself: a wish that was accepted is kept
+		}
 		now := c.now()
 		j.Status.Step = string(step)
 		j.Status.Journal = append(j.Status.Journal, api.JournalRow{Step: string(step), Time: now})
@@ -417,6 +435,9 @@ func (c *Controller) advance(ctx context.Context, m *migration, step cloud.Migra
 		m.Step = from
 		if ctx.Err() != nil {
 			return errHalt
+		}
+		if errors.Is(err, errCancelled) {
+			return err
 		}
 		return fmt.Errorf("journal step %s: %w", step, err)
 	}

@@ -212,6 +212,7 @@ type MigrateCall struct {
 	Job   string `json:"job"`
 	VM    string `json:"vm"`
 	Epoch uint64 `json:"epoch"`
+	Host  string `json:"host,omitempty"` // of the source; empty: where its site knows the VM to be
 }
 
 // MigrateOffer is what the source's hypervisor says first.
@@ -240,6 +241,7 @@ type PerformCall struct {
 	Answer    []byte `json:"answer"`
 	Codec     string `json:"codec"`
 	Bandwidth int64  `json:"bandwidth,omitempty"` // bytes per second, 0: no limit
+	Host      string `json:"host,omitempty"`      // of the source, as MigrateCall's
 }
 
 // MigrateResult is what the source hands over when it has copied everything and is paused.
@@ -257,6 +259,7 @@ type FinishCall struct {
 	Epoch  uint64 `json:"epoch"`
 	Result []byte `json:"result,omitempty"`
 	Commit bool   `json:"commit"`
+	Host   string `json:"host,omitempty"` // of the source, when it is the source that is told; as MigrateCall's
 }
 
 // ClaimCall asks a site for room.
