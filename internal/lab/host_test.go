@@ -42,7 +42,7 @@ func httpIn(n *lab.Node) *http.Client {
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
 			err = n.Do(func() (err error) {
-				d := net.Dialer{Timeout: 2 * time.Second}
+				d := net.Dialer{Timeout: 300 * time.Millisecond} // or waiting for a neighbour would be measured
 				c, err = d.DialContext(ctx, network, addr)
 				return err
 			})

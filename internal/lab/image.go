@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,13 +41,12 @@ var (
 
 // Geometry of the disk, in bytes.
 const (
-	tinySector    = 512
-	tinyBootStart = 1 << 20
-	tinyBootSize  = 32 << 20
-	tinyDataStart = tinyBootStart + tinyBootSize
-	tinyDataSize  = 64 << 20
-	tinyDiskSize  = 256 << 20
-	tinyBuilder   = "1" // counts changes of this file that change the image
+	sector       = 512
+	bootStart    = 1 << 20 // of the first partition
+	tinyBootSize = 32 << 20
+	tinyDataSize = 64 << 20
+	tinyDiskSize = 256 << 20
+	tinyBuilder  = "1" // counts changes of this file that change the image
 )
 
 // TinyImage returns the path of a bootable qcow2 image, 256 MiB large for the
@@ -80,9 +80,9 @@ func tinyImage(ctx context.Context, o ImageOptions) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	mbr, err := os.ReadFile("/usr/lib/syslinux/mbr/mbr.bin")
+	mbr, err := bootCode()
 	if err != nil {
-		return "", fmt.Errorf("%w (Debian: syslinux-common)", err)
+		return "", err
 	}
 	h := sha256.New()
 	for _, part := range [][]byte{guest, []byte(filepath.Base(deb)), []byte(tinyCmdline), mbr, []byte(tinyBuilder)} {
@@ -117,6 +117,9 @@ func imageCache(dir string) (string, error) {
 
 // lockDir takes the directory for this caller alone.
 func lockDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
@@ -192,28 +195,54 @@ func buildTiny(ctx context.Context, dir, deb string, guest, mbr []byte) error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{
-		"initrd":       initrd,
-		"syslinux.cfg": []byte("DEFAULT tiny\nPROMPT 0\nTIMEOUT 0\nLABEL tiny\n LINUX vmlinuz\n INITRD initrd\n APPEND " + tinyCmdline + "\n"),
-	}
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
-			return err
-		}
-	}
-	disk := filepath.Join(dir, "disk.raw")
-	if err := writeMBR(disk, mbr); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "initrd"), initrd, 0o644); err != nil {
 		return err
 	}
-	// mtools and syslinux work on the partition inside the file: no loop device.
-	at := fmt.Sprintf("%s@@%d", disk, tinyBootStart)
-	for _, args := range [][]string{
-		{"mkfs.fat", "-F", "16", "-n", "TINY", "-i", "57434c44", "--invariant", "--offset", fmt.Sprint(tinyBootStart / tinySector), "-h", fmt.Sprint(tinyBootStart / tinySector), disk, fmt.Sprint(tinyBootSize / 1024)},
-		{"syslinux", "--install", "--offset", fmt.Sprint(tinyBootStart), disk},
-		{"mcopy", "-i", at, kernels[0], "::vmlinuz"},
-		{"mcopy", "-i", at, "initrd", "syslinux.cfg", "::"},
-		{"qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", disk, "disk.qcow2"},
-	} {
+	disk := filepath.Join(dir, "disk.raw")
+	if err := writeMBR(disk, mbr, tinyDiskSize, tinyBootSize, tinyDataSize); err != nil {
+		return err
+	}
+	b := bootPartition{size: tinyBootSize, cmdline: tinyCmdline, files: map[string]string{"vmlinuz": kernels[0], "initrd": filepath.Join(dir, "initrd")}}
+	if err := b.write(ctx, dir, disk); err != nil {
+		return err
+	}
+	_, err = run(ctx, dir, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", disk, "disk.qcow2")
+	return err
+}
+
+// bootCode is the code of the master boot record that starts the active partition.
+func bootCode() ([]byte, error) {
+	b, err := os.ReadFile("/usr/lib/syslinux/mbr/mbr.bin")
+	if err != nil {
+		return nil, fmt.Errorf("%w (Debian: syslinux-common)", err)
+	}
+	return b, nil
+}
+
+// bootPartition is a FAT file system with SYSLINUX, a kernel and its initrd.
+type bootPartition struct {
+	size    int
+	cmdline string
+	files   map[string]string // name there -> path here
+}
+
+// write makes the partition inside the disk's file. mtools and syslinux need no
+// loop device for that.
+func (p bootPartition) write(ctx context.Context, dir, disk string) error {
+	config := filepath.Join(dir, "syslinux.cfg")
+	if err := os.WriteFile(config, []byte("DEFAULT linux\nPROMPT 0\nTIMEOUT 0\nLABEL linux\n LINUX vmlinuz\n INITRD initrd\n APPEND "+p.cmdline+"\n"), 0o644); err != nil {
+		return err
+	}
+	at := fmt.Sprintf("%s@@%d", disk, bootStart)
+	commands := [][]string{
+		{"mkfs.fat", "-F", "16", "-n", "BOOT", "-i", "57434c44", "--invariant", "--offset", fmt.Sprint(bootStart / sector), "-h", fmt.Sprint(bootStart / sector), disk, fmt.Sprint(p.size / 1024)},
+		{"syslinux", "--install", "--offset", fmt.Sprint(bootStart), disk},
+		{"mcopy", "-i", at, config, "::syslinux.cfg"},
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.files)) {
+		commands = append(commands, []string{"mcopy", "-i", at, p.files[name], "::" + name})
+	}
+	for _, args := range commands {
 		if _, err := run(ctx, dir, args[0], args[1:]...); err != nil {
 			return err
 		}
@@ -221,25 +250,26 @@ func buildTiny(ctx context.Context, dir, deb string, guest, mbr []byte) error {
 	return nil
 }
 
-// writeMBR makes the disk's file with boot code and two partitions.
-func writeMBR(path string, code []byte) error {
-	b := make([]byte, tinySector)
+// writeMBR makes the disk's file with boot code and two partitions: one to boot
+// from, one for the guest.
+func writeMBR(path string, code []byte, diskSize, bootSize, secondSize int64) error {
+	b := make([]byte, sector)
 	copy(b[:440], code)
-	entry := func(i int, active, kind byte, start, size uint32) {
+	entry := func(i int, active, kind byte, start, size int64) {
 		e := b[446+16*i:]
 		e[0], e[4] = active, kind
 		copy(e[1:4], []byte{0xfe, 0xff, 0xff}) // no CHS: use LBA
 		copy(e[5:8], []byte{0xfe, 0xff, 0xff})
-		binary.LittleEndian.PutUint32(e[8:], start/tinySector)
-		binary.LittleEndian.PutUint32(e[12:], size/tinySector)
+		binary.LittleEndian.PutUint32(e[8:], uint32(start/sector))
+		binary.LittleEndian.PutUint32(e[12:], uint32(size/sector))
 	}
-	entry(0, 0x80, 0x0e, tinyBootStart, tinyBootSize) // FAT16, LBA
-	entry(1, 0, 0x83, tinyDataStart, tinyDataSize)
+	entry(0, 0x80, 0x0e, bootStart, bootSize) // FAT16, LBA
+	entry(1, 0, 0x83, bootStart+bootSize, secondSize)
 	b[510], b[511] = 0x55, 0xaa
 	if err := os.WriteFile(path, b, 0o644); err != nil {
 		return err
 	}
-	return os.Truncate(path, tinyDiskSize)
+	return os.Truncate(path, diskSize)
 }
 
 // tinyInitrd makes the initial root file system, uncompressed: unpacking would
