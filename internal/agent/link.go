@@ -95,9 +95,35 @@ func (l *Link) Report(ctx context.Context, r wire.HostReport) error {
 	return wire.Call(ctx, s, http.MethodPost, wire.PathReport, r, &wire.Empty{})
 }
 
+// patience is how long a bulk stream waits for its session: the two sessions come up one after the other, and a job that
+// the first one carried should not fail for it.
+const patience = 5 * time.Second
+
+// bulk gives the bulk session, waiting for it a little.
+func (l *Link) bulk(ctx context.Context) (*wire.Session, error) {
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	for {
+		l.mu.Lock()
+		up := l.up
+		l.mu.Unlock()
+		s, err := l.session(wire.Bulk)
+		if err == nil {
+			return s, nil
+		}
+		select {
+		case <-up:
+		case <-limit.C:
+			return nil, err
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
 // Image is Controller's.
 func (l *Link) Image(ctx context.Context, digest string) (string, io.ReadCloser, error) {
-	s, err := l.session(wire.Bulk)
+	s, err := l.bulk(ctx)
 	if err != nil {
 		return "", nil, err
 	}
@@ -106,7 +132,7 @@ func (l *Link) Image(ctx context.Context, digest string) (string, io.ReadCloser,
 
 // Channel is Controller's.
 func (l *Link) Channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
-	s, err := l.session(wire.Bulk)
+	s, err := l.bulk(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -154,6 +154,46 @@ func (c *Controller) hostDown(ctx context.Context, host string) {
 	}
 }
 
+// awaitHosts shows that no agent has been heard of since this controller started, and, after a while, which ones are still
+// missing: what the store says of them is of its predecessor's time.
+func (c *Controller) awaitHosts(ctx context.Context) {
+	missing := func(f func(tx store.Tx, h *api.Host) error) {
+		err := c.update(ctx, func(tx store.Tx) error {
+			hosts, err := list[api.Host](tx)
+			if err != nil {
+				return err
+			}
+			for _, h := range hosts {
+				if _, err := c.agents.session(h.Name, false); err == nil {
+					continue
+				}
+				if err := f(tx, h); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil && ctx.Err() == nil {
+			c.log.Error("show which hosts are missing", "err", err)
+		}
+	}
+	missing(func(tx store.Tx, h *api.Host) error {
+		if !h.Status.Connected {
+			return nil
+		}
+		h.Status.Connected, h.Status.Since, h.Status.Message = false, c.now(), "the controller was started anew; the agent has not called yet"
+		return put(tx, h)
+	})
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Second):
+		missing(func(_ store.Tx, h *api.Host) error {
+			c.once("down/"+h.Name, func(ctx context.Context) { c.hostDown(ctx, h.Name) })
+			return nil
+		})
+	}
+}
+
 // report takes what an agent sees.
 func (c *Controller) report(ctx context.Context, host string, r wire.HostReport) error {
 	var tell []wire.GuestReport

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -96,13 +98,16 @@ func (c *Controller) Run(ctx context.Context) error {
 		return fmt.Errorf("watch the store: %w", err)
 	}
 	c.work.Go(func() {
-		for range w.C() {
-			c.poke()
+		for changes := range w.C() {
+			if slices.ContainsFunc(changes, func(ch store.Change) bool { return concerns(ch.Key) }) {
+				c.poke()
+			}
 		}
 		c.poke()
 	})
 	defer c.work.Wait()
 	defer stop()
+	c.once("hosts", c.awaitHosts)
 	tick := time.NewTicker(c.o.Resync)
 	defer tick.Stop()
 	for {
@@ -128,6 +133,17 @@ func (c *Controller) Run(ctx context.Context) error {
 			return fmt.Errorf("watch the store: %w", err)
 		}
 	}
+}
+
+// concerns tells whether anybody has something to do because of a change of a key. Events and progress come often, and
+// nothing follows from them; Cancel pokes by itself.
+func concerns(key string) bool {
+	for _, prefix := range []string{keyOf(api.KindEvent, ""), keyOf(api.KindJob, ""), keyOf(api.KindVolume, ""), prefixTokens, prefixJoins, "fed/"} {
+		if strings.HasPrefix(key, prefix) {
+			return false
+		}
+	}
+	return true
 }
 
 // poke wakes everybody who waits for a change.

@@ -549,6 +549,35 @@ func (w *world) lend(lender, borrower string, amount api.Resources) *api.Loan {
 	return loan
 }
 
+// connected waits until every agent and every peer that runs is reached.
+func (w *world) connected() {
+	w.t.Helper()
+	w.until("all who run reach each other", func() bool {
+		for _, s := range w.sites {
+			if s.proc == nil {
+				continue
+			}
+			for _, h := range s.hosts {
+				o, err := s.ctl.Get(w.t.Context(), s.admin, api.KindHost, h.name)
+				if err != nil || h.proc != nil && !o.(*api.Host).Status.Connected {
+					return false
+				}
+			}
+			for _, p := range w.sites {
+				if p == s || p.proc == nil {
+					continue
+				}
+				_, err1 := s.fed.Session(p.name, false)
+				_, err2 := s.fed.Session(p.name, true)
+				if err1 != nil || err2 != nil {
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
 func (s *site) create(o api.Object) api.Object {
 	s.w.t.Helper()
 	out, err := s.ctl.Create(s.w.t.Context(), s.admin, o)
