@@ -445,8 +445,8 @@ func (c *Controller) hostState(ctx context.Context, host string) (wire.HostState
 			return err
 		}
 		gateway := slices.Contains(h.Spec.Roles, api.RoleGateway)
-		role := api.RoleHypervisor
-		if gateway {
+		role := api.RoleHypervisor // a host that is both floods as a hypervisor: the other gateways hear what arrives at it
+		if gateway && !slices.Contains(h.Spec.Roles, api.RoleHypervisor) {
 			role = api.RoleGateway
 		}
 		carried := map[string]bool{}
