@@ -31,6 +31,9 @@ func (l local) check(ctx context.Context, call wire.ClaimCall) (reasons []api.Re
 func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason, error) {
 	var reasons []api.Reason
 	if call.Order.Home != l.c.o.Site {
+		if err := honest(call); err != nil {
+			return nil, nil, err
+		}
 		loan, err := get[api.Loan](tx, call.Loan)
 		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 			return nil, []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("there is no loan %q here", call.Loan), Advice: "borrow first: wcc loan request"}}, nil
@@ -41,13 +44,8 @@ func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason
 		if loan.Spec.Borrower != call.Order.Home || loan.Spec.Lender != l.c.o.Site {
 			return nil, []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not %s's to use here", call.Loan, call.Order.Home)}}, nil
 		}
-		used, err := l.c.loanUse(tx, loan.Name, call.Job)
-		if err != nil {
+		if reasons, err = l.c.admit(tx, *loan, call.Order.VM, call.Job, call.Needs); err != nil {
 			return nil, nil, err
-		}
-		for _, r := range lend.Admit(*loan, lend.Others(used, call.Order.VM), call.Needs) {
-			r.Site = l.c.o.Site
-			reasons = append(reasons, r)
 		}
 	}
 	if r, err := l.networkReasons(tx, call.Network, call.Order.Home); err != nil {
@@ -76,6 +74,32 @@ func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason
 	return host, nil, err
 }
 
+// honest holds what a borrower wants to run against what it says that this needs: the loan counts the needs.
+func honest(call wire.ClaimCall) error {
+	switch o, n := call.Order, call.Needs; {
+	case n.CPUs != o.CPUs || o.CPUs < 1:
+		return api.Invalidf("needs.cpus", "is %d, and the VM has %d", n.CPUs, o.CPUs)
+	case n.MemoryMiB != o.MemoryMiB || o.MemoryMiB < 1:
+		return api.Invalidf("needs.memory_mib", "is %d, and the VM has %d", n.MemoryMiB, o.MemoryMiB)
+	case o.DiskMiB < 1 || int64(n.DiskGiB)*1024 < o.DiskMiB:
+		return api.Invalidf("needs.disk_gib", "is %d, and the VM's volume has %d MiB", n.DiskGiB, o.DiskMiB)
+	}
+	return nil
+}
+
+// admit says why a VM does not fit under a loan from us.
+func (c *Controller) admit(tx store.Tx, loan api.Loan, vm, job string, needs api.Resources) ([]api.Reason, error) {
+	used, err := c.loanUse(tx, loan.Name, job)
+	if err != nil {
+		return nil, err
+	}
+	reasons := lend.Admit(loan, lend.Others(used, vm), needs)
+	for i := range reasons {
+		reasons[i].Site = c.o.Site
+	}
+	return reasons, nil
+}
+
 // networkReasons says why a network cannot be carried here beside the ones that are.
 func (l local) networkReasons(tx store.Tx, n wire.NetworkOrder, home string) ([]api.Reason, error) {
 	all, err := l.c.networksKnown(tx)
@@ -84,14 +108,12 @@ func (l local) networkReasons(tx store.Tx, n wire.NetworkOrder, home string) ([]
 	}
 	var reasons []api.Reason
 	for _, other := range all {
-		if other.UID == n.UID {
-			continue
-		}
-		if other.VNI == n.VNI {
-			reasons = append(reasons, api.Reason{Site: l.c.o.Site, Code: "network", Message: fmt.Sprintf("VXLAN identifier %d is in use here by network %s of %s", n.VNI, other.Name, other.Home), Advice: "give one of the two networks another vni"})
-		}
-		if other.Prefix.Overlaps(n.Prefix) {
-			reasons = append(reasons, api.Reason{Site: l.c.o.Site, Code: "network", Message: fmt.Sprintf("prefix %s overlaps %s of network %s of %s", n.Prefix, other.Prefix, other.Name, other.Home), Advice: "give one of the two networks another prefix"})
+		if field, text := clash(home, n.UID, n.VNI, n.Prefix, other); text != "" {
+			r := api.Reason{Site: l.c.o.Site, Code: "network", Message: text}
+			if field != "uid" {
+				r.Advice = "give one of the two networks another " + field
+			}
+			reasons = append(reasons, r)
 		}
 	}
 	return reasons, nil
@@ -106,7 +128,7 @@ func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, er
 			key = prefixOrders + call.Order.VM
 		}
 		have, err := getJSON[wire.Claim](tx, key)
-		if err == nil && have.Job == call.Job {
+		if err == nil && have.Job == call.Job && have.VM == call.Order.VM && have.Home == call.Order.Home {
 			claim = have
 			return nil
 		}
@@ -222,9 +244,14 @@ func (l local) prepare(ctx context.Context, c wire.PrepareCall) (out wire.Migrat
 	if err != nil {
 		return out, err
 	}
-	if claim.VM != c.Order.VM || claim.Order.Epoch != c.Order.Epoch || claim.Order.MemoryMiB != c.Order.MemoryMiB || claim.Order.CPUs != c.Order.CPUs {
+	if claim.VM != c.Order.VM || claim.Order.Epoch != c.Order.Epoch {
 		return out, api.Invalidf("order", "it is not what room was kept for")
 	}
+	if c.Network.UID != claim.Network.UID || c.Network.VNI != claim.Network.VNI || c.Network.Prefix != claim.Network.Prefix {
+		return out, api.Invalidf("network", "it is not the one of the VM for which room was kept")
+	}
+	c.Order = claim.Order // all of it: what was judged is what is run
+	c.Order = claim.Order // what runs is what the claim was granted for, whatever the call says
 	err = l.agent(ctx, claim.Host, wire.PathPrepare, c, &out)
 	return out, err
 }
@@ -401,6 +428,11 @@ func (l local) order(ctx context.Context, o wire.GuestOrder) error {
 		case wire.RunOn, wire.RunOff, wire.RunHard, wire.RunGone:
 		default:
 			return api.Invalidf("run", "%q is not on, off, hard or gone", o.Run)
+		}
+		if o.Loan != "" && o.Loan != g.Loan {
+			if err := l.rehouse(tx, &g, o.Loan); err != nil {
+				return err
+			}
 		}
 		if loan, err := get[api.Loan](tx, g.Loan); o.Run == wire.RunOn && (err != nil || loan.Status.State != api.LoanActive) {
 			return &api.Error{Code: api.CodeRefused, Message: "the guest may not be started", Reasons: []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not active", g.Loan)}}}

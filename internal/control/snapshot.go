@@ -221,7 +221,7 @@ func (c *Controller) orderOf(tx store.Tx, v *api.VM) (wire.VMOrder, error) {
 	o := wire.VMOrder{
 		VM: v.UID, Name: v.Name, Home: c.o.Site, Epoch: v.Status.Epoch, Run: wire.RunOn,
 		CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, CPUModel: v.Spec.CPUModel,
-		Image: img.Status.Digest, DiskMiB: int64(v.Spec.DiskGiB) * 1024,
+		Image: img.Status.Digest, DiskMiB: max(int64(v.Spec.DiskGiB)*1024, img.Status.VirtualMiB),
 		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
 		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
 	}
@@ -391,7 +391,7 @@ type knownNetwork struct {
 	Prefix          netip.Prefix
 }
 
-// networksKnown lists our own networks and those of our peers' views.
+// networksKnown lists our own networks and those of our peers' views and guests.
 func (c *Controller) networksKnown(tx store.Tx) ([]knownNetwork, error) {
 	var out []knownNetwork
 	own, err := list[api.Network](tx)
@@ -412,6 +412,17 @@ func (c *Controller) networksKnown(tx store.Tx) ([]knownNetwork, error) {
 	for key, v := range views {
 		home, _, _ := strings.Cut(key, "/")
 		out = append(out, knownNetwork{v.UID, v.Name, home, v.VNI, v.Prefix})
+	}
+	for _, prefix := range []string{prefixClaims, prefixOrders} { // of guests whose home has not sent its view yet
+		all, err := listJSON[wire.Claim](tx, prefix)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range all {
+			if n := g.Network; g.Home != c.o.Site {
+				out = append(out, knownNetwork{n.UID, n.Name, g.Home, n.VNI, n.Prefix})
+			}
+		}
 	}
 	return out, nil
 }
