@@ -1,0 +1,38 @@
+# make demo    builds, then runs examples/tour.lab on real parts (KEEP=1 leaves the federation up)
+# make test    all checks and tests, those on real parts too
+# make check   format, vet, linters, import law, race, short fuzz, govulncheck
+# make lab     FILE=examples/page.lab runs one script
+
+GO    ?= go
+BIN   := bin
+LABS  := $(filter-out examples/tour.lab examples/debian.lab,$(wildcard examples/*.lab))
+export GOFLAGS := -trimpath -buildvcs=false
+
+.PHONY: build deps demo lab test check unit real clean
+
+deps:
+	@scripts/deps
+
+build:
+	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/wcc ./cmd/wcc
+	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/map646 ./cmd/map646
+	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/lab-guest ./internal/lab/guest
+
+demo: deps build
+	$(BIN)/wcc lab run $(if $(KEEP),--keep) examples/tour.lab
+
+lab: deps build
+	$(BIN)/wcc lab run $(if $(KEEP),--keep) $(FILE)
+
+test: deps build check real
+	@for f in $(LABS) examples/tour.lab; do echo "== $$f"; $(BIN)/wcc lab run $$f || exit 1; done
+
+check:
+	@scripts/check
+
+# Packages one after the other: many of them make namespaces and guests, and two cores are soon full.
+real:
+	$(GO) test -p 1 -count=1 -timeout 15m ./...
+
+clean:
+	rm -rf $(BIN)
