@@ -88,6 +88,7 @@ type Agent struct {
 	mu      sync.Mutex
 	state   wire.HostState
 	vms     map[string]*vm
+	refused map[string]string // why an order of the state is not taken, by VM
 	applied int64
 	netErr  string
 	trErr   string
@@ -105,7 +106,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	a := &Agent{o: o, log: o.Logger.With("site", o.Site, "host", o.Host), wake: make(chan struct{}, 1), vms: map[string]*vm{}}
+	a := &Agent{o: o, log: o.Logger.With("site", o.Site, "host", o.Host), wake: make(chan struct{}, 1), vms: map[string]*vm{}, refused: map[string]string{}}
 	if err := a.load(ctx); err != nil {
 		return nil, err
 	}
@@ -163,6 +164,7 @@ func (a *Agent) poke() {
 
 // reconcile applies networks and translator, then sets every VM that is not busy to work.
 func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
+	a.orders(ctx)
 	a.mu.Lock()
 	state := a.state
 	a.mu.Unlock()

@@ -57,6 +57,8 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 	}
 	v, unlock, err := a.claim(ctx, c.Order.VM, func(r *record) error {
 		switch {
+		case r.Order.Home != "" && c.Order.Home != r.Order.Home:
+			return api.Errorf(api.CodeForbidden, "VM %s is %s's, not %s's", c.Order.VM, r.Order.Home, c.Order.Home)
 		case r.Job != "" && r.Job != c.Job:
 			return api.Errorf(api.CodeConflict, "VM %s is part of migration %s", c.Order.VM, r.Job)
 		case c.Order.Epoch < r.Order.Epoch, c.Order.Epoch == r.Order.Epoch && r.Job != c.Job:

@@ -127,13 +127,29 @@ func (a *Agent) SetState(ctx context.Context, s wire.HostState) error {
 	a.mu.Lock()
 	a.state = s
 	a.mu.Unlock()
-	for _, o := range s.VMs {
-		if err := a.order(ctx, o); err != nil {
+	a.orders(ctx)
+	a.poke()
+	return nil
+}
+
+// orders takes what the newest state orders, as far as epochs and migrations allow. It is done again and again: an order
+// that came while a migration had the word takes hold when that is over.
+func (a *Agent) orders(ctx context.Context) {
+	a.mu.Lock()
+	wanted := a.state.VMs
+	a.mu.Unlock()
+	for _, o := range wanted {
+		err := a.order(ctx, o)
+		a.mu.Lock()
+		known := a.refused[o.VM] == errText(err)
+		if a.refused[o.VM] = errText(err); err == nil {
+			delete(a.refused, o.VM)
+		}
+		a.mu.Unlock()
+		if err != nil && !known {
 			a.log.Warn("order is not taken", "vm", o.Name, "epoch", o.Epoch, "err", err)
 		}
 	}
-	a.poke()
-	return nil
 }
 
 var errUnchanged = errors.New("unchanged")
@@ -142,6 +158,8 @@ var errUnchanged = errors.New("unchanged")
 func (a *Agent) order(ctx context.Context, o wire.VMOrder) error {
 	_, err := a.remember(ctx, o.VM, func(r *record) error {
 		switch {
+		case r.Order.Home != "" && o.Home != r.Order.Home:
+			return api.Errorf(api.CodeForbidden, "VM %s is %s's, not %s's", o.VM, r.Order.Home, o.Home)
 		case o.Epoch < r.Order.Epoch:
 			return api.Errorf(api.CodeStale, "epoch %d of VM %s is lower than %d, the highest seen", o.Epoch, o.VM, r.Order.Epoch)
 		case r.Job != "":

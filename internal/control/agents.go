@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -286,7 +287,15 @@ func (c *Controller) seeGuest(tx store.Tx, claim wire.Claim, s wire.VMReport) er
 	if s.State == wire.CopyGone && claim.Order.Run == wire.RunGone {
 		return c.letGo(tx, claim)
 	}
-	g, err := get[api.Guest](tx, claim.Order.Name+"@"+claim.Home)
+	name := claim.Order.Name + "@" + claim.Home
+	g, err := get[api.Guest](tx, name)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		// One of the same name was let go. A report must not fail for it: it is of all the host's VMs.
+		if err := c.takeIn(tx, claim); err != nil {
+			return err
+		}
+		g, err = get[api.Guest](tx, name)
+	}
 	if err != nil {
 		return err
 	}

@@ -304,8 +304,39 @@ func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, 
 	if err != nil {
 		return nil, err
 	}
+	if k == api.KindPeer {
+		c.o.Federation.RemovePeer(name)
+	}
 	c.poke()
 	return o, nil
+}
+
+// forgetPeer removes a peer and what it told us.
+func (c *Controller) forgetPeer(tx store.Tx, name string) error {
+	for _, prefix := range []string{prefixOffers + name + "/", prefixViews + name + "/"} {
+		kvs, err := tx.List(prefix)
+		if err != nil {
+			return err
+		}
+		for _, kv := range kvs {
+			if err := remove(tx, kv.Key); err != nil {
+				return err
+			}
+		}
+	}
+	offers, err := list[api.Offer](tx)
+	if err != nil {
+		return err
+	}
+	for _, o := range offers {
+		if o.Home == name {
+			if err := remove(tx, keyOf(api.KindOffer, o.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	c.event(tx, "peer.removed", "peers/"+name, "", "nothing of it is believed any more")
+	return remove(tx, keyOf(api.KindPeer, name))
 }
 
 // deleted begins, or does, what a kind's deletion means.
@@ -366,6 +397,39 @@ func (c *Controller) deleted(tx store.Tx, o api.Object) error {
 				return inUse("status.host", "guest "+g.Order.Name+" of "+g.Home)
 			}
 		}
+	case *api.Peer:
+		for _, v := range vms {
+			if v.Status.Site == name {
+				return inUse("status.site", "VM "+v.Name+", which is there")
+			}
+		}
+		for _, prefix := range []string{prefixOrders, prefixClaims} {
+			guests, err := listJSON[wire.Claim](tx, prefix)
+			if err != nil {
+				return err
+			}
+			for _, g := range guests {
+				if g.Home == name {
+					return inUse("home", "its guest "+g.Order.Name+", which is here")
+				}
+			}
+		}
+		loans, err := list[api.Loan](tx)
+		if err != nil {
+			return err
+		}
+		for _, l := range loans {
+			if l.Spec.Lender != name && l.Spec.Borrower != name {
+				continue
+			}
+			if l.Status.State != api.LoanEnded {
+				return inUse("spec.lender", "loan "+l.Name)
+			}
+			if err := remove(tx, keyOf(api.KindLoan, l.Name)); err != nil {
+				return err
+			}
+		}
+		return c.forgetPeer(tx, name)
 	case *api.Offer:
 		if o.Home != c.o.Site {
 			return api.Errorf(api.CodeForbidden, "offer %s is %s's", o.Name, o.Home)
@@ -383,17 +447,6 @@ func (c *Controller) deleted(tx store.Tx, o api.Object) error {
 		if o.Status.State != api.LoanEnded {
 			return api.Errorf(api.CodeConflict, "loan %s is %s; return or reclaim it first", name, o.Status.State)
 		}
-	case *api.Peer:
-		loans, err := list[api.Loan](tx)
-		if err != nil {
-			return err
-		}
-		for _, l := range loans {
-			if (l.Spec.Lender == name || l.Spec.Borrower == name) && l.Status.State != api.LoanEnded {
-				return inUse("spec", "loan "+l.Name)
-			}
-		}
-		c.o.Federation.RemovePeer(name)
 	case *api.Job:
 		if !o.Status.State.Ended() {
 			return api.Errorf(api.CodeConflict, "job %s has not ended; cancel it: wcc job cancel %s", name, name)

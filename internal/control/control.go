@@ -53,6 +53,7 @@ type Controller struct {
 	busy     map[string]bool   // work that once has under way
 	told     map[string]string // what each peer was told last, by kind of document and peer
 	changed  chan struct{}     // closed and replaced at every change: whoever waits looks again
+	sending  chan struct{}     // one loan is written to a borrower at a time
 	fetching chan struct{}     // one image is fetched from elsewhere at a time
 	work     sync.WaitGroup
 	ctx      context.Context // of Run
@@ -80,7 +81,7 @@ func New(o Options) (*Controller, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, fetching: make(chan struct{}, 1), changed: make(chan struct{})}
+	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: make(chan struct{}, 1), changed: make(chan struct{})}
 	c.agents = newAgents(c)
 	c.documents()
 	return c, nil
@@ -178,6 +179,13 @@ func (c *Controller) once(name string, f func(context.Context)) {
 		}()
 		f(ctx)
 	})
+}
+
+// at tells whether work of a name is under way.
+func (c *Controller) at(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.busy[name]
 }
 
 func (c *Controller) now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

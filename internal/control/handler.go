@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
+	"time"
 
 	"widecloud/api"
 	"widecloud/internal/store"
@@ -287,11 +289,26 @@ func passOn(ctx context.Context, s *wire.Stream, to net.Conn) error {
 
 // guestReport keeps what a lender sees of a VM of ours.
 func (c *Controller) guestReport(ctx context.Context, from string, g wire.GuestReport) error {
+	orphan := false
+	defer func() {
+		if !orphan || g.Report.State == wire.CopyGone {
+			return
+		}
+		// Its VM was deleted while the lender was being asked to take it in, and the answer was lost.
+		c.once("orphan/"+g.Report.VM, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := c.endOf(from).order(ctx, wire.GuestOrder{VM: g.Report.VM, Epoch: g.Report.Epoch, Run: wire.RunGone}); err != nil {
+				c.log.Debug("end a guest without a VM", "peer", from, "vm", g.Report.VM, "err", err)
+			}
+		})
+	}()
 	return c.update(ctx, func(tx store.Tx) error {
 		vms, err := list[api.VM](tx)
 		if err != nil {
 			return err
 		}
+		orphan = !slices.ContainsFunc(vms, func(v *api.VM) bool { return v.UID == g.Report.VM })
 		for _, v := range vms {
 			if v.UID == g.Report.VM && v.Status.Site == from && v.Status.Host == g.Host {
 				return c.seeVM(tx, v, g.Report)

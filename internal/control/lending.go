@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -17,6 +18,9 @@ import (
 
 // documentTime is how long a document may be under way.
 const documentTime = 2 * time.Minute
+
+// keepTelling is how long a borrower that was not reached is still told of a loan that has ended.
+const keepTelling = 30 * 24 * time.Hour
 
 // documents says what is done with each kind of document.
 func (c *Controller) documents() {
@@ -50,6 +54,15 @@ func (c *Controller) takeOffers(ctx context.Context, d wire.Verified) error {
 	var body wire.Offers
 	if err := d.DecodeBody(&body); err != nil {
 		return err
+	}
+	for i, o := range body.Offers {
+		at := fmt.Sprintf("body.offers[%d]", i)
+		if err := cloud.ValidateName(at+".name", o.Name); err != nil {
+			return err
+		}
+		if err := judgeMembers(at+".gateways", d.From, o.Gateways); err != nil {
+			return err
+		}
 	}
 	return c.update(ctx, func(tx store.Tx) error {
 		old, err := listJSON[wire.OfferBody](tx, prefixOffers+d.From+"/")
@@ -130,6 +143,9 @@ func (c *Controller) takeLoanRequest(ctx context.Context, d wire.Verified) error
 	if err := d.DecodeBody(&r); err != nil {
 		return err
 	}
+	if err := cloud.ValidateName("body.name", r.Name); err != nil {
+		return err
+	}
 	err := c.update(ctx, func(tx store.Tx) error {
 		if have, err := get[api.Loan](tx, r.Name); err == nil {
 			if have.Spec.Borrower != d.From || have.Spec.Lender != c.o.Site || have.Spec.Offer != r.Offer || have.Spec.Amount != r.Amount {
@@ -168,10 +184,16 @@ func text(r api.Resources) string {
 	return string(b)
 }
 
-// sendLoan tells a borrower of its loan.
+// sendLoan tells a borrower of its loan. One letter of a loan is under way at a time: of two, the older one could come last.
 func (c *Controller) sendLoan(ctx context.Context, name string) error {
+	select {
+	case c.sending <- struct{}{}:
+		defer func() { <-c.sending }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	var body wire.LoanBody
-	var borrower string
+	var borrower, seal string
 	if err := c.view(ctx, func(tx store.Tx) error {
 		l, err := get[api.Loan](tx, name)
 		if err != nil {
@@ -186,12 +208,29 @@ func (c *Controller) sendLoan(ctx context.Context, name string) error {
 			Name: l.Name, UID: l.UID, Spec: l.Spec, State: l.Status.State, LeaseSeconds: left,
 			GraceSeconds: c.graceOf(offers[l.Spec.Offer]).Seconds(), Message: l.Status.Message,
 		}
-		borrower = l.Spec.Borrower
+		borrower, seal = l.Spec.Borrower, loanSeal(l)
 		return nil
 	}); err != nil {
 		return err
 	}
-	return c.o.Federation.Send(ctx, borrower, wire.DocLoan, name, documentTime, body)
+	s, err := c.o.Federation.Session(borrower, false)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := c.o.Federation.Send(ctx, borrower, wire.DocLoan, name, documentTime, body); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told["loan/"+name] = fmt.Sprintf("%p %s", s, seal)
+	return nil
+}
+
+// loanSeal is what a borrower must know of a loan: when it is another one, it is told again.
+func loanSeal(l *api.Loan) string {
+	return fmt.Sprintf("%s %d", l.Status.State, l.Status.Expires.UnixMilli())
 }
 
 // takeLoan keeps what a lender says of a loan to us.
@@ -202,6 +241,14 @@ func (c *Controller) takeLoan(ctx context.Context, d wire.Verified) error {
 	}
 	if b.Spec.Lender != d.From || b.Spec.Borrower != c.o.Site {
 		return api.Invalidf("body.spec", "a loan of %s to %s is not %s's to tell us of", b.Spec.Lender, b.Spec.Borrower, d.From)
+	}
+	if err := cloud.ValidateName("body.name", b.Name); err != nil {
+		return err
+	}
+	switch b.State {
+	case api.LoanActive, api.LoanReclaimed, api.LoanEnded:
+	default:
+		return api.Invalidf("body.state", "%q is not active, reclaimed or ended", b.State)
 	}
 	return c.update(ctx, func(tx store.Tx) error {
 		l, err := get[api.Loan](tx, b.Name)
@@ -263,10 +310,10 @@ func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) error {
 
 // lending keeps the ledger: uses are counted, leases renewed and ended, reclaimed guests sent home or stopped.
 func (c *Controller) lending(ctx context.Context) error {
-	var tell, renew []string
+	var renew []string
 	var leave []*api.VM
 	err := c.update(ctx, func(tx store.Tx) error {
-		tell, renew, leave = tell[:0], renew[:0], leave[:0]
+		renew, leave = renew[:0], leave[:0]
 		offers, err := c.ownOffers(tx)
 		if err != nil {
 			return err
@@ -288,7 +335,6 @@ func (c *Controller) lending(ctx context.Context) error {
 				moved := false
 				*l, moved = lend.Advance(*l, c.graceOf(offers[l.Spec.Offer]), now)
 				if moved {
-					tell = append(tell, l.Name)
 					c.event(tx, "loan."+string(l.Status.State), "loans/"+l.Name, "", l.Status.Message)
 				}
 				if l.Status.State == api.LoanEnded {
@@ -337,15 +383,6 @@ func (c *Controller) lending(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range tell {
-		c.once("loan/"+name, func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			if err := c.sendLoan(ctx, name); err != nil {
-				c.log.Warn("tell the borrower; it hears when it renews", "loan", name, "err", err)
-			}
-		})
-	}
 	for _, r := range renew {
 		name, lender, _ := strings.Cut(r, "@")
 		c.once("renew/"+name, func(ctx context.Context) {
@@ -380,7 +417,7 @@ func (c *Controller) reclaim(ctx context.Context, name string) (*api.Loan, error
 		return nil, err
 	}
 	if err := c.sendLoan(ctx, name); err != nil {
-		c.log.Warn("tell the borrower; it hears when it renews", "loan", name, "err", err)
+		c.log.Warn("tell the borrower; it hears when it is reached", "loan", name, "err", err)
 	}
 	return l, nil
 }
@@ -426,10 +463,16 @@ func (c *Controller) stopGuests(tx store.Tx, loan string) error {
 // sendDocuments keeps each peer's picture of our offers and networks the same as ours.
 func (c *Controller) sendDocuments(ctx context.Context) error {
 	type letter struct {
-		peer, kind string
-		body       any
+		peer, key, seal string
+		send            func(context.Context) error
 	}
 	var letters []letter
+	document := func(peer, kind string, body any) {
+		value := wire.RawBody(body)
+		letters = append(letters, letter{peer, kind + "/" + peer, string(value), func(ctx context.Context) error {
+			return c.o.Federation.Send(ctx, peer, kind, "", documentTime, body)
+		}})
+	}
 	if err := c.view(ctx, func(tx store.Tx) error {
 		peers, err := list[api.Peer](tx)
 		if err != nil {
@@ -459,9 +502,17 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			letters = append(letters, letter{p.Name, wire.DocOffers, out}, letter{p.Name, wire.DocViews, views})
+			document(p.Name, wire.DocOffers, out)
+			document(p.Name, wire.DocViews, views)
 		}
-		return nil
+		loans, err := c.loansFromUs(tx)
+		for _, l := range loans {
+			if l.Status.State == api.LoanEnded && c.now().Sub(l.Status.Expires) > keepTelling {
+				continue
+			}
+			letters = append(letters, letter{l.Spec.Borrower, "loan/" + l.Name, loanSeal(&l), func(ctx context.Context) error { return c.sendLoan(ctx, l.Name) }})
+		}
+		return err
 	}); err != nil {
 		return err
 	}
@@ -470,29 +521,24 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		value, err := json.Marshal(l.body)
-		if err != nil {
-			return err
-		}
 		// A new session means that the peer may have been restored from an old copy: it is told again.
-		seal := fmt.Sprintf("%p %s", s, value)
-		key := l.kind + "/" + l.peer
+		seal := fmt.Sprintf("%p %s", s, l.seal)
 		c.mu.Lock()
-		same := c.told[key] == seal
+		same := c.told[l.key] == seal
 		c.mu.Unlock()
 		if same {
 			continue
 		}
-		c.once("tell/"+key, func(ctx context.Context) {
+		c.once("tell/"+l.key, func(ctx context.Context) {
 			cctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
-			if err := c.o.Federation.Send(cctx, l.peer, l.kind, "", documentTime, l.body); err != nil {
-				c.log.Warn("tell the peer", "peer", l.peer, "document", l.kind, "err", err)
+			if err := l.send(cctx); err != nil {
+				c.log.Warn("tell the peer", "peer", l.peer, "document", l.key, "err", err)
 				c.pause(ctx)
 				return
 			}
 			c.mu.Lock()
-			c.told[key] = seal
+			c.told[l.key] = seal
 			c.mu.Unlock()
 			c.poke() // it may have changed meanwhile
 		})
@@ -529,6 +575,16 @@ func (c *Controller) viewsFor(tx store.Tx, peer string) (wire.Views, error) {
 	if err != nil {
 		return out, err
 	}
+	loans, err := list[api.Loan](tx)
+	if err != nil {
+		return out, err
+	}
+	lent := 0
+	for _, l := range loans {
+		if l.Spec.Lender == peer && l.Spec.Borrower == c.o.Site && l.Status.State != api.LoanEnded {
+			lent += l.Spec.Amount.Addresses
+		}
+	}
 	for _, n := range own {
 		v, err := c.viewOf(tx, n)
 		if err != nil {
@@ -541,6 +597,10 @@ func (c *Controller) viewsFor(tx store.Tx, peer string) (wire.Views, error) {
 		if !slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer && m.Role == api.RoleGateway }) {
 			v.Mappings = nil
 		}
+		// No more than the peer has lent: it would refuse them all, and the networks with them.
+		slices.SortFunc(v.Mappings, func(a, b wire.Mapping) int { return a.Service.Compare(b.Service) })
+		v.Mappings = v.Mappings[:min(len(v.Mappings), lent)]
+		lent -= len(v.Mappings)
 		out.Networks = append(out.Networks, v)
 	}
 	return out, nil
@@ -612,9 +672,19 @@ func (c *Controller) checkViews(tx store.Tx, from string, body wire.Views) error
 		}
 	}
 	for i, v := range body.Networks {
+		at := fmt.Sprintf("body.networks[%d]", i)
+		if err := judgeNetwork(at, v.UID, v.Name, v.VNI, v.Prefix); err != nil {
+			return err
+		}
+		if err := judgeMembers(at+".members", "", v.Members); err != nil {
+			return err
+		}
 		for _, k := range known {
-			if k.Home != from && k.UID != v.UID && (k.VNI == v.VNI || k.Prefix.Overlaps(v.Prefix)) {
-				return api.Invalidf(fmt.Sprintf("body.networks[%d]", i), "network %s (vni %d, %s) clashes with network %s of %s (vni %d, %s)", v.Name, v.VNI, v.Prefix, k.Name, k.Home, k.VNI, k.Prefix)
+			if k.Home == from && k.UID != v.UID {
+				continue // its networks of before; they are replaced
+			}
+			if field, text := clash(from, v.UID, v.VNI, v.Prefix, k); text != "" {
+				return api.Invalidf(at+"."+field, "%s", text)
 			}
 		}
 		for j, m := range v.Mappings {

@@ -31,7 +31,7 @@ func (l local) check(ctx context.Context, call wire.ClaimCall) (reasons []api.Re
 func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason, error) {
 	var reasons []api.Reason
 	if call.Order.Home != l.c.o.Site {
-		if err := honest(call); err != nil {
+		if err := l.c.judgeClaim(tx, call); err != nil {
 			return nil, nil, err
 		}
 		loan, err := get[api.Loan](tx, call.Loan)
@@ -250,7 +250,6 @@ func (l local) prepare(ctx context.Context, c wire.PrepareCall) (out wire.Migrat
 	if c.Network.UID != claim.Network.UID || c.Network.VNI != claim.Network.VNI || c.Network.Prefix != claim.Network.Prefix {
 		return out, api.Invalidf("network", "it is not the one of the VM for which room was kept")
 	}
-	c.Order = claim.Order // all of it: what was judged is what is run
 	c.Order = claim.Order // what runs is what the claim was granted for, whatever the call says
 	err = l.agent(ctx, claim.Host, wire.PathPrepare, c, &out)
 	return out, err

@@ -238,7 +238,21 @@ func (c *Controller) endVMs(ctx context.Context) error {
 		c.once("end/"+v.Name, func(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
-			if err := c.endOf(v.Status.Site).order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone}); err != nil {
+			if c.at("place/" + v.Name) {
+				return // its lender may be about to take it in: "not here" would mean "not yet"
+			}
+			err := c.endOf(v.Status.Site).order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone})
+			if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+				// The lender has let it go, and its word of that was lost.
+				err = c.update(ctx, func(tx store.Tx) error {
+					now, err := get[api.VM](tx, v.Name)
+					if err != nil || now.UID != v.UID || !now.Deleting || now.Status.Site != v.Status.Site {
+						return err
+					}
+					return c.forgetVM(tx, now)
+				})
+			}
+			if err != nil {
 				c.log.Debug("end guest", "vm", v.Name, "err", err)
 			}
 		})
@@ -289,7 +303,11 @@ func (c *Controller) powerGuests(ctx context.Context) error {
 			}
 			settled := v.Status.Phase == api.PhaseRunning && o.Run == wire.RunOn || v.Status.Phase == api.PhaseStopped && o.Run != wire.RunOn
 			if !settled {
-				wishes = append(wishes, wish{v, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run}})
+				call := wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run}
+				if call.Loan, err = c.loanInstead(tx, v); err != nil {
+					return err
+				}
+				wishes = append(wishes, wish{v, call})
 			}
 		}
 		return nil
@@ -301,15 +319,39 @@ func (c *Controller) powerGuests(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
 			err := c.endOf(w.vm.Status.Site).order(ctx, w.call)
-			if err == nil || ctx.Err() != nil {
+			if err == nil && w.call.Loan == "" || ctx.Err() != nil {
 				return
 			}
-			if _, err := change(ctx, c, w.vm.Name, func(_ store.Tx, v *api.VM) error { v.Status.Message = err.Error(); return nil }); err != nil {
+			if _, err := change(ctx, c, w.vm.Name, func(_ store.Tx, v *api.VM) error {
+				switch {
+				case err != nil:
+					v.Status.Message = err.Error()
+				case v.Status.Site == w.vm.Status.Site:
+					v.Status.Loan = w.call.Loan
+				}
+				return nil
+			}); err != nil {
 				c.log.Debug("show why a guest is not powered", "vm", w.vm.Name, "err", err)
 			}
 		})
 	}
 	return nil
+}
+
+// loanInstead is another loan for a guest that is to be started and whose own loan is over; "" when there is no need or none.
+func (c *Controller) loanInstead(tx store.Tx, v *api.VM) (string, error) {
+	l, err := get[api.Loan](tx, v.Status.Loan)
+	if err == nil && l.Status.State == api.LoanActive || v.Spec.Power != api.PowerOn {
+		return "", nil
+	}
+	if err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return "", err
+	}
+	needs, err := c.needs(tx, v)
+	if err != nil {
+		return "", err
+	}
+	return c.loanAt(tx, v.Status.Site, needs)
 }
 
 // checkMigration gives every reason at once why a VM cannot move.

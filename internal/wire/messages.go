@@ -299,6 +299,7 @@ type GuestOrder struct {
 	VM    string `json:"vm"`
 	Epoch uint64 `json:"epoch"`
 	Run   Run    `json:"run"`
+	Loan  string `json:"loan,omitempty"` // to be under from now on; empty: the one that it is under
 }
 
 // GuestReport is what a lender sees of a guest.
