@@ -12,7 +12,7 @@ import (
 
 func testMigrate(t *testing.T, x *bench) {
 	g := x.start(t, 1)
-	g = x.migrate(t, x.a, x.b, x.B, 2, g)
+	x.migrate(t, x.a, x.b, x.B, 2, g)
 	c, err := x.b.Console(x.ctx, x.vm)
 	ok(t, err)
 	defer c.Close()
