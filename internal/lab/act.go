@@ -305,12 +305,24 @@ func (r *runner) migrate(ctx context.Context, st Statement, s *MigrateStmt) erro
 	case err != nil:
 		k.Detail = describe(err)
 	case job.Status.State != api.JobDone:
-		k.Detail = fmt.Sprintf("job %s %s: %s", job.Name, job.Status.State, job.Status.Message)
+		k.Detail = jobOutcome(job)
 	default:
 		k.OK, k.Detail = true, jobSummary(job)
 	}
 	r.check(k)
 	return nil
+}
+
+// jobOutcome is how a job ended, with all reasons.
+func jobOutcome(j *api.Job) string {
+	text := j.Name + " " + string(j.Status.State)
+	if j.Status.Message != "" {
+		text += ": " + j.Status.Message
+	}
+	for _, reason := range j.Status.Reasons {
+		text += "; " + strings.Trim(reason.Site+"/"+reason.Host, "/") + ": " + reason.Message
+	}
+	return text
 }
 
 // jobSummary is what a job has cost.

@@ -218,7 +218,7 @@ func (r *runner) judgeJob(ctx context.Context, e *ExpectStmt) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	outcome := fmt.Sprintf("%s %s: %s", job.Name, job.Status.State, job.Status.Message)
+	outcome := jobOutcome(job)
 	if e.Want != "clean" {
 		if string(job.Status.State) != e.Want {
 			return "", errors.New(outcome)
@@ -243,7 +243,7 @@ func (r *runner) judgeJob(ctx context.Context, e *ExpectStmt) (string, error) {
 		}
 		return err
 	})
-	return strings.TrimSuffix(strings.TrimSpace(outcome), ":") + "; one copy, nothing beside it", err
+	return outcome + "; one copy, nothing beside it", err
 }
 
 func (r *runner) judgePage(ctx context.Context, e *ExpectStmt) (string, error) {
