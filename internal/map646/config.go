@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,9 +38,9 @@ type Config struct {
 	ICMPRate int
 	// Control is the control socket's path.
 	Control string
-	// Linger is how long, after the device has gone, packets from mapped machines
-	// are still kept from going out untranslated, while the routers turn to another
-	// node.
+	// Linger is how long, after the device has gone, packets for it or from mapped
+	// machines still go nowhere, while the routers turn to another node. (ospf6d may
+	// take 5 s to say that the prefixes have gone.)
 	Linger time.Duration
 
 	table *siit.Table
@@ -103,7 +104,7 @@ func Load(path string) (*Config, error) {
 	}
 	c := &Config{
 		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true},
-		Table: 647, Priority: 640, ICMPRate: 1000, Linger: time.Second, Control: "/run/map646.sock",
+		Table: 647, Priority: 640, ICMPRate: 1000, Linger: 6 * time.Second, Control: "/run/map646.sock",
 	}
 	from := origin{}
 	if !strings.HasSuffix(path, ".toml") {
@@ -395,13 +396,19 @@ func (c *Config) finish() error {
 	return err
 }
 
-// policy is what leads packets to the device. What lies in a prefix of one of
-// its addresses needs no route of its own: adding a mapping there changes no
-// route anywhere.
+// policy is what leads packets to the device: a route for each prefix of its
+// addresses, and for whatever lies outside of them. Adding a mapping inside of
+// them changes no route anywhere.
 func (c *Config) policy() netio.LinkPolicy {
 	p := netio.LinkPolicy{Link: c.TUN.Name, Protocol: routeProtocol, Table: c.Table, Priority: c.Priority}
+	for _, a := range c.Addresses {
+		if !slices.Contains(p.Routes, a.Masked()) {
+			p.Routes = append(p.Routes, a.Masked())
+		}
+	}
+	prefixes := len(p.Routes)
 	route := func(want netip.Prefix) {
-		for _, a := range c.Addresses {
+		for _, a := range p.Routes[:prefixes] {
 			if a.Bits() <= want.Bits() && a.Contains(want.Addr()) {
 				return
 			}

@@ -92,10 +92,11 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		defer d.mu.Unlock()
 		d.tun = nil
 		err = errors.Join(err, tun.Close())
-		// The rules now lead to a black hole. Were they gone before the routers know
-		// that we are, packets would leave with the machines' own addresses, and the
-		// clients would reset connections that another node is about to serve.
-		if len(d.config.Translation.Mappings66) > 0 {
+		// Routes and rules now lead to black holes. Were they gone before the routers
+		// know that we are, packets would go back where they come from, or leave with
+		// the machines' own addresses, and the clients would reset connections that
+		// another node is about to serve.
+		if len(d.config.Addresses)+len(d.config.Translation.Mappings66) > 0 {
 			time.Sleep(d.config.Linger)
 		}
 		err = errors.Join(err, ns.ClearLinkPolicy(d.config.policy()))

@@ -103,27 +103,28 @@ func TestFailover(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		// die ends the translator ns: process p, its routing daemons n.
-		die func(w *world, ns string, p *exec.Cmd, n *node)
+		die  func(w *world, ns string, p *exec.Cmd, n *node)
+		back bool // and it comes back
 	}{
 		{"process killed", func(w *world, _ string, p *exec.Cmd, _ *node) {
 			w.must(p.Process.Kill())
-		}},
+		}, true},
 		{"node dead with its links up", func(w *world, ns string, p *exec.Cmd, n *node) {
 			w.must(w.ns[ns].SetForwarding(false))
 			for _, d := range n.daemons {
 				w.must(d.Process.Kill())
 			}
 			w.must(p.Process.Signal(syscall.SIGSTOP))
-		}},
+		}, false},
 		{"told to stop", func(w *world, _ string, p *exec.Cmd, _ *node) {
 			w.must(p.Process.Signal(syscall.SIGTERM))
-		}},
+		}, false},
 	} {
-		t.Run(c.name, func(t *testing.T) { failover(t, bin, c.die) })
+		t.Run(c.name, func(t *testing.T) { failover(t, bin, c.die, c.back) })
 	}
 }
 
-func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *node)) {
+func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *node), back bool) {
 	w := newWorld(t, "client4", "client6", "router", "gwa", "gwb", "inner", "server")
 	w.link("client4", "router", 1500, []string{"198.51.100.7/24"}, []string{"198.51.100.1/24"})
 	w.link("client6", "router", 1500, []string{"2001:db8:c::7/64"}, []string{"2001:db8:c::1/64"})
@@ -149,6 +150,9 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 			".254/24", fmt.Sprintf(".%d/24", 254-i), "ffff/64", fmt.Sprintf("fff%d/64", i), `64::1/96"`, fmt.Sprintf(`64::%d/96", "2001:db8:e::646/128"`, 1+i))
 		w.config(dir+"/map646.toml", own.Replace(conf), g.socket)
 		g.process = w.start(ns, bin, "run", "-c", dir+"/map646.toml")
+		w.until(ns+": translator", 10*time.Second, func() bool {
+			return map646.Control(context.Background(), g.socket, "stats", new(map646.Stats)) == nil
+		})
 		g.node = w.frr(ns, fmt.Sprintf("10.0.0.%d", i+1), ospf(2, "router", "!map646"), ospf(3, "router", "inner", "!map646"), "")
 		gws[ns] = g
 	}
@@ -218,7 +222,19 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 		worst[r.from] = max(worst[r.from], r.gap)
 	}
 	t.Logf("longest time without a byte: IPv4 %v, IPv6 %v", worst["client4"], worst["client6"])
+	// Nobody was sent astray: packets that find the dead one go nowhere.
+	for _, ns := range []string{"client6", "server"} {
+		if out, _ := w.try(ns, "sh", "-c", "ip -6 route show cache | grep -v mtu"); strings.Contains(out, "via fe80") {
+			t.Errorf("%s was redirected: %s", ns, out)
+		}
+	}
 	if out := w.run("router", "ip", "route", "show", "203.0.113.0/24"); strings.Contains(out, "dev gwa") {
 		t.Errorf("the dead translator is still in use: %s", out)
+	}
+	if back {
+		w.start("gwa", bin, "run", "-c", filepath.Dir(gws["gwa"].socket)+"/map646.toml")
+		ready("router", "-4", "203.0.113.0/24")
+		ready("router", "-6", "2001:db8:f::/64")
+		ready("inner", "-6", "2001:db8:64::/96")
 	}
 }

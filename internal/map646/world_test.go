@@ -135,6 +135,9 @@ func (w *world) translator(ns, conf string) (d *map646.Daemon, path, socket stri
 		if out := w.run(ns, "ip", "-6", "rule"); strings.Contains(out, "647") || strings.Contains(out, "map646") {
 			w.t.Errorf("rules left:\n%s", out)
 		}
+		if out := w.run(ns, "ip", "route") + w.run(ns, "ip", "-6", "route"); strings.Contains(out, "246") {
+			w.t.Errorf("routes left:\n%s", out)
+		}
 	})
 	w.until("control socket", 5*time.Second, func() bool {
 		var s map646.Stats

@@ -18,20 +18,27 @@ import (
 type LinkPolicy struct {
 	Link     string
 	Protocol int // kernel's number for who made it, 1 to 255
-	// Routes are destinations that the main table sends to Link.
+	// Routes are destinations that the main table sends to Link, and to nowhere
+	// once Link has gone: a routing daemon would send them back to where they come
+	// from, and Linux routers answer such loops with IPv6 redirects, which
+	// hosts believe for minutes.
 	Routes []netip.Prefix
 	// Sources are IPv6 sources whose packets are looked up in Table: those to
-	// Except go on to the main table, all others to Link, and to nowhere once
-	// Link has gone: a daemon that dies must not leave a way around itself. Packets
-	// that come from Link itself go to the main table at once.
+	// Except go on to the main table, all others to Link, and to nowhere once Link
+	// has gone: a daemon that dies must not leave a way around itself. Packets that
+	// come from Link itself go to the main table at once.
 	Sources  []netip.Prefix
 	Except   []netip.Prefix
 	Table    int
 	Priority int // of the rule for Link; Sources have the next
 }
 
-// lastMetric is worse than any metric in use.
-const lastMetric = 1 << 30
+// Metrics: routes to the device and, right behind them, the black holes that
+// are left when it goes, both before what routing daemons install (FRR: 20).
+const (
+	linkMetric = 1
+	holeMetric = 2
+)
 
 // SyncLinkPolicy makes the policy true: adds what is missing, then removes what
 // is there under the same mark and no longer wanted.
@@ -50,10 +57,11 @@ func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
 	// Routes before the rules that lead to them.
 	index := l.Attrs().Index
 	return errors.Join(
-		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, index, 0, p.Routes),
-		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, 0, p.Except),
-		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, lastMetric, own),
-		n.syncMarked(p, p.Table, unix.RTN_UNICAST, index, 0, own),
+		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, index, linkMetric, p.Routes),
+		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_BLACKHOLE, 0, holeMetric, p.Routes),
+		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, linkMetric, p.Except),
+		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, holeMetric, own),
+		n.syncMarked(p, p.Table, unix.RTN_UNICAST, index, linkMetric, own),
 		n.syncRules(p))
 }
 
@@ -62,8 +70,9 @@ func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
 func (n *NS) ClearLinkPolicy(p LinkPolicy) error {
 	p.Sources = nil
 	return errors.Join(n.syncRules(p),
-		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, 0, nil),
-		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, lastMetric, nil))
+		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, linkMetric, nil),
+		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, holeMetric, nil),
+		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_BLACKHOLE, 0, holeMetric, nil))
 }
 
 func (n *NS) syncMarked(p LinkPolicy, table, kind, link, metric int, want []netip.Prefix) error {
@@ -79,9 +88,8 @@ func (n *NS) syncMarked(p LinkPolicy, table, kind, link, metric int, want []neti
 			if !ok {
 				dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 			}
-			// IPv6 routes without a device are bound to the loopback device; without
-			// a metric they have 1024.
-			if (kind != unix.RTN_UNICAST || r.LinkIndex == link) && (r.Priority == lastMetric) == (metric == lastMetric) {
+			// IPv6 routes without a device are bound to the loopback device.
+			if kind != unix.RTN_UNICAST || r.LinkIndex == link {
 				stale[dst] = r
 			}
 		}

@@ -115,7 +115,7 @@ func TestLinkPolicy(t *testing.T) {
 	must(t, ns.SyncLinkPolicy(p))
 	first := all()
 	for _, want := range []string{"640:\tfrom all iif t0 lookup main", "641:\tfrom 2001:db8:a::10 lookup 647", "203.0.113.10 dev t0",
-		"2001:db8:f::10 dev t0", "default dev t0 table 647", "blackhole default", "throw 2001:db8:a::/64"} {
+		"2001:db8:f::10 dev t0", "default dev t0 table 647", "blackhole default", "blackhole 203.0.113.10", "blackhole 2001:db8:f::10", "throw 2001:db8:a::/64"} {
 		if !strings.Contains(first, want) {
 			t.Errorf("no %q in\n%s", want, first)
 		}
@@ -135,7 +135,7 @@ func TestLinkPolicy(t *testing.T) {
 		t.Errorf("another's route has gone:\n%s", out)
 	}
 	must(t, tun.Close(), ns.ClearLinkPolicy(p), ns.ClearLinkPolicy(p))
-	if out := all(); strings.Contains(out, "647") || strings.Contains(out, "iif") {
+	if out := all(); strings.Contains(out, "647") || strings.Contains(out, "iif") || strings.Contains(out, "blackhole") {
 		t.Errorf("after clearing:\n%s", out)
 	}
 	p.Table = 254
