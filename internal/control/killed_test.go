@@ -35,7 +35,7 @@ func TestKilled(t *testing.T) {
 	} {
 		for _, victim := range way.victims {
 			t.Run(way.name+"/"+victim, func(t *testing.T) {
-				federation(t, options{sites: []string{"tokyo", "osaka", "kyoto"}, hosts: 2, copyTime: 5 * time.Millisecond}, func(w *world) {
+				federation(t, options{sites: []string{"tokyo", "osaka", "kyoto"}, hosts: 2, copyTime: 5 * time.Millisecond}, func(t *testing.T, w *world) {
 					w.lend("osaka", "tokyo", room())
 					w.lend("kyoto", "tokyo", room())
 					w.sites["tokyo"].ready("2001:db8:a::/64")

@@ -791,11 +791,11 @@ func (w *world) lawful() {
 }
 
 // federation runs a test in a bubble with a world.
-func federation(t *testing.T, o options, f func(w *world)) {
+func federation(t *testing.T, o options, f func(t *testing.T, w *world)) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, o)
 		defer w.close()
-		f(w)
+		f(t, w)
 		w.lawful()
 	})
 }
