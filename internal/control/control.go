@@ -57,6 +57,10 @@ type Controller struct {
 	fetching chan struct{}     // one image is fetched from elsewhere at a time
 	work     sync.WaitGroup
 	ctx      context.Context // of Run
+
+	stateMu  sync.Mutex
+	states   map[string]wire.HostState // of all hosts, as of revision statesAt
+	statesAt int64
 }
 
 // New makes a controller. Its agents and peers reach it through Handler.

@@ -486,6 +486,10 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		own, err := c.ownViews(tx)
+		if err != nil {
+			return err
+		}
 		usable, err := c.cpuUsable(tx)
 		if err != nil {
 			return err
@@ -498,7 +502,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 				}
 			}
 			slices.SortFunc(out.Offers, func(a, b wire.OfferBody) int { return strings.Compare(a.Name, b.Name) })
-			views, err := c.viewsFor(tx, p.Name)
+			views, err := c.viewsFor(tx, p.Name, own)
 			if err != nil {
 				return err
 			}
@@ -569,12 +573,8 @@ func (c *Controller) cpuUsable(tx store.Tx) ([]string, error) {
 
 // viewsFor is what a peer must know of our networks: those whose VMs it runs or is about to run, and those that its
 // gateways serve.
-func (c *Controller) viewsFor(tx store.Tx, peer string) (wire.Views, error) {
+func (c *Controller) viewsFor(tx store.Tx, peer string, own []wire.NetworkView) (wire.Views, error) {
 	out := wire.Views{Networks: []wire.NetworkView{}}
-	own, err := list[api.Network](tx)
-	if err != nil {
-		return out, err
-	}
 	loans, err := list[api.Loan](tx)
 	if err != nil {
 		return out, err
@@ -585,11 +585,7 @@ func (c *Controller) viewsFor(tx store.Tx, peer string) (wire.Views, error) {
 			lent += l.Spec.Amount.Addresses
 		}
 	}
-	for _, n := range own {
-		v, err := c.viewOf(tx, n)
-		if err != nil {
-			return out, err
-		}
+	for _, v := range own {
 		serves := slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer })
 		if !serves {
 			continue
@@ -598,6 +594,7 @@ func (c *Controller) viewsFor(tx store.Tx, peer string) (wire.Views, error) {
 			v.Mappings = nil
 		}
 		// No more than the peer has lent: it would refuse them all, and the networks with them.
+		v.Mappings = slices.Clone(v.Mappings)
 		slices.SortFunc(v.Mappings, func(a, b wire.Mapping) int { return a.Service.Compare(b.Service) })
 		v.Mappings = v.Mappings[:min(len(v.Mappings), lent)]
 		lent -= len(v.Mappings)

@@ -244,8 +244,59 @@ func (c *Controller) orderOf(tx store.Tx, v *api.VM) (wire.VMOrder, error) {
 	return o, nil
 }
 
+// book is what the views of our networks are made of, read once for all of them.
+type book struct {
+	vms       []*api.VM
+	moving    map[string]migration
+	gateways  []api.NetworkMember
+	addresses []*api.Address
+}
+
+func (c *Controller) openBook(tx store.Tx) (b book, err error) {
+	if b.vms, err = list[api.VM](tx); err != nil {
+		return b, err
+	}
+	if b.moving, err = listJSON[migration](tx, prefixMigrations); err != nil {
+		return b, err
+	}
+	if b.gateways, err = c.gateways(tx); err != nil {
+		return b, err
+	}
+	b.addresses, err = list[api.Address](tx)
+	return b, err
+}
+
 // viewOf is a network of ours with everything that those who carry it must know.
 func (c *Controller) viewOf(tx store.Tx, n *api.Network) (wire.NetworkView, error) {
+	b, err := c.openBook(tx)
+	if err != nil {
+		return wire.NetworkView{}, err
+	}
+	return b.view(n)
+}
+
+// ownViews are the views of all our networks.
+func (c *Controller) ownViews(tx store.Tx) ([]wire.NetworkView, error) {
+	own, err := list[api.Network](tx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.openBook(tx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]wire.NetworkView, 0, len(own))
+	for _, n := range own {
+		v, err := b.view(n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func (b book) view(n *api.Network) (wire.NetworkView, error) {
 	out := wire.NetworkView{UID: n.UID, Name: n.Name, VNI: n.Spec.VNI, MTU: n.Spec.MTU, Members: []api.NetworkMember{}, Endpoints: []wire.EndpointOrder{}}
 	var err error
 	if out.Prefix, err = netip.ParsePrefix(n.Spec.Prefix); err != nil {
@@ -257,12 +308,8 @@ func (c *Controller) viewOf(tx store.Tx, n *api.Network) (wire.NetworkView, erro
 		}
 	}
 	members := map[api.NetworkMember]bool{}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return out, err
-	}
 	ours := map[string]*api.VM{}
-	for _, v := range vms {
+	for _, v := range b.vms {
 		if v.Spec.Network != n.Name {
 			continue
 		}
@@ -286,11 +333,7 @@ func (c *Controller) viewOf(tx store.Tx, n *api.Network) (wire.NetworkView, erro
 		out.Endpoints = append(out.Endpoints, e)
 	}
 	// Both ends of a migration carry the network while it lasts, so that what the VM's arrival announces is heard.
-	moving, err := listJSON[migration](tx, prefixMigrations)
-	if err != nil {
-		return out, err
-	}
-	for _, m := range moving {
+	for _, m := range b.moving {
 		if ours[m.VM] == nil {
 			continue
 		}
@@ -300,11 +343,7 @@ func (c *Controller) viewOf(tx store.Tx, n *api.Network) (wire.NetworkView, erro
 			}
 		}
 	}
-	gateways, err := c.gateways(tx)
-	if err != nil {
-		return out, err
-	}
-	for _, g := range gateways {
+	for _, g := range b.gateways {
 		members[g] = true
 	}
 	for m := range members {
@@ -313,11 +352,7 @@ func (c *Controller) viewOf(tx store.Tx, n *api.Network) (wire.NetworkView, erro
 	slices.SortFunc(out.Members, func(a, b api.NetworkMember) int {
 		return strings.Compare(a.Site+"/"+a.Host+string(a.Role), b.Site+"/"+b.Host+string(b.Role))
 	})
-	addresses, err := list[api.Address](tx)
-	if err != nil {
-		return out, err
-	}
-	for _, a := range addresses {
+	for _, a := range b.addresses {
 		service, err1 := netip.ParseAddr(a.Spec.Address)
 		v := ours[a.Spec.VM]
 		if v == nil || err1 != nil || a.Deleting {
@@ -446,98 +481,114 @@ func (c *Controller) networkFor(ctx context.Context, uid, selfVTEP string) (out 
 	return out, err
 }
 
-// hostState is everything that a host is to be now.
-func (c *Controller) hostState(ctx context.Context, host string) (wire.HostState, error) {
-	s := wire.HostState{AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: []wire.VMOrder{}, Networks: []wire.NetworkOrder{}}
-	err := c.view(ctx, func(tx store.Tx) error {
-		s.Revision = tx.Revision()
-		h, err := get[api.Host](tx, host)
-		if err != nil {
-			return err
+// hostState is everything that a host is to be now. The states of all hosts are made at once and kept until the store
+// changes: every change has every host's state looked at.
+func (c *Controller) hostState(ctx context.Context, host string) (s wire.HostState, err error) {
+	err = c.view(ctx, func(tx store.Tx) error {
+		c.stateMu.Lock()
+		defer c.stateMu.Unlock()
+		if c.states == nil || c.statesAt != tx.Revision() {
+			states, err := c.hostStates(tx)
+			if err != nil {
+				return err
+			}
+			c.states, c.statesAt = states, tx.Revision()
 		}
+		var ok bool
+		if s, ok = c.states[host]; !ok {
+			return api.Errorf(api.CodeNotFound, "no host is called %q", host)
+		}
+		return nil
+	})
+	return s, err
+}
+
+func (c *Controller) hostStates(tx store.Tx) (map[string]wire.HostState, error) {
+	hosts, err := list[api.Host](tx)
+	if err != nil {
+		return nil, err
+	}
+	orders := map[string][]wire.VMOrder{}
+	carried, fallback := map[string]map[string]bool{}, map[string]map[string]wire.NetworkOrder{}
+	for _, h := range hosts {
+		carried[h.Name], fallback[h.Name] = map[string]bool{}, map[string]wire.NetworkOrder{}
+	}
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range vms {
+		if v.Status.Site != c.o.Site || carried[v.Status.Host] == nil || v.Status.Epoch == 0 {
+			continue
+		}
+		o, err := c.orderOf(tx, v)
+		if err != nil {
+			return nil, err
+		}
+		orders[v.Status.Host] = append(orders[v.Status.Host], o)
+		carried[v.Status.Host][o.NIC.Network] = true
+	}
+	for _, prefix := range []string{prefixOrders, prefixClaims} {
+		guests, err := listJSON[wire.Claim](tx, prefix)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range guests {
+			if carried[g.Host] == nil {
+				continue
+			}
+			if prefix == prefixOrders {
+				orders[g.Host] = append(orders[g.Host], g.Order)
+			}
+			carried[g.Host][g.Order.NIC.Network] = true
+			fallback[g.Host][g.Network.UID] = g.Network
+		}
+	}
+	own, err := c.ownViews(tx)
+	if err != nil {
+		return nil, err
+	}
+	views, err := listJSON[wire.NetworkView](tx, prefixViews)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]wire.HostState, len(hosts))
+	for _, h := range hosts {
+		s := wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: []wire.VMOrder{}, Networks: []wire.NetworkOrder{}}
+		s.VMs = append(s.VMs, orders[h.Name]...)
 		gateway := slices.Contains(h.Spec.Roles, api.RoleGateway)
 		role := api.RoleHypervisor // a host that is both floods as a hypervisor: the other gateways hear what arrives at it
 		if gateway && !slices.Contains(h.Spec.Roles, api.RoleHypervisor) {
 			role = api.RoleGateway
 		}
-		carried := map[string]bool{}
-		vms, err := list[api.VM](tx)
-		if err != nil {
-			return err
-		}
-		for _, v := range vms {
-			if v.Status.Site != c.o.Site || v.Status.Host != host || v.Status.Epoch == 0 {
-				continue
-			}
-			o, err := c.orderOf(tx, v)
-			if err != nil {
-				return err
-			}
-			s.VMs = append(s.VMs, o)
-			carried[o.NIC.Network] = true
-		}
-		guests, err := listJSON[wire.Claim](tx, prefixOrders)
-		if err != nil {
-			return err
-		}
-		fallback := map[string]wire.NetworkOrder{}
-		for _, g := range guests {
-			if g.Host == host {
-				s.VMs = append(s.VMs, g.Order)
-				carried[g.Order.NIC.Network] = true
-				fallback[g.Network.UID] = g.Network
-			}
-		}
-		claims, err := listJSON[wire.Claim](tx, prefixClaims)
-		if err != nil {
-			return err
-		}
-		for _, g := range claims {
-			if g.Host == host {
-				carried[g.Order.NIC.Network] = true
-				fallback[g.Network.UID] = g.Network
-			}
-		}
-		slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
 		add := func(v wire.NetworkView, home string) {
-			delete(fallback, v.UID)
-			if carried[v.UID] || gateway {
+			delete(fallback[h.Name], v.UID)
+			if carried[h.Name][v.UID] || gateway {
 				s.Networks = append(s.Networks, networkOrder(v, home, h.Status.VTEP, role))
 			}
 			if gateway {
 				s.Mappings = append(s.Mappings, v.Mappings...)
 			}
 		}
-		own, err := list[api.Network](tx)
-		if err != nil {
-			return err
-		}
-		for _, n := range own {
-			v, err := c.viewOf(tx, n)
-			if err != nil {
-				return err
-			}
+		for _, v := range own {
 			add(v, c.o.Site)
-		}
-		views, err := listJSON[wire.NetworkView](tx, prefixViews)
-		if err != nil {
-			return err
 		}
 		for key, v := range views {
 			home, _, _ := strings.Cut(key, "/")
-			if gateway && !slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == c.o.Site && m.Host == host }) {
+			if gateway && !slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == c.o.Site && m.Host == h.Name }) {
 				continue // its home borrows no addresses here
 			}
 			add(v, home)
 		}
-		for uid, n := range fallback {
-			if carried[uid] && !gateway {
+		for uid, n := range fallback[h.Name] {
+			if carried[h.Name][uid] && !gateway {
 				s.Networks = append(s.Networks, n) // of a guest whose home has not sent its view yet
 			}
 		}
+		slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
 		slices.SortFunc(s.Networks, func(a, b wire.NetworkOrder) int { return strings.Compare(a.UID, b.UID) })
 		slices.SortFunc(s.Mappings, func(a, b wire.Mapping) int { return a.Service.Compare(b.Service) })
-		return nil
-	})
-	return s, err
+		out[h.Name] = s
+	}
+	return out, nil
 }
