@@ -18,7 +18,9 @@
 //   - The data path waits for nothing but the device: counters belong to one
 //     queue and are read from outside without a lock, reloads swap a pointer.
 //   - ICMP errors of our own are limited in rate.
+//   - What should have been translated never leaves untranslated: with the device
+//     gone, its packets end in black holes.
 //   - When Run returns, device, addresses, routes and rules are gone; what a
-//     killed run left (rules, throw routes) is found by its mark and taken over
-//     by the next run.
+//     killed run left (rules, throw routes, black holes) is found by its mark and
+//     taken over by the next run.
 package map646
