@@ -32,7 +32,7 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
 		err := xml.EscapeText(&b, []byte(s))
 		return b.String(), err
 	},
-}).Parse(`<domain type='{{.Virt}}'>
+}).Parse(`<domain type='{{.Virt}}'{{if .OddKiB}} xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'{{end}}>
   <name>{{.Name}}</name>
   <uuid>{{.Spec.VM}}</uuid>
   <metadata>
@@ -113,6 +113,16 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
       <address type='pci' domain='0x0000' bus='0x00' slot='{{.SlotRNG}}' function='0x0'/>
     </rng>
   </devices>
+{{- if .OddKiB}}
+  <qemu:commandline>
+    <qemu:arg value='-object'/>
+    <qemu:arg value='memory-backend-ram,id=wc.ram,size={{.OddKiB}}K'/>
+    <qemu:arg value='-machine'/>
+    <qemu:arg value='memory-backend=wc.ram'/>
+    <qemu:arg value='-m'/>
+    <qemu:arg value='size={{.OddKiB}}K'/>
+  </qemu:commandline>
+{{- end}}
 </domain>
 `))
 
@@ -120,6 +130,7 @@ type domainData struct {
 	Spec                                    hyper.Spec
 	Virt, Name, NS, Machine, Model, Console string
 	Emulator, SlotRNG                       string
+	OddKiB                                  int64 // see oddKiB; 0: the size that the spec says
 	Disks                                   []diskData
 	NICs                                    []nicData
 }
@@ -133,6 +144,13 @@ type nicData struct {
 	hyper.NIC
 	Slot int
 }
+
+// oddKiB is the memory of a guest under TCG, in KiB: 8 more than asked for. QEMU before 9.0 loses pages in a live migration
+// from a TCG host: where it collects the dirty bits of a block of memory by whole words, it forgets to tell the TLBs, and
+// what the guest writes by an entry that was dirty before is never sent (mended by QEMU commit 03bfc2188f07, "physmem: Fix
+// migration dirty bitmap coherency with TCG memory access"). A block that is no multiple of 64 pages goes the other way,
+// page by page, which is right. libvirt only knows whole MiB, hence the arguments of its own; both ends get the same.
+func oddKiB(mib int) int64 { return int64(mib)*1024 + 8 }
 
 func virtType(a Accel) string {
 	if a == KVM {
@@ -152,6 +170,9 @@ func (d *Driver) render(s hyper.Spec, machine string, accel Accel) (string, erro
 	}
 	if v.Model == "" {
 		v.Model = d.o.CPUModel
+	}
+	if accel == TCG {
+		v.OddKiB = oddKiB(s.MemoryMiB)
 	}
 	for i, k := range s.Disks {
 		if k.Base != "" && k.BaseFormat == "" {
