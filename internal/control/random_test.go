@@ -17,7 +17,7 @@ import (
 var (
 	seed  = flag.Uint64("seed", 0, "replay one schedule of TestSchedule: the same faults and orders at the same times")
 	seeds = flag.Int("seeds", 2, "schedules that TestSchedule runs when no -seed is given")
-	steps = flag.Int("steps", 150, "orders and faults of a schedule")
+	steps = flag.Int("steps", 200, "orders and faults of a schedule")
 )
 
 // TestSchedule lets a federation of 5 sites with 20 hosts each live through random orders and faults, and looks whether the
@@ -39,13 +39,14 @@ func TestSchedule(t *testing.T) {
 				s.prepare()
 				for range *steps {
 					s.step()
-					time.Sleep(time.Duration(s.rng.IntN(800)) * time.Millisecond)
+					time.Sleep(time.Duration(s.rng.IntN(500)) * time.Millisecond)
 					if len(w.fake.Breaches()) > 0 {
 						break
 					}
 				}
 				s.mendAll()
 				s.judge()
+				t.Log(s.summary())
 				if t.Failed() {
 					t.Logf("replay: go test ./internal/control -run TestSchedule -seed=%d\n%s\n%s", n, strings.Join(s.log, "\n"), w.state())
 				}
@@ -157,17 +158,17 @@ func (s *schedule) createVM(x *site) {
 func (s *schedule) step() {
 	s.mendDue(time.Now())
 	x := s.anySite()
-	after := time.Duration(500+s.rng.IntN(12000)) * time.Millisecond
+	after := time.Duration(500+s.rng.IntN(9000)) * time.Millisecond
 	roll := s.rng.IntN(100)
-	if roll < 60 && !x.up() {
+	if roll < 78 && !x.up() {
 		return
 	}
 	ctx, cancel := s.ctx()
 	defer cancel()
 	switch {
-	case roll < 8:
+	case roll < 5:
 		s.createVM(x)
-	case roll < 36:
+	case roll < 50:
 		vms := listed[api.VM](s, x)
 		if len(vms) == 0 {
 			return
@@ -183,7 +184,7 @@ func (s *schedule) step() {
 		}
 		_, _, err := x.ctl.Migrate(ctx, x.admin, v.Name, target, false)
 		s.note("%s: migrate %s to %s: %v", x.name, v.Name, target, err)
-	case roll < 42:
+	case roll < 57:
 		for _, j := range listed[api.Job](s, x) {
 			if !j.Status.State.Ended() {
 				_, err := x.ctl.Cancel(ctx, x.admin, j.Name)
@@ -191,7 +192,7 @@ func (s *schedule) step() {
 				break
 			}
 		}
-	case roll < 46:
+	case roll < 60:
 		vms := listed[api.VM](s, x)
 		if len(vms) < 3 {
 			return
@@ -202,7 +203,7 @@ func (s *schedule) step() {
 		if err == nil {
 			delete(s.want, x.name+"/"+v.Name)
 		}
-	case roll < 54:
+	case roll < 68:
 		vms := listed[api.VM](s, x)
 		if len(vms) == 0 {
 			return
@@ -212,7 +213,7 @@ func (s *schedule) step() {
 		v.Revision = 0
 		_, err := x.ctl.Update(ctx, x.admin, v)
 		s.note("%s: power %s %s: %v", x.name, v.Name, v.Spec.Power, err)
-	case roll < 58:
+	case roll < 72:
 		var ours []*api.Loan
 		for _, l := range listed[api.Loan](s, x) {
 			if l.Spec.Lender == x.name && l.Status.State == api.LoanActive {
@@ -224,27 +225,27 @@ func (s *schedule) step() {
 			_, err := x.ctl.Reclaim(ctx, x.admin, l.Name)
 			s.note("%s: reclaim %s of %s: %v", x.name, l.Name, l.Spec.Borrower, err)
 		}
-	case roll < 60:
+	case roll < 78:
 		i := slices.Index(s.names, x.name)
 		lender := s.names[(i+1+s.rng.IntN(2))%len(s.names)]
 		_, err := x.ctl.Borrow(ctx, x.admin, lender, "room", room())
 		s.note("%s: borrow of %s: %v", x.name, lender, err)
-	case roll < 70:
+	case roll < 82:
 		if x.up() {
 			s.note("kill -9 controller %s", x.name)
 			x.kill()
 		}
-	case roll < 82:
+	case roll < 88:
 		if h := s.usedHost(); h.up() {
 			s.note("kill -9 agent %s", h.node())
 			h.kill()
 		}
-	case roll < 86:
+	case roll < 91:
 		h := s.usedHost()
 		s.note("power off %s", h.node())
 		h.kill()
 		h.machine.PowerOff()
-	case roll < 93:
+	case roll < 95:
 		y := s.anySite()
 		if x == y {
 			return
@@ -314,14 +315,14 @@ func (s *schedule) mendDue(now time.Time) {
 		return true
 	})
 	for _, name := range s.names {
-		if x := s.sites[name]; !x.up() && s.rng.IntN(4) == 0 {
+		if x := s.sites[name]; !x.up() && s.rng.IntN(2) == 0 {
 			s.note("restart controller %s", name)
 			x.kill()
 			x.start()
 		}
 	}
 	for _, h := range s.hosts() {
-		if !h.up() && s.rng.IntN(6) == 0 {
+		if !h.up() && s.rng.IntN(3) == 0 {
 			s.restartHost(h)
 		}
 	}
@@ -381,6 +382,26 @@ func (s *schedule) judge() {
 	for _, b := range s.fake.Breaches() {
 		s.t.Errorf("law 2: %s", b)
 	}
+}
+
+// summary tells how much has happened: a schedule in which nothing moves proves nothing.
+func (s *schedule) summary() string {
+	jobs := map[api.JobState]int{}
+	for _, name := range s.names {
+		for _, j := range listed[api.Job](s, s.sites[name]) {
+			jobs[j.Status.State]++
+		}
+	}
+	what := map[string]int{}
+	for _, line := range s.log {
+		line = line[10:]
+		for _, word := range []string{"kill -9 controller", "kill -9 agent", "power off", "cut", "trap", "restart controller", "restart agent"} {
+			if strings.HasPrefix(line, word) {
+				what[word]++
+			}
+		}
+	}
+	return fmt.Sprintf("migrations %v, faults %v, %d VMs of %d", jobs, what, len(s.want), s.vms)
 }
 
 // unsettled says what is not as it is to be; "" is well.
