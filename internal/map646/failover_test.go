@@ -192,6 +192,12 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 	ready("inner", "-6", "2001:db8:e::646")
 	ready("inner", "-6", "default")
 
+	for _, ns := range []string{"gwa", "gwb"} {
+		w.until(ns+": the ways to both sides", 40*time.Second, func() bool {
+			return w.run(ns, "ip", "-4", "route", "show", "198.51.100.0/24") != "" && w.run(ns, "ip", "-6", "route", "show", "2001:db8:a::/64") != ""
+		})
+	}
+
 	const size = 12 << 20
 	digest := w.serve("server", size, 10*time.Millisecond)
 	type result struct {
