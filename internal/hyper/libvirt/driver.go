@@ -64,6 +64,7 @@ type Driver struct {
 	consoles map[string]*console
 	out, in  map[string]*flight
 	usable   []string
+	strays   []string // migration sockets of an earlier process that were open when this driver was made
 }
 
 var _ hyper.Driver = (*Driver)(nil)
@@ -395,6 +396,7 @@ func (d *Driver) Reboot(ctx context.Context, vm string, hard bool) error {
 
 // Destroy ends a domain at once.
 func (d *Driver) Destroy(ctx context.Context, vm string) error {
+	defer d.sweepLate()
 	err := d.onDomain(ctx, vm, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error { return l.DomainDestroyFlags(dom, 0) })
 	if err == nil || errors.Is(err, hyper.ErrNotFound) {
 		d.forget(vm)

@@ -341,7 +341,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	d, err := libvirt.New(libvirt.Options{Dir: dir})
+	d, err := libvirt.New(libvirt.Options{Dir: dir, Socket: dir + "/none"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,5 +349,15 @@ func TestSweep(t *testing.T) {
 	left, _ := filepath.Glob(filepath.Join(dir, "*"))
 	if len(left) != 2 || filepath.Base(left[0]) != "c.console" || filepath.Base(left[1]) != "live.memory" {
 		t.Errorf("left: %v", left)
+	}
+	// The domain that still had one open is gone by the time that somebody asks for its end.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	if err := d.Destroy(t.Context(), "00000000-0000-4000-8000-000000000001"); !errors.Is(err, hyper.ErrUnreachable) {
+		t.Errorf("destroy without a libvirtd: %v", err)
+	}
+	left, _ = filepath.Glob(filepath.Join(dir, "*"))
+	if len(left) != 1 || filepath.Base(left[0]) != "c.console" {
+		t.Errorf("left in the end: %v", left)
 	}
 }

@@ -196,8 +196,34 @@ func (p *pacer) wait(n int) {
 }
 
 // sweep removes the migration sockets that a killed agent left: those that no process in this network namespace has open.
+// What still is open is of a domain that libvirtd is about to destroy; it is kept in mind for sweepLate.
 // A socket is never tried by connecting to it: QEMU would take that for the stream.
 func (d *Driver) sweep() error {
+	var found []string
+	for _, kind := range []string{"memory", "disk"} {
+		paths, err := filepath.Glob(filepath.Join(d.o.Dir, "*."+kind))
+		if err != nil {
+			return err
+		}
+		found = append(found, paths...)
+	}
+	return d.remove(found)
+}
+
+// sweepLate removes what sweep found open, once it no longer is. Sockets that were made since are none of its business.
+func (d *Driver) sweepLate() {
+	d.mu.Lock()
+	found := d.strays
+	d.mu.Unlock()
+	if len(found) == 0 {
+		return
+	}
+	if err := d.remove(found); err != nil {
+		d.log.Warn("remove old sockets", "err", err)
+	}
+}
+
+func (d *Driver) remove(found []string) error {
 	table, err := os.ReadFile("/proc/self/net/unix")
 	if err != nil {
 		return err
@@ -208,19 +234,18 @@ func (d *Driver) sweep() error {
 			live[f[7]] = true
 		}
 	}
-	for _, kind := range []string{"memory", "disk"} {
-		paths, err := filepath.Glob(filepath.Join(d.o.Dir, "*."+kind))
-		if err != nil {
+	var left []string
+	for _, p := range found {
+		if live[p] {
+			left = append(left, p)
+			continue
+		}
+		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		for _, p := range paths {
-			if live[p] {
-				continue
-			}
-			if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-		}
 	}
+	d.mu.Lock()
+	d.strays = left
+	d.mu.Unlock()
 	return nil
 }

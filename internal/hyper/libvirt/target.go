@@ -155,6 +155,7 @@ func (d *Driver) MigrateConnect(ctx context.Context, vm string, c hyper.Channel)
 
 // MigrateFinish ends the target's part.
 func (d *Driver) MigrateFinish(ctx context.Context, vm string, data []byte, commit bool) error {
+	defer d.sweepLate()
 	var err error
 	if commit {
 		err = d.finish(ctx, vm, data)
