@@ -107,7 +107,7 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 				}
 			}
 		}
-		wait := time.Duration(0)
+		wait := settleTime
 		if err != nil && ctx.Err() == nil {
 			a.c.log.Warn("give the agent its orders", "host", host, "err", err)
 			wait = a.c.o.Retry

@@ -134,9 +134,24 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-changed:
 		case <-tick.C:
 		}
+		if !c.settle(ctx) {
+			return nil
+		}
 		if err := w.Err(); errors.Is(err, store.ErrSlow) {
 			return fmt.Errorf("watch the store: %w", err)
 		}
+	}
+}
+
+// settleTime is what is waited after a change before everything is looked at: changes come in groups.
+const settleTime = 10 * time.Millisecond
+
+func (c *Controller) settle(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(settleTime):
+		return true
 	}
 }
 

@@ -288,11 +288,13 @@ func (c *Controller) undo(ctx context.Context, m *migration, source, target end)
 }
 
 // pause waits a little before a call is repeated that has to succeed.
-func (c *Controller) pause(ctx context.Context) error {
+func (c *Controller) pause(ctx context.Context) error { return c.pauseFor(ctx, c.o.Retry) }
+
+func (c *Controller) pauseFor(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return errHalt
-	case <-time.After(c.o.Retry):
+	case <-time.After(d):
 		return nil
 	}
 }

@@ -96,6 +96,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 	if err != nil || call.Job == "" {
 		return err
 	}
+	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	claim, err := c.endOf(v.Status.Site).reserve(ctx, call)
@@ -106,6 +107,10 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 			v.Status.Message, v.Status.Reasons = refused.Message, refused.Reasons
 			return nil
 		})
+		// What we know of the lender said yes, and will say so again: without a pause it would be asked without end.
+		if err == nil && c.pauseFor(parent, c.o.Resync) != nil {
+			return nil
+		}
 		return err
 	}
 	if err != nil {
