@@ -175,11 +175,20 @@ func (d *Driver) hostSettings() error {
 		d.sysctlIfThere("net/bridge/bridge-nf-call-arptables", "0"))
 }
 
-// anycast puts the gateways' common address on a gateway's lo, and takes away one that was put there before.
+// anycast puts the gateways' common address on a gateway's lo, and takes away one that was put there before. Where another
+// device has it (the translator's, so that the way out moves together with the translation: docs/map646.md), it stays off
+// lo, whose copy the routing daemon would prefer, and not announce.
 func (d *Driver) anycast(w Want) error {
 	var want netip.Addr
 	if w.Role.Gateway && len(w.Networks) > 0 {
 		want = w.AnycastVTEP
+		elsewhere, err := d.hasBeyondLoopback(want)
+		if err != nil {
+			return err
+		}
+		if elsewhere {
+			want = netip.Addr{}
+		}
 	}
 	if old := d.state.Anycast; old.IsValid() && old != want {
 		if err := d.ns.DelAddr("lo", netip.PrefixFrom(old, 128)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -198,6 +207,30 @@ func (d *Driver) anycast(w Want) error {
 	}
 	d.state.Anycast = want
 	return d.ns.AddAddr("lo", netip.PrefixFrom(want, 128))
+}
+
+// hasBeyondLoopback tells whether a device other than lo has the address.
+func (d *Driver) hasBeyondLoopback(a netip.Addr) (bool, error) {
+	links, err := d.ns.Links()
+	if err != nil || !a.IsValid() {
+		return false, err
+	}
+	for _, l := range links {
+		if l.Name == "lo" {
+			continue
+		}
+		addrs, err := d.ns.Addrs(l.Name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it went meanwhile
+		}
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // removeStale takes down the devices, rules, routes, daemons and files of networks that are not in w.
