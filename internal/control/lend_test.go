@@ -135,3 +135,45 @@ func TestCutOff(t *testing.T) {
 		})
 	})
 }
+
+// TestPeerRemoved ends a peering: not while anything of one is at the other, and then wholly.
+func TestPeerRemoved(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo", "osaka"}}, func(t *testing.T, w *world) {
+		tokyo, osaka := w.sites["tokyo"], w.sites["osaka"]
+		loan := w.lend("osaka", "tokyo", room())
+		tokyo.ready("2001:db8:a::/64")
+		tokyo.newVM("web1", "osaka")
+		remove := func(s *site, peer string) error {
+			_, err := s.ctl.Delete(t.Context(), s.admin, api.KindPeer, peer)
+			return err
+		}
+		if err := remove(tokyo, "osaka"); !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
+			t.Errorf("with a VM there: %v", err)
+		}
+		if err := remove(osaka, "tokyo"); !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
+			t.Errorf("with a guest here: %v", err)
+		}
+		tokyo.moved("web1", "tokyo")
+		if _, err := tokyo.ctl.Return(t.Context(), tokyo.admin, loan.Name); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the loan has ended", func() bool {
+			return tokyo.loan(loan.Name).Status.State == api.LoanEnded && osaka.loan(loan.Name).Status.State == api.LoanEnded
+		})
+		for s, peer := range map[*site]string{tokyo: "osaka", osaka: "tokyo"} {
+			if err := remove(s, peer); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, s := range []*site{tokyo, osaka} {
+			for _, prefix := range []string{"peeroffers/", "views/", "objects/peers/", "objects/loans/"} {
+				if keys := keysOf(s.proc, prefix); len(keys) > 0 {
+					t.Errorf("%s has kept %v", s.name, keys)
+				}
+			}
+		}
+		w.peer("tokyo", "osaka") // and again
+		w.connected()
+		tokyo.runs("web1")
+	})
+}

@@ -4,15 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -20,20 +15,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"widecloud/api"
 	"widecloud/internal/agent"
-	"widecloud/internal/agent/network"
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
-	"widecloud/internal/hyper"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/serve"
 	"widecloud/internal/store"
-	"widecloud/internal/store/bolt"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
@@ -63,110 +54,6 @@ type options struct {
 	// copyTime is what each 4 KiB of a migration takes.
 	copyTime time.Duration
 	capacity api.Resources
-}
-
-// process is what kill -9 ends. Whatever its goroutines still do after that has no effect: store, hypervisor, disks,
-// networks and sessions are out of their reach.
-type process struct {
-	node   string
-	net    *wire.Memory
-	dead   atomic.Bool
-	ctx    context.Context
-	cancel context.CancelFunc
-	work   sync.WaitGroup
-	ends   []func() // called at once at its death
-	store  store.Store
-}
-
-var errDead = errors.New("the process is dead")
-
-func newProcess(t *testing.T, m *wire.Memory, node, storePath string) *process {
-	t.Helper()
-	p := &process{node: node, net: m}
-	p.ctx, p.cancel = context.WithCancel(context.Background())
-	st, err := bolt.Open(bolt.Options{Path: storePath, NoSync: true, History: 2000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.store = st
-	return p
-}
-
-// kill is kill -9. It may be called by the process's own goroutines.
-func (p *process) kill() {
-	if !p.dead.CompareAndSwap(false, true) {
-		return
-	}
-	for _, f := range p.ends {
-		f()
-	}
-	p.net.Kill(p.node)
-	p.cancel()
-}
-
-// bury waits until nothing of a killed process is left.
-func (p *process) bury() {
-	p.kill()
-	p.work.Wait()
-	p.store.Close()
-}
-
-// grip is a process's hold on something that outlives it.
-type grip struct{ p *process }
-
-func (g grip) check() error {
-	if g.p.dead.Load() {
-		return errDead
-	}
-	return nil
-}
-
-type storeGrip struct {
-	store.Store
-	grip
-}
-
-func (s storeGrip) View(ctx context.Context, f func(store.Tx) error) error {
-	if err := s.check(); err != nil {
-		return err
-	}
-	return s.Store.View(ctx, f)
-}
-
-func (s storeGrip) Update(ctx context.Context, f func(store.Tx) error) (int64, error) {
-	if err := s.check(); err != nil {
-		return 0, err
-	}
-	return s.Store.Update(ctx, func(tx store.Tx) error {
-		if err := f(tx); err != nil {
-			return err
-		}
-		return s.check()
-	})
-}
-
-type networkGrip struct {
-	wire.Network
-	grip
-}
-
-func (n networkGrip) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	if err := n.check(); err != nil {
-		return nil, err
-	}
-	c, err := n.Network.Dial(ctx, addr)
-	if err == nil && n.check() != nil {
-		c.Close()
-		return nil, errDead
-	}
-	return c, err
-}
-
-func (n networkGrip) Listen(ctx context.Context, addr string) (net.Listener, error) {
-	if err := n.check(); err != nil {
-		return nil, err
-	}
-	return n.Network.Listen(ctx, addr)
 }
 
 // site is a controller's machine: what is left of it when the process is dead.
@@ -409,116 +296,6 @@ func (h *host) kill() {
 		h.proc = nil
 	}
 }
-
-// disks are a host's base images and volumes. They outlive the agent.
-type disks struct {
-	h       *host
-	mu      sync.Mutex
-	bases   map[string]bool
-	volumes map[string]string // VM -> base
-}
-
-type disksGrip struct {
-	d *disks
-	grip
-}
-
-func (g disksGrip) Bases(context.Context) ([]string, error) {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	return slices.Sorted(maps.Keys(g.d.bases)), g.check()
-}
-
-func (g disksGrip) Import(_ context.Context, digest, _ string, content io.Reader) error {
-	sum := sha256.New()
-	if _, err := io.Copy(sum, content); err != nil {
-		return err
-	}
-	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != digest {
-		return fmt.Errorf("image has digest %s, not %s", got, digest)
-	}
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	if err := g.check(); err != nil {
-		return err
-	}
-	g.d.bases[digest] = true
-	return nil
-}
-
-func (d *disks) path(vm string) string { return "/volumes/" + vm }
-
-func (g disksGrip) Create(_ context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error) {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	if err := g.check(); err != nil {
-		return hyper.Disk{}, err
-	}
-	if !g.d.bases[base] {
-		return hyper.Disk{}, fmt.Errorf("no base %s", base)
-	}
-	if have, ok := g.d.volumes[vm]; ok && have != base {
-		return hyper.Disk{}, fmt.Errorf("volume of %s is over %s", vm, have)
-	} else if !ok {
-		g.d.volumes[vm] = base
-		g.d.h.machine.WriteDisk(g.d.path(vm), 0)
-	}
-	return hyper.Disk{Target: "vda", Path: g.d.path(vm), Format: "qcow2", Base: "/bases/" + base, BaseFormat: "raw"}, nil
-}
-
-func (g disksGrip) Seed(_ context.Context, o wire.VMOrder) (hyper.Disk, error) {
-	return hyper.Disk{Target: "vdb", Path: "/seeds/" + o.VM, Format: "raw", ReadOnly: true}, g.check()
-}
-
-func (g disksGrip) Allocated(_ context.Context, vm string) (int64, error) {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	if _, ok := g.d.volumes[vm]; !ok {
-		return 0, g.check()
-	}
-	return 1 << 20, g.check()
-}
-
-func (g disksGrip) Remove(_ context.Context, vm string) error {
-	g.d.mu.Lock()
-	defer g.d.mu.Unlock()
-	if err := g.check(); err != nil {
-		return err
-	}
-	delete(g.d.volumes, vm)
-	return nil
-}
-
-func (d *disks) has(vm string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, ok := d.volumes[vm]
-	return ok
-}
-
-// bridges carry what they are told to.
-type bridges struct {
-	mu   sync.Mutex
-	want network.Want
-}
-
-func (b *bridges) Apply(_ context.Context, w network.Want) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.want = w
-	return nil
-}
-
-func (b *bridges) Bridge(uid string) string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if slices.ContainsFunc(b.want.Networks, func(n network.Network) bool { return n.UID == uid }) {
-		return "br-" + uid[:8]
-	}
-	return ""
-}
-
-func (b *bridges) Seen(context.Context, string, net.HardwareAddr) (ipv4, ipv6 netip.Addr) { return }
 
 // peer joins two sites by an invitation.
 func (w *world) peer(a, b string) {
