@@ -90,7 +90,7 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 	if keep && c.Hold == 0 {
 		return c.detach(a, verb, file)
 	}
-	o := lab.RunOptions{Name: c.Name, Out: a.out, TTY: c.TTY || isTerminal(a.out), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
+	o := lab.RunOptions{Name: c.Name, Dir: filepath.Dir(file), Out: a.out, TTY: c.TTY || isTerminal(a.out), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
 	if c.Hold != 0 {
 		o.Hold = func(r *lab.Result, f *lab.Federation) { c.hold(a, r, f) }
 	}

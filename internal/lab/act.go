@@ -114,7 +114,7 @@ func (r *runner) importImage(ctx context.Context, name string) error {
 			owners[v.Owner] = true
 		}
 	}
-	digest, err := fileDigest(r.image)
+	digest, err := fileDigest(r.images[name])
 	if err != nil {
 		return err
 	}
@@ -123,11 +123,11 @@ func (r *runner) importImage(ctx context.Context, name string) error {
 			return nil
 		}
 		_, err := api.Create(ctx, s.client, &api.Image{Meta: api.Meta{Name: name},
-			Spec: api.ImageSpec{Source: filepath.Join(nodeImages, filepath.Base(r.image)), Digest: digest}})
+			Spec: api.ImageSpec{Source: filepath.Join(nodeImages, filepath.Base(r.images[name])), Digest: digest}})
 		if err != nil {
 			return err
 		}
-		return until(ctx, time.Minute, func(ctx context.Context) error {
+		return until(ctx, 3*time.Minute, func(ctx context.Context) error {
 			i, err := api.Get[api.Image](ctx, s.client, name)
 			switch {
 			case err != nil:
@@ -159,7 +159,8 @@ func fileDigest(path string) (string, error) {
 func (r *runner) makeVM(ctx context.Context, s *VMStmt) error {
 	c := r.fed.sites[s.Owner].client
 	v, err := api.Create(ctx, c, &api.VM{Meta: api.Meta{Name: s.Name}, Spec: api.VMSpec{
-		CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Image: s.Image, Network: s.Network, Power: api.PowerOn, Place: s.At}})
+		CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Image: s.Image, Network: s.Network, Power: api.PowerOn, Place: s.At,
+		UserData: r.data[s.Name]}})
 	if err != nil {
 		return err
 	}

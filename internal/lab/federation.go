@@ -103,8 +103,8 @@ func BuildFederation(ctx context.Context, l *Lab, o FederationOptions) (*Federat
 		what string
 		do   func(context.Context) error
 	}{
-		{"machines", f.makeNodes}, {"cables and routing", f.makeNetwork}, {"controllers", f.startControllers},
-		{"agents and translators", f.startAgents}, {"peers and offers", f.peer},
+		{"machines", f.makeNodes}, {"cables, routing and translators", f.makeNetwork}, {"controllers", f.startControllers},
+		{"agents", f.startAgents}, {"peers and offers", f.peer},
 	} {
 		start := time.Now()
 		if err := step.do(ctx); err != nil {
@@ -283,9 +283,13 @@ func (f *Federation) makeNetwork(ctx context.Context) error {
 		g.Go(func() error { return startRouter(s.router.Node, r) })
 		if s.gw != nil {
 			g.Go(func() error {
+				// The translator first: a zebra that starts at the same moment may miss its device.
+				if err := f.startTranslator(s); err != nil {
+					return err
+				}
 				return startRouter(s.gw, Routing{
-					RouterID: routerID(s.number, 2), Interfaces: []string{"eth0"}, Passive: []string{"map646"}, BFD: bfdInterval,
-					Extra: map[string]string{"ospf6d": gatewayOSPF6},
+					RouterID: routerID(s.number, 2), Interfaces: []string{"eth0"}, BFD: bfdInterval,
+					Extra: map[string]string{"ospfd": gatewayOSPF, "ospf6d": gatewayOSPF6},
 				})
 			})
 		}
@@ -301,17 +305,29 @@ func (f *Federation) makeNetwork(ctx context.Context) error {
 // processors busy, so 50 ms would see failures where there is none.
 const bfdInterval = 100 * time.Millisecond
 
-// gatewayOSPF6 announces the networks' prefixes, whose devices come and go with
-// the networks. The gateways' common address is on map646's device, too, and must
-// go with it, so the copy on the loopback is kept back.
-const gatewayOSPF6 = `ipv6 prefix-list networks seq 5 permit ::/0 ge 64 le 64
-route-map networks permit 10
+// What a gateway announces (docs/map646.md has the reasons): the translator's
+// prefixes, in OSPFv2 as internal ones, and in OSPFv3 as external ones; and the
+// networks' prefixes, whose devices come and go with the networks. The gateways'
+// common address is on map646's device, too, and must go with it, so the copy on
+// the loopback is kept back.
+const (
+	gatewayOSPF = `interface map646
+ ip ospf area 0
+ ip ospf passive
+exit
+`
+	gatewayOSPF6 = `ipv6 prefix-list networks seq 5 permit ::/0 ge 64 le 64
+route-map announced permit 10
+ match interface map646
+exit
+route-map announced permit 20
  match ipv6 address prefix-list networks
 exit
 router ospf6
- redistribute connected route-map networks
+ redistribute connected route-map announced
 exit
 `
+)
 
 func routerID(site, n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(site), 255, byte(n)}) }
 
@@ -414,12 +430,7 @@ func (f *Federation) startAgents(ctx context.Context) error {
 			g.Go(func() error { return f.startAgent(ctx, s, name, firstHost+i, api.RoleHypervisor) })
 		}
 		if s.gw != nil {
-			g.Go(func() error {
-				if err := f.startTranslator(s); err != nil {
-					return err
-				}
-				return f.startAgent(ctx, s, "gw", gwNumber, api.RoleGateway)
-			})
+			g.Go(func() error { return f.startAgent(ctx, s, "gw", gwNumber, api.RoleGateway) })
 		}
 		return g.Wait()
 	})

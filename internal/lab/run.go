@@ -17,6 +17,7 @@ import (
 // RunOptions say how a script is run.
 type RunOptions struct {
 	Name   string    // of the lab; "": "lab"
+	Dir    string    // that file names in the script are relative to; "": the working directory
 	Bin    string    // directory with wcc and map646; "": that of this program
 	Out    io.Writer // what happens, and the report
 	TTY    bool      // Out is a terminal
@@ -59,11 +60,15 @@ func Run(ctx context.Context, s *Script, o RunOptions) (*Result, error) {
 	r := &runner{
 		o: o, script: s, out: &console{out: o.Out, tty: o.TTY, start: time.Now()}, result: &Result{},
 		vms: map[string]*vmState{}, flows: map[string]*flow{}, jobs: map[string]jobRef{},
+		images: map[string]string{}, data: map[string]string{},
 	}
 	err := r.run(ctx)
 	r.result.report(r.out)
 	return r.result, err
 }
+
+// imageMakers make the images that scripts can name.
+var imageMakers = map[string]func(context.Context, ImageOptions) (string, error){"tiny": TinyImage, "debian": DebianImage}
 
 type runner struct {
 	o       RunOptions
@@ -75,7 +80,8 @@ type runner struct {
 	flows   map[string]*flow
 	jobs    map[string]jobRef // by VM: its last migration
 	elapsed []string          // names of figures of the whole run's time
-	image   string            // path of the tiny image
+	images  map[string]string // paths of the images' files
+	data    map[string]string // user-data of VMs
 }
 
 // vmState is what the runner knows of a VM from when it was made.
@@ -102,9 +108,21 @@ func (r *runner) run(ctx context.Context) (err error) {
 	if err != nil {
 		return r.fatal(begun, "prepare", err)
 	}
-	if len(r.script.Images) > 0 {
-		if r.image, err = TinyImage(ctx, ImageOptions{}); err != nil {
+	dir := ""
+	for _, name := range r.script.Images {
+		path, err := imageMakers[name](ctx, ImageOptions{})
+		if err != nil {
 			return r.fatal(begun, "prepare", err)
+		}
+		r.images[name], dir = path, filepath.Dir(path) // they are all in the same cache
+	}
+	for _, st := range r.script.Statements {
+		if v, ok := st.Do.(*VMStmt); ok && v.UserData != "" {
+			b, err := os.ReadFile(filepath.Join(r.o.Dir, v.UserData))
+			if err != nil {
+				return r.fatal(st.Pos, st.Text, fmt.Errorf("%s: %w", st.Pos, err))
+			}
+			r.data[v.Name] = string(b)
 		}
 	}
 	l, err := Open(Options{Name: r.o.Name, LogDir: r.o.LogDir, Log: r.o.Log})
@@ -119,7 +137,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 	}()
 	r.out.line("%d sites are being built: %s", len(r.script.Sites), r.siteNames())
 	r.fed, err = BuildFederation(ctx, l, FederationOptions{
-		Script: r.script, Bin: r.o.Bin, Images: filepath.Dir(r.image), Log: r.o.Log,
+		Script: r.script, Bin: r.o.Bin, Images: dir, Log: r.o.Log,
 		Progress: func(format string, args ...any) { r.out.under(format, args...) },
 	})
 	if err != nil {

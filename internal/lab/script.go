@@ -62,19 +62,20 @@ type (
 		RTT  time.Duration
 		Rate int64 // bits a second
 	}
-	// ImageStmt is `image tiny`.
+	// ImageStmt is `image tiny|debian`.
 	ImageStmt struct{ Name string }
 	// NetworkStmt is `network NAME owner SITE prefix P [ipv4 P]`.
 	NetworkStmt struct {
 		Name, Owner  string
 		Prefix, IPv4 netip.Prefix
 	}
-	// VMStmt is `vm NAME owner SITE network NET [image I] [service A…] [at PLACE] [cpus N] [memory M] [disk M]`.
+	// VMStmt is `vm NAME owner SITE network NET [image I] [service A…] [at PLACE] [cpus N] [memory M] [user-data FILE]`.
 	VMStmt struct {
 		Name, Owner, Network, Image string
 		Service                     []netip.Addr
 		At                          string
 		CPUs, MemoryMiB             int
+		UserData                    string // a file beside the script
 	}
 	// BorrowStmt is `borrow SITE from SITE AMOUNT`.
 	BorrowStmt struct {
@@ -174,9 +175,9 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"site":     {"site NAME hosts N [gateway] [lend PERCENT%|AMOUNT to SITE…|*] [grace TIME]", (*parser).site},
 		"wan":      {"wan SITE SITE rtt TIME rate RATE", (*parser).wan},
 		"internet": {"internet", func(*parser) any { return nil }},
-		"image":    {"image tiny", (*parser).image},
+		"image":    {"image tiny|debian", (*parser).image},
 		"network":  {"network NAME owner SITE prefix PREFIX [ipv4 PREFIX]", (*parser).network},
-		"vm":       {"vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at SITE[/HOST]] [cpus N] [memory SIZE]", (*parser).vm},
+		"vm":       {"vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at SITE[/HOST]] [cpus N] [memory SIZE] [user-data FILE]", (*parser).vm},
 		"borrow":   {"borrow SITE from SITE AMOUNT", (*parser).borrow},
 		"revoke":   {"revoke loan of LENDER to BORROWER", (*parser).revoke},
 		"reclaim":  {"reclaim loan of LENDER to BORROWER", (*parser).revoke},

@@ -71,7 +71,7 @@ func TestScriptErrors(t *testing.T) {
 		"site kobe lend 2 cpu":         "8:21: to is missing",
 		"wan tokyo osaka rtt 1ms":      "8:1: there is a link between tokyo and osaka already",
 		"wan tokyo tokyo":              "8:11: tokyo and itself",
-		"image big":                    `8:7: unknown image "big"; known: tiny`,
+		"image big":                    `8:7: unknown image "big"; known: debian, tiny`,
 		"network red owner tokyo prefix 2001:db8::1/64":         `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
 		"network red owner tokyo prefix 2001:db8::/48":          `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
 		"vm web2 owner osaka network blue":                      "8:33: network blue is tokyo's, the VM is osaka's",

@@ -248,8 +248,8 @@ func (p *parser) wan() any {
 
 func (p *parser) image() any {
 	w := p.next("image")
-	if w.text != "tiny" {
-		p.fail(w, `unknown image %q; known: tiny`, w.text)
+	if _, ok := imageMakers[w.text]; !ok {
+		p.fail(w, "unknown image %q; known: %s", w.text, known(imageMakers))
 	}
 	if p.images[w.text] {
 		p.fail(w, "image %q is there already", w.text)
@@ -289,7 +289,7 @@ func (p *parser) vm() any {
 	}
 	end := word{col: p.end}
 	for p.more() {
-		switch p.oneOf("owner", "network", "image", "service", "at", "cpus", "memory") {
+		switch p.oneOf("owner", "network", "image", "service", "at", "cpus", "memory", "user-data") {
 		case "owner":
 			v.Owner = ref(p, "site", p.sites)
 		case "network":
@@ -321,6 +321,8 @@ func (p *parser) vm() any {
 			v.CPUs = p.number("CPUs", 1, 8)
 		case "memory":
 			v.MemoryMiB = p.mib("size")
+		case "user-data":
+			v.UserData = p.next("file").text
 		}
 	}
 	if v.Owner == "" {
