@@ -39,7 +39,7 @@ type AgentCapacity struct {
 // AgentMap646 is the translator of a gateway.
 type AgentMap646 struct {
 	Control string `toml:"control"` // its control socket
-	Config  string `toml:"config"`  // the file that the agent writes and map646 reads
+	Config  string `toml:"config"`  // the mappings file that the agent overwrites and map646 reads (its mappings_file)
 }
 
 // DefaultAgent is an Agent with every default.
@@ -48,7 +48,7 @@ func DefaultAgent() *Agent {
 		DataDir: "/var/lib/widecloud/agent",
 		Roles:   []api.HostRole{api.RoleHypervisor},
 		Libvirt: AgentLibvirt{Socket: "/run/libvirt/libvirt-sock", Accel: "auto"},
-		Map646:  AgentMap646{Control: "/run/map646/control", Config: "/etc/map646/map646.toml"},
+		Map646:  AgentMap646{Control: "/run/map646.sock", Config: "/etc/map646/mappings.conf"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
 }

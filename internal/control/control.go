@@ -223,8 +223,11 @@ func (c *Controller) newMeta(name, owner string) api.Meta {
 	return api.Meta{Name: name, UID: newUID(), Owner: owner, Home: c.o.Site, Created: c.now()}
 }
 
-// eventsKept is how many events are kept before the oldest are forgotten.
-const eventsKept = 1000
+// eventsKept and jobsKept are how many events and ended jobs are kept before the oldest are forgotten.
+const (
+	eventsKept = 1000
+	jobsKept   = 200
+)
 
 // event tells people of something, in the transaction that makes it so.
 func (c *Controller) event(tx store.Tx, typ, object, owner, message string) {
@@ -241,6 +244,15 @@ func (c *Controller) forget(ctx context.Context) error {
 		kvs, err := tx.List(keyOf(api.KindEvent, ""))
 		for i := 0; i < len(kvs)-eventsKept; i++ {
 			old = append(old, kvs[i].Key)
+		}
+		if err != nil {
+			return err
+		}
+		jobs, err := list[api.Job](tx)
+		jobs = slices.DeleteFunc(jobs, func(j *api.Job) bool { return !j.Status.State.Ended() })
+		slices.SortFunc(jobs, func(a, b *api.Job) int { return a.Status.Ended.Compare(b.Status.Ended) })
+		for i := 0; i < len(jobs)-jobsKept; i++ {
+			old = append(old, keyOf(api.KindJob, jobs[i].Name))
 		}
 		return err
 	}); err != nil || len(old) < 100 {
