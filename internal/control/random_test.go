@@ -18,7 +18,7 @@ import (
 var (
 	seed  = flag.Uint64("seed", 0, "replay one schedule of TestSchedule: the same throws of the dice; which goroutine runs first is still the scheduler's")
 	seeds = flag.Int("seeds", 1, "schedules that TestSchedule runs when no -seed is given")
-	steps = flag.Int("steps", 120, "orders and faults of a schedule")
+	steps = flag.Int("steps", 80, "orders and faults of a schedule")
 )
 
 // TestSchedule lets a federation of 5 sites with 20 hosts each live through random orders and faults, and looks whether the
