@@ -10,6 +10,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/hyper"
+	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
 
@@ -78,7 +79,7 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 	}
 	spec, err := a.ready(ctx, c.Order)
 	if err != nil {
-		return wire.MigrateAnswer{}, fmt.Errorf("prepare: %w", err)
+		return wire.MigrateAnswer{}, refusal(fmt.Errorf("prepare: %w", err))
 	}
 	// A repeated call finds the incoming domain of the first one; its answer is lost, so it starts anew.
 	if err := a.o.Hypervisor.MigrateFinish(ctx, v.uid, nil, false); err != nil {
@@ -86,7 +87,7 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 	}
 	answer, err := a.o.Hypervisor.MigratePrepare(ctx, spec, c.Offer)
 	if err != nil {
-		return wire.MigrateAnswer{}, fmt.Errorf("prepare the hypervisor: %w", err)
+		return wire.MigrateAnswer{}, refusal(fmt.Errorf("prepare the hypervisor: %w", err))
 	}
 	a.o.Failpoint("target.prepared")
 	a.poke()
@@ -137,7 +138,7 @@ func (a *Agent) Perform(ctx context.Context, c wire.PerformCall) (wire.MigrateRe
 // refusal gives a hypervisor's error the code that callers act on.
 func refusal(err error) error {
 	switch {
-	case errors.Is(err, hyper.ErrNoSpace):
+	case errors.Is(err, hyper.ErrNoSpace), errors.Is(err, volume.ErrNoSpace):
 		return &api.Error{Code: api.CodeRefused, Message: err.Error(), Reasons: []api.Reason{{Code: "disk", Message: err.Error(), Advice: "free space at the target, or choose another one"}}}
 	case errors.Is(err, hyper.ErrCancelled):
 		return api.Errorf(api.CodeConflict, "%v", err)
