@@ -125,8 +125,8 @@ func (w *world) host(site string) *lab.Host { return w.fed.Hypervisor(site, worl
 func (w *world) ask(method, path string) string {
 	w.Helper()
 	var answer string
-	w.until(30*time.Second, "ask the guest", func(ctx context.Context) (err error) {
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	w.until(90*time.Second, "ask the guest", func(ctx context.Context) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		answer, err = lab.Request(ctx, w.fed.From("inet4"), method, "http://"+service+path)
 		return err
