@@ -1,0 +1,192 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+	"widecloud/internal/serve"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// join is what is kept of a one-time token.
+type join struct {
+	Kind  wire.TokenKind `json:"kind"`
+	Host  string         `json:"host,omitempty"`
+	Roles []api.HostRole `json:"roles,omitempty"`
+	Key   string         `json:"key,omitempty"` // of the agent that used it: it may ask again
+}
+
+// JoinToken is serve.Controller's.
+func (c *Controller) JoinToken(ctx context.Context, p serve.Principal, host string, roles []api.HostRole) (string, error) {
+	if !p.Admin {
+		return "", forbidden("let hosts join")
+	}
+	if err := cloud.ValidateName("host", host); err != nil {
+		return "", err
+	}
+	if len(roles) == 0 {
+		roles = []api.HostRole{api.RoleHypervisor}
+	}
+	for _, r := range roles {
+		if r != api.RoleHypervisor && r != api.RoleGateway {
+			return "", api.Invalidf("roles", "%q is not hypervisor or gateway", r)
+		}
+	}
+	return c.oneTime(ctx, join{Kind: wire.TokenJoin, Host: host, Roles: roles})
+}
+
+func (c *Controller) oneTime(ctx context.Context, j join) (string, error) {
+	t, err := wire.NewToken(j.Kind, c.o.Authority.Certificate())
+	if err != nil {
+		return "", err
+	}
+	return t.String(), c.update(ctx, func(tx store.Tx) error { return putJSON(tx, prefixJoins+t.ID(), j) })
+}
+
+// Join signs an agent's certificate against its one-time token. The same agent may ask again when the answer was lost.
+func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
+	err := c.update(ctx, func(tx store.Tx) error {
+		j, err := getJSON[join](tx, prefixJoins+r.Token)
+		if errors.Is(err, store.ErrNotFound) || err == nil && j.Kind != wire.TokenJoin {
+			return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: "it is not known, or was used; get another: wcc host join-token " + r.Host}
+		}
+		if err != nil {
+			return err
+		}
+		if j.Host != r.Host {
+			return &api.Error{Code: api.CodeForbidden, Field: "host", Message: fmt.Sprintf("the token is for host %s, not %s", j.Host, r.Host)}
+		}
+		if j.Key != "" && j.Key != r.Key {
+			return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: "it was used by another agent; get another: wcc host join-token " + r.Host}
+		}
+		j.Key = r.Key
+		h := &api.Host{Meta: c.newMeta(r.Host, "")}
+		if have, err := get[api.Host](tx, r.Host); err == nil {
+			h = have
+		}
+		h.Spec.Roles, h.Deleting = j.Roles, false
+		c.event(tx, "host.joined", "hosts/"+r.Host, "", "it has its certificate")
+		if err := putJSON(tx, prefixJoins+r.Token, j); err != nil {
+			return err
+		}
+		return put(tx, h)
+	})
+	if err != nil {
+		return wire.JoinReply{}, err
+	}
+	cert, err := c.o.Authority.SignAgent(r.Host, r.CSR)
+	return wire.JoinReply{Certificate: cert}, err
+}
+
+// peerInfo is what two sites tell each other when they exchange certificates.
+type peerInfo struct {
+	Endpoint string `json:"endpoint"`
+}
+
+// PeerInvite is serve.Controller's.
+func (c *Controller) PeerInvite(ctx context.Context, p serve.Principal) (string, error) {
+	if !p.Admin {
+		return "", forbidden("invite other sites")
+	}
+	if c.o.Endpoint == "" {
+		return "", api.Errorf(api.CodeConflict, "this site cannot be dialled (outside.advertise is empty): have the other site invite you")
+	}
+	t, err := c.oneTime(ctx, join{Kind: wire.TokenPeer})
+	return t + "@" + c.o.Endpoint, err
+}
+
+// PeerAdd is serve.Controller's.
+func (c *Controller) PeerAdd(ctx context.Context, p serve.Principal, invitation string) (*api.Peer, error) {
+	if !p.Admin {
+		return nil, forbidden("add peers")
+	}
+	text, endpoint, ok := strings.Cut(strings.TrimSpace(invitation), "@")
+	if _, err := netip.ParseAddrPort(endpoint); !ok || err != nil && !strings.Contains(endpoint, ":") {
+		return nil, api.Invalidf("invitation", "it is not what wcc peer invite prints (TOKEN@HOST:PORT)")
+	}
+	t, err := wire.ParseToken(text)
+	if err != nil {
+		return nil, err
+	}
+	ca, raw, err := wire.JoinPeer(ctx, c.o.Network, endpoint, t, c.o.Authority.Certificate(), peerInfo{Endpoint: c.o.Endpoint})
+	if err != nil {
+		return nil, fmt.Errorf("exchange certificates: %w", err)
+	}
+	_ = raw // the endpoint that answered is the one to dial
+	site, err := wire.SiteOf(ca)
+	if err != nil {
+		return nil, err
+	}
+	return c.peered(ctx, site, endpoint, string(wire.EncodeCertificate(ca)), wire.Fingerprint(ca))
+}
+
+// Peer answers another site that has an invitation of ours.
+func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerReply, error) {
+	var info peerInfo
+	if err := decodeInfo(r.Info, &info); err != nil {
+		return wire.PeerReply{}, err
+	}
+	if r.Site == c.o.Site {
+		return wire.PeerReply{}, api.Invalidf("site", "%s is this site's own name", r.Site)
+	}
+	if err := c.update(ctx, func(tx store.Tx) error {
+		j, err := getJSON[join](tx, prefixJoins+r.Token)
+		fingerprint := wire.Fingerprint(r.CA)
+		if errors.Is(err, store.ErrNotFound) || err == nil && (j.Kind != wire.TokenPeer || j.Key != "" && j.Key != fingerprint) {
+			return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: "the invitation is not known, or was used; ask for another"}
+		}
+		if err != nil {
+			return err
+		}
+		j.Key = fingerprint
+		return putJSON(tx, prefixJoins+r.Token, j)
+	}); err != nil {
+		return wire.PeerReply{}, err
+	}
+	_, err := c.peered(ctx, r.Site, info.Endpoint, string(wire.EncodeCertificate(r.CA)), wire.Fingerprint(r.CA))
+	return wire.PeerReply{Info: wire.RawBody(peerInfo{Endpoint: c.o.Endpoint})}, err
+}
+
+// peered keeps a peer and begins to speak with it.
+func (c *Controller) peered(ctx context.Context, site, endpoint, certificate, fingerprint string) (*api.Peer, error) {
+	var out *api.Peer
+	err := c.update(ctx, func(tx store.Tx) error {
+		out = &api.Peer{Meta: c.newMeta(site, ""), Spec: api.PeerSpec{Endpoint: endpoint, Certificate: certificate, Fingerprint: fingerprint}}
+		if have, err := get[api.Peer](tx, site); err == nil {
+			if have.Spec.Fingerprint != fingerprint {
+				return &api.Error{Code: api.CodeExists, Field: "site", Message: fmt.Sprintf("another site called %s is a peer (fingerprint %s); remove it first: wcc peer remove %s", site, have.Spec.Fingerprint, site)}
+			}
+			have.Spec.Endpoint = endpoint
+			out = have
+		}
+		c.event(tx, "peer.added", "peers/"+site, "", "certificates are exchanged; fingerprint "+fingerprint)
+		return put(tx, out)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, c.o.Federation.AddPeer(site, endpoint, []byte(certificate))
+}
+
+// Peers begins to speak with every peer that the store has; once, before Run.
+func (c *Controller) Peers(ctx context.Context) error {
+	var peers []*api.Peer
+	if err := c.view(ctx, func(tx store.Tx) (err error) {
+		peers, err = list[api.Peer](tx)
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, p := range peers {
+		if err := c.o.Federation.AddPeer(p.Name, p.Spec.Endpoint, []byte(p.Spec.Certificate)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
