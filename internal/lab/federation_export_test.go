@@ -9,6 +9,9 @@ import (
 // NodeImages is where a controller's machine sees FederationOptions.Images.
 const NodeImages = nodeImages
 
+// NodeBin is where machines see FederationOptions.Bin.
+const NodeBin = nodeBin
+
 // Client is an admin of a site.
 func (f *Federation) Client(site string) *api.Client { return f.sites[site].client }
 
