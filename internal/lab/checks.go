@@ -102,6 +102,10 @@ func (r *runner) judge(ctx context.Context, e *ExpectStmt) (detail string, err e
 			err = fmt.Errorf("boot id %s, it was %s: the guest has booted again", boot, v.boot)
 		}
 		return "boot id " + boot, err
+	case "addresses":
+		var detail string
+		err := until(ctx, e.Within, func(ctx context.Context) (err error) { detail, err = r.addressesSeen(ctx, e.VM); return err })
+		return detail + ", " + after(), err
 	case "pending":
 		err := until(ctx, e.Within, func(ctx context.Context) error {
 			v, err := api.Get[api.VM](ctx, r.home(e.VM).client, e.VM)
@@ -275,4 +279,27 @@ func (r *runner) judgePage(ctx context.Context, e *ExpectStmt) (string, error) {
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
+}
+
+// addressesSeen tells whether the VM uses the addresses that it got by router
+// advertisement and by DHCP, as its host saw them.
+func (r *runner) addressesSeen(ctx context.Context, vm string) (string, error) {
+	v, err := api.Get[api.VM](ctx, r.home(vm).client, vm)
+	if err != nil {
+		return "", err
+	}
+	var l []string
+	for _, a := range v.Status.Addresses {
+		if a.Origin == "service" {
+			continue
+		}
+		if !a.Seen {
+			return "", fmt.Errorf("%s (%s) is not seen", a.Address, a.Origin)
+		}
+		l = append(l, fmt.Sprintf("%s (%s)", a.Address, a.Origin))
+	}
+	if len(l) == 0 {
+		return "", fmt.Errorf("vm %s has no address", vm)
+	}
+	return strings.Join(l, ", "), nil
 }

@@ -72,7 +72,7 @@ func (p *parser) expect() any {
 }
 
 func (p *parser) expectVM(e *ExpectStmt) {
-	switch e.What = p.oneOf("running", "stopped", "disk", "boot", "pending"); e.What {
+	switch e.What = p.oneOf("running", "stopped", "disk", "boot", "pending", "addresses"); e.What {
 	case "disk", "boot":
 		at := p.words[1]
 		if e.What == "disk" && !p.written[e.VM] {
@@ -82,6 +82,8 @@ func (p *parser) expectVM(e *ExpectStmt) {
 			p.fail(at, "vm %s has no service address by which it could be asked", e.VM)
 		}
 		p.oneOf("unchanged")
+	case "addresses":
+		p.oneOf("seen")
 	case "running":
 		for p.more() {
 			switch {

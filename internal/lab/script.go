@@ -143,7 +143,7 @@ type (
 	FigureStmt struct{ Name, What, Of string }
 	// ExpectStmt is `expect …`; What says which.
 	ExpectStmt struct {
-		What    string // running, stopped, disk, boot, lost, gap, alive, job, page, loan, refused
+		What    string // running, stopped, addresses, disk, boot, lost, gap, alive, job, page, loan, refused
 		VM      string
 		At      string // place, "": anywhere
 		Once    bool
