@@ -124,7 +124,7 @@ func (a *Agent) Perform(ctx context.Context, c wire.PerformCall) (wire.MigrateRe
 		a.mu.Unlock()
 		return coded, nil
 	}
-	result, err := a.o.Hypervisor.MigratePerform(ctx, v.uid, hyper.Outgoing{Answer: c.Answer, Dial: dial, Bandwidth: c.Bandwidth})
+	result, err := a.o.Hypervisor.MigratePerform(ctx, v.uid, hyper.Outgoing{Answer: c.Answer, Dial: dial, Bandwidth: c.Bandwidth, Downtime: wantedDowntime})
 	paused := time.Now()
 	if err != nil {
 		return wire.MigrateResult{}, refusal(err)
@@ -134,6 +134,11 @@ func (a *Agent) Perform(ctx context.Context, c wire.PerformCall) (wire.MigrateRe
 	a.poke()
 	return wire.MigrateResult{Result: result, Progress: p, PausedAt: paused}, nil
 }
+
+// wantedDowntime is what the source may need for the rest once it has paused. The hypervisors' usual 300 ms and the switch
+// together are more than the half second that a service may be gone; what a guest writes faster than the line carries in
+// so short a time would not end in 300 ms either.
+const wantedDowntime = 100 * time.Millisecond
 
 // refusal gives a hypervisor's error the code that callers act on.
 func refusal(err error) error {
