@@ -107,13 +107,10 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 // hold says the outcome and the commands to play with to the program that waits for it, lets go of the terminal, and keeps
 // the federation up until it is told to end.
 func (c *labFlags) hold(a *app, r *lab.Result, f *lab.Federation) {
-	passed, failed := r.Counts()
+	_, failed := r.Counts()
 	fmt.Fprint(a.out, f.Hints())
 	fmt.Fprintf(a.out, "  %s lab down --name %s\n", os.Args[0], c.Name)
-	for _, fig := range r.Figures {
-		fmt.Fprintln(a.out, fig)
-	}
-	fmt.Fprintf(a.out, "\n%d passed, %d failed\n", passed, failed)
+	r.Report(a.out, c.TTY)
 	code := 0
 	if failed > 0 {
 		code = 1

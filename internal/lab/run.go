@@ -67,6 +67,9 @@ func Run(ctx context.Context, s *Script, o RunOptions) (*Result, error) {
 	return r.result, err
 }
 
+// Report prints the table of checks, the figures, and the last line.
+func (r *Result) Report(out io.Writer, tty bool) { r.report(&console{out: out, tty: tty}) }
+
 // imageMakers make the images that scripts can name.
 var imageMakers = map[string]func(context.Context, ImageOptions) (string, error){"tiny": TinyImage, "debian": DebianImage}
 
@@ -131,9 +134,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 	}
 	defer func() {
 		r.teardown(l, before)
-		for _, name := range r.elapsed {
-			r.figure(Figure{name, time.Since(r.out.start).Seconds(), "s"})
-		}
+		r.total()
 	}()
 	r.out.line("%d sites are being built: %s", len(r.script.Sites), r.siteNames())
 	r.fed, err = BuildFederation(ctx, l, FederationOptions{
@@ -168,9 +169,18 @@ func (r *runner) run(ctx context.Context) (err error) {
 		f.stop()
 	}
 	if r.o.Hold != nil && ctx.Err() == nil {
+		r.total()
 		r.o.Hold(r.result, r.fed)
 	}
 	return err
+}
+
+// total takes the figures of the whole run's time, once.
+func (r *runner) total() {
+	for _, name := range r.elapsed {
+		r.figure(Figure{name, time.Since(r.out.start).Seconds(), "s"})
+	}
+	r.elapsed = nil
 }
 
 // builds tells whether a statement declares what is there, rather than does
