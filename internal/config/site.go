@@ -108,12 +108,12 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 	default:
 		wrong("api.tls", `is %q, must be "off", "site" or "files"`, s.API.TLS)
 	}
-	for field, value := range map[string]string{"api.certificate": s.API.Certificate, "api.key": s.API.Key} {
+	for _, f := range []struct{ field, value string }{{"api.certificate", s.API.Certificate}, {"api.key", s.API.Key}} {
 		switch {
 		case s.API.TLS == "files":
-			checkPath(wrong, field, value)
-		case value != "":
-			wrong(field, `is for api.tls = "files" only`)
+			checkPath(wrong, f.field, f.value)
+		case f.value != "":
+			wrong(f.field, `is for api.tls = "files" only`)
 		}
 	}
 	checkHostPort(wrong, "outside.listen", s.Outside.Listen)

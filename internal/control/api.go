@@ -98,12 +98,13 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error {
 	switch o := o.(type) {
 	case *api.VM:
-		for field, ref := range map[string]struct {
-			kind api.Kind
-			name string
-		}{"spec.network": {api.KindNetwork, o.Spec.Network}, "spec.image": {api.KindImage, o.Spec.Image}} {
+		for _, ref := range []struct {
+			field string
+			kind  api.Kind
+			name  string
+		}{{"spec.network", api.KindNetwork, o.Spec.Network}, {"spec.image", api.KindImage, o.Spec.Image}} {
 			if _, err := c.visible(tx, p, ref.kind, ref.name); err != nil {
-				return api.Invalidf(field, "no %s is called %q", singular(ref.kind), ref.name)
+				return api.Invalidf(ref.field, "no %s is called %q", singular(ref.kind), ref.name)
 			}
 		}
 		if err := c.quota(tx, o); err != nil {
