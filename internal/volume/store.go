@@ -187,7 +187,11 @@ func (s *Store) sweep() error {
 }
 
 // Close gives the directory free for another Store. Calls at work go on.
-func (s *Store) Close() error { return s.lock.Close() }
+func (s *Store) Close() error {
+	// Said, not left to the descriptor's end: a child that is being forked at this moment has a copy of it until its exec.
+	unlocked := syscall.Flock(int(s.lock.Fd()), syscall.LOCK_UN)
+	return errors.Join(unlocked, s.lock.Close())
+}
 
 // Free is the number of bytes that there is room for.
 func (s *Store) Free(ctx context.Context) (int64, error) {
