@@ -8,7 +8,7 @@ BIN   := bin
 LABS  := $(filter-out examples/tour.lab examples/debian.lab,$(wildcard examples/*.lab))
 export GOFLAGS := -trimpath -buildvcs=false
 
-.PHONY: build deps demo lab test check unit real clean
+.PHONY: build deps demo lab test check real clean
 
 deps:
 	@scripts/deps

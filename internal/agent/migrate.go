@@ -359,14 +359,7 @@ func (a *Agent) Reboot(ctx context.Context, c wire.RebootCall) error {
 // Console attaches to a VM's serial console.
 func (a *Agent) Console(ctx context.Context, vm string) (io.ReadWriteCloser, error) {
 	rw, err := a.o.Hypervisor.Console(ctx, vm)
-	return rw, refusalOrNil(err)
-}
-
-func refusalOrNil(err error) error {
-	if err == nil {
-		return nil
-	}
-	return refusal(err)
+	return rw, refusal(err)
 }
 
 func ownedBy(r *record, job string, as role) error {

@@ -304,6 +304,7 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 func (a *Agent) stop(ctx context.Context, v *vm) (wire.VMState, bool, error) {
 	a.mu.Lock()
 	asked := v.stopping
+	name := v.record.Order.Name
 	now := time.Now()
 	if asked.IsZero() {
 		v.stopping = now
@@ -313,7 +314,7 @@ func (a *Agent) stop(ctx context.Context, v *vm) (wire.VMState, bool, error) {
 	case asked.IsZero():
 		return wire.CopyRunning, false, a.o.Hypervisor.Shutdown(ctx, v.uid)
 	case now.Sub(asked) >= a.o.StopGrace:
-		a.log.Warn("guest did not stop by itself", "vm", v.record.Order.Name, "grace", a.o.StopGrace)
+		a.log.Warn("guest did not stop by itself", "vm", name, "grace", a.o.StopGrace)
 		return wire.CopyStopped, true, a.o.Hypervisor.Destroy(ctx, v.uid)
 	}
 	return wire.CopyRunning, false, nil

@@ -44,7 +44,6 @@ func (c *Controller) Handler() http.Handler {
 	})
 
 	// A peer may act on what it lends us of its own VMs, on its guests here, and on the jobs that it coordinates.
-	type check[In any] func(ctx context.Context, from string, in In) error
 	claimOf := func(ctx context.Context, from string, in wire.ClaimCall) error {
 		if in.Order.Home != from {
 			return &api.Error{Code: api.CodeForbidden, Field: "order.home", Message: "is " + in.Order.Home + ", and " + from + " asks"}
@@ -52,7 +51,7 @@ func (c *Controller) Handler() http.Handler {
 		return nil
 	}
 	l := local{c}
-	handlePeer(mux, wire.PathFedCheck, check[wire.ClaimCall](claimOf), func(ctx context.Context, in wire.ClaimCall) (wire.CheckAnswer, error) {
+	handlePeer(mux, wire.PathFedCheck, claimOf, func(ctx context.Context, in wire.ClaimCall) (wire.CheckAnswer, error) {
 		reasons, err := l.check(ctx, in)
 		return wire.CheckAnswer{Reasons: reasons}, err
 	})

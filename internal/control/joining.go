@@ -114,11 +114,10 @@ func (c *Controller) PeerAdd(ctx context.Context, p serve.Principal, invitation 
 	if err != nil {
 		return nil, err
 	}
-	ca, raw, err := wire.JoinPeer(ctx, c.o.Network, endpoint, t, c.o.Authority.Certificate(), peerInfo{Endpoint: c.o.Endpoint})
+	ca, _, err := wire.JoinPeer(ctx, c.o.Network, endpoint, t, c.o.Authority.Certificate(), peerInfo{Endpoint: c.o.Endpoint})
 	if err != nil {
 		return nil, fmt.Errorf("exchange certificates: %w", err)
 	}
-	_ = raw // the endpoint that answered is the one to dial
 	site, err := wire.SiteOf(ca)
 	if err != nil {
 		return nil, err

@@ -130,7 +130,14 @@ func (c *console) progress(j *api.Job) {
 	}
 	var more []string
 	if total > 0 {
-		more = append(more, fmt.Sprintf("memory %s of %s, disk %s of %s", mega(p.MemoryDone), mega(p.MemoryTotal), mega(p.DiskDone), mega(p.DiskTotal)))
+		for _, part := range []struct {
+			name        string
+			done, total int64
+		}{{"memory", p.MemoryDone, p.MemoryTotal}, {"disk", p.DiskDone, p.DiskTotal}} {
+			if part.total > 0 { // it is begun
+				more = append(more, fmt.Sprintf("%s %s of %s", part.name, mega(part.done), mega(part.total)))
+			}
+		}
 	}
 	if p.Rate > 0 {
 		more = append(more, mega(int64(p.Rate))+"/s")

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"widecloud/internal/cloud"
 )
 
 // seenAge is how old what Seen tells may be: it is asked for each VM in turn.
@@ -73,7 +75,7 @@ func (d *Driver) Seen(ctx context.Context, networkUID string, mac net.HardwareAd
 		switch {
 		case a.Is4() && n.IPv4.Contains(a) && !ipv4.IsValid():
 			ipv4 = a
-		case a.Is6() && n.Prefix.Contains(a) && (!ipv6.IsValid() || a == EUI64(n.Prefix, mac)):
+		case a.Is6() && n.Prefix.Contains(a) && (!ipv6.IsValid() || a == cloud.EUI64(n.Prefix, cloud.HardwareAddr(mac))):
 			ipv6 = a
 		}
 	}

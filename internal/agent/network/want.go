@@ -62,7 +62,7 @@ type Network struct {
 type Endpoint struct {
 	VM       string // UID
 	MAC      net.HardwareAddr
-	IPv6     netip.Addr // in Prefix; EUI64(Prefix, MAC)
+	IPv6     netip.Addr // in Prefix; cloud.EUI64(Prefix, MAC)
 	IPv4     netip.Addr // in IPv4; zero: none
 	VTEP     netip.Addr // of the host that it runs on; zero: it runs nowhere
 	Hostname string     // a DNS label, for DHCP and names; empty: none
@@ -84,14 +84,6 @@ type Neighbour struct {
 
 // ErrUnknownNetwork: the network is not among those of the last Apply.
 var ErrUnknownNetwork = errors.New("unknown network")
-
-// EUI64 is the address that a VM makes itself by SLAAC: the /64 and the modified EUI-64 of its MAC (RFC 4291 appendix A).
-// mac must have six bytes.
-func EUI64(prefix netip.Prefix, mac net.HardwareAddr) netip.Addr {
-	a := prefix.Masked().Addr().As16()
-	copy(a[8:], []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
-	return netip.AddrFrom16(a)
-}
 
 var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"widecloud/internal/agent/network"
+	"widecloud/internal/cloud"
 	"widecloud/internal/netio"
 )
 
@@ -270,7 +271,7 @@ func blue() network.Network {
 
 func endpoint(n network.Network, name string, i int, at *host) network.Endpoint {
 	mac := net.HardwareAddr{0x02, 0x57, 0x43, byte(n.VNI), 0x10, byte(i)}
-	e := network.Endpoint{VM: name, MAC: mac, IPv6: network.EUI64(n.Prefix, mac), Hostname: name, VTEP: at.vtep}
+	e := network.Endpoint{VM: name, MAC: mac, IPv6: cloud.EUI64(n.Prefix, cloud.HardwareAddr(mac)), Hostname: name, VTEP: at.vtep}
 	if n.IPv4.IsValid() {
 		a := n.IPv4.Addr().As4()
 		a[2], a[3] = 1, byte(i)
