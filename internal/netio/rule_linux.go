@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -23,14 +22,18 @@ type LinkPolicy struct {
 	// from, and Linux routers answer such loops with IPv6 redirects, which
 	// hosts believe for minutes.
 	Routes []netip.Prefix
-	// Sources are IPv6 sources whose packets are looked up in Table: those to
-	// Except go on to the main table, all others to Link, and to nowhere once Link
-	// has gone: a daemon that dies must not leave a way around itself. Packets that
-	// come from Link itself go to the main table at once.
+	// Sources are IPv6 sources whose packets go to Link, but for those to Except,
+	// and to nowhere once Link has gone: a daemon that dies must not leave a way
+	// around itself. They are source-specific routes of Table (CONFIG_IPV6_SUBTREES),
+	// a radix tree: rules would be searched one by one, for all packets of the
+	// host. Packets that come from Link or from the host itself are not looked up there.
 	Sources  []netip.Prefix
 	Except   []netip.Prefix
 	Table    int
-	Priority int // of the rule for Link; Sources have the next
+	Priority int // of the rules: Priority exempts, the next leads to Table
+	// Locals are addresses that the host takes packets for without having them on
+	// a device, so that no routing daemon announces them.
+	Locals []netip.Addr
 }
 
 // Metrics: routes to the device and, right behind them, the black holes that
@@ -43,76 +46,103 @@ const (
 // SyncLinkPolicy makes the policy true: adds what is missing, then removes what
 // is there under the same mark and no longer wanted.
 func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
-	if p.Protocol <= 0 || p.Protocol > 255 || p.Table <= 0 || p.Table >= 253 && p.Table <= 255 {
-		return fmt.Errorf("sync policy of %s: protocol %d or table %d out of range", p.Link, p.Protocol, p.Table)
-	}
-	l, err := n.h.LinkByName(p.Link)
+	link, lo, err := n.policyLinks(p)
 	if err != nil {
-		return fmt.Errorf("sync policy of %s: %w", p.Link, notExist(err))
+		return err
 	}
-	var own []netip.Prefix
-	if len(p.Sources) > 0 {
-		own = []netip.Prefix{netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	have, err := n.markedRoutes(p)
+	if err != nil {
+		return err
+	}
+	want := p.routes(link, lo)
+	var missing, stale []markedRoute
+	wanted := make(map[markedRoute]bool, len(want))
+	for _, r := range want {
+		if wanted[r] = true; !have[r] {
+			missing = append(missing, r)
+		}
+	}
+	for r := range have {
+		if !wanted[r] {
+			stale = append(stale, r)
+		}
 	}
 	// Routes before the rules that lead to them.
-	index := l.Attrs().Index
-	return errors.Join(
-		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_UNICAST, index, linkMetric, p.Routes),
-		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_BLACKHOLE, 0, holeMetric, p.Routes),
-		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, linkMetric, p.Except),
-		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, holeMetric, own),
-		n.syncMarked(p, p.Table, unix.RTN_UNICAST, index, linkMetric, own),
-		n.syncRules(p))
+	return errors.Join(n.changeRoutes(p.Protocol, true, missing), n.changeRoutes(p.Protocol, false, stale), n.syncRules(p))
+}
+
+// ExtendLinkPolicy adds Routes, Sources, Except and Locals to a policy that
+// SyncLinkPolicy made true, at the cost of these alone.
+func (n *NS) ExtendLinkPolicy(p LinkPolicy) error {
+	link, lo, err := n.policyLinks(p)
+	if err != nil {
+		return err
+	}
+	if err := n.changeRoutes(p.Protocol, true, p.routes(link, lo)); err != nil {
+		return err
+	}
+	if len(p.Sources) > 0 {
+		return n.syncRules(p)
+	}
+	return nil
+}
+
+// ReduceLinkPolicy takes Routes, Sources, Except and Locals away; what is not
+// there is no error.
+func (n *NS) ReduceLinkPolicy(p LinkPolicy) error {
+	link, lo, err := n.policyLinks(p)
+	if err != nil {
+		return err
+	}
+	return n.changeRoutes(p.Protocol, false, p.routes(link, lo))
 }
 
 // ClearLinkPolicy removes all that SyncLinkPolicy made, also after the device
 // has gone.
 func (n *NS) ClearLinkPolicy(p LinkPolicy) error {
 	p.Sources = nil
-	return errors.Join(n.syncRules(p),
-		n.syncMarked(p, p.Table, unix.RTN_THROW, 0, linkMetric, nil),
-		n.syncMarked(p, p.Table, unix.RTN_BLACKHOLE, 0, holeMetric, nil),
-		n.syncMarked(p, unix.RT_TABLE_MAIN, unix.RTN_BLACKHOLE, 0, holeMetric, nil))
+	have, err := n.markedRoutes(p)
+	var stale []markedRoute
+	for r := range have {
+		stale = append(stale, r)
+	}
+	return errors.Join(err, n.syncRules(p), n.changeRoutes(p.Protocol, false, stale))
 }
 
-func (n *NS) syncMarked(p LinkPolicy, table, kind, link, metric int, want []netip.Prefix) error {
-	stale := map[netip.Prefix]netlink.Route{}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := n.h.RouteListFiltered(family, &netlink.Route{Table: table, Protocol: netlink.RouteProtocol(p.Protocol), Type: kind},
-			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
-		if err != nil {
-			return fmt.Errorf("list routes of table %d: %w", table, err)
-		}
-		for _, r := range list {
-			dst, ok := toPrefix(r.Dst)
-			if !ok {
-				dst = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-			}
-			// IPv6 routes without a device are bound to the loopback device.
-			if kind != unix.RTN_UNICAST || r.LinkIndex == link {
-				stale[dst] = r
-			}
-		}
+func (n *NS) policyLinks(p LinkPolicy) (link, lo int, err error) {
+	if p.Protocol <= 0 || p.Protocol > 255 || p.Table <= 0 || p.Table >= 253 && p.Table <= 255 {
+		return 0, 0, fmt.Errorf("policy of %s: protocol %d or table %d out of range", p.Link, p.Protocol, p.Table)
 	}
-	for _, dst := range want {
-		if _, ok := stale[dst]; ok {
-			delete(stale, dst)
-			continue
-		}
-		r := &netlink.Route{Dst: ipNet(dst), Table: table, LinkIndex: link, Priority: metric, Type: kind, Protocol: netlink.RouteProtocol(p.Protocol)}
-		if dst.Addr().Is4() && kind == unix.RTN_UNICAST {
-			r.Scope = netlink.SCOPE_LINK
-		}
-		if err := n.h.RouteAdd(r); err != nil {
-			return fmt.Errorf("add route to %v in table %d: %w", dst, table, err)
-		}
+	l, err := n.h.LinkByName(p.Link)
+	if err != nil {
+		return 0, 0, fmt.Errorf("policy of %s: %w", p.Link, notExist(err))
 	}
-	for dst, r := range stale {
-		if err := n.h.RouteDel(&r); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("delete route to %v in table %d: %w", dst, table, err)
-		}
+	loop, err := n.h.LinkByName("lo")
+	if err != nil {
+		return 0, 0, fmt.Errorf("policy of %s: %w", p.Link, notExist(err))
 	}
-	return nil
+	return l.Attrs().Index, loop.Attrs().Index, nil
+}
+
+// routes are the kernel routes that the policy consists of.
+func (p LinkPolicy) routes(link, lo int) []markedRoute {
+	out := make([]markedRoute, 0, 2*len(p.Routes)+2*len(p.Sources)+len(p.Except)+len(p.Locals))
+	for _, dst := range p.Routes {
+		out = append(out, markedRoute{dst: dst, table: unix.RT_TABLE_MAIN, kind: unix.RTN_UNICAST, link: link, metric: linkMetric},
+			markedRoute{dst: dst, table: unix.RT_TABLE_MAIN, kind: unix.RTN_BLACKHOLE, metric: holeMetric})
+	}
+	for _, dst := range p.Except {
+		out = append(out, markedRoute{dst: dst, table: p.Table, kind: unix.RTN_THROW, metric: linkMetric})
+	}
+	all := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	for _, src := range p.Sources {
+		out = append(out, markedRoute{dst: all, src: src, table: p.Table, kind: unix.RTN_UNICAST, link: link, metric: linkMetric},
+			markedRoute{dst: all, src: src, table: p.Table, kind: unix.RTN_BLACKHOLE, metric: holeMetric})
+	}
+	for _, a := range p.Locals {
+		out = append(out, markedRoute{dst: netip.PrefixFrom(a, a.BitLen()), table: unix.RT_TABLE_LOCAL, kind: unix.RTN_LOCAL, link: lo, metric: linkMetric})
+	}
+	return out
 }
 
 func (n *NS) syncRules(p LinkPolicy) error {
@@ -121,48 +151,37 @@ func (n *NS) syncRules(p LinkPolicy) error {
 		return fmt.Errorf("list rules: %w", err)
 	}
 	type key struct {
-		src  netip.Prefix
+		iif  string
 		prio int
+		src  netip.Prefix // of rules that an older program made
 	}
-	stale := map[key]netlink.Rule{}
+	have := map[key]netlink.Rule{}
 	for _, r := range list {
-		if int(r.Protocol) != p.Protocol || r.Table != p.Table && r.IifName != p.Link {
-			continue
-		}
-		k := key{prio: r.Priority}
-		if r.IifName != p.Link {
+		if int(r.Protocol) == p.Protocol && (r.Table == p.Table || r.IifName == p.Link || r.IifName == "lo") {
+			k := key{iif: r.IifName, prio: r.Priority}
 			k.src, _ = toPrefix(r.Src)
+			have[k] = r
 		}
-		stale[k] = r
-	}
-	add := func(k key, iif string, table int) error {
-		if _, ok := stale[k]; ok {
-			delete(stale, k)
-			return nil
-		}
-		r := netlink.NewRule()
-		r.Family, r.Priority, r.Table, r.IifName, r.Protocol = netlink.FAMILY_V6, k.prio, table, iif, uint8(p.Protocol)
-		if k.src.IsValid() {
-			r.Src = ipNet(k.src)
-		}
-		if err := n.h.RuleAdd(r); err != nil {
-			return fmt.Errorf("add rule from %v %s: %w", k.src, iif, err)
-		}
-		return nil
 	}
 	if len(p.Sources) > 0 {
-		if err := add(key{prio: p.Priority}, p.Link, unix.RT_TABLE_MAIN); err != nil {
-			return err
+		for _, k := range []key{{iif: p.Link, prio: p.Priority}, {iif: "lo", prio: p.Priority}, {prio: p.Priority + 1}} {
+			if _, ok := have[k]; ok {
+				delete(have, k)
+				continue
+			}
+			r := netlink.NewRule()
+			r.Family, r.Priority, r.Table, r.IifName, r.Protocol = netlink.FAMILY_V6, k.prio, unix.RT_TABLE_MAIN, k.iif, uint8(p.Protocol)
+			if k.iif == "" {
+				r.Table = p.Table
+			}
+			if err := n.h.RuleAdd(r); err != nil {
+				return fmt.Errorf("add rule %d: %w", k.prio, err)
+			}
 		}
 	}
-	for _, s := range p.Sources {
-		if err := add(key{s, p.Priority + 1}, "", p.Table); err != nil {
-			return err
-		}
-	}
-	for k, r := range stale {
+	for k, r := range have {
 		if err := n.h.RuleDel(&r); err != nil && !errors.Is(notExist(err), fs.ErrNotExist) {
-			return fmt.Errorf("delete rule from %v: %w", k.src, err)
+			return fmt.Errorf("delete rule %d: %w", k.prio, err)
 		}
 	}
 	return nil

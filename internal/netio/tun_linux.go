@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,6 +119,69 @@ func openTUNQueue(s TUNSpec) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "tun "+s.Name), nil
 }
 
+// AdoptTUN takes over the queues of a device that another process, or this one
+// before it replaced its program, has made: fds are its descriptors, one for
+// each queue. Nothing about the device is changed.
+func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
+	s.Queues = len(fds)
+	t := &TUN{spec: s, ns: n}
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+		ifr, err := unix.NewIfreq("")
+		if err == nil {
+			err = unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr)
+		}
+		if err == nil && ifr.Name() != s.Name {
+			err = fmt.Errorf("descriptor %d belongs to %q", fd, ifr.Name())
+		}
+		if err == nil && (ifr.Uint16()&unix.IFF_VNET_HDR != 0) != s.Offload {
+			err = fmt.Errorf("descriptor %d was opened with another offload", fd)
+		}
+		if err == nil {
+			err = unix.SetNonblock(fd, true)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("adopt tun %s: %w", s.Name, err)
+		}
+		t.queues = append(t.queues, &TUNQueue{f: os.NewFile(uintptr(fd), "tun "+s.Name), offload: s.Offload})
+	}
+	return t, nil
+}
+
+// Descriptors returns duplicates of the queues' descriptors that a program which
+// is executed inherits. They are the caller's to close; while one is open, the
+// device stays.
+func (t *TUN) Descriptors() ([]int, error) {
+	var out []int
+	for _, q := range t.queues {
+		c, err := q.f.SyscallConn()
+		if err == nil {
+			err2 := c.Control(func(fd uintptr) {
+				var d int
+				// Above the standard descriptors, whatever those are.
+				if d, err = unix.FcntlInt(fd, unix.F_DUPFD, 3); err == nil {
+					out = append(out, d)
+				}
+			})
+			err = errors.Join(err, err2)
+		}
+		if err != nil {
+			for _, d := range out {
+				unix.Close(d)
+			}
+			return nil, fmt.Errorf("duplicate descriptors of %s: %w", t.spec.Name, err)
+		}
+	}
+	return out, nil
+}
+
+// Park makes the queue's Read return os.ErrDeadlineExceeded, now and later,
+// until Unpark; packets wait in the device meanwhile.
+func (q *TUNQueue) Park() error { return q.f.SetReadDeadline(time.Unix(1, 0)) }
+
+// Unpark undoes Park.
+func (q *TUNQueue) Unpark() error { return q.f.SetReadDeadline(time.Time{}) }
+
 // Spec returns what the device was made of.
 func (t *TUN) Spec() TUNSpec { return t.spec }
 
@@ -180,7 +244,8 @@ func (q *TUNQueue) Write(buf []byte, off, n int, h VNetHeader) error {
 }
 
 // SetAddrs gives the device these addresses and takes all others but link-local
-// ones from it. New ones come before old ones go.
+// ones from it. New ones come before old ones go, but for an IPv6 address that
+// only gets another prefix length, which the kernel does not hold twice.
 func (t *TUN) SetAddrs(want []netip.Prefix) error {
 	have, err := t.ns.Addrs(t.spec.Name)
 	if err != nil {
@@ -188,6 +253,13 @@ func (t *TUN) SetAddrs(want []netip.Prefix) error {
 	}
 	for _, p := range want {
 		if !slices.Contains(have, p) {
+			same := func(h netip.Prefix) bool { return h.Addr() == p.Addr() }
+			if i := slices.IndexFunc(have, same); i >= 0 && p.Addr().Is6() {
+				if err := t.ns.DelAddr(t.spec.Name, have[i]); err != nil {
+					return err
+				}
+				have = slices.Delete(have, i, i+1)
+			}
 			if err := t.ns.AddAddr(t.spec.Name, p); err != nil {
 				return err
 			}

@@ -1,12 +1,14 @@
 package netio_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,8 +116,8 @@ func TestLinkPolicy(t *testing.T) {
 	}
 	must(t, ns.SyncLinkPolicy(p))
 	first := all()
-	for _, want := range []string{"640:\tfrom all iif t0 lookup main", "641:\tfrom 2001:db8:a::10 lookup 647", "203.0.113.10 dev t0",
-		"2001:db8:f::10 dev t0", "default dev t0 table 647", "blackhole default", "blackhole 203.0.113.10", "blackhole 2001:db8:f::10", "throw 2001:db8:a::/64"} {
+	for _, want := range []string{"640:\tfrom all iif t0 lookup main", "640:\tfrom all iif lo lookup main", "641:\tfrom all lookup 647", "203.0.113.10 dev t0",
+		"2001:db8:f::10 dev t0", "default from 2001:db8:a::10 dev t0 table 647", "blackhole default from 2001:db8:a::11", "blackhole 203.0.113.10", "blackhole 2001:db8:f::10", "throw 2001:db8:a::/64"} {
 		if !strings.Contains(first, want) {
 			t.Errorf("no %q in\n%s", want, first)
 		}
@@ -128,7 +130,7 @@ func TestLinkPolicy(t *testing.T) {
 	must(t, ns.AddRoute(netio.Route{Dst: prefix("198.51.100.0/24"), Link: "t0"}))
 	p.Routes, p.Sources = p.Routes[1:], p.Sources[1:]
 	must(t, ns.SyncLinkPolicy(p))
-	if out := all(); strings.Contains(out, "203.0.113.10") || strings.Contains(out, "a::10 lookup") || !strings.Contains(out, "a::11 lookup") {
+	if out := all(); strings.Contains(out, "203.0.113.10") || strings.Contains(out, "from 2001:db8:a::10") || !strings.Contains(out, "from 2001:db8:a::11") {
 		t.Errorf("after taking away:\n%s", out)
 	}
 	if out := ipOut(t, ns, "route"); !strings.Contains(out, "198.51.100.0/24") {
@@ -141,5 +143,53 @@ func TestLinkPolicy(t *testing.T) {
 	p.Table = 254
 	if err := ns.SyncLinkPolicy(p); err == nil {
 		t.Error("the main table was accepted as a table of one's own")
+	}
+}
+
+// Queues go from one owner to the next without the device noticing, a parked
+// queue keeps its packets, and Watch tells of devices that come.
+func TestAdoptTUN(t *testing.T) {
+	ns := newNS(t, "adopt")
+	spec := netio.TUNSpec{Name: "t0", Queues: 2, Offload: true}
+	tun, err := ns.OpenTUN(spec)
+	must(t, err)
+	defer tun.Close()
+	a := netip.MustParsePrefix("2001:db8::1/64")
+	must(t, tun.SetAddrs([]netip.Prefix{a}), tun.SetAddrs([]netip.Prefix{netip.PrefixFrom(a.Addr(), 128)}), tun.SetAddrs([]netip.Prefix{a}))
+	if have, err := ns.Addrs("t0"); err != nil || !slices.Contains(have, a) {
+		t.Errorf("addresses %v, %v", have, err)
+	}
+	for _, q := range tun.Queues() {
+		must(t, q.Park())
+		if _, _, err := q.Read(make([]byte, 70000), 64); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("read of a parked queue: %v", err)
+		}
+	}
+	fds, err := tun.Descriptors()
+	must(t, err)
+	if _, err := ns.AdoptTUN(netio.TUNSpec{Name: "t1", Offload: true}, fds); err == nil {
+		t.Error("adopted under another name")
+	}
+	must(t, tun.Close())
+	ctx, cancel := context.WithCancel(t.Context())
+	changed, err := ns.Watch(ctx)
+	must(t, err)
+	again, err := ns.AdoptTUN(spec, fds)
+	must(t, err)
+	if l, err := ns.Link("t0"); err != nil || !l.Up {
+		t.Errorf("adopted: %+v, %v", l, err)
+	}
+	if r, err := ns.RouteTo(netip.MustParseAddr("2001:db8::77"), netip.Addr{}, ""); err != nil || r.Link != "t0" {
+		t.Errorf("route %+v, %v", r, err)
+	}
+	must(t, again.Close())
+	if _, ok := <-changed; !ok {
+		t.Error("the watch ended")
+	}
+	cancel()
+	for range changed {
+	}
+	if _, err := ns.Link("t0"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Close: %v", err)
 	}
 }
