@@ -57,6 +57,7 @@ type VMStatus struct {
 	Host      string      `json:"host,omitempty"`
 	VTEP      string      `json:"vtep,omitempty"` // underlay IPv6 address of that host
 	Loan      string      `json:"loan,omitempty"` // when Site is not its home
+	CPU       CPU         `json:"cpu,omitzero"`   // what the copy runs on: architecture, accelerator, guest model
 	MAC       string      `json:"mac,omitempty"`
 	Addresses []VMAddress `json:"addresses,omitempty"`
 	Job       string      `json:"job,omitempty"`  // the job that is at work on it

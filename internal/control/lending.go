@@ -490,7 +490,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		usable, err := c.cpuUsable(tx)
+		cpus, err := c.cpuKinds(tx)
 		if err != nil {
 			return err
 		}
@@ -498,7 +498,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 			out := wire.Offers{Offers: []wire.OfferBody{}}
 			for _, o := range offers {
 				if !o.Deleting && lend.Addressed(*o, p.Name) {
-					out.Offers = append(out.Offers, wire.OfferBody{Name: o.Name, UID: o.UID, Spec: o.Spec, CPUUsable: usable, Gateways: gateways})
+					out.Offers = append(out.Offers, wire.OfferBody{Name: o.Name, UID: o.UID, Spec: o.Spec, CPUs: cpus, Gateways: gateways})
 				}
 			}
 			slices.SortFunc(out.Offers, func(a, b wire.OfferBody) int { return strings.Compare(a.Name, b.Name) })
@@ -550,25 +550,26 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 	return nil
 }
 
-// cpuUsable lists the guest CPU models that every hypervisor here can run.
-func (c *Controller) cpuUsable(tx store.Tx) ([]string, error) {
+// cpuKinds are the kinds of hypervisors of this site, each with the guest models that every one of the kind can run.
+func (c *Controller) cpuKinds(tx store.Tx) ([]api.CPU, error) {
 	hosts, err := list[api.Host](tx)
 	if err != nil {
 		return nil, err
 	}
-	var out []string
-	first := true
+	var kinds []api.CPU
 	for _, h := range hosts {
 		if !slices.Contains(h.Spec.Roles, api.RoleHypervisor) || h.Status.Hypervisor == "" {
 			continue
 		}
-		if first {
-			out, first = slices.Clone(h.Status.CPU.Usable), false
+		cpu := h.Status.CPU
+		i := slices.IndexFunc(kinds, func(k api.CPU) bool { return k.Arch == cpu.Arch && k.Accel == cpu.Accel })
+		if i < 0 {
+			kinds = append(kinds, api.CPU{Arch: cpu.Arch, Accel: cpu.Accel, Usable: slices.Clone(cpu.Usable)})
 			continue
 		}
-		out = slices.DeleteFunc(out, func(m string) bool { return !slices.Contains(h.Status.CPU.Usable, m) })
+		kinds[i].Usable = slices.DeleteFunc(kinds[i].Usable, func(m string) bool { return !slices.Contains(cpu.Usable, m) })
 	}
-	return out, nil
+	return kinds, nil
 }
 
 // viewsFor is what a peer must know of our networks: those whose VMs it runs or is about to run, and those that its

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"widecloud/api"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/serve"
@@ -231,6 +233,48 @@ func TestReasons(t *testing.T) {
 		if left := w.leftovers(); left != "" {
 			t.Error(left)
 		}
+	})
+}
+
+// TestCPU wants it said before the first byte when a running VM cannot go on with the CPU of the other end; also of a VM whose
+// user named no model, and which has the one of the host where it began.
+func TestCPU(t *testing.T) {
+	cpus := map[string]api.CPU{
+		"osaka": {Accel: "kvm", Model: "Nehalem", Usable: []string{"Nehalem"}},
+		"kyoto": {Accel: "tcg", Model: "Westmere", Usable: []string{"Westmere"}},
+		"nara":  {Accel: "tcg", Model: "Westmere", Usable: []string{"Nehalem", "Westmere"}},
+	}
+	federation(t, options{sites: []string{"tokyo", "osaka", "kyoto", "nara"}, cpus: cpus}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		for site := range cpus {
+			w.lend(site, "tokyo", room())
+		}
+		tokyo.ready("2001:db8:a::/64")
+		tokyo.newVM("web1", "tokyo")
+		tokyo.runs("web1")
+		has := api.CPU{Arch: "x86_64", Accel: "tcg", Model: "Nehalem"}
+		if diff := cmp.Diff(has, tokyo.vm("web1").Status.CPU); diff != "" {
+			t.Error(diff)
+		}
+		for site, want := range map[string]string{
+			"osaka": "the VM runs with tcg, the hypervisor has kvm",
+			"kyoto": "CPU model Nehalem cannot run on Westmere; usable: Westmere",
+		} {
+			_, reasons, err := tokyo.ctl.Migrate(t.Context(), tokyo.admin, "web1", site, true)
+			if err != nil || len(reasons) != 1 || reasons[0].Code != "cpu-model" || reasons[0].Host != "h1" || reasons[0].Message != want {
+				t.Errorf("to %s: %+v, %v; want %q", site, reasons, err, want)
+			}
+		}
+		tokyo.moved("web1", "nara")
+		if diff := cmp.Diff(has, tokyo.vm("web1").Status.CPU); diff != "" {
+			t.Errorf("after the migration: %s", diff)
+		}
+		// It is the lender's to start now, with the model that it has.
+		tokyo.setPower("web1", api.PowerOff)
+		tokyo.phase("web1", api.PhaseStopped)
+		tokyo.setPower("web1", api.PowerOn)
+		tokyo.runs("web1")
+		tokyo.moved("web1", "tokyo")
 	})
 }
 

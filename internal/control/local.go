@@ -58,7 +58,7 @@ func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason
 		return nil, nil, err
 	}
 	request := place.Request{
-		Needs: call.Needs, CPUModel: call.Order.CPUModel, Image: call.Order.Image,
+		Needs: call.Needs, CPUModel: call.Order.CPUModel, Arch: call.Running.Arch, Accel: call.Running.Accel, Image: call.Order.Image,
 	}
 	if call.Avoid != "" {
 		request.Exclude = []place.Choice{{Site: l.c.o.Site, Host: call.Avoid}}
@@ -151,7 +151,7 @@ func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, er
 		}
 		claim = wire.Claim{
 			Job: call.Job, VM: call.Order.VM, Home: call.Order.Home, Owner: call.Owner, Loan: call.Loan, Host: host.Name,
-			VTEP: vtep, Needs: call.Needs, Order: call.Order, Network: call.Network,
+			VTEP: vtep, CPU: guestCPU(host, call.Order.CPUModel), Needs: call.Needs, Order: call.Order, Network: call.Network,
 		}
 		if call.Start {
 			return l.c.takeIn(tx, claim)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,9 +116,7 @@ func (c *Controller) snapshot(tx store.Tx) (place.Snapshot, error) {
 			return out, err
 		}
 		for _, o := range offers {
-			if len(o.CPUUsable) > 0 {
-				s.CPUs = append(s.CPUs, api.CPU{Usable: o.CPUUsable})
-			}
+			s.CPUs = append(s.CPUs, o.CPUs...)
 		}
 		out.Sites = append(out.Sites, s)
 	}
@@ -180,12 +179,18 @@ func (c *Controller) request(tx store.Tx, v *api.VM) (place.Request, error) {
 	if err != nil {
 		return place.Request{}, err
 	}
-	r := place.Request{Needs: needs, CPUModel: v.Spec.CPUModel, Sites: v.Spec.Sites}
+	r := place.Request{Needs: needs, CPUModel: cpuModel(v), Sites: v.Spec.Sites}
+	if v.Status.Host != "" && v.Spec.Power == api.PowerOn {
+		r.Arch, r.Accel = v.Status.CPU.Arch, v.Status.CPU.Accel
+	}
 	if img, err := get[api.Image](tx, v.Spec.Image); err == nil {
 		r.Image = img.Status.Digest
 	}
 	return r, nil
 }
+
+// cpuModel is the guest CPU model of a VM: its user's choice, or the baseline of the host where it ran first, which it keeps.
+func cpuModel(v *api.VM) string { return cmp.Or(v.Spec.CPUModel, v.Status.CPU.Model) }
 
 // claimFor is what a VM asks a site for.
 func (c *Controller) claimFor(tx store.Tx, v *api.VM, job string) (wire.ClaimCall, error) {
@@ -205,7 +210,10 @@ func (c *Controller) claimFor(tx store.Tx, v *api.VM, job string) (wire.ClaimCal
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
-	return wire.ClaimCall{Job: job, Owner: v.Owner, Needs: needs, Order: order, Network: networkOrder(nv, c.o.Site, "", api.RoleHypervisor)}, nil
+	return wire.ClaimCall{
+		Job: job, Owner: v.Owner, Needs: needs, Running: v.Status.CPU, Order: order,
+		Network: networkOrder(nv, c.o.Site, "", api.RoleHypervisor),
+	}, nil
 }
 
 // orderOf is a VM of ours as an agent is told of it.
@@ -220,7 +228,7 @@ func (c *Controller) orderOf(tx store.Tx, v *api.VM) (wire.VMOrder, error) {
 	}
 	o := wire.VMOrder{
 		VM: v.UID, Name: v.Name, Home: c.o.Site, Epoch: v.Status.Epoch, Run: wire.RunOn,
-		CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, CPUModel: v.Spec.CPUModel,
+		CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, CPUModel: cpuModel(v),
 		Image: img.Status.Digest, DiskMiB: max(int64(v.Spec.DiskGiB)*1024, img.Status.VirtualMiB),
 		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
 		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},

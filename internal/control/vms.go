@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +80,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 				if err != nil {
 					return err
 				}
-				c.arrived(tx, v, h.Name, h.Status.VTEP)
+				c.arrived(tx, v, h.Name, h.Status.VTEP, guestCPU(h, v.Spec.CPUModel))
 				return nil
 			}
 		}
@@ -117,17 +118,22 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 		return err // it may have been granted: the same site is asked again
 	}
 	_, err = change(ctx, c, name, func(tx store.Tx, v *api.VM) error {
-		c.arrived(tx, v, claim.Host, claim.VTEP.String())
+		c.arrived(tx, v, claim.Host, claim.VTEP.String(), claim.CPU)
 		return nil
 	})
 	return err
 }
 
 // arrived keeps where a VM was placed.
-func (c *Controller) arrived(tx store.Tx, v *api.VM, host, vtep string) {
-	v.Status.Host, v.Status.VTEP = host, vtep
+func (c *Controller) arrived(tx store.Tx, v *api.VM, host, vtep string, cpu api.CPU) {
+	v.Status.Host, v.Status.VTEP, v.Status.CPU = host, vtep, cpu
 	v.Status.Phase, v.Status.Since, v.Status.Message = api.PhaseStarting, c.now(), ""
 	c.event(tx, "vm.placed", "vms/"+v.Name, v.Owner, fmt.Sprintf("at %s/%s, epoch %d", v.Status.Site, host, v.Status.Epoch))
+}
+
+// guestCPU is what a guest of a model, or of none in particular, has on a host.
+func guestCPU(h *api.Host, model string) api.CPU {
+	return api.CPU{Arch: h.Status.CPU.Arch, Accel: h.Status.CPU.Accel, Model: cmp.Or(model, h.Status.CPU.Model)}
 }
 
 // newVM gives a VM its addresses: the MAC follows from its UID, the IPv6 address from MAC and prefix (RFC 4291 App. A), the
@@ -391,6 +397,7 @@ func (c *Controller) checkMigration(ctx context.Context, vm string, call wire.Cl
 			return err
 		}
 		r.Place = to.Site
+		r.CPUModel, r.Arch, r.Accel = "", "", "" // the lender judges by its hosts, and is asked below
 		plan := place.Decide(s, r)
 		if plan.Chosen == nil {
 			reasons = append(reasons, place.Why(plan, to.Site)...)

@@ -54,6 +54,7 @@ type options struct {
 	// copyTime is what each 4 KiB of a migration takes.
 	copyTime time.Duration
 	capacity api.Resources
+	cpus     map[string]api.CPU // of the hosts of a site that are not like all others
 }
 
 // site is a controller's machine: what is left of it when the process is dead.
@@ -245,9 +246,16 @@ func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
 	if room == (api.Resources{}) {
 		room = api.Resources{CPUs: 8, MemoryMiB: 8192, DiskGiB: 100}
 	}
+	cpu, ok := o.cpus[s.name]
+	if !ok {
+		cpu = api.CPU{Accel: "tcg", Model: "Nehalem", Usable: []string{"Nehalem", "Westmere"}}
+	}
 	h := &host{
 		site: s, name: name, vtep: vtep, room: room,
-		machine: fake.New(fake.Options{Name: s.name + "/" + name, World: w.fake, ChunkTime: o.copyTime, CPUUsable: []string{"Nehalem", "Westmere"}}),
+		machine: fake.New(fake.Options{
+			Name: s.name + "/" + name, World: w.fake, ChunkTime: o.copyTime,
+			Accel: cpu.Accel, CPUModel: cpu.Model, CPUUsable: cpu.Usable,
+		}),
 	}
 	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}}
 	text, err := s.ctl.JoinToken(w.t.Context(), s.admin, name, nil)

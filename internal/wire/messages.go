@@ -272,7 +272,8 @@ type ClaimCall struct {
 	Avoid   string        `json:"avoid,omitempty"` // host to avoid (where it runs now)
 	Order   VMOrder       `json:"order"`
 	Network NetworkOrder  `json:"network"`
-	Start   bool          `json:"start,omitempty"` // a new VM: run it here; otherwise a migration follows
+	Running api.CPU       `json:"running,omitzero"` // what the copy that is to move runs on; a running VM keeps architecture and accelerator
+	Start   bool          `json:"start,omitempty"`  // a new VM: run it here; otherwise a migration follows
 }
 
 // CheckAnswer is every reason at once why a claim would be refused; none: it would be granted now.
@@ -289,6 +290,7 @@ type Claim struct {
 	Loan    string        `json:"loan,omitempty"`
 	Host    string        `json:"host"`
 	VTEP    netip.Addr    `json:"vtep"`
+	CPU     api.CPU       `json:"cpu,omitzero"` // of the host; Model is what a VM gets that names none
 	Needs   api.Resources `json:"needs"`
 	Order   VMOrder       `json:"order"`
 	Network NetworkOrder  `json:"network"`
@@ -330,11 +332,11 @@ type Views struct {
 
 // OfferBody is a lender's offer, and what a borrower must know of the lender to use it.
 type OfferBody struct {
-	Name      string              `json:"name"`
-	UID       string              `json:"uid"`
-	Spec      api.OfferSpec       `json:"spec"`
-	CPUUsable []string            `json:"cpu_usable,omitempty"` // guest CPU models that every hypervisor there can run
-	Gateways  []api.NetworkMember `json:"gateways,omitempty"`
+	Name     string              `json:"name"`
+	UID      string              `json:"uid"`
+	Spec     api.OfferSpec       `json:"spec"`
+	CPUs     []api.CPU           `json:"cpus,omitempty"` // a kind of hypervisor each, with the guest models that all of the kind can run
+	Gateways []api.NetworkMember `json:"gateways,omitempty"`
 }
 
 // LoanRequest asks for a part of an offer. Name is chosen by the borrower and makes the request idempotent.

@@ -85,7 +85,7 @@ func (d *driver) Capabilities(ctx context.Context) (hyper.Capabilities, error) {
 	err := d.call(ctx, "Capabilities", "", func() error {
 		o := d.h.o
 		c = hyper.Capabilities{
-			Hypervisor: "fake", Arch: "x86_64", Accel: "tcg", AccelWhy: "a simulated host", CPUModel: o.CPUModel,
+			Hypervisor: "fake", Arch: "x86_64", Accel: o.Accel, AccelWhy: "a simulated host", CPUModel: o.CPUModel,
 			CPUUsable: append([]string(nil), o.CPUUsable...), CPUs: o.CPUs, MemoryMiB: o.MemoryMiB,
 		}
 		return nil

@@ -20,6 +20,7 @@ type Options struct {
 	Logger    *slog.Logger
 	CPUs      int      // default 8
 	MemoryMiB int      // default 16384
+	Accel     string   // default tcg
 	CPUModel  string   // default Nehalem
 	CPUUsable []string // default: CPUModel alone
 
@@ -76,6 +77,9 @@ func New(o Options) *Host {
 	o.StopTime = or(o.StopTime, 10*time.Millisecond)
 	if o.CPUModel == "" {
 		o.CPUModel = "Nehalem"
+	}
+	if o.Accel == "" {
+		o.Accel = "tcg"
 	}
 	if len(o.CPUUsable) == 0 {
 		o.CPUUsable = []string{o.CPUModel}
