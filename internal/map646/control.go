@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -71,16 +72,20 @@ func (d *Daemon) Stats() Stats {
 
 // Table lists the mappings in force.
 func (d *Daemon) Table() []TableEntry {
-	s := d.table.Load().Spec()
+	t := d.table.Load()
+	s := t.Spec()
 	out := []TableEntry{}
 	if s.Pref64.IsValid() {
 		out = append(out, TableEntry{"0.0.0.0/0", s.Pref64.String()})
 	}
-	for _, m := range s.Mappings {
-		out = append(out, TableEntry{m.V4.Addr().String(), m.V6.Addr().String()})
+	text := func(p netip.Prefix) string {
+		if p.IsSingleIP() {
+			return p.Addr().String()
+		}
+		return p.String()
 	}
-	for _, m := range s.Mappings66 {
-		out = append(out, TableEntry{m.Service.Addr().String(), m.Inside.Addr().String()})
+	for e := range t.Entries() {
+		out = append(out, TableEntry{text(e.Outside), text(e.Inside)})
 	}
 	return out
 }

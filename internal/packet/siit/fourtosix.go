@@ -16,8 +16,8 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 	case !usable4(h.src):
 		return drop(BadSource)
 	}
-	dst, ok := t.to6[h.dst]
-	if !ok {
+	m, dst := t.mapped4(&h.dst)
+	if m == nil {
 		return reject(NoMapping, 3, 1, 0)
 	}
 	if h.ttl <= t.hop {
@@ -45,7 +45,7 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 		case len(l4) < 8:
 			return drop(Malformed)
 		case l4[0] != 8 && l4[0] != 0:
-			return t.error4(p, b, &h, tc, &src, &dst)
+			return t.error4(p, b, &h, tc, &src, &dst, m)
 		}
 		proto = protoICMPv6
 	case protoHopByHop, protoRouting, protoFragment, protoICMPv6, protoDestOpts:
@@ -121,9 +121,11 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 		if hdr == 40 {
 			t.insertFragment(p, proto, h.id)
 		}
-		return Verdict{Action: SendFragments, Reason: FourToSix}
+		v := inbound(FourToSix, m)
+		v.Action = SendFragments
+		return v
 	}
-	return send(FourToSix)
+	return inbound(FourToSix, m)
 }
 
 // insertFragment makes room for a fragment header behind the IPv6 header.

@@ -105,7 +105,7 @@ func (t *Table) kind6to4(m []byte, quoted *head6) (e ICMPError, ok bool) {
 
 // error4 translates an ICMPv4 error with the packet that it quotes. All new
 // headers are longer and grow backwards from the quoted payload.
-func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6) Verdict {
+func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6, to *record) Verdict {
 	m := b[h.ihl:]
 	q := m[8:]
 	if m[0] != 3 && m[0] != 11 && m[0] != 12 {
@@ -130,9 +130,12 @@ func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6)
 	if !ok {
 		return drop(UntranslatableICMP)
 	}
-	isrc, ok := t.to6[in.src]
-	if !ok {
-		return drop(UntranslatableInner)
+	isrc := *dst
+	if in.src != h.dst {
+		var m *record
+		if m, isrc = t.mapped4(&in.src); m == nil {
+			return drop(UntranslatableInner)
+		}
 	}
 	idst := t.embed(in.dst)
 	proto, pay := in.proto, q[in.ihl:min(len(q), in.total)]
@@ -184,11 +187,11 @@ func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6)
 	at -= 40
 	put6(p.Buf[at:], tc, h.ttl-t.hop, protoICMPv6, n, src, dst)
 	p.Off, p.Len, p.Offload = at, 40+n, Offload{}
-	return send(FourToSix)
+	return inbound(FourToSix, to)
 }
 
 // error6 translates an ICMPv6 error with the packet that it quotes.
-func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4) Verdict {
+func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4, from *record) Verdict {
 	m := b[h.l4:]
 	q := m[8:]
 	if p.Offload.NeedsCsum {
@@ -213,9 +216,12 @@ func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4
 	if !ok {
 		return drop(UntranslatableInner)
 	}
-	idst, ok := t.to4[in.dst]
-	if !ok {
-		return drop(UntranslatableInner)
+	idst := *src
+	if from == nil || in.dst != h.src {
+		var m *record
+		if m, idst = t.unmapped4(&in.dst); m == nil {
+			return drop(UntranslatableInner)
+		}
 	}
 	proto, pay := in.proto, q[min(in.l4, len(q)):min(len(q), in.end)]
 	length := in.end - in.l4
@@ -263,7 +269,11 @@ func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4
 	}
 	put4(p.Buf[at:], tos, h.hop-t.hop, protoICMP, 20+n, 0, frag, src, dst)
 	p.Off, p.Len, p.Offload = at, 20+n, Offload{}
-	return send(SixToFour)
+	v := Verdict{Action: Send, Reason: SixToFour, Mapping: NoEntry, Outbound: true}
+	if from != nil {
+		v.Mapping = from.id
+	}
+	return v
 }
 
 // adjustQuoted adjusts the transport checksum of a quoted packet, if the quote

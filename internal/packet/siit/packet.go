@@ -53,6 +53,13 @@ const (
 type Verdict struct {
 	Action Action
 	Reason Reason
+	// Outbound: Mapping was found by the packet's source, so the packet leaves its
+	// machine. Otherwise it was found by the destination.
+	Outbound bool
+	// Mapping is the Entry.ID whose counters a packet belongs to that is sent:
+	// that of the destination, if both ends of an IPv6 packet are mapped. NoEntry if
+	// there is none, or the packet is not sent.
+	Mapping uint32
 	// Error is set for Reject.
 	Error ICMPError
 }
@@ -125,13 +132,17 @@ const (
 	minMTU6 = 1280
 )
 
-func drop(r Reason) Verdict { return Verdict{Action: Drop, Reason: r} }
+func drop(r Reason) Verdict { return Verdict{Action: Drop, Reason: r, Mapping: NoEntry} }
 
 func reject(r Reason, typ, code uint8, info int) Verdict {
-	return Verdict{Action: Reject, Reason: r, Error: ICMPError{Type: typ, Code: code, Info: uint32(info)}}
+	return Verdict{Action: Reject, Reason: r, Mapping: NoEntry, Error: ICMPError{Type: typ, Code: code, Info: uint32(info)}}
 }
 
-func send(r Reason) Verdict { return Verdict{Action: Send, Reason: r} }
+func inbound(r Reason, m *record) Verdict { return Verdict{Action: Send, Reason: r, Mapping: m.id} }
+
+func outbound(r Reason, m *record) Verdict {
+	return Verdict{Action: Send, Reason: r, Mapping: m.id, Outbound: true}
+}
 
 // Translate translates the packet in place and says what to do with it. The
 // buffer must have Headroom bytes before the packet.

@@ -39,20 +39,20 @@ func isError6(typ uint8) bool { return typ < 128 }
 // sixToFour is RFC 7915 §5.
 func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 	l4 := b[h.l4:]
-	src, ok := t.to4[h.src]
+	m, src := t.unmapped4(&h.src)
 	icmpError := h.proto == protoICMPv6 && h.off == 0 && len(l4) > 0 && isError6(l4[0])
 	switch {
 	case !usable4(*dst):
 		return reject(NotForwardable, 1, 0, 0)
-	case ok:
+	case m != nil:
 	case icmpError:
 		// A router without an IPv4 address of its own (RFC 6791). It may be the
 		// node's own kernel, which likes to speak from an address that it was given
 		// under the prefix.
-		if !t.has4 {
+		if !t.routers {
 			return drop(NoICMPSource)
 		}
-		src = t.src4
+		src = t.source4(&h.src)
 	case t.in64(h.src):
 		return drop(BadSource)
 	default:
@@ -81,7 +81,7 @@ func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 		case len(l4) < 8:
 			return drop(Malformed)
 		case icmpError:
-			return t.error6(p, b, h, tos, &src, dst)
+			return t.error6(p, b, h, tos, &src, dst, m)
 		case l4[0] != 128 && l4[0] != 129:
 			return drop(UntranslatableICMP)
 		}
@@ -136,7 +136,7 @@ func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 	put4(p.Buf[at:], tos, h.hop-t.hop, proto, total, id, frag, &src, dst)
 	p.Off, p.Len = at, total
 	p.Offload.shift(20-h.l4, GSOTCPv4)
-	return send(SixToFour)
+	return outbound(SixToFour, m)
 }
 
 // fragment4 makes Identification and the flags (RFC 7915 §5.1, §5.1.1). What is

@@ -7,17 +7,18 @@ import "encoding/binary"
 // exchanged, so that the answer comes back the same way.
 func (t *Table) sixToSix(p *Packet, b []byte, h *head6) Verdict {
 	src, dst := h.src, h.dst
-	in, toMapped := t.toInside[h.dst]
-	if toMapped {
+	to, in := t.mapped6(&h.dst)
+	if to != nil {
 		dst = in
 	}
-	out, fromMapped := t.toService[h.src]
-	if fromMapped && !t.isInside(h.dst) {
+	from, out := t.unmapped6(&h.src)
+	inside := (from != nil || to == nil) && t.isInside(&h.dst)
+	if from != nil && !inside {
 		src = out
 	} else {
-		fromMapped = false
+		from = nil
 	}
-	if !toMapped && !fromMapped && !t.isInside(h.dst) {
+	if to == nil && from == nil && !inside {
 		return reject(NoMapping, 1, 3, 0)
 	}
 	if h.hop <= t.hop {
@@ -52,8 +53,8 @@ func (t *Table) sixToSix(p *Packet, b []byte, h *head6) Verdict {
 	// From here on the packet is changed.
 	b[7] -= t.hop
 	p.Len = h.end
-	if !toMapped && !fromMapped {
-		return send(Unchanged)
+	if to == nil && from == nil {
+		return Verdict{Action: Send, Reason: Unchanged, Mapping: NoEntry}
 	}
 	gone, come := sum6(&h.src)+sum6(&h.dst), sum6(&src)+sum6(&dst)
 	switch {
@@ -62,7 +63,7 @@ func (t *Table) sixToSix(p *Packet, b []byte, h *head6) Verdict {
 	case field >= 0:
 		p.complete()
 		if icmpError {
-			g, c := t.quote66(l4[8:], &quoted, toMapped, fromMapped)
+			g, c := t.quote66(l4[8:], &quoted, h, to, from)
 			gone, come = gone+g, come+c
 		}
 		if h.proto != protoUDP || l4[6]|l4[7] != 0 {
@@ -74,18 +75,29 @@ func (t *Table) sixToSix(p *Packet, b []byte, h *head6) Verdict {
 	}
 	copy(b[8:], src[:])
 	copy(b[24:], dst[:])
-	return send(SixToSix)
+	if to != nil {
+		return inbound(SixToSix, to)
+	}
+	return outbound(SixToSix, from)
 }
 
 // quote66 undoes the exchange in the packet that an ICMPv6 error quotes, and
 // returns what went from and came into the error's own checksum.
-func (t *Table) quote66(q []byte, h *head6, toMapped, fromMapped bool) (gone, come uint64) {
+func (t *Table) quote66(q []byte, h, outer *head6, to, from *record) (gone, come uint64) {
 	src, dst := h.src, h.dst
-	if in, ok := t.toInside[h.src]; ok && toMapped {
-		src = in
+	if to != nil {
+		if h.src == outer.dst { // the same mapping, even if it has changed meanwhile
+			src = to.inward(key6(&h.src)).addr6()
+		} else if m, in := t.mapped6(&h.src); m != nil {
+			src = in
+		}
 	}
-	if out, ok := t.toService[h.dst]; ok && fromMapped {
-		dst = out
+	if from != nil {
+		if h.dst == outer.src {
+			dst = from.outward(key6(&h.dst)).addr6()
+		} else if m, out := t.unmapped6(&h.dst); m != nil {
+			dst = out
+		}
 	}
 	g, c := sum6(&h.src)+sum6(&h.dst), sum6(&src)+sum6(&dst)
 	gone, come = g, c
