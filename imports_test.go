@@ -15,6 +15,7 @@ const module = "widecloud"
 // layers are the levels of the house (docs/architecture.md): arrows go down, or stay on a level. The longest prefix counts.
 var layers = map[string]int{
 	"api":              0,
+	"bpf":              0,
 	"internal/cloud":   0,
 	"internal/lend":    0,
 	"internal/place":   0,

@@ -1,0 +1,94 @@
+//go:build ignore
+
+/*
+ * SIIT at tc ingress. An ordinary packet is translated where it lies and left
+ * to the stack, which routes it, counts the last hop and answers if it does not
+ * fit. Whatever else goes on untouched.
+ */
+#include "plan.h"
+
+INLINE int done(int outcome, u32 bytes, int verdict)
+{
+	count_outcome(outcome, bytes);
+	return testing ? 100 + outcome : verdict;
+}
+
+INLINE int change(struct __sk_buff *skb, const struct plan *p, u32 hdr)
+{
+	u32 l4 = ETH_LEN + hdr;
+
+	/* Type and header lie one after the other, here as in the packet. */
+	if (skb_store_bytes(skb, ETH_LEN - 2, &p->etype, 2 + hdr, 0))
+		return -1;
+	if (p->proto == PROTO_ICMP || (p->proto == PROTO_ICMPV6 && p->icmp_type)) {
+		if (skb_store_bytes(skb, l4, &p->icmp_type, 1, 0))
+			return -1;
+	}
+	/* PSEUDO_HDR: right for sums that a device will complete, too. */
+	if (l4_csum_replace(skb, l4 + checksum_at(p->proto), 0, p->l4_diff, PSEUDO_HDR | (p->proto == PROTO_UDP ? MARK_MANGLED_0 : 0)))
+		return -1;
+	/* Fails but for CHECKSUM_COMPLETE, where the sum over the packet goes along. */
+	csum_update(skb, p->skb_diff);
+	return 0;
+}
+
+SEC("tc")
+int translate(struct __sk_buff *skb)
+{
+	u32 proto = skb->protocol, need;
+	const struct settings *s;
+	struct plan p;
+	void *data, *end;
+	int outcome;
+
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return testing ? 100 + PASS_NO_MAPPING : TC_NEXT;
+	/* As far as decisions look: transport header and, for Identification, 24 bytes. */
+	if (proto == be16(ETH_P_IPV6))
+		need = ETH_LEN + 40 + 24;
+	else if (proto == be16(ETH_P_IP))
+		need = ETH_LEN + 20 + 20;
+	else
+		return testing ? 100 + PASS_NO_MAPPING : TC_NEXT;
+	s = current();
+	if (!s)
+		return testing ? 100 + PASS_NO_MAPPING : TC_NEXT;
+	data = (void *)(u64)skb->data;
+	end = (void *)(u64)skb->data_end;
+	if (unlikely(data + need > end && (u32)(end - data) < skb->len)) {
+		if (skb_pull_data(skb, need < skb->len ? need : skb->len))
+			return done(PASS_FAILED, skb->len, TC_NEXT);
+		data = (void *)(u64)skb->data;
+		end = (void *)(u64)skb->data_end;
+	}
+	p.icmp_type = 0;
+	if (proto == be16(ETH_P_IP))
+		outcome = plan4(data, end, skb->len - ETH_LEN, skb->gso_size, s, &p);
+	else
+		outcome = plan6(data, end, skb->len - ETH_LEN, skb->gso_size, s, &p);
+
+	switch (outcome) {
+	case FOUR_TO_SIX:
+		if (skb_change_proto(skb, be16(ETH_P_IPV6), 0))
+			return done(PASS_FAILED, p.bytes, TC_NEXT);
+		if (change(skb, &p, 40))
+			return done(DROP_FAILED, p.bytes, TC_SHOT);
+		break;
+	case SIX_TO_FOUR:
+		if (skb_change_proto(skb, be16(ETH_P_IP), 0))
+			return done(PASS_FAILED, p.bytes, TC_NEXT);
+		if (change(skb, &p, 20))
+			return done(DROP_FAILED, p.bytes, TC_SHOT);
+		break;
+	case SIX_TO_SIX:
+		if (change(skb, &p, 40))
+			return done(DROP_FAILED, p.bytes, TC_SHOT);
+		break;
+	default:
+		return done(outcome, skb->len - ETH_LEN, TC_NEXT);
+	}
+	count_mapping(p.id, p.out, p.bytes);
+	return done(outcome, p.bytes, TC_NEXT);
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

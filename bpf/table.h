@@ -1,0 +1,251 @@
+/*
+ * The maps, as the loader (internal/netio) fills them. Addresses are in
+ * network order, as in packets.
+ */
+#pragma once
+#include "kernel.h"
+
+/* Set by the loader before the program is verified. */
+const volatile u32 max_ids = 1;  /* mappings' counters in one share */
+const volatile u32 shares = 1;   /* shares of counters: a power of two */
+const volatile u32 crowded = 0;  /* CPUs have to share a share */
+const volatile u32 testing = 0;  /* return the outcome, not the verdict */
+
+/*
+ * An IPv4 <-> IPv6 mapping of single addresses: the value of to6 and of to4. A
+ * hash map gives a removed element to the next insertion at once, also if a
+ * program is still reading it. So an element says what it is and carries a sum
+ * over all of it; what does not agree is left to the full path.
+ */
+struct pair {
+	u64 in[2];
+	u32 out;
+	u32 id;
+	u32 check;
+	u32 zero;
+};
+
+/* One end of an IPv6 <-> IPv6 mapping. */
+struct six {
+	u64 self[2], other[2];
+	u32 id;
+	u32 inside; /* self is the inside address */
+	u32 check;
+	u32 zero;
+};
+
+/* A mapping of prefixes: of one length, so its lookups give the whole value. */
+struct prefix_pair {
+	u64 in_hi, in_lo; /* in host order */
+	u32 out;          /* in host order */
+	u32 id;
+	u32 out_mask;     /* of the suffix bits of the IPv4 side */
+	u32 shift;        /* how many bits the IPv4 suffix is from the IPv6 address's end */
+};
+
+struct key4 {
+	u32 bits;
+	u32 addr;
+};
+
+struct key6 {
+	u32 bits;
+	u64 addr[2];
+} __attribute__((packed));
+
+#define INSIDE_PREFIXES 32
+#define OWN_SLOTS 256
+#define OWN_PROBES 8
+
+enum {
+	HAS_PREF64 = 1,
+	HAS_PREFIXES = 2, /* there are mappings of prefixes */
+	HAS_SIX = 4,      /* there are IPv6 <-> IPv6 mappings */
+	ZERO_TRAFFIC_CLASS = 8,
+	ALLOW_PRIVATE = 16,
+};
+
+/* Replaced as a whole: each packet sees one value. Host order, but for own. */
+struct settings {
+	u32 flags;
+	u32 hops; /* to take off TTL and Hop Limit */
+	u32 mtu4, mtu6, lowest_mtu6;
+	u32 n_inside;
+	/* RFC 6052: an address under the prefix has (a & pref_mask) == pref. The IPv4
+	 * address has its upper bits at the end of the first half, >> up, and those of
+	 * low_mask << down in the second. */
+	u64 pref_hi, pref_lo, mask_hi, mask_lo;
+	u32 up, down;
+	u64 high_mask, low_mask;
+	struct {
+		u64 hi, lo, mask_hi, mask_lo;
+	} inside[INSIDE_PREFIXES];
+	/* The host's own addresses: open addressing, an empty slot is zero. */
+	u64 own_seed;
+	u64 own[OWN_SLOTS][2];
+};
+
+/* What happened to packets; the numbers are known to the loader. */
+enum outcome {
+	FOUR_TO_SIX,
+	SIX_TO_FOUR,
+	SIX_TO_SIX,
+	/* Passed on, because the packet ... */
+	PASS_NO_MAPPING, /* ... is nobody's whom we know */
+	PASS_FRAGMENT,
+	PASS_OPTIONS,
+	PASS_PROTOCOL,
+	PASS_ICMP,
+	PASS_TTL,
+	PASS_TOO_BIG,
+	PASS_UDP_ZERO,
+	PASS_GSO,
+	PASS_ADDRESS,
+	PASS_MALFORMED,
+	PASS_CHECKSUM,
+	PASS_TORN,
+	PASS_FAILED,
+	DROP_FAILED, /* the kernel failed half way */
+	OUTCOMES = 32,
+};
+
+struct count {
+	u64 packets, bytes;
+};
+
+struct mapping_count {
+	struct count in, out;
+};
+
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, 1);
+	TYPE(key, u32);
+	TYPE(value, struct pair);
+} to6 SEC(".maps");
+
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, 1);
+	UINT(key_size, 16);
+	TYPE(value, struct pair);
+} to4 SEC(".maps");
+
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, 1);
+	UINT(key_size, 16);
+	TYPE(value, struct six);
+} six SEC(".maps");
+
+struct {
+	UINT(type, MAP_LPM_TRIE);
+	UINT(max_entries, 1);
+	UINT(map_flags, MAP_NO_PREALLOC);
+	TYPE(key, struct key4);
+	TYPE(value, struct prefix_pair);
+} prefix6 SEC(".maps");
+
+struct {
+	UINT(type, MAP_LPM_TRIE);
+	UINT(max_entries, 1);
+	UINT(map_flags, MAP_NO_PREALLOC);
+	UINT(key_size, 20);
+	TYPE(value, struct prefix_pair);
+} prefix4 SEC(".maps");
+
+struct {
+	UINT(type, MAP_ARRAY_OF_MAPS);
+	UINT(max_entries, 1);
+	TYPE(key, u32);
+	__attribute__((aligned(8))) struct {
+		UINT(type, MAP_ARRAY);
+		UINT(max_entries, 1);
+		UINT(key_size, sizeof(u32));
+		UINT(value_size, sizeof(struct settings)); /* its type would be incomplete in BTF */
+	} *values[];
+} settings SEC(".maps");
+
+/* Index: share * max_ids + id. Userspace reads it where it lies. */
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(max_entries, 1);
+	UINT(map_flags, MAP_MMAPABLE);
+	TYPE(key, u32);
+	TYPE(value, struct mapping_count);
+} counts SEC(".maps");
+
+/* Index: share * OUTCOMES + outcome. */
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(max_entries, OUTCOMES);
+	UINT(map_flags, MAP_MMAPABLE);
+	TYPE(key, u32);
+	TYPE(value, struct count);
+} outcomes SEC(".maps");
+
+INLINE void add(struct count *c, u64 bytes)
+{
+	if (crowded) {
+		__sync_fetch_and_add(&c->packets, 1);
+		__sync_fetch_and_add(&c->bytes, bytes);
+	} else {
+		c->packets++;
+		c->bytes += bytes;
+	}
+}
+
+INLINE void count_outcome(u32 outcome, u64 bytes)
+{
+	u32 at = (smp_processor_id() & (shares - 1)) * OUTCOMES + outcome;
+	struct count *c = map_lookup(&outcomes, &at);
+
+	if (c)
+		add(c, bytes);
+}
+
+INLINE void count_mapping(u32 id, u32 out, u64 bytes)
+{
+	u32 at = (smp_processor_id() & (shares - 1)) * max_ids + id;
+	struct mapping_count *c;
+
+	if (id >= max_ids)
+		return;
+	c = map_lookup(&counts, &at);
+	if (c)
+		add(out ? &c->out : &c->in, bytes);
+}
+
+/* The same in internal/netio. */
+#define MIX1 0x9e3779b97f4a7c15ull
+#define MIX2 0xbf58476d1ce4e5b9ull
+#define MIX3 0x94d049bb133111ebull
+
+INLINE u32 check4(u64 a, u64 b, u32 out, u32 id)
+{
+	return (((a * MIX1 ^ b) * MIX2 ^ ((u64)out << 32 | id)) * MIX3) >> 32;
+}
+
+INLINE u32 check6(u64 a, u64 b, u64 c, u64 d, u32 id, u32 inside)
+{
+	u64 x = (a * MIX1 ^ b) * MIX2;
+
+	x = ((x ^ x >> 32 ^ c) * MIX1 ^ d) * MIX2;
+	return ((x ^ x >> 32 ^ ((u64)inside << 32 | id)) * MIX3) >> 32;
+}
+
+INLINE int is_own(const struct settings *s, u64 a, u64 b)
+{
+	u32 at = ((a * MIX1 ^ b ^ s->own_seed) * MIX2) >> 56;
+
+#pragma unroll
+	for (int i = 0; i < OWN_PROBES; i++) {
+		const u64 *slot = s->own[(at + i) & (OWN_SLOTS - 1)];
+
+		if (slot[0] == a && slot[1] == b)
+			return 1;
+		if (!(slot[0] | slot[1]))
+			return 0;
+	}
+	return 0;
+}

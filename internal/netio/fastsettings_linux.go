@@ -1,0 +1,240 @@
+package netio
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// FastSettings is what a fast path translates by, apart from its mappings.
+type FastSettings struct {
+	// Pref64 is the RFC 6052 prefix; invalid: no IPv4 translation.
+	Pref64 netip.Prefix
+	// Hops is taken off TTL and Hop Limit, beside what the kernel behind takes.
+	// Packets that would not live through that are left to the full path.
+	Hops uint8
+	// ZeroTrafficClass writes 0 instead of copying TOS and traffic class.
+	ZeroTrafficClass bool
+	// MTU4 and MTU6, in bytes: what is longer after translation is left to the
+	// full path. 0: not known.
+	MTU4, MTU6 int
+	// LowestIPv6MTU, in bytes: IPv4 packets without DF that are longer after
+	// translation are left to the full path. 0: 1280.
+	LowestIPv6MTU int
+	// AllowPrivate: packets with private, shared or link-local IPv4 addresses are
+	// translated. Otherwise they are left to the full path.
+	AllowPrivate bool
+	// Inside are destinations to which a mapped machine's 1:1 source stays. Single
+	// addresses among them, also IPv4 ones, are the host's own: nothing to them is
+	// translated. At most MaxInside prefixes and MaxOwn addresses.
+	Inside []netip.Prefix
+}
+
+// Limits of FastSettings.Inside.
+const (
+	MaxInside = 32
+	MaxOwn    = 128
+)
+
+// The same as struct settings of bpf/table.h.
+type fastSettings struct {
+	Flags, Hops, MTU4, MTU6, LowestMTU6, NInside uint32
+	PrefHi, PrefLo, MaskHi, MaskLo               uint64
+	Up, Down                                     uint32
+	HighMask, LowMask                            uint64
+	Inside                                       [MaxInside]struct{ Hi, Lo, MaskHi, MaskLo uint64 }
+	OwnSeed                                      uint64
+	Own                                          [ownSlots][2]uint64
+}
+
+const (
+	ownSlots  = 256
+	ownProbes = 8
+
+	hasPref64        = 1
+	hasPrefixes      = 2
+	hasSix           = 4
+	zeroTrafficClass = 8
+	allowPrivate     = 16
+)
+
+// Configure replaces the settings: each packet sees the old or the new ones,
+// and none the old ones once Configure has returned.
+func (f *Fast) Configure(s FastSettings) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.open(); err != nil {
+		return err
+	}
+	if err := f.configure(s); err != nil {
+		return fmt.Errorf("configure fast path: %w", err)
+	}
+	return nil
+}
+
+func (f *Fast) configure(s FastSettings) error {
+	v, err := s.compile()
+	if err != nil {
+		return err
+	}
+	if f.prefixes, err = occupied(f.maps["prefix6"], 8); err != nil {
+		return err
+	}
+	if f.sixes, err = occupied(f.maps["six"], 16); err != nil {
+		return err
+	}
+	return f.putSettings(s, v)
+}
+
+// putSettings puts a new map in the place of the old one.
+func (f *Fast) putSettings(s FastSettings, v *fastSettings) error {
+	if f.prefixes {
+		v.Flags |= hasPrefixes
+	}
+	if f.sixes {
+		v.Flags |= hasSix
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "settings", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(binary.Size(v)), MaxEntries: 1})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := m.Put(uint32(0), v); err != nil {
+		return err
+	}
+	if err := f.maps["settings"].Put(uint32(0), uint32(m.FD())); err != nil {
+		return err
+	}
+	f.settings = &s
+	return nil
+}
+
+// announce tells the program of a kind of mappings that it has not looked for.
+// Before Configure there is nothing to tell: the program passes everything.
+func (f *Fast) announce(prefixes, sixes bool) error {
+	if f.prefixes == prefixes && f.sixes == sixes {
+		return nil
+	}
+	f.prefixes, f.sixes = prefixes, sixes
+	if f.settings == nil {
+		return nil
+	}
+	v, err := f.settings.compile()
+	if err != nil {
+		return err
+	}
+	return f.putSettings(*f.settings, v)
+}
+
+func occupied(m *ebpf.Map, keySize int) (bool, error) {
+	next := make([]byte, m.KeySize())
+	err := m.NextKey(nil, &next)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (s FastSettings) compile() (*fastSettings, error) {
+	v := &fastSettings{Hops: uint32(s.Hops), MTU4: uint32(s.MTU4), MTU6: uint32(s.MTU6), LowestMTU6: uint32(max(s.LowestIPv6MTU, 1280))}
+	for _, m := range []struct {
+		field string
+		mtu   int
+	}{{"mtu4", s.MTU4}, {"mtu6", s.MTU6}, {"lowest_ipv6_mtu", s.LowestIPv6MTU}} {
+		if m.mtu < 0 || m.mtu > 65535 {
+			return nil, fmt.Errorf("%s: %d is not 0 to 65535", m.field, m.mtu)
+		}
+	}
+	if s.ZeroTrafficClass {
+		v.Flags |= zeroTrafficClass
+	}
+	if s.AllowPrivate {
+		v.Flags |= allowPrivate
+	}
+	if s.Pref64.IsValid() {
+		v.Flags |= hasPref64
+		bits := s.Pref64.Bits()
+		low := -1 // how many bits of the IPv4 address are in the second half
+		switch bits {
+		case 32, 40, 48, 56, 64:
+			low = bits - 32
+		case 96:
+			low = 32
+		}
+		if low < 0 || !s.Pref64.Addr().Is6() || s.Pref64.Masked() != s.Pref64 {
+			return nil, fmt.Errorf("pref64: %v is not an IPv6 prefix of length 32, 40, 48, 56, 64 or 96", s.Pref64)
+		}
+		v.PrefHi, v.PrefLo = halves(s.Pref64.Addr())
+		v.MaskHi, v.MaskLo = masks(bits)
+		v.Up = uint32(low)
+		v.HighMask = 1<<(32-low) - 1
+		v.LowMask = 1<<low - 1
+		if bits < 96 {
+			// Octet 8 stays free (RFC 6052 §2.2).
+			v.Down = uint32(56 - low)
+		}
+	}
+	var own []netip.Addr
+	for _, p := range s.Inside {
+		switch {
+		case !p.IsValid() || p.Masked() != p || p.Addr().Is4() && !p.IsSingleIP():
+			return nil, fmt.Errorf("inside: %v is neither an IPv6 prefix nor an address", p)
+		case p.IsSingleIP():
+			own = append(own, p.Addr())
+		case v.NInside == MaxInside:
+			return nil, fmt.Errorf("inside: more than %d prefixes", MaxInside)
+		default:
+			at := &v.Inside[v.NInside]
+			at.Hi, at.Lo = halves(p.Addr())
+			at.MaskHi, at.MaskLo = masks(p.Bits())
+			v.NInside++
+		}
+	}
+	if len(own) > MaxOwn {
+		return nil, fmt.Errorf("inside: more than %d single addresses", MaxOwn)
+	}
+	// Another seed until no address is too far from its slot.
+	for rng := rand.New(rand.NewPCG(1, 2)); !v.place(own); v.OwnSeed = rng.Uint64() {
+	}
+	return v, nil
+}
+
+func (v *fastSettings) place(own []netip.Addr) bool {
+	v.Own = [ownSlots][2]uint64{}
+next:
+	for _, a := range own {
+		w := words(a.As16())
+		at := (w[0]*mix1 ^ w[1] ^ v.OwnSeed) * mix2 >> 56
+		for i := range uint64(ownProbes) {
+			slot := &v.Own[(at+i)%ownSlots]
+			if *slot == w {
+				continue next
+			}
+			if *slot == [2]uint64{} {
+				*slot = w
+				continue next
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// halves are an address's two halves, in host order.
+func halves(a netip.Addr) (hi, lo uint64) {
+	b := a.As16()
+	return binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
+}
+
+func masks(bits int) (hi, lo uint64) {
+	return ^uint64(0) << (64 - min(bits, 64)), ^uint64(0) << (128 - max(bits, 64))
+}
+
+// words are an address as the program loads it.
+func words(a [16]byte) [2]uint64 {
+	return [2]uint64{binary.NativeEndian.Uint64(a[:8]), binary.NativeEndian.Uint64(a[8:])}
+}
