@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+
+	"widecloud/internal/packet/siit"
 )
 
 // ServeDNS answers one question (dns.Handler).
@@ -280,16 +282,6 @@ func negativeTTL(r *dns.Msg, without uint32) uint32 {
 	return without
 }
 
-// notGlobal are the IPv4 addresses that have no place under the well-known prefix
-// (RFC 6052 §3.1: RFC 5735 §3 and what has come since, by IANA's registry of
-// special-purpose addresses, "globally reachable: false").
-var notGlobal = []netip.Prefix{
-	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("192.0.2.0/24"),
-	netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("198.18.0.0/15"),
-	netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"),
-}
-
 // synthesise embeds an address, unless no translator would forward it.
 func (s *settings) synthesise(ip net.IP) (netip.Addr, bool) {
 	to4 := ip.To4()
@@ -302,7 +294,7 @@ func (s *settings) synthesise(ip net.IP) (netip.Addr, bool) {
 	if to4[0] == 0 || to4[0] == 127 || to4[0] >= 224 {
 		return netip.Addr{}, false
 	}
-	if s.wellKnown && slices.ContainsFunc(notGlobal, func(p netip.Prefix) bool { return p.Contains(a) }) {
+	if !s.table.AllowsPrivate() && slices.ContainsFunc(siit.NonGlobal4[:], func(p netip.Prefix) bool { return p.Contains(a) }) {
 		return netip.Addr{}, false
 	}
 	return s.table.Embed(a)

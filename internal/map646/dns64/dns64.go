@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,9 +22,6 @@ import (
 // ErrOptions is wrapped by all errors about Options, which begin with the
 // field's name as a configuration file writes it: `allow_from[0]: …`.
 var ErrOptions = errors.New("bad DNS64 option")
-
-// WellKnown is the prefix of RFC 6052 §2.1.
-var WellKnown = netip.MustParsePrefix("64:ff9b::/96")
 
 // MappedIPv4 is what Exclude is by default (RFC 6147 §5.1.4).
 var MappedIPv4 = netip.MustParsePrefix("::ffff:0:0/96")
@@ -47,6 +45,10 @@ type Options struct {
 	// Prefix is where IPv4 addresses go (RFC 6052): length 32, 40, 48, 56, 64 or
 	// 96. The translator's pref64.
 	Prefix netip.Prefix
+	// Private says whether A records with addresses of siit.NonGlobal4 are
+	// synthesised: as the translator treats their packets. By default not under
+	// 64:ff9b::/96 (RFC 6052 §3.1).
+	Private siit.Private
 	// Exclude are prefixes whose AAAA records count as absent (RFC 6147 §5.1.4).
 	// nil: MappedIPv4.
 	Exclude []netip.Prefix
@@ -75,7 +77,6 @@ type Options struct {
 type settings struct {
 	upstream         []netip.AddrPort
 	table            *siit.Table
-	wellKnown        bool
 	exclude, allowed []netip.Prefix
 	trustAD          bool
 	timeout          time.Duration
@@ -97,7 +98,7 @@ func bad(field, format string, args ...any) error {
 func (o Options) settings() (*settings, error) {
 	s := &settings{
 		upstream: o.Upstream, exclude: o.Exclude, allowed: o.AllowFrom, trustAD: o.TrustAD,
-		timeout: o.Timeout, wellKnown: o.Prefix == WellKnown,
+		timeout: o.Timeout,
 	}
 	if len(o.Listen) == 0 {
 		return nil, bad("listen", "no address")
@@ -127,8 +128,9 @@ func (o Options) settings() (*settings, error) {
 		return nil, bad("prefix", "missing")
 	}
 	// The arithmetic is the translator's, so that the two never disagree.
-	if s.table, err = siit.NewTable(siit.Spec{Pref64: o.Prefix}); err != nil {
-		return nil, bad("prefix", "%w", err)
+	if s.table, err = siit.NewTable(siit.Spec{Pref64: o.Prefix, Private: o.Private}); err != nil {
+		field, _, _ := strings.Cut(err.Error(), ":")
+		return nil, bad(strings.Replace(field, "pref64", "prefix", 1), "%w", err)
 	}
 	if s.exclude == nil {
 		s.exclude = []netip.Prefix{MappedIPv4}

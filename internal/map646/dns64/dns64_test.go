@@ -19,6 +19,7 @@ import (
 
 	"widecloud/internal/map646/dns64"
 	"widecloud/internal/netio"
+	"widecloud/internal/packet/siit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -393,7 +394,8 @@ func TestPrefixes(t *testing.T) {
 		}
 	}
 	// RFC 6052 §3.1.
-	s := start(t, dns64.Options{Upstream: []netip.AddrPort{r.addr}, Prefix: dns64.WellKnown})
+	wellKnown := netip.MustParsePrefix("64:ff9b::/96")
+	s := start(t, dns64.Options{Upstream: []netip.AddrPort{r.addr}, Prefix: wellKnown})
 	for name, want := range map[string]string{
 		"priv.example.":  "NOERROR\npriv.example. 300 AAAA 64:ff9b::808:808",
 		"all.example.":   "NOERROR\nns example. 300 SOA ns.example. root.example. 1 2 3 4 300",
@@ -401,6 +403,14 @@ func TestPrefixes(t *testing.T) {
 	} {
 		if d := cmp.Diff(want, show(send(t, s, "udp", query(name, "AAAA")))); d != "" {
 			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	} // As the translator does it, so does this.
+	for private, want := range map[siit.Private]int{siit.PrivateAllow: 2, siit.PrivateDrop: 1} {
+		for _, p := range []netip.Prefix{wellKnown, pref64} {
+			s := start(t, dns64.Options{Upstream: []netip.AddrPort{r.addr}, Prefix: p, Private: private})
+			if got := send(t, s, "udp", query("priv.example.", "AAAA")); len(got.Answer) != want {
+				t.Errorf("%v, private %d: %v", p, private, got)
+			}
 		}
 	}
 }
@@ -697,6 +707,7 @@ func TestBadOptions(t *testing.T) {
 		"upstream[1]: ":   func(o *dns64.Options) { o.Upstream = []netip.AddrPort{ap("[2001:db8::1]:53"), ap("[::1]:5353")} },
 		"prefix: ":        func(o *dns64.Options) { o.Prefix = netip.Prefix{} },
 		"prefix:":         func(o *dns64.Options) { o.Prefix = pf("2001:db8:64::/80") },
+		"private: ":       func(o *dns64.Options) { o.Private = 9 },
 		"exclude[0]: ":    func(o *dns64.Options) { o.Exclude = []netip.Prefix{pf("10.0.0.0/8")} },
 		"allow_from[0]: ": func(o *dns64.Options) { o.AllowFrom = []netip.Prefix{pf("::/0")} },
 		"allow_from[0]:":  func(o *dns64.Options) { o.AllowFrom = []netip.Prefix{pf("0.0.0.0/0")} },

@@ -22,7 +22,7 @@
 //     whose AAAA answer failed validation (RFC 6147 §5.5, 2).
 //   - Nothing is synthesised for who set DO and CD (RFC 6147 §5.5, 3).
 //   - Each synthesised address translates back into the A record's address, which
-//     is one that the translator forwards; under 64:ff9b::/96 only global ones.
+//     is one that the translator forwards: under 64:ff9b::/96, only global ones.
 //   - Nobody outside AllowFrom is answered anything but REFUSED, and AllowFrom is
 //     never the whole Internet.
 //   - No question is asked of upstream twice on its way round: a loop through
