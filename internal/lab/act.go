@@ -42,7 +42,7 @@ func (r *runner) act(ctx context.Context, do any) error {
 		_, err = f.sites[s.Lender].client.Reclaim(ctx, loan.Name)
 		return err
 	case *TrafficStmt:
-		to, err := r.address(s.Target, s.From)
+		to, err := r.host(s.Target, s.From)
 		if err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func (r *runner) act(ctx context.Context, do any) error {
 		case <-time.After(s.For):
 		}
 	default:
-		return fmt.Errorf("a statement of type %T cannot be done", do)
+		return r.actDC(ctx, do)
 	}
 	return nil
 }
@@ -215,6 +215,15 @@ func (f *Federation) loan(ctx context.Context, seenBy, lender, borrower string) 
 	return newest, nil
 }
 
+// host is what a client at a place uses to reach a target: an address or a name.
+func (r *runner) host(target, from string) (string, error) {
+	if r.script.DC != nil {
+		return r.script.DC.reach(from, target)
+	}
+	a, err := r.address(target, from)
+	return a.String(), err
+}
+
 // address is what a client at a place uses to reach a VM, or the address itself.
 func (r *runner) address(target, from string) (netip.Addr, error) {
 	if v := r.vms[target]; v != nil {
@@ -241,7 +250,7 @@ func (r *runner) ask(ctx context.Context, vm, method, path string) (string, erro
 	err = until(ctx, 30*time.Second, func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
-		answer, err = request(ctx, r.fed.from(from), method, urlOf(a)+path)
+		answer, err = request(ctx, r.fed.from(from), method, urlOf(a.String())+path)
 		return err
 	})
 	return strings.TrimSpace(answer), err

@@ -127,7 +127,7 @@ func (r *runner) judge(ctx context.Context, e *ExpectStmt) (detail string, err e
 		found, err := r.fed.find(ctx, r.vms[e.VM].uid)
 		return fmt.Sprintf("at %s, by libvirt's own word; %s", strings.Join(keys(found.active), ", "), after()), err
 	}
-	return "", fmt.Errorf("an expectation %q cannot be judged", e.What)
+	return r.judgeDC(ctx, e)
 }
 
 func keys(m map[string]string) []string {
@@ -251,7 +251,7 @@ func (r *runner) judgeJob(ctx context.Context, e *ExpectStmt) (string, error) {
 }
 
 func (r *runner) judgePage(ctx context.Context, e *ExpectStmt) (string, error) {
-	to, err := r.address(e.Target, e.From)
+	to, err := r.host(e.Target, e.From)
 	if err != nil {
 		return "", err
 	}
@@ -272,7 +272,12 @@ func (r *runner) judgePage(ctx context.Context, e *ExpectStmt) (string, error) {
 		return "no answer", err
 	}
 	var page string
-	err = until(ctx, e.Within, func(ctx context.Context) (err error) { page, err = get(ctx); return err })
+	err = until(ctx, e.Within, func(ctx context.Context) (err error) {
+		if page, err = get(ctx); err == nil && !strings.Contains(page, e.Says) {
+			err = fmt.Errorf("%s says %q", to, firstLine(page))
+		}
+		return err
+	})
 	return fmt.Sprintf("%s answers %q after %.1f s", to, firstLine(page), time.Since(start).Seconds()), err
 }
 

@@ -96,6 +96,8 @@ func (s childSpec) enter() error {
 	}{
 		{"/proc", "proc", "", syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC},
 		{"/sys", "sysfs", "", syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC},
+		// Its own: what a machine has pinned is its own, and gone without power.
+		{"/sys/fs/bpf", "bpf", "mode=700", syscall.MS_NOSUID | syscall.MS_NODEV | syscall.MS_NOEXEC},
 		{"/run", "tmpfs", "mode=755", syscall.MS_NOSUID | syscall.MS_NODEV},
 		{"/tmp", "tmpfs", "mode=1777", syscall.MS_NOSUID | syscall.MS_NODEV},
 		{"/dev", "tmpfs", "mode=755", syscall.MS_NOSUID},

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"widecloud/internal/lab/stream"
 )
 
 // clientName is the argv[0] that turns this program into a client process inside
@@ -30,8 +31,9 @@ func init() {
 type clientSpec struct {
 	URL    string        `json:"url"` // http://ADDRESS
 	Method string        `json:"method,omitempty"`
-	Every  time.Duration `json:"every,omitempty"` // requests at this distance
-	Rate   int64         `json:"rate,omitempty"`  // download at so many bytes a second
+	Every  time.Duration `json:"every,omitempty"`  // requests at this distance
+	Rate   int64         `json:"rate,omitempty"`   // download at so many bytes a second
+	Lookup string        `json:"lookup,omitempty"` // only ask for the IPv6 addresses of this name
 }
 
 // clientEvent is one line of a client's output. Times are Unix nanoseconds.
@@ -61,6 +63,8 @@ func clientMain(arg string) int {
 		DisableKeepAlives: true, DisableCompression: true, DialContext: (&net.Dialer{Timeout: requestTimeout}).DialContext,
 	}}}
 	switch {
+	case spec.Lookup != "":
+		return lookup(ctx, spec.Lookup)
 	case spec.Rate > 0:
 		c.download(ctx, spec)
 	case spec.Every > 0:
@@ -162,6 +166,19 @@ func (c *client) once(ctx context.Context, spec clientSpec) int {
 	return 0
 }
 
+// lookup prints the IPv6 addresses of a name, as the resolver gives them.
+func lookup(ctx context.Context, name string) int {
+	l, err := net.DefaultResolver.LookupNetIP(ctx, "ip6", name)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for _, a := range l {
+		fmt.Println(a)
+	}
+	return 0
+}
+
 // download reads the guest's endless stream by one connection, and checks every
 // byte by its place. A connection that breaks is a loss; the next one goes on
 // where the last one ended.
@@ -219,7 +236,7 @@ func (c *client) stream(ctx context.Context, spec clientSpec, offset *int64) err
 			stall.Reset(stallTimeout)
 			e.Gap = max(e.Gap, now.Sub(last).Nanoseconds())
 			last = now
-			e.Wrong += wrongBytes(*offset, b[:n])
+			e.Wrong += stream.Wrong(*offset, b[:n])
 			e.Bytes += int64(n)
 			*offset += int64(n)
 		}
@@ -235,20 +252,4 @@ func (c *client) stream(ctx context.Context, spec clientSpec, offset *int64) err
 			return err
 		}
 	}
-}
-
-// wrongBytes counts what is not the pattern: each eight bytes are the big-endian
-// offset at which they stand.
-func wrongBytes(offset int64, b []byte) (wrong int64) {
-	var word [8]byte
-	for i := range b {
-		at := offset + int64(i)
-		if i == 0 || at&7 == 0 {
-			binary.BigEndian.PutUint64(word[:], uint64(at&^7))
-		}
-		if b[i] != word[at&7] {
-			wrong++
-		}
-	}
-	return wrong
 }

@@ -7,6 +7,9 @@ import (
 
 func (p *parser) expect() any {
 	e := &ExpectStmt{}
+	if p.expectDC(e) {
+		return e
+	}
 	switch {
 	case p.is("traffic"):
 		e.Traffic = ref(p, "traffic", p.traffic)
@@ -48,7 +51,11 @@ func (p *parser) expect() any {
 		p.at = at
 		e.Target = p.target(e.From)
 		p.at = back
-		e.Silent = p.more() && p.oneOfOptional("answers", "silent") == "silent"
+		if p.is("says") {
+			e.Says = p.quoted()
+		} else {
+			e.Silent = p.oneOfOptional("answers", "silent") == "silent"
+		}
 		e.Within = p.within(20 * time.Second)
 	case p.is("loan"):
 		e.What = "loan"

@@ -10,7 +10,7 @@ type Flow struct{ *flow }
 
 // StartFlow is startFlow.
 func StartFlow(ctx context.Context, n *Node, t *TrafficStmt, to netip.Addr) (Flow, error) {
-	f, err := startFlow(ctx, n, t, to)
+	f, err := startFlow(ctx, n, t, to.String())
 	return Flow{f}, err
 }
 

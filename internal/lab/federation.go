@@ -35,7 +35,6 @@ const (
 	nodeBin    = "/opt/widecloud/bin"
 	nodeImages = "/opt/widecloud/images"
 	stateDir   = "/var/lib/widecloud"
-	mappings   = "/etc/map646/mappings.conf"
 )
 
 // Capacity that each hypervisor of the lab reports: the same on every machine,
@@ -66,6 +65,7 @@ type Federation struct {
 	inet    *Router
 	client4 *Node
 	client6 *Node
+	dc      *dataCentre // nil: none
 }
 
 type fedSite struct {
@@ -96,6 +96,12 @@ func BuildFederation(ctx context.Context, l *Lab, o FederationOptions) (*Federat
 		f.sites[s.Name] = fs
 		f.order = append(f.order, fs)
 	}
+	if o.Script.DC != nil {
+		if err := f.buildDC(ctx); err != nil {
+			return nil, err
+		}
+		return f, nil
+	}
 	if len(f.order) > 9 {
 		return nil, errors.New("build federation: more than nine sites")
 	}
@@ -106,13 +112,21 @@ func BuildFederation(ctx context.Context, l *Lab, o FederationOptions) (*Federat
 		{"machines", f.makeNodes}, {"cables, routing and translators", f.makeNetwork}, {"controllers", f.startControllers},
 		{"agents", f.startAgents}, {"peers and offers", f.peer},
 	} {
-		start := time.Now()
-		if err := step.do(ctx); err != nil {
-			return nil, fmt.Errorf("build federation: %s: %w", step.what, err)
+		if err := f.step(ctx, step.what, step.do); err != nil {
+			return nil, err
 		}
-		o.Progress("%s (%.1f s)", step.what, time.Since(start).Seconds())
 	}
 	return f, nil
+}
+
+// step is a part of the building.
+func (f *Federation) step(ctx context.Context, what string, do func(context.Context) error) error {
+	start := time.Now()
+	if err := do(ctx); err != nil {
+		return fmt.Errorf("build federation: %s: %w", what, err)
+	}
+	f.o.Progress("%s (%.1f s)", what, time.Since(start).Seconds())
+	return nil
 }
 
 // each does something at every site at once.
@@ -180,6 +194,9 @@ func (f *Federation) makeNodes(ctx context.Context) error {
 			})
 		}
 	}
+	if f.o.Script.DC != nil {
+		g.Go(f.makeDCNodes)
+	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
@@ -233,17 +250,8 @@ func (f *Federation) makeNetwork(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for _, c := range []struct {
-		node           *Node
-		device         string
-		client, router netip.Prefix
-	}{{f.client4, "client4", client4Addr, client4Router}, {f.client6, "client6", client6Addr, client6Router}} {
-		if err := f.lab.Link(End{Node: f.inet.Node, Device: c.device, Addrs: []netip.Prefix{c.router}}, End{Node: c.node, Device: "eth0", Addrs: []netip.Prefix{c.client}}); err != nil {
-			return err
-		}
-		if err := c.node.Setup(defaultRoutes("eth0", []netip.Prefix{c.router})); err != nil {
-			return err
-		}
+	if err := f.cableClients(); err != nil {
+		return err
 	}
 	links := map[string][]string{}
 	for _, w := range f.o.Script.WANs {
@@ -436,26 +444,6 @@ func (f *Federation) startAgents(ctx context.Context) error {
 	})
 }
 
-// startTranslator runs map646 as docs/map646.md has two nodes of the same
-// addresses: each with its own addresses in the common prefixes, and the
-// gateways' common address.
-func (f *Federation) startTranslator(s *fedSite) error {
-	conf := fmt.Sprintf("pref64 = %q\ncontrol = \"/run/map646.sock\"\nmappings_file = %q\n[tun]\nmtu = 1430\n"+
-		"addresses = [\"203.0.113.%d/24\", \"2001:db8:f::fff%d/64\", \"2001:db8:64::%d/96\", \"%s/128\"]\n",
-		pref64, mappings, 254-s.number, s.number, s.number, anycastVTEP)
-	if err := s.gw.WriteFile("/etc/map646/map646.toml", []byte(conf)); err != nil {
-		return err
-	}
-	if err := s.gw.WriteFile(mappings, []byte("# none yet\n")); err != nil {
-		return err
-	}
-	_, err := s.gw.Start(ProcessOptions{
-		Name: map646Process, Boot: true, Args: []string{nodeBin + "/map646", "run", "-c", "/etc/map646/map646.toml"},
-		Ready: func(context.Context) error { _, err := os.Stat(s.gw.Path("/run/map646.sock")); return err },
-	})
-	return err
-}
-
 func (f *Federation) startAgent(ctx context.Context, s *fedSite, name string, number int, role api.HostRole) error {
 	n := s.nodes[name]
 	token, err := s.client.JoinToken(ctx, name, []api.HostRole{role})
@@ -467,7 +455,7 @@ func (f *Federation) startAgent(ctx context.Context, s *fedSite, name string, nu
 		s.stmt.Name, name, net.JoinHostPort(s.addr6(ctlNumber).String(), outsidePort), role, s.addr6(number),
 		hostCapacity.CPUs, hostCapacity.MemoryMiB, hostCapacity.DiskGiB)
 	if role == api.RoleGateway {
-		conf += fmt.Sprintf("[map646]\ncontrol = \"/run/map646.sock\"\nconfig = %q\n", mappings)
+		conf += fmt.Sprintf("[map646]\ncontrol = %q\nconfig = %q\n", map646Control, mappings)
 	}
 	if err := errors.Join(n.WriteFile("/etc/widecloud/agent.toml", []byte(conf)), n.WriteFile("/etc/widecloud/join-token", []byte(token+"\n"))); err != nil {
 		return err
@@ -615,11 +603,17 @@ func (f *Federation) from(place string) *Node {
 	case "inet6":
 		return f.client6
 	}
+	if n := f.dcMachine(place); n != nil {
+		return n
+	}
 	return f.sites[place].user
 }
 
 // node is the machine on which a process runs.
 func (f *Federation) node(site, host string) *Node {
+	if n := f.dcMachine(site); n != nil {
+		return n
+	}
 	if host == "" {
 		return f.sites[site].ctl
 	}
@@ -691,6 +685,11 @@ func (f *Federation) logs() []string {
 			if name == "gw" {
 				l = append(l, n.LogPath(map646Process))
 			}
+		}
+	}
+	if f.dc != nil {
+		for _, n := range f.dc.translators {
+			l = append(l, n.LogPath(map646Process))
 		}
 	}
 	l = slices.DeleteFunc(l, func(p string) bool { _, err := os.Stat(p); return err != nil })

@@ -33,3 +33,70 @@ func leaf(s, m int) cable {
 // trunk is the link between the routers of sites s and t, or with t = 0 between
 // site s's and the Internet's.
 func trunk(s, t int) cable { return leaf(200+s, t) }
+
+// The data centre's plan. Its links to the Internet have public addresses, so
+// that what a router there says of itself can be translated, too.
+var (
+	dcPrefix    = netip.MustParsePrefix("2001:db8:a::/48")
+	dns64Addr   = netip.MustParseAddr("2001:db8:64:53::1") // of all translators
+	namesAddr4  = netip.MustParseAddr("192.0.2.2")
+	namesAddr6  = netip.MustParseAddr("2001:db8:53::2")
+	fillOutside = netip.MustParsePrefix("10.192.0.0/12") // mappings of nobody's
+	fillInside  = netip.MustParsePrefix("2001:db8:a:ff00::/64")
+)
+
+// maxFill is how many mappings of nobody's there can be; the last addresses are
+// the translators' own.
+const maxFill = 1_000_000
+
+// outsideLink is translator number t's way to the Internet's router (a),
+// insideLink its way to the data centre's.
+func outsideLink(t int) cable {
+	return cable{
+		a: prefixes("192.0.2.%d/30", 129+4*t, "2001:db8:1:%x::1/64", t),
+		b: prefixes("192.0.2.%d/30", 130+4*t, "2001:db8:1:%x::2/64", t),
+	}
+}
+
+func insideLink(t int) cable {
+	return cable{a: prefixes("2001:db8:2:%x::1/64", t), b: prefixes("2001:db8:2:%x::2/64", t)}
+}
+
+// prefixes takes formats, each with its number.
+func prefixes(formats ...any) (l []netip.Prefix) {
+	for i := 0; i < len(formats); i += 2 {
+		l = append(l, netip.MustParsePrefix(fmt.Sprintf(formats[i].(string), formats[i+1])))
+	}
+	return l
+}
+
+// link is a server's cable to its router (a).
+func (s *ServerStmt) link() cable {
+	switch s.At {
+	case "inet4":
+		return cable{a: prefixes("192.0.2.%d/30", 4*s.number+1), b: prefixes("192.0.2.%d/30", 4*s.number+2)}
+	case "inet6":
+		return cable{a: prefixes("2001:db8:c:%x::1/64", s.number), b: prefixes("2001:db8:c:%x::10/64", s.number)}
+	}
+	return cable{a: prefixes("2001:db8:a:%x::1/64", s.number), b: prefixes("2001:db8:a:%x::10/64", s.number)}
+}
+
+// addr is the server's own address.
+func (s *ServerStmt) addr() netip.Addr { return s.link().b[0].Addr() }
+
+// embed puts an IPv4 address under the federation's prefix (RFC 6052, /96).
+func embed(a netip.Addr) netip.Addr {
+	b, four := pref64.Addr().As16(), a.As4()
+	copy(b[12:], four[:])
+	return netip.AddrFrom16(b)
+}
+
+// fillPair is mapping number i of nobody's.
+func fillPair(i int) (outside, inside netip.Addr) {
+	o, in := fillOutside.Addr().As4(), fillInside.Addr().As16()
+	n := uint32(i + 1)
+	o[1] |= byte(n >> 16)
+	o[2], o[3] = byte(n>>8), byte(n)
+	in[13], in[14], in[15] = byte(n>>16), byte(n>>8), byte(n)
+	return netip.AddrFrom4(o), netip.AddrFrom16(in)
+}

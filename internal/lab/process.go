@@ -17,6 +17,7 @@ import (
 type ProcessOptions struct {
 	Name string   // unique in the node; names the log
 	Args []string // Args[0] is the program
+	As   string   // argv[0], if it is not to be Args[0]
 	Env  []string // beside the node's own environment
 	Dir  string   // "": /
 	// Boot starts the process again whenever the node powers on.
@@ -45,6 +46,15 @@ func (p *Process) Err() error {
 		return p.err
 	default:
 		return nil
+	}
+}
+
+func (p *Process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -88,6 +98,9 @@ func (n *Node) Start(o ProcessOptions) (*Process, error) {
 	}
 	defer out.Close()
 	c := n.Command(context.Background(), o.Args[0], o.Args[1:]...)
+	if o.As != "" {
+		c.Args[0] = o.As
+	}
 	c.Env = append(c.Env, o.Env...)
 	c.Stdout, c.Stderr = out, out
 	if o.Dir != "" {

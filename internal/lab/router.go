@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Routing describes a node's part in OSPF and OSPFv3 (area 0).
+// Routing describes a node's part in OSPF and OSPFv3 (area 0), or in BGP.
 type Routing struct {
 	RouterID netip.Addr // IPv4 form, unique
 	// Interfaces are the point-to-point links on which neighbours are spoken to.
@@ -22,8 +22,10 @@ type Routing struct {
 	Passive []string
 	// BFD is the interval of its packets; three missing ones are a failure. 0: 50 ms.
 	BFD time.Duration
+	// BGP, if set, is spoken instead; Interfaces and Passive do not matter then.
+	BGP *BGP
 	// Extra is text for the daemons' configurations, by their names (zebra, ospfd,
-	// ospf6d, bfdd, staticd). staticd runs only if it has some.
+	// ospf6d, bgpd, bfdd, staticd). staticd runs only if it has some.
 	Extra map[string]string
 }
 
@@ -42,10 +44,10 @@ func (l *Lab) AddRouter(o NodeOptions) (*Router, error) {
 }
 
 // frrDaemons in the order of their start.
-var frrDaemons = []string{"zebra", "bfdd", "ospfd", "ospf6d", "staticd"}
+var frrDaemons = []string{"zebra", "bfdd", "ospfd", "ospf6d", "bgpd", "staticd"}
 
 // StartRouting runs FRR on the node, now and whenever it powers on, as processes
-// named zebra, bfdd, ospfd and ospf6d. The interfaces need not exist yet. A
+// named zebra, bfdd, ospfd and ospf6d, or zebra, bfdd and bgpd. The interfaces need not exist yet. A
 // gateway host can route as well as a Router.
 func (n *Node) StartRouting(r Routing) error {
 	if !r.RouterID.Is4() {
@@ -54,13 +56,14 @@ func (n *Node) StartRouting(r Routing) error {
 	if frrUser() == [2]int{} {
 		return fmt.Errorf("start routing on %s: %w (Debian: frr)", n.name, exec.ErrNotFound)
 	}
-	for daemon, text := range r.configs(n.name) {
+	configs := r.configs(n.name)
+	for daemon, text := range configs {
 		if err := n.WriteFile("/etc/frr/"+daemon+".conf", []byte(text)); err != nil {
 			return fmt.Errorf("start routing on %s: %w", n.name, err)
 		}
 	}
 	for _, d := range frrDaemons {
-		if d == "staticd" && r.Extra[d] == "" {
+		if _, ok := configs[d]; !ok {
 			continue
 		}
 		args := []string{"/usr/lib/frr/" + d, "-f", "/etc/frr/" + d + ".conf", "--log", "stdout", "--log-level", "warnings"}
@@ -87,8 +90,7 @@ func (r Routing) configs(host string) map[string]string {
 	if r.BFD == 0 {
 		r.BFD = 50 * time.Millisecond
 	}
-	var bfdd, ospfd, ospf6d strings.Builder
-	fmt.Fprintf(&bfdd, "bfd\n profile lab\n  detect-multiplier 3\n  receive-interval %[1]d\n  transmit-interval %[1]d\n exit\nexit\n", r.BFD.Milliseconds())
+	var ospfd, ospf6d strings.Builder
 	for _, name := range r.Interfaces {
 		fmt.Fprintf(&ospfd, "interface %s\n ip ospf network point-to-point\n ip ospf area 0\n ip ospf hello-interval 1\n ip ospf dead-interval 10\n ip ospf retransmit-interval 1\n"+
 			" ip ospf bfd\n ip ospf bfd profile lab\nexit\n", name)
@@ -107,7 +109,15 @@ func (r Routing) configs(host string) map[string]string {
 	// came back, although the kernel had taken the member out: one way of two
 	// would be lost for good. Without groups it installs plain multipath routes.
 	const zebra = "no zebra nexthop kernel enable\n"
-	configs := map[string]string{"zebra": zebra, "bfdd": bfdd.String(), "ospfd": ospfd.String(), "ospf6d": ospf6d.String(), "staticd": ""}
+	configs := map[string]string{"zebra": zebra, "bfdd": bfdConfig(r.BFD)}
+	if r.BGP != nil {
+		configs["bgpd"] = r.BGP.config(r.RouterID)
+	} else {
+		configs["ospfd"], configs["ospf6d"] = ospfd.String(), ospf6d.String()
+	}
+	if r.Extra["staticd"] != "" {
+		configs["staticd"] = ""
+	}
 	for d := range configs {
 		configs[d] = "hostname " + host + "\n" + configs[d] + r.Extra[d]
 	}

@@ -85,6 +85,7 @@ type runner struct {
 	elapsed []string          // names of figures of the whole run's time
 	images  map[string]string // paths of the images' files
 	data    map[string]string // user-data of VMs
+	churn   *churn            // nil: none
 }
 
 // vmState is what the runner knows of a VM from when it was made.
@@ -136,7 +137,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 		r.teardown(l, before)
 		r.total()
 	}()
-	r.out.line("%d sites are being built: %s", len(r.script.Sites), r.siteNames())
+	r.out.line("%s", r.announcement())
 	r.fed, err = BuildFederation(ctx, l, FederationOptions{
 		Script: r.script, Bin: r.o.Bin, Images: dir, Log: r.o.Log,
 		Progress: func(format string, args ...any) { r.out.under(format, args...) },
@@ -168,6 +169,9 @@ func (r *runner) run(ctx context.Context) (err error) {
 	for _, f := range r.flows {
 		f.stop()
 	}
+	if r.churn != nil {
+		r.churn.stop()
+	}
 	if r.o.Hold != nil && ctx.Err() == nil {
 		r.total()
 		r.o.Hold(r.result, r.fed)
@@ -187,18 +191,21 @@ func (r *runner) total() {
 // something.
 func builds(do any) bool {
 	switch do.(type) {
-	case *SiteStmt, *WANStmt, *ImageStmt, *BorrowStmt, *NetworkStmt, *VMStmt:
+	case *SiteStmt, *WANStmt, *ImageStmt, *BorrowStmt, *NetworkStmt, *VMStmt, *RoutingStmt, *TranslatorStmt, *ServerStmt, *FillStmt:
 		return true
 	}
 	return false
 }
 
-func (r *runner) siteNames() string {
+func (r *runner) announcement() string {
+	if d := r.script.DC; d != nil {
+		return fmt.Sprintf("a data centre is being built: translators %s; servers %s; routing by %s", known(d.names("translators")), known(d.names("servers")), d.Routing)
+	}
 	var l []string
 	for _, s := range r.script.Sites {
 		l = append(l, s.Name)
 	}
-	return strings.Join(l, ", ")
+	return fmt.Sprintf("%d sites are being built: %s", len(l), strings.Join(l, ", "))
 }
 
 // fatal is an error that ends the run; it counts as a failed check.
@@ -232,7 +239,7 @@ func describe(err error) string {
 // not.
 func (r *runner) statement(ctx context.Context, st Statement) error {
 	switch do := st.Do.(type) {
-	case *SiteStmt, *WANStmt:
+	case *SiteStmt, *WANStmt, *RoutingStmt, *TranslatorStmt, *ServerStmt, *FillStmt:
 		return nil // they are there already
 	case *SayStmt:
 		r.out.say(do.Text)
@@ -245,6 +252,8 @@ func (r *runner) statement(ctx context.Context, st Statement) error {
 		err = r.expect(ctx, st, do)
 	case *MigrateStmt:
 		err = r.migrate(ctx, st, do)
+	case *StopChurnStmt:
+		r.stopChurn(st)
 	case *FigureStmt:
 		err = r.measured(ctx, do)
 	default:

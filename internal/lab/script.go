@@ -17,6 +17,7 @@ type Script struct {
 	File       string
 	Sites      []*SiteStmt
 	WANs       []*WANStmt
+	DC         *DataCentre // nil: none; there are sites then
 	Images     []string
 	Statements []Statement // all of them, in order
 }
@@ -46,11 +47,12 @@ func (e *ScriptError) Error() string { return e.Pos.String() + ": " + e.Msg }
 
 // The statements. docs/lab.md says what each does.
 type (
-	// SiteStmt is `site NAME hosts N [gateway] [lend … to SITE…|*] [grace D]`.
+	// SiteStmt is `site NAME hosts N [gateway [path fast|full]] [lend … to SITE…|*] [grace D]`.
 	SiteStmt struct {
 		Name    string
 		Hosts   int
 		Gateway bool
+		Path    string // of the gateway: fast or full
 		Lend    *api.Resources
 		Percent int // of the site's capacity, instead of Lend
 		To      []string
@@ -143,18 +145,23 @@ type (
 	FigureStmt struct{ Name, What, Of string }
 	// ExpectStmt is `expect …`; What says which.
 	ExpectStmt struct {
-		What    string // running, stopped, addresses, disk, boot, lost, gap, alive, job, page, loan, refused
+		What    string // running, stopped, addresses, disk, boot, lost, gap, alive, job, page, loan, refused; translator, map646, traceroute, pmtu, name
 		VM      string
 		At      string // place, "": anywhere
 		Once    bool
 		Address bool // unchanged since the VM was made
 		Traffic string
-		Limit   int64         // lost: at most
+		Limit   int64         // lost: at most; traceroute: hops; pmtu: bytes
 		Unit    string        // lost: requests or bytes
 		Under   time.Duration // gap
-		Want    string        // job: done, clean, failed, cancelled; loan: active, reclaimed, ended; refused: reason's code
-		Target  string        // page
-		From    string        // page
+		Want    string        // job: done, clean, failed, cancelled; loan: active, reclaimed, ended; refused: reason's code; translator: idle, busy
+		Target  string        // page, traceroute, pmtu, name; translator, map646: which
+		From    string        // page, traceroute, pmtu, name
+		Says    string        // page, map646: what the answer must have in it
+		Path    string        // translator: fast, full, "": either
+		Args    []string      // map646: command
+		By      string        // traceroute: udp, icmp, tcp
+		Through []netip.Addr  // traceroute: hops that must be among them; name: its address
 		Silent  bool          // page: no answer is wanted
 		Lender  string
 		Within  time.Duration
@@ -172,7 +179,7 @@ func init() { // not a literal: the parsers refer to the table in messages
 		form  string
 		parse func(*parser) any
 	}{
-		"site":     {"site NAME hosts N [gateway] [lend PERCENT%|AMOUNT to SITE…|*] [grace TIME]", (*parser).site},
+		"site":     {"site NAME hosts N [gateway [path fast|full]] [lend PERCENT%|AMOUNT to SITE…|*] [grace TIME]", (*parser).site},
 		"wan":      {"wan SITE SITE rtt TIME rate RATE", (*parser).wan},
 		"internet": {"internet", func(*parser) any { return nil }},
 		"image":    {"image tiny|debian", (*parser).image},
@@ -181,18 +188,18 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"borrow":   {"borrow SITE from SITE AMOUNT", (*parser).borrow},
 		"revoke":   {"revoke loan of LENDER to BORROWER", (*parser).revoke},
 		"reclaim":  {"reclaim loan of LENDER to BORROWER", (*parser).revoke},
-		"traffic":  {"traffic NAME inet4|inet6|SITE -> VM|ADDRESS http every TIME | download rate RATE", (*parser).flow},
+		"traffic":  {"traffic NAME inet4|inet6|SITE|SERVER -> VM|SERVER|NAME.example|ADDRESS http every TIME | download rate RATE", (*parser).flow},
 		"measure":  {"measure TRAFFIC…", (*parser).measure},
-		"stop":     {"stop traffic NAME | stop vm NAME", (*parser).stop},
-		"start":    {"start vm NAME | start SITE controller | start SITE/HOST agent|map646|libvirtd", (*parser).start},
+		"stop":     {"stop traffic NAME | stop vm NAME | stop churn", (*parser).stop},
+		"start":    {"start vm NAME | start SITE controller | start SITE/HOST agent|map646|libvirtd | start TRANSLATOR map646", (*parser).start},
 		"reboot":   {"reboot vm NAME", (*parser).power},
 		"delete":   {"delete vm NAME", (*parser).power},
 		"migrate":  {"migrate VM SITE[/HOST] [&]", (*parser).migrate},
 		"wait":     {"wait job VM [copied N%|step STEP] [within TIME]", (*parser).wait},
 		"cancel":   {"cancel job VM", (*parser).cancel},
-		"kill":     {"kill SITE controller | kill SITE/HOST agent|map646|libvirtd [SIGNAL]", (*parser).kill},
-		"poweroff": {"poweroff SITE/HOST", (*parser).plug},
-		"poweron":  {"poweron SITE/HOST", (*parser).plug},
+		"kill":     {"kill SITE controller [SIGNAL] | kill SITE/HOST agent|map646|libvirtd [SIGNAL] | kill TRANSLATOR map646 [SIGNAL]", (*parser).kill},
+		"poweroff": {"poweroff SITE/HOST|TRANSLATOR|SERVER", (*parser).plug},
+		"poweron":  {"poweron SITE/HOST|TRANSLATOR|SERVER", (*parser).plug},
 		"cut":      {"cut SITE [SITE]", (*parser).cut},
 		"heal":     {"heal SITE [SITE]", (*parser).cut},
 		"write":    {"write VM SIZE", (*parser).write},
@@ -201,7 +208,16 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"sleep":    {"sleep TIME", (*parser).sleep},
 		"figure":   {"figure NAME gap|lost TRAFFIC | figure NAME seconds|wan_bytes|downtime VM | figure NAME elapsed", (*parser).figure},
 		"ratio":    {"ratio NAME wire VM", (*parser).figure},
-		"expect":   {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect migrate …", (*parser).expect},
+		"expect": {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect migrate … | " +
+			"expect translator … | expect map646 … | expect traceroute … | expect pmtu … | expect name …", (*parser).expect},
+		"routing":    {"routing ospf|bgp|static", (*parser).routing},
+		"translator": {"translator NAME [path fast|full] [dns64] [inside-mtu N] [outside-mtu N]", (*parser).translator},
+		"server":     {"server NAME [at inet4|inet6] [service ADDRESS…] [mtu N]", (*parser).server},
+		"fill":       {"fill N", (*parser).fill},
+		"map":        {"map ADDRESS… to SERVER", (*parser).mapping},
+		"unmap":      {"unmap ADDRESS…", (*parser).mapping},
+		"map646":     {"map646 TRANSLATOR|all COMMAND…", (*parser).map646},
+		"churn":      {"churn table|reload every TIME", (*parser).churn},
 	}
 }
 
@@ -221,8 +237,8 @@ func ParseScript(file, text string) (*Script, error) {
 			errs = append(errs, err)
 		}
 	}
-	if len(errs) == 0 && len(p.script.Sites) == 0 {
-		errs = append(errs, &ScriptError{Pos{file, max(n, 1), 1}, "a script needs a site"})
+	if len(errs) == 0 && len(p.script.Sites) == 0 && (p.script.DC == nil || len(p.script.DC.Translators) == 0) {
+		errs = append(errs, &ScriptError{Pos{file, max(n, 1), 1}, "a script needs a site or a translator"})
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -256,6 +272,7 @@ type parser struct {
 	loans    map[[2]string]bool
 	figures  map[string]bool
 	written  map[string]bool
+	churning bool
 }
 
 func (p *parser) line(n int, line string) (err error) {

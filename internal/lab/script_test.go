@@ -76,8 +76,8 @@ func TestScriptErrors(t *testing.T) {
 		"network red owner tokyo prefix 2001:db8::/48":          `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
 		"vm web2 owner osaka network blue":                      "8:33: network blue is tokyo's, the VM is osaka's",
 		"vm web2 network blue":                                  "8:21: owner SITE is missing",
-		"vm web2 owner tokyo network blue service 203.0.113.10": "8:42: 203.0.113.10 is that of vm web1",
-		"vm web2 owner tokyo network blue service 192.0.2.1":    "8:42: 192.0.2.1 is in none of the federation's service prefixes",
+		"vm web2 owner tokyo network blue service 203.0.113.10": "8:42: 203.0.113.10 is that of web1",
+		"vm web2 owner tokyo network blue service 192.0.2.1":    "8:42: 192.0.2.1 is in none of the service prefixes",
 		"vm web2 owner tokyo network blue memory 100k":          `8:41: "100k" is no whole number of MiB`,
 		"traffic a inet4 -> web1 http every 1ms":                "8:36: more often than every 5ms",
 		"traffic a inet4 -> 2001:db8:f::10 http every 1s":       "8:20: a client at inet4 cannot reach 2001:db8:f::10",
@@ -112,7 +112,7 @@ func TestScriptErrors(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("not all faults at once: %v", err)
 	}
-	if _, err := lab.ParseScript("x.lab", "# nothing\n"); err == nil || err.Error() != "x.lab:1:1: a script needs a site" {
+	if _, err := lab.ParseScript("x.lab", "# nothing\n"); err == nil || err.Error() != "x.lab:1:1: a script needs a site or a translator" {
 		t.Errorf("empty: %v", err)
 	}
 }
@@ -120,6 +120,7 @@ func TestScriptErrors(t *testing.T) {
 func FuzzParseScript(f *testing.F) {
 	f.Add(small)
 	f.Add("say \"\nexpect page")
+	f.Add(centre + "expect pmtu from\nmap646 br1 stats says\nunmap")
 	f.Add("site a lend 1 cpu to *,\nvm x service :: ::\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := lab.ParseScript("f.lab", text)

@@ -153,6 +153,9 @@ func has[V any](m map[string]V) func(string) bool {
 }
 
 func (p *parser) site() any {
+	if p.script.DC != nil {
+		p.fail(p.words[0], "sites and a data centre (routing, translator, server, fill) exclude each other: both would announce the same addresses")
+	}
 	s := &SiteStmt{Hosts: 1, Grace: 2 * time.Minute}
 	s.Name = p.name("site", has(p.sites))
 	if slices.Contains([]string{"inet4", "inet6", "internet", "traffic", "job", "page", "loan", "vm", "migrate"}, s.Name) {
@@ -166,7 +169,10 @@ func (p *parser) site() any {
 		case "hosts":
 			s.Hosts = p.number("number of hosts", 0, 8)
 		case "gateway":
-			s.Gateway = true
+			s.Gateway, s.Path = true, "fast"
+			if p.is("path") {
+				s.Path = p.oneOf("fast", "full")
+			}
 		case "lend":
 			if w := p.next("an amount"); strings.HasSuffix(w.text, "%") {
 				n, err := strconv.Atoi(strings.TrimSuffix(w.text, "%"))
@@ -297,24 +303,7 @@ func (p *parser) vm() any {
 		case "image":
 			v.Image = ref(p, "image", p.images)
 		case "service":
-			for {
-				w := p.next("address")
-				a, err := netip.ParseAddr(strings.TrimSuffix(w.text, ","))
-				if err != nil || a.Zone() != "" {
-					p.fail(w, "%q is no address", w.text)
-				}
-				if !servicePrefix4.Contains(a) && !servicePrefix6.Contains(a) {
-					p.fail(w, "%s is in none of the federation's service prefixes %s and %s", a, servicePrefix4, servicePrefix6)
-				}
-				if by, ok := p.services[a]; ok {
-					p.fail(w, "%s is that of vm %s", a, by)
-				}
-				p.services[a] = v.Name
-				v.Service = append(v.Service, a)
-				if !p.more() || !strings.ContainsAny(p.words[p.at].text, ".:") {
-					break
-				}
-			}
+			v.Service = p.newServices(v.Name)
 		case "at":
 			v.At = p.place()
 		case "cpus":
@@ -379,7 +368,9 @@ func (p *parser) revoke() any {
 func (p *parser) from() string {
 	w := p.next("inet4, inet6 or SITE")
 	text := strings.TrimSuffix(w.text, ",")
-	if text != "inet4" && text != "inet6" && p.sites[text] == nil {
+	if d := p.script.DC; d != nil && text != "inet4" && text != "inet6" && d.server(text) == nil {
+		p.fail(w, "unknown place of a client %q; known: inet4, inet6, %s", text, known(d.names("servers")))
+	} else if d == nil && text != "inet4" && text != "inet6" && p.sites[text] == nil {
 		p.fail(w, "unknown place of a client %q; known: inet4, inet6, %s", text, known(p.sites))
 	}
 	return text
@@ -388,6 +379,12 @@ func (p *parser) from() string {
 // target takes a VM or an address, and checks that a client at from could ask it.
 func (p *parser) target(from string) string {
 	w := p.next("VM or address")
+	if d := p.script.DC; d != nil {
+		if _, err := d.reach(from, w.text); err != nil {
+			p.fail(w, "%v", err)
+		}
+		return w.text
+	}
 	if v := p.vms[w.text]; v != nil {
 		if _, ok := v.serviceFor(from); !ok {
 			p.fail(w, "vm %s has no service address that a client at %s could use", w.text, from)
@@ -444,8 +441,11 @@ func (p *parser) measure() any {
 }
 
 func (p *parser) stop() any {
-	if p.oneOf("traffic", "vm") == "vm" {
+	switch p.oneOf("traffic", "vm", "churn") {
+	case "vm":
 		return &PowerStmt{VM: ref(p, "vm", p.vms), Verb: "stop"}
+	case "churn":
+		return p.stopChurn()
 	}
 	return &StopStmt{ref(p, "traffic", p.traffic)}
 }
@@ -470,6 +470,9 @@ func (p *parser) process() (site, host, process string) {
 	w := word{col: p.end}
 	if p.more() {
 		w = p.words[p.at]
+	}
+	if p.script.DC != nil {
+		return ref(p, "translator", p.script.DC.names("translators")), "", p.oneOf("map646")
 	}
 	site, host, _ = strings.Cut(p.place(), "/")
 	if host == "" {
@@ -497,6 +500,9 @@ func (p *parser) kill() any {
 
 func (p *parser) plug() any {
 	on := p.words[0].text == "poweron"
+	if p.script.DC != nil {
+		return &PlugStmt{Site: ref(p, "translator or server", p.script.DC.names("")), On: on}
+	}
 	w := word{col: p.end}
 	if p.more() {
 		w = p.words[p.at]

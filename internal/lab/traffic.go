@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,8 +46,8 @@ func startClient(ctx context.Context, n *Node, spec clientSpec) *Cmd {
 	return c
 }
 
-// startFlow begins the traffic; it is counted from now on.
-func startFlow(ctx context.Context, n *Node, t *TrafficStmt, to netip.Addr) (*flow, error) {
+// startFlow begins the traffic to an address or name; it is counted from now on.
+func startFlow(ctx context.Context, n *Node, t *TrafficStmt, to string) (*flow, error) {
 	f := &flow{stmt: t, cmd: startClient(ctx, n, clientSpec{URL: urlOf(to), Every: t.Every, Rate: t.Rate})}
 	f.reset()
 	f.last = time.Now().UnixNano()
@@ -59,11 +58,12 @@ func startFlow(ctx context.Context, n *Node, t *TrafficStmt, to netip.Addr) (*fl
 	return f, nil
 }
 
-func urlOf(a netip.Addr) string {
-	if a.Is6() {
-		return "http://[" + a.String() + "]"
+// urlOf is that of the web server at an address or name.
+func urlOf(host string) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
 	}
-	return "http://" + a.String()
+	return "http://" + host
 }
 
 // Write takes the client's output.

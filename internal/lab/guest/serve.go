@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"widecloud/internal/lab/stream"
 )
 
 // dataPartition is what /disk writes: raw, without a file system.
@@ -48,7 +50,7 @@ func (g *guest) serve() {
 		defer g.seed.mu.Unlock()
 		json.NewEncoder(w).Encode(&g.seed)
 	})
-	mux.HandleFunc("GET /stream", stream)
+	mux.HandleFunc("GET /stream", stream.Serve)
 	mux.HandleFunc("POST /dirty", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		mb, err1 := number(q, "mb", 0)
@@ -111,47 +113,6 @@ func answer(w http.ResponseWriter, f func() (string, error)) {
 		return
 	}
 	fmt.Fprintln(w, text)
-}
-
-// stream sends a paced download whose every byte can be checked by its place.
-func stream(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	rate, err1 := number(q, "rate", 100_000)
-	seconds, err2 := number(q, "seconds", 10)
-	from, err3 := number(q, "from", 0)
-	if err1 != nil || err2 != nil || err3 != nil || rate == 0 {
-		http.Error(w, "rate (bytes a second, not 0), seconds and from must be numbers", http.StatusBadRequest)
-		return
-	}
-	rate, from = max(rate&^7, 8), from&^7
-	size := rate * seconds
-	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
-	var (
-		chunk = make([]byte, 32<<10)
-		start = time.Now()
-		sent  int64
-	)
-	for sent < size {
-		due := min(int64(time.Since(start).Seconds()*float64(rate)), size) &^ 7
-		if due <= sent {
-			time.Sleep(20 * time.Millisecond)
-			continue
-		}
-		for sent < due {
-			n := min(due-sent, int64(len(chunk)))
-			for i := int64(0); i < n; i += 8 {
-				binary.BigEndian.PutUint64(chunk[i:], uint64(from+sent+i))
-			}
-			if _, err := w.Write(chunk[:n]); err != nil {
-				return
-			}
-			sent += n
-		}
-		if http.NewResponseController(w).Flush() != nil {
-			return
-		}
-	}
 }
 
 // dirtier writes memory at a rate.
