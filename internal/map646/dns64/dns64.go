@@ -36,8 +36,8 @@ var Local = []netip.Prefix{
 
 // Options is what a Server is made of.
 type Options struct {
-	// Listen are the addresses to answer on, by UDP and TCP. Port 0: any, the
-	// same for both (see Addrs).
+	// Listen are the addresses to answer on, by UDP and TCP; they need not be there
+	// yet. Port 0: any, the same for both (see Addrs).
 	Listen []netip.AddrPort
 	// Upstream are recursive resolvers, in order of preference. They should
 	// validate; they must follow CNAMEs.

@@ -738,7 +738,7 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
-// TestNamespace: all sockets are in the namespace, and IPv6 with it.
+// TestNamespace: all sockets are in the namespace; an address may come later.
 func TestNamespace(t *testing.T) {
 	const name = "d-dns64"
 	ns, err := netio.CreateNS(name)
@@ -753,10 +753,23 @@ func TestNamespace(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	s := start(t, dns64.Options{Listen: []netip.AddrPort{netip.MustParseAddrPort("[::]:53")}, Upstream: []netip.AddrPort{r.addr}, NS: ns})
-	out, err := exec.Command("ip", "netns", "exec", name, "dig", "@::1", "+short", "four.example", "AAAA").CombinedOutput()
-	if got := strings.TrimSpace(string(out)); err != nil || got != "2001:db8:64::c000:221" {
-		t.Errorf("dig: %v: %s", err, got)
+	start(t, dns64.Options{
+		Listen:   []netip.AddrPort{netip.MustParseAddrPort("[::1]:53"), netip.MustParseAddrPort("[2001:db8:e::53]:53"), netip.MustParseAddrPort("192.0.2.53:53")},
+		Upstream: []netip.AddrPort{r.addr}, NS: ns, AllowFrom: []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("192.0.2.0/24")},
+	})
+	dig := func(at, how string) {
+		t.Helper()
+		out, err := exec.Command("ip", "netns", "exec", name, "dig", "@"+at, how, "+short", "four.example", "AAAA").CombinedOutput()
+		if got := strings.TrimSpace(string(out)); err != nil || got != "2001:db8:64::c000:221" {
+			t.Errorf("dig at %s %s: %v: %s", at, how, err, got)
+		}
 	}
-	_ = s
+	dig("::1", "+notcp")
+	for _, p := range []string{"2001:db8:e::53/128", "192.0.2.53/32"} {
+		if err := ns.AddAddr("lo", netip.MustParsePrefix(p)); err != nil {
+			t.Fatal(err)
+		}
+		dig(netip.MustParsePrefix(p).Addr().String(), "+notcp")
+		dig(netip.MustParsePrefix(p).Addr().String(), "+tcp")
+	}
 }

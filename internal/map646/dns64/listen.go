@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -35,7 +37,7 @@ func (s *Server) open(a netip.AddrPort) (*listener, error) {
 		suffix = "4"
 	}
 	err := s.do(func() error {
-		var c net.ListenConfig
+		c := net.ListenConfig{Control: freebind}
 		t, err := c.Listen(context.Background(), "tcp"+suffix, a.String())
 		if err != nil {
 			return err
@@ -51,6 +53,18 @@ func (s *Server) open(a netip.AddrPort) (*listener, error) {
 		return nil, fmt.Errorf("open listener: %w", err)
 	}
 	return l, nil
+}
+
+// freebind lets a socket have an address that is not there yet, or no longer: it
+// comes and goes with the node's being in service.
+func freebind(_, _ string, c syscall.RawConn) error {
+	var err error
+	if e := c.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.SOL_IP, syscall.IP_FREEBIND, 1) // of IPv6 sockets, too
+	}); e != nil {
+		return e
+	}
+	return os.NewSyscallError("setsockopt IP_FREEBIND", err)
 }
 
 func (l *listener) servers(s *Server) []*dns.Server {
