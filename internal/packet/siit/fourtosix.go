@@ -15,6 +15,8 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 		return drop(NotForwardable)
 	case !usable4(h.src):
 		return drop(BadSource)
+	case !t.global(h.src):
+		return drop(PrivateAddress)
 	}
 	m, dst := t.mapped4(&h.dst)
 	if m == nil {
@@ -73,7 +75,7 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 	if len(l4)+hdr-40 > 65535 {
 		return reject(TooBig, 3, 4, 65535-20)
 	}
-	pieces := !h.df && !gso && seg > t.lowMTU
+	pieces := !h.df && seg > t.lowMTU
 	if !pieces && t.spec.MTU6 > 0 && seg > t.spec.MTU6 {
 		return reject(TooBig, 3, 4, t.spec.MTU6-20)
 	}
@@ -117,7 +119,9 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 	p.Off, p.Len = at, hdr+len(l4)
 	p.Offload.shift(hdr-h.ihl, GSOTCPv6)
 	if pieces {
-		p.complete()
+		if !gso { // else Fragments makes a checksum for each segment
+			p.complete()
+		}
 		if hdr == 40 {
 			t.insertFragment(p, proto, h.id)
 		}
@@ -144,46 +148,4 @@ func neverZero(proto uint8, l4 []byte) {
 	if proto == protoUDP && l4[6]|l4[7] == 0 {
 		l4[6], l4[7] = 0xff, 0xff
 	}
-}
-
-// Fragments yields the pieces of a packet whose verdict was SendFragments, each
-// as a place in p.Buf, in order. A piece's header overwrites the end of the
-// piece before it, so each has to be written before the next is asked for.
-type Fragments struct {
-	p            *Packet
-	head         [48]byte
-	next, size   int
-	base         int
-	more, nextOK bool
-}
-
-// Fragments begins the iteration.
-func (t *Table) Fragments(p *Packet) Fragments {
-	f := Fragments{p: p, size: (t.lowMTU - 48) &^ 7}
-	b := p.Bytes()
-	if len(b) < 48 || b[6] != protoFragment {
-		return f
-	}
-	copy(f.head[:], b)
-	fo := binary.BigEndian.Uint16(b[42:])
-	f.base, f.more, f.nextOK = int(fo&^7), fo&1 != 0, true
-	return f
-}
-
-// Next returns the next piece.
-func (f *Fragments) Next() (piece Packet, ok bool) {
-	if !f.nextOK {
-		return Packet{}, false
-	}
-	data := f.p.Len - 48
-	n := min(f.size, data-f.next)
-	last := f.next+n >= data
-	at := f.p.Off + f.next
-	b := f.p.Buf[at:]
-	copy(b, f.head[:])
-	binary.BigEndian.PutUint16(b[4:], uint16(n+8))
-	putFragment(b[40:], f.head[40], f.base+f.next, f.more || !last, binary.BigEndian.Uint32(f.head[44:]))
-	f.next += n
-	f.nextOK = !last
-	return Packet{Buf: f.p.Buf, Off: at, Len: 48 + n}, true
 }

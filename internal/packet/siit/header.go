@@ -183,7 +183,10 @@ func (p *Packet) checkOffload(proto uint8, l4, end int, fragment bool) bool {
 		}
 		switch o.GSOType {
 		case GSOTCPv4, GSOTCPv6, GSOTCPv4 | GSOECN, GSOTCPv6 | GSOECN:
-			if proto != protoTCP {
+			if proto != protoTCP || end-l4 < 20 {
+				return false
+			}
+			if n := int(p.Buf[p.Off+l4+12]>>4) * 4; n < 20 || l4+n > end {
 				return false
 			}
 		case GSOUDPL4:

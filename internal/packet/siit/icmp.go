@@ -103,6 +103,45 @@ func (t *Table) kind6to4(m []byte, quoted *head6) (e ICMPError, ok bool) {
 	return e, false
 }
 
+// multipart divides what follows the header of an ICMP error into the quoted
+// packet and, of the length ext, the extension structure behind it. n is the
+// length attribute in bytes (RFC 4884 §4.1, §4.2). A quote under 128 bytes, or
+// what does not begin like an extension structure (§7), has none.
+func multipart(q []byte, n int) (quote []byte, ext int) {
+	if n == 0 || n >= len(q) {
+		return q, 0
+	}
+	if ext = len(q) - n; n < 128 || ext < 4 || q[n]>>4 != 2 {
+		ext = 0
+	}
+	return q[:n], ext
+}
+
+// arrange makes room for headers of hdr bytes before the quoted payload
+// Buf[data:data+n] and puts the extension structure Buf[ext:ext+size] where it
+// belongs behind it: the quote padded with zeros to 128 bytes and to units of 4
+// or 8 (RFC 4884 §3). The quote is cut so that all fits into room; if that is not
+// enough, the extensions go (RFC 7915 §4.3). It returns where the payload is now,
+// its length with all that follows, and the length attribute in units.
+func (p *Packet) arrange(data, n, hdr, ext, size, unit, room int) (at, length, words int) {
+	if size == 0 || 128+size > room {
+		return data, min(n, room-hdr), 0
+	}
+	quote := min(hdr+n, (room-size)/unit*unit)
+	n = quote - hdr
+	quote = max(128, (quote+unit-1)/unit*unit)
+	end := data - hdr + quote
+	if more := end - ext; more > 0 {
+		// The buffer may end here, but there is room in front.
+		copy(p.Buf[data-more:], p.Buf[data:data+n])
+		data -= more
+		end = ext
+	}
+	clear(p.Buf[data+n : end])
+	copy(p.Buf[end:end+size], p.Buf[ext:ext+size])
+	return data, end + size - data, quote / unit
+}
+
 // error4 translates an ICMPv4 error with the packet that it quotes. All new
 // headers are longer and grow backwards from the quoted payload.
 func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6, to *record) Verdict {
@@ -118,10 +157,7 @@ func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6,
 	if fold(sum(m)) != 0xffff {
 		return drop(BadICMPChecksum)
 	}
-	// RFC 4884: the length of the quote; what follows are extensions.
-	if n := int(m[5]) * 4; n != 0 && n < len(q) {
-		q = q[:n]
-	}
+	q, ext := multipart(q, int(m[5])*4)
 	in, _, ok := parse4(q, true)
 	if !ok {
 		return drop(UntranslatableInner)
@@ -137,14 +173,15 @@ func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6,
 			return drop(UntranslatableInner)
 		}
 	}
+	if !t.global(in.dst) {
+		return drop(UntranslatableInner)
+	}
 	idst := t.embed(in.dst)
 	proto, pay := in.proto, q[in.ihl:min(len(q), in.total)]
 	ihdr := 40
 	if in.fragment() {
 		ihdr = 48
 	}
-	// RFC 4443 §2.4: an ICMPv6 error is no longer than 1280 bytes.
-	pay = pay[:min(len(pay), minMTU6-40-8-ihdr)]
 	switch proto {
 	case protoICMP:
 		if in.off == 0 && (len(pay) < 4 || pay[0] != 8 && pay[0] != 0) {
@@ -171,7 +208,13 @@ func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6,
 			adjustQuoted(proto, pay, sum4(&in.src)+sum4(&in.dst), sum6(&isrc)+sum6(&idst))
 		}
 	}
-	at := p.Off + h.ihl + 8 + in.ihl - ihdr
+	if e.Type != 1 && e.Type != 3 {
+		ext = 0 // there is no place for the length (RFC 4884 §4.3 and after)
+	}
+	// RFC 4443 §2.4: an ICMPv6 error is no longer than 1280 bytes.
+	data, n, words := p.arrange(p.Off+h.ihl+8+in.ihl, len(pay), ihdr, p.Off+h.total-ext, ext, 8, minMTU6-40-8)
+	e.Info |= uint32(words) << 24
+	at := data - ihdr
 	length := in.total - in.ihl
 	if ihdr == 48 {
 		putFragment(p.Buf[at+40:], proto, in.off, in.mf, uint32(in.id))
@@ -179,7 +222,7 @@ func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6,
 	}
 	put6(p.Buf[at:], in.tos, in.ttl, proto, min(length, 65535), &isrc, &idst)
 	at -= 8
-	n := 8 + ihdr + len(pay)
+	n += 8 + ihdr
 	out := p.Buf[at : at+n]
 	out[0], out[1], out[2], out[3] = e.Type, e.Code, 0, 0
 	binary.BigEndian.PutUint32(out[4:], e.Info)
@@ -201,8 +244,9 @@ func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4
 	if fold(sum(m)+pseudo6(&h.src, &h.dst, len(m), protoICMPv6)) != 0xffff {
 		return drop(BadICMPChecksum)
 	}
-	if n := int(m[4]) * 8; (m[0] == 1 || m[0] == 3) && n != 0 && n < len(q) {
-		q = q[:n]
+	ext := 0
+	if m[0] == 1 || m[0] == 3 {
+		q, ext = multipart(q, int(m[4])*8)
 	}
 	in, ok := parse6(q, true)
 	if !ok || in.behind {
@@ -213,7 +257,7 @@ func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4
 		return drop(UntranslatableICMP)
 	}
 	isrc, ok := t.extract(in.src)
-	if !ok {
+	if !ok || !t.global(isrc) {
 		return drop(UntranslatableInner)
 	}
 	idst := *src
@@ -254,20 +298,23 @@ func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4
 			adjustQuoted(proto, pay, sum6(&in.src)+sum6(&in.dst), sum4(&isrc)+sum4(&idst))
 		}
 	}
-	at := p.Off + h.l4 + 8 + in.l4 - 20
+	if e.Type != 3 && e.Type != 11 || e.Code == 4 && e.Type == 3 {
+		ext = 0
+	}
+	// RFC 1812 §4.3.2.3: an ICMP error is no longer than 576 bytes.
+	data, n, words := p.arrange(p.Off+h.l4+8+in.l4, len(pay), 20, p.Off+h.end-ext, ext, 4, 576-20-8)
+	e.Info |= uint32(words) << 16
+	at := data - 20
 	put4(p.Buf[at:], in.tc, in.hop, proto, 20+length, id, frag, &isrc, &idst)
 	at -= 8
-	n := 8 + 20 + len(pay)
+	n += 8 + 20
 	out := p.Buf[at : at+n]
 	out[0], out[1], out[2], out[3] = e.Type, e.Code, 0, 0
 	binary.BigEndian.PutUint32(out[4:], e.Info)
 	binary.BigEndian.PutUint16(out[2:], ^fold(sum(out)))
 	at -= 20
-	frag = 0x4000
-	if 20+n <= minMTU6-20 {
-		frag = 0
-	}
-	put4(p.Buf[at:], tos, h.hop-t.hop, protoICMP, 20+n, 0, frag, src, dst)
+	id, frag = fragment4(h, src, dst, out, 20+n)
+	put4(p.Buf[at:], tos, h.hop-t.hop, protoICMP, 20+n, id, frag, src, dst)
 	p.Off, p.Len, p.Offload = at, 20+n, Offload{}
 	v := Verdict{Action: Send, Reason: SixToFour, Mapping: NoEntry, Outbound: true}
 	if from != nil {

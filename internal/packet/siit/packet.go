@@ -98,6 +98,7 @@ const (
 	UntranslatableICMP
 	UntranslatableInner
 	NoICMPSource
+	PrivateAddress
 	NumReasons = iota
 )
 
@@ -106,7 +107,7 @@ var reasonNames = [NumReasons]string{
 	"bad_header_checksum", "bad_icmp_checksum", "bad_offload", "bad_source", "not_forwardable",
 	"source_route", "routing_header", "fragmented_icmp", "headers_behind_fragment",
 	"udp_no_checksum", "untranslatable_protocol", "untranslatable_icmp", "untranslatable_inner",
-	"no_icmp_source",
+	"no_icmp_source", "private_address",
 }
 
 // String returns the reason's name as statistics show it.
@@ -125,6 +126,7 @@ const (
 	protoUDP      = 17
 	protoRouting  = 43
 	protoFragment = 44
+	protoAH       = 51
 	protoICMPv6   = 58
 	protoNone     = 59
 	protoDestOpts = 60

@@ -44,6 +44,9 @@ func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 	switch {
 	case !usable4(*dst):
 		return reject(NotForwardable, 1, 0, 0)
+	case !t.global(*dst):
+		// Administratively prohibited (RFC 7915 §5.4).
+		return reject(PrivateAddress, 1, 1, 0)
 	case m != nil:
 	case icmpError:
 		// A router without an IPv4 address of its own (RFC 6791). It may be the
@@ -64,8 +67,9 @@ func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 	if h.segs != 0 {
 		return reject(RoutingHeader, 4, 0, h.segs)
 	}
-	if h.behind {
-		// Taking them away would move the later fragments' data.
+	if h.behind || h.fragment() && h.proto == protoAH {
+		// Taking them away would move the later fragments' data; RFC 7915 §5.1.1
+		// has them dropped, Authentication Headers too.
 		return drop(FragmentHeaders)
 	}
 	tos := h.tc

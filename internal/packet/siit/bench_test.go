@@ -1,0 +1,88 @@
+package siit_test
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"testing"
+
+	"widecloud/internal/packet/siit"
+)
+
+// BenchmarkTranslate takes small TCP packets both ways, their addresses spread over
+// the whole table. The time to copy the packet is in it.
+func BenchmarkTranslate(b *testing.B) {
+	for _, n := range []int{1, 1_000_000} {
+		s := many(n)
+		tab, err := siit.NewTable(s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		const flows = 1 << 14
+		to4, to6 := make([][]byte, flows), make([][]byte, flows)
+		for i := range to4 {
+			m := s.Mappings[(i*7919)%n]
+			to6[i] = build(b, ip4(client4, m.V4.Addr().String(), 6), tcp(), data)
+			to4[i] = build(b, ip6(m.V6.Addr().String(), client64, 6), tcp(), data)
+		}
+		for _, c := range []struct {
+			name    string
+			packets [][]byte
+		}{{"4to6", to6}, {"6to4", to4}} {
+			b.Run(fmt.Sprintf("%s/mappings=%d", c.name, n), func(b *testing.B) {
+				p := load(make([]byte, 200))
+				i := 0
+				b.ReportAllocs()
+				for b.Loop() {
+					in := c.packets[i%flows]
+					i++
+					p.Off, p.Len = siit.Headroom, len(in)
+					copy(p.Buf[p.Off:], in)
+					if v := tab.Translate(p); v.Action != siit.Send {
+						b.Fatal(v)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkNewTable(b *testing.B) {
+	s := many(1_000_000)
+	var tab *siit.Table
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for b.Loop() {
+		tab = nil
+		var err error
+		if tab, err = siit.NewTable(s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	runtime.KeepAlive(s)
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(tab.Len()), "bytes/mapping")
+}
+
+// BenchmarkUpdate replaces the inside of one of a million mappings.
+func BenchmarkUpdate(b *testing.B) {
+	s := many(1_000_000)
+	tab, err := siit.NewTable(s)
+	if err != nil {
+		b.Fatal(err)
+	}
+	i := 0
+	for b.Loop() {
+		m := s.Mappings[i*7919%len(s.Mappings)]
+		i++
+		in := m.V6.Addr().As16()
+		in[9] = byte(i >> 8)
+		in[10] = byte(i)
+		c := siit.Changes{Set: []siit.Pair{{Outside: m.V4, Inside: netip.PrefixFrom(netip.AddrFrom16(in), 128)}}}
+		if _, _, err := tab.Update(c); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
