@@ -120,14 +120,18 @@ func multipart(q []byte, n int) (quote []byte, ext int) {
 // arrange makes room for headers of hdr bytes before the quoted payload
 // Buf[data:data+n] and puts the extension structure Buf[ext:ext+size] where it
 // belongs behind it: the quote padded with zeros to 128 bytes and to units of 4
-// or 8 (RFC 4884 §3). The quote is cut so that all fits into room; if that is not
-// enough, the extensions go (RFC 7915 §4.3). It returns where the payload is now,
+// or 8 (RFC 4884 §3), or cut to such if it does not hold all of its packet. It is
+// cut, too, so that all fits into room; if that is not enough, the extensions go
+// (RFC 7915 §4.3). It returns where the payload is now,
 // its length with all that follows, and the length attribute in units.
-func (p *Packet) arrange(data, n, hdr, ext, size, unit, room int) (at, length, words int) {
+func (p *Packet) arrange(data, n, hdr int, all bool, ext, size, unit, room int) (at, length, words int) {
 	if size == 0 || 128+size > room {
 		return data, min(n, room-hdr), 0
 	}
 	quote := min(hdr+n, (room-size)/unit*unit)
+	if !all && quote > 128 {
+		quote = quote / unit * unit
+	}
 	n = quote - hdr
 	quote = max(128, (quote+unit-1)/unit*unit)
 	end := data - hdr + quote
@@ -212,7 +216,7 @@ func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6,
 		ext = 0 // there is no place for the length (RFC 4884 §4.3 and after)
 	}
 	// RFC 4443 §2.4: an ICMPv6 error is no longer than 1280 bytes.
-	data, n, words := p.arrange(p.Off+h.ihl+8+in.ihl, len(pay), ihdr, p.Off+h.total-ext, ext, 8, minMTU6-40-8)
+	data, n, words := p.arrange(p.Off+h.ihl+8+in.ihl, len(pay), ihdr, len(q) >= in.total, p.Off+h.total-ext, ext, 8, minMTU6-40-8)
 	e.Info |= uint32(words) << 24
 	at := data - ihdr
 	length := in.total - in.ihl
@@ -302,7 +306,7 @@ func (t *Table) error6(p *Packet, b []byte, h *head6, tos uint8, src, dst *addr4
 		ext = 0
 	}
 	// RFC 1812 §4.3.2.3: an ICMP error is no longer than 576 bytes.
-	data, n, words := p.arrange(p.Off+h.l4+8+in.l4, len(pay), 20, p.Off+h.end-ext, ext, 4, 576-20-8)
+	data, n, words := p.arrange(p.Off+h.l4+8+in.l4, len(pay), 20, len(q) >= in.end, p.Off+h.end-ext, ext, 4, 576-20-8)
 	e.Info |= uint32(words) << 16
 	at := data - 20
 	put4(p.Buf[at:], in.tc, in.hop, proto, 20+length, id, frag, &isrc, &idst)
