@@ -1,11 +1,13 @@
 package map646
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"iter"
+	"net"
 	"net/netip"
 	"os"
+	pathpkg "path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -13,9 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-	"github.com/pelletier/go-toml/v2/unstable"
-
+	"widecloud/internal/map646/dns64"
 	"widecloud/internal/netio"
 	"widecloud/internal/packet/siit"
 )
@@ -32,8 +32,10 @@ type Config struct {
 	TUN       netio.TUNSpec
 	Addresses []netip.Prefix
 	// Table and Priority are the kernel's numbers for source policy routing of
-	// 1:1 IPv6 mappings.
+	// 1:1 IPv6 mappings. WholeInside leads the `inside` prefixes there as a whole,
+	// not mapped addresses one by one.
 	Table, Priority int
+	WholeInside     bool
 	// ICMPRate is how many ICMP errors a queue may send in a second.
 	ICMPRate int
 	// Control is the control socket's path.
@@ -42,47 +44,32 @@ type Config struct {
 	// machines still go nowhere, while the routers turn to another node. (ospf6d may
 	// take 5 s to say that the prefixes have gone.)
 	Linger time.Duration
+	// Fast is the way through the kernel.
+	Fast FastConfig
+	// MetricsListen is where Prometheus asks, as HOST:PORT; "": nowhere.
+	// Busiest is how many mappings have series of their own.
+	MetricsListen string
+	Busiest       int
+	// DNS64 is nil without a [dns64] section.
+	DNS64 *dns64.Options
 
 	table *siit.Table
+	// taken are addresses that cannot be mapped, and why.
+	taken map[netip.Addr]string
 }
 
-// file is the TOML form. Texts stay texts, to be checked with the field's name.
-type file struct {
-	Pref64        string `toml:"pref64"`
-	UDPZero       string `toml:"udp_zero_checksum"`
-	DecrementTTL  *bool  `toml:"decrement_ttl"`
-	TrafficClass  string `toml:"traffic_class"`
-	LowestIPv6MTU int    `toml:"lowest_ipv6_mtu"`
-	MTU4          int    `toml:"mtu4"`
-	MTU6          int    `toml:"mtu6"`
-	Control       string `toml:"control"`
-	Linger        string `toml:"linger"`
-	MappingsFile  string `toml:"mappings_file"`
-	Inside        []string
-	TUN           struct {
-		Name      string
-		MTU       int
-		Queues    int
-		Offload   *bool
-		Addresses []string
-	} `toml:"tun"`
-	ICMP struct {
-		Source4 string
-		Source6 string
-		Rate    int
-	} `toml:"icmp"`
-	Route struct {
-		Table    int
-		Priority int
-	} `toml:"route"`
-	Map []struct {
-		V4 string
-		V6 string
-	} `toml:"map"`
-	Map66 []struct {
-		Service string
-		Inside  string
-	} `toml:"map66"`
+// FastConfig says which devices' packets the kernel translates by itself.
+type FastConfig struct {
+	// Devices are patterns (path.Match) of names.
+	Devices []string
+	// Pin is a directory on a bpffs, which keeps the fast path when the daemon dies.
+	// "": none.
+	Pin string
+	// MaxMappings and MaxPrefixes are the room in the kernel's tables. What finds
+	// none takes the full path. MaxMappings 0: see room.
+	MaxMappings, MaxPrefixes int
+	// Keep leaves the fast path at work when the daemon is told to stop.
+	Keep bool
 }
 
 // place is a line of a file.
@@ -91,13 +78,47 @@ type place struct {
 	line int
 }
 
-// origin is where the mappings behind the TOML file's own come from: field
-// prefix, as in "map[3]", to place.
-type origin map[string]place
+// origin is where what does not stand in the TOML file itself comes from.
+type origin struct {
+	pref64 place
+	// Of the mappings behind the first ones, which are in the TOML file.
+	map4, map66     []place
+	first4, first66 int
+}
+
+// find is the place of a field like "map[3].v4".
+func (o *origin) find(field string) (place, bool) {
+	head, _, _ := strings.Cut(field, ".")
+	if head == "pref64" {
+		return o.pref64, o.pref64.line > 0
+	}
+	name, rest, _ := strings.Cut(head, "[")
+	n, err := strconv.Atoi(strings.TrimSuffix(rest, "]"))
+	if err != nil {
+		return place{}, false
+	}
+	list := o.map4
+	switch name {
+	case "map":
+		n -= o.first4
+	case "map66":
+		list, n = o.map66, n-o.first66
+	default:
+		return place{}, false
+	}
+	if n < 0 || n >= len(list) {
+		return place{}, false
+	}
+	return list[n], true
+}
 
 // Load reads a configuration: TOML if the name ends in .toml, otherwise the
 // syntax of the first map646.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return load(path, true) }
+
+// load leaves out the mappings, on demand: a process that takes over from
+// another has them from there.
+func load(path string, mappings bool) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
@@ -105,8 +126,9 @@ func Load(path string) (*Config, error) {
 	c := &Config{
 		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true},
 		Table: 647, Priority: 640, ICMPRate: 1000, Linger: 6 * time.Second, Control: "/run/map646.sock",
+		Fast: FastConfig{Pin: "/sys/fs/bpf/map646", MaxPrefixes: 1024}, Busiest: 100,
 	}
-	from := origin{}
+	from := &origin{}
 	if !strings.HasSuffix(path, ".toml") {
 		c.TUN.Name = "tun646"
 		if err := readSeed(path, data, c, from, 0); err != nil {
@@ -116,6 +138,9 @@ func Load(path string) (*Config, error) {
 	} else if err := readTOML(path, data, c, from); err != nil {
 		return nil, err
 	}
+	if !mappings {
+		c.Translation.Mappings, c.Translation.Mappings66 = nil, nil
+	}
 	if err := c.finish(); err != nil {
 		return nil, located(path, data, from, err)
 	}
@@ -124,206 +149,6 @@ func Load(path string) (*Config, error) {
 
 func fieldError(field, format string, args ...any) error {
 	return fmt.Errorf(field+": "+format, args...)
-}
-
-// located puts file and line before an error that begins with a field's name.
-func located(path string, data []byte, from origin, err error) error {
-	field, _, _ := strings.Cut(err.Error(), ":")
-	head, _, _ := strings.Cut(field, ".")
-	if p, ok := from[head]; ok {
-		return fmt.Errorf("%w: %s:%d: %w", ErrConfig, p.file, p.line, err)
-	}
-	if line := lineOf(data, field); line > 0 {
-		return fmt.Errorf("%w: %s:%d: %w", ErrConfig, path, line, err)
-	}
-	return fmt.Errorf("%w: %s: %w", ErrConfig, path, err)
-}
-
-// lineOf finds the line of a field like "map[1].v4" or "tun.addresses[2]" in a
-// TOML document; 0 if it is not there. Done only for an error, so it may walk.
-func lineOf(data []byte, field string) int {
-	var p unstable.Parser
-	p.Reset(data)
-	table, counts := "", map[string]int{}
-	best, bestLen := 0, 0
-	for p.NextExpression() {
-		e := p.Expression()
-		var parts []string
-		offset := -1
-		for it := e.Key(); it.Next(); {
-			n := it.Node()
-			if offset < 0 {
-				offset = int(n.Raw.Offset)
-			}
-			parts = append(parts, string(n.Data))
-		}
-		name := strings.Join(parts, ".")
-		switch e.Kind {
-		case unstable.Table:
-			table = name
-			name = ""
-		case unstable.ArrayTable:
-			table = name + "[" + strconv.Itoa(counts[name]) + "]"
-			counts[name]++
-			name = ""
-		}
-		full := strings.Trim(table+"."+name, ".")
-		// An exact hit, or the nearest thing around it.
-		if offset >= 0 && len(full) > bestLen && (field == full || strings.HasPrefix(field, full+".") || strings.HasPrefix(field, full+"[")) {
-			best, bestLen = 1+bytes.Count(data[:offset], []byte("\n")), len(full)
-		}
-	}
-	return best
-}
-
-func readTOML(path string, data []byte, c *Config, from origin) error {
-	var f file
-	d := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
-	if err := d.Decode(&f); err != nil {
-		var strict *toml.StrictMissingError
-		var bad *toml.DecodeError
-		switch {
-		case errors.As(err, &strict) && len(strict.Errors) > 0:
-			e := &strict.Errors[0]
-			line, _ := e.Position()
-			return fmt.Errorf("%w: %s:%d: %s: unknown field", ErrConfig, path, line, strings.Join(e.Key(), "."))
-		case errors.As(err, &bad):
-			line, _ := bad.Position()
-			key := strings.Join(bad.Key(), ".")
-			if key != "" {
-				key += ": "
-			}
-			return fmt.Errorf("%w: %s:%d: %s%w", ErrConfig, path, line, key, bad)
-		}
-		return fmt.Errorf("%w: %s: %w", ErrConfig, path, err)
-	}
-	if err := f.apply(c); err != nil {
-		return located(path, data, nil, err)
-	}
-	if f.MappingsFile != "" {
-		name := f.MappingsFile
-		if !filepath.IsAbs(name) {
-			name = filepath.Join(filepath.Dir(path), name)
-		}
-		more, err := os.ReadFile(name)
-		if err != nil {
-			return located(path, data, nil, fieldError("mappings_file", "%w", err))
-		}
-		return readSeed(name, more, c, from, 0)
-	}
-	return nil
-}
-
-func (f *file) apply(c *Config) error {
-	t := &c.Translation
-	var err error
-	if f.Pref64 != "" {
-		if t.Pref64, err = netip.ParsePrefix(f.Pref64); err != nil {
-			return fieldError("pref64", "bad prefix %q", f.Pref64)
-		}
-	}
-	switch f.UDPZero {
-	case "", "compute":
-	case "drop":
-		t.UDPZero = siit.UDPZeroDrop
-	default:
-		return fieldError("udp_zero_checksum", `%q is neither "compute" nor "drop"`, f.UDPZero)
-	}
-	switch f.TrafficClass {
-	case "", "copy":
-	case "zero":
-		t.ZeroTrafficClass = true
-	default:
-		return fieldError("traffic_class", `%q is neither "copy" nor "zero"`, f.TrafficClass)
-	}
-	t.KeepTTL = f.DecrementTTL != nil && !*f.DecrementTTL
-	t.LowestIPv6MTU, t.MTU4, t.MTU6 = f.LowestIPv6MTU, f.MTU4, f.MTU6
-	for i, s := range f.Inside {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return fieldError(fmt.Sprintf("inside[%d]", i), "bad prefix %q", s)
-		}
-		t.Inside = append(t.Inside, p)
-	}
-	for _, a := range []struct {
-		field, text string
-		to          *netip.Addr
-	}{{"icmp.source4", f.ICMP.Source4, &t.ICMPSource4}, {"icmp.source6", f.ICMP.Source6, &t.ICMPSource6}} {
-		if a.text != "" {
-			if *a.to, err = netip.ParseAddr(a.text); err != nil {
-				return fieldError(a.field, "bad address %q", a.text)
-			}
-		}
-	}
-	for i, s := range f.TUN.Addresses {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return fieldError(fmt.Sprintf("tun.addresses[%d]", i), "bad address %q: want ADDRESS/LENGTH", s)
-		}
-		c.Addresses = append(c.Addresses, p)
-	}
-	for i, m := range f.Map {
-		v4, err := parseHost(m.V4)
-		if err != nil {
-			return fieldError(fmt.Sprintf("map[%d].v4", i), "%w", err)
-		}
-		v6, err := parseHost(m.V6)
-		if err != nil {
-			return fieldError(fmt.Sprintf("map[%d].v6", i), "%w", err)
-		}
-		t.Mappings = append(t.Mappings, siit.Mapping{V4: v4, V6: v6})
-	}
-	for i, m := range f.Map66 {
-		s, err := parseHost(m.Service)
-		if err != nil {
-			return fieldError(fmt.Sprintf("map66[%d].service", i), "%w", err)
-		}
-		in, err := parseHost(m.Inside)
-		if err != nil {
-			return fieldError(fmt.Sprintf("map66[%d].inside", i), "%w", err)
-		}
-		t.Mappings66 = append(t.Mappings66, siit.Mapping66{Service: s, Inside: in})
-	}
-	if f.Linger != "" {
-		if c.Linger, err = time.ParseDuration(f.Linger); err != nil || c.Linger < 0 || c.Linger > time.Minute {
-			return fieldError("linger", "%q is not a time from 0s to 1m", f.Linger)
-		}
-	}
-	setText(&c.TUN.Name, f.TUN.Name)
-	setText(&c.Control, f.Control)
-	setInt(&c.TUN.MTU, f.TUN.MTU)
-	setInt(&c.TUN.Queues, f.TUN.Queues)
-	setInt(&c.ICMPRate, f.ICMP.Rate)
-	setInt(&c.Table, f.Route.Table)
-	setInt(&c.Priority, f.Route.Priority)
-	if f.TUN.Offload != nil {
-		c.TUN.Offload = *f.TUN.Offload
-	}
-	return nil
-}
-
-func setText(to *string, s string) {
-	if s != "" {
-		*to = s
-	}
-}
-
-func setInt(to *int, n int) {
-	if n != 0 {
-		*to = n
-	}
-}
-
-// parseHost takes an address, or an address with the full length behind it.
-func parseHost(s string) (netip.Prefix, error) {
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return p, nil
-	}
-	a, err := netip.ParseAddr(s)
-	if err != nil || a.Zone() != "" {
-		return netip.Prefix{}, fmt.Errorf("bad address %q", s)
-	}
-	return netip.PrefixFrom(a, a.BitLen()), nil
 }
 
 // finish checks what hangs together, fills in what is derived, and builds the
@@ -343,10 +168,31 @@ func (c *Config) finish() error {
 		return fieldError("route.table", "%d is not a table of one's own", c.Table)
 	case c.Priority < 1 || c.Priority > 32764:
 		return fieldError("route.priority", "%d is not from 1 to 32764", c.Priority)
+	case c.Fast.MaxMappings < 0 || c.Fast.MaxMappings > 1<<24:
+		return fieldError("fast.max_mappings", "%d is not from 1 to %d", c.Fast.MaxMappings, 1<<24)
+	case c.Fast.MaxPrefixes < 1 || c.Fast.MaxPrefixes > 1<<20:
+		return fieldError("fast.max_prefixes", "%d is not from 1 to %d", c.Fast.MaxPrefixes, 1<<20)
+	case c.Fast.Pin != "" && !filepath.IsAbs(c.Fast.Pin):
+		return fieldError("fast.pin", "%q is not an absolute path", c.Fast.Pin)
+	case c.Busiest < 0 || c.Busiest > 10_000:
+		return fieldError("metrics.busiest", "%d is not from 0 to 10000", c.Busiest)
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil && c.MetricsListen != "" {
+		return fieldError("metrics.listen", "%q is not HOST:PORT", c.MetricsListen)
+	}
+	for i, d := range c.Fast.Devices {
+		field := fmt.Sprintf("fast.devices[%d]", i)
+		if _, err := pathpkg.Match(d, "eth0"); err != nil || d == "" {
+			return fieldError(field, "bad pattern %q", d)
+		}
+		if ok, _ := pathpkg.Match(d, c.TUN.Name); ok {
+			return fieldError(field, "%q would take the translator's own device %s", d, c.TUN.Name)
+		}
 	}
 	if c.TUN.Queues == 0 {
 		c.TUN.Queues = min(runtime.NumCPU(), 8)
 	}
+	const own = "an address of the device itself"
 	taken := map[netip.Addr]string{}
 	for i, p := range c.Addresses {
 		field := fmt.Sprintf("tun.addresses[%d]", i)
@@ -357,7 +203,7 @@ func (c *Config) finish() error {
 		if _, dup := taken[a]; dup {
 			return fieldError(field, "duplicate address %v", a)
 		}
-		taken[a] = "an address of the device itself"
+		taken[a] = own
 		if a.Is4() && !t.ICMPSource4.IsValid() {
 			t.ICMPSource4 = a
 		}
@@ -381,14 +227,23 @@ func (c *Config) finish() error {
 			}
 		}
 	}
+	c.taken = taken
 	for i, m := range t.Mappings {
-		if why, ok := taken[m.V4.Addr()]; ok {
-			return fieldError(fmt.Sprintf("map[%d].v4", i), "%v is %s", m.V4.Addr(), why)
+		if why := c.unmappable(m.V4); why != "" {
+			return fieldError(fmt.Sprintf("map[%d].v4", i), "%s", why)
 		}
 	}
 	for i, m := range t.Mappings66 {
-		if why, ok := taken[m.Service.Addr()]; ok {
-			return fieldError(fmt.Sprintf("map66[%d].service", i), "%v is %s", m.Service.Addr(), why)
+		if why := c.unmappable(m.Service); why != "" {
+			return fieldError(fmt.Sprintf("map66[%d].service", i), "%s", why)
+		}
+	}
+	if d := c.DNS64; d != nil {
+		if !d.Prefix.IsValid() {
+			d.Prefix = t.Pref64
+		}
+		if err := d.Check(); err != nil {
+			return fmt.Errorf("dns64.%w", err)
 		}
 	}
 	var err error
@@ -396,38 +251,76 @@ func (c *Config) finish() error {
 	return err
 }
 
-// policy is what leads packets to the device: a route for each prefix of its
-// addresses, and for whatever lies outside of them. Adding a mapping inside of
-// them changes no route anywhere.
-func (c *Config) policy() netio.LinkPolicy {
-	p := netio.LinkPolicy{Link: c.TUN.Name, Protocol: routeProtocol, Table: c.Table, Priority: c.Priority}
+// unmappable says why an outside address cannot be mapped, if so. (In a mapped
+// prefix the node's own addresses are just left out.)
+func (c *Config) unmappable(outside netip.Prefix) string {
+	if outside.IsSingleIP() {
+		if why, ok := c.taken[outside.Addr()]; ok {
+			return outside.Addr().String() + " is " + why
+		}
+	}
+	return ""
+}
+
+// prefixes are those of the device's addresses.
+func (c *Config) prefixes() []netip.Prefix {
+	var out []netip.Prefix
 	for _, a := range c.Addresses {
-		if !slices.Contains(p.Routes, a.Masked()) {
-			p.Routes = append(p.Routes, a.Masked())
+		if !slices.Contains(out, a.Masked()) {
+			out = append(out, a.Masked())
 		}
 	}
-	prefixes := len(p.Routes)
-	route := func(want netip.Prefix) {
-		for _, a := range p.Routes[:prefixes] {
-			if a.Bits() <= want.Bits() && a.Contains(want.Addr()) {
-				return
-			}
-		}
-		p.Routes = append(p.Routes, want)
+	return out
+}
+
+// basePolicy is what leads packets to the device whatever is mapped: a route for
+// each prefix of its addresses, and for pref64 if that lies outside of them.
+// Adding a mapping inside of them changes no route anywhere.
+func (c *Config) basePolicy() netio.LinkPolicy {
+	p := netio.LinkPolicy{Link: c.TUN.Name, Protocol: routeProtocol, Table: c.Table, Priority: c.Priority, Except: c.Translation.Inside}
+	p.Routes = c.prefixes()
+	if f := c.Translation.Pref64; f.IsValid() && !covered(p.Routes, f) {
+		p.Routes = append(p.Routes, f)
 	}
-	t := &c.Translation
-	if t.Pref64.IsValid() {
-		route(t.Pref64)
+	if c.WholeInside {
+		p.Sources = slices.Clone(c.Translation.Inside)
 	}
-	for _, m := range t.Mappings {
-		route(m.V4)
-	}
-	for _, m := range t.Mappings66 {
-		route(m.Service)
-		p.Sources = append(p.Sources, m.Inside)
-	}
-	p.Except = t.Inside
 	return p
+}
+
+// mappingPolicy adds to p what mappings need of their own.
+func (c *Config) mappingPolicy(p *netio.LinkPolicy, entries iter.Seq[siit.Entry]) {
+	prefixes := c.prefixes()
+	for e := range entries {
+		if !covered(prefixes, e.Outside) {
+			p.Routes = append(p.Routes, e.Outside)
+		}
+		if e.Outside.Addr().Is6() && !(c.WholeInside && covered(c.Translation.Inside, e.Inside)) {
+			p.Sources = append(p.Sources, e.Inside)
+		}
+	}
+}
+
+func covered(by []netip.Prefix, p netip.Prefix) bool {
+	for _, b := range by {
+		if b.Bits() <= p.Bits() && b.Contains(p.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+// room is the size of the fast path's tables: as configured, or twice what the
+// table holds now.
+func (f FastConfig) room(mappings int) int {
+	if f.MaxMappings > 0 {
+		return f.MaxMappings
+	}
+	n := 1 << 16
+	for n < 2*mappings && n < 1<<24 {
+		n *= 2
+	}
+	return n
 }
 
 // routeProtocol marks what is ours in the kernel's tables (rtnetlink(7): the

@@ -110,7 +110,8 @@ inside = "2001:db8:a::10"
 		{"", "[[map]]\nv4 = \"203.0.113.11\"", ":14: map[1].v6: bad address"},
 		{"", "[[map]]\nv4 = \"203.0.113.254\"\nv6 = \"2001:db8:a::11\"", ":15: map[1].v4: 203.0.113.254 is an address of the device"},
 		{"", "[[map]]\nv4 = \"203.0.113.255\"\nv6 = \"2001:db8:a::11\"", ":15: map[1].v4: 203.0.113.255 is the broadcast address"},
-		{"", "[[map]]\nv4 = \"203.0.113.0/24\"\nv6 = \"2001:db8:a::11\"", ":15: map[1].v4: 203.0.113.0 is the network address"},
+		{"", "[[map]]\nv4 = \"203.0.113.0/24\"\nv6 = \"2001:db8:a::11\"", ":15: map[1].v4: bad prefix 203.0.113.0/24: has 8 bits"},
+		{"", "[[map]]\nv4 = \"203.0.113.0\"\nv6 = \"2001:db8:a::11\"", ":15: map[1].v4: 203.0.113.0 is the network address"},
 		{"", "[[map66]]\nservice = \"2001:db8:f::\"\ninside = \"2001:db8:a::11\"", ":15: map66[1].service: 2001:db8:f:: is the subnet-router"},
 		{"", "[[map66]]\nservice = \"2001:db8:64::5\"\ninside = \"2001:db8:a::11\"", ":15: map66[1].service: bad address"},
 	} {

@@ -9,86 +9,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
-
-	"widecloud/internal/packet/siit"
 )
-
-// Stats is what the daemon has counted since its start. A super-packet counts
-// as one packet.
-type Stats struct {
-	Device string `json:"device"`
-	// Packets and Bytes (of IP, as they came in) by reason: "4to6", "no_mapping", …
-	Packets map[string]uint64 `json:"packets"`
-	Bytes   map[string]uint64 `json:"bytes"`
-	// QueuePackets are all packets of each queue.
-	QueuePackets []uint64 `json:"queue_packets"`
-	ICMPSent     uint64   `json:"icmp_sent"`
-	ICMPLimited  uint64   `json:"icmp_limited"`
-	WriteErrors  uint64   `json:"write_errors"`
-
-	Mappings     int       `json:"mappings"`
-	Mappings66   int       `json:"mappings66"`
-	Loaded       time.Time `json:"loaded"`
-	Reloads      uint64    `json:"reloads"`
-	ReloadErrors uint64    `json:"reload_errors"`
-	ReloadError  string    `json:"reload_error,omitempty"` // of the last reload
-}
-
-// TableEntry is one mapping, as `map646 table` shows it.
-type TableEntry struct {
-	Outside string `json:"outside"`
-	Inside  string `json:"inside"`
-}
-
-// Stats reads the counters, without holding up the queues.
-func (d *Daemon) Stats() Stats {
-	d.mu.Lock()
-	c := d.config
-	s := Stats{
-		Device: c.TUN.Name, Packets: map[string]uint64{}, Bytes: map[string]uint64{},
-		Mappings: len(c.Translation.Mappings), Mappings66: len(c.Translation.Mappings66),
-		Loaded: d.loaded, Reloads: d.reloads, ReloadErrors: d.failures, ReloadError: d.lastErr,
-	}
-	d.mu.Unlock()
-	for _, q := range d.queues {
-		var all uint64
-		for r := range siit.Reason(siit.NumReasons) {
-			n := q.packets[r].Load()
-			s.Packets[r.String()] += n
-			s.Bytes[r.String()] += q.bytes[r].Load()
-			all += n
-		}
-		s.QueuePackets = append(s.QueuePackets, all)
-		s.ICMPSent += q.icmpSent.Load()
-		s.ICMPLimited += q.icmpLimited.Load()
-		s.WriteErrors += q.writeErrors.Load()
-	}
-	return s
-}
-
-// Table lists the mappings in force.
-func (d *Daemon) Table() []TableEntry {
-	t := d.table.Load()
-	s := t.Spec()
-	out := []TableEntry{}
-	if s.Pref64.IsValid() {
-		out = append(out, TableEntry{"0.0.0.0/0", s.Pref64.String()})
-	}
-	text := func(p netip.Prefix) string {
-		if p.IsSingleIP() {
-			return p.Addr().String()
-		}
-		return p.String()
-	}
-	for e := range t.Entries() {
-		out = append(out, TableEntry{text(e.Outside), text(e.Inside)})
-	}
-	return out
-}
 
 // serveControl answers on the control socket until ctx ends. The socket is for
 // its owner alone: whoever can reload decides what is translated.
@@ -110,21 +36,7 @@ func (d *Daemon) serveControl(ctx context.Context, path string) error {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return errors.Join(fmt.Errorf("open control socket: %w", err), l.Close())
 	}
-	m := http.NewServeMux()
-	answer := func(w http.ResponseWriter, v any) {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(v)
-	}
-	m.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { answer(w, d.Stats()) })
-	m.HandleFunc("GET /table", func(w http.ResponseWriter, _ *http.Request) { answer(w, d.Table()) })
-	m.HandleFunc("POST /reload", func(w http.ResponseWriter, _ *http.Request) {
-		if err := d.Reload(); err != nil {
-			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-			return
-		}
-		answer(w, d.Stats())
-	})
-	s := &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: d.controls(), ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -133,21 +45,97 @@ func (d *Daemon) serveControl(ctx context.Context, path string) error {
 	return nil
 }
 
+// maxRequest is what a change of the table may take, in bytes.
+const maxRequest = 1 << 30
+
+// controls are the control socket's requests: GET for what only looks.
+func (d *Daemon) controls() http.Handler {
+	m := http.NewServeMux()
+	handle := func(pattern string, f func(r *http.Request) (any, error)) {
+		m.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			v, err := f(r)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(v)
+		})
+	}
+	handle("GET /stats", func(*http.Request) (any, error) { return d.Stats(), nil })
+	handle("GET /table", func(*http.Request) (any, error) { return d.Table(), nil })
+	handle("GET /health", func(*http.Request) (any, error) { return append([]string{}, d.Health()...), nil })
+	handle("GET /top", func(r *http.Request) (any, error) {
+		n, err := strconv.Atoi(r.FormValue("n"))
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("top: n: %q is not a number from 1", r.FormValue("n"))
+		}
+		return append([]Busy{}, d.busiest(r.Context(), n, time.Second)...), nil
+	})
+	handle("POST /reload", func(*http.Request) (any, error) {
+		err := d.Reload()
+		return d.Stats(), err
+	})
+	handle("POST /change", func(r *http.Request) (any, error) {
+		list, err := ReadChanges(http.MaxBytesReader(nil, r.Body, maxRequest))
+		if err != nil {
+			return nil, err
+		}
+		return d.Change(list)
+	})
+	handle("POST /trace", func(r *http.Request) (any, error) {
+		text, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, 1<<18))
+		if err != nil {
+			return nil, err
+		}
+		return d.Trace(string(text))
+	})
+	handle("POST /drain", func(*http.Request) (any, error) {
+		err := d.Drain(true)
+		return d.Stats(), err
+	})
+	handle("POST /undrain", func(*http.Request) (any, error) {
+		err := d.Drain(false)
+		return d.Stats(), err
+	})
+	handle("POST /fast", func(r *http.Request) (any, error) {
+		on, err := strconv.ParseBool(r.FormValue("on"))
+		if err != nil {
+			return nil, fmt.Errorf("fast: on: %q is neither true nor false", r.FormValue("on"))
+		}
+		err = d.Fast(on)
+		return d.Stats(), err
+	})
+	handle("POST /upgrade", func(r *http.Request) (any, error) {
+		return d.Stats(), d.Upgrade(r.Context(), r.FormValue("binary"))
+	})
+	return m
+}
+
 // Control asks the daemon behind a control socket: "stats" and "table" fill out
 // with their JSON, "reload" reloads and fills it with the statistics. A failed
 // reload's error has the daemon's words.
 func Control(ctx context.Context, socket, what string, out any) error {
+	return Ask(ctx, socket, what, nil, out)
+}
+
+// Ask is Control for requests with a body or parameters: "top?n=20", "change"
+// with the lines that ReadChanges takes, "trace" with a Trace's text, "health",
+// "drain", "undrain", "fast?on=true", "upgrade?binary=PATH".
+func Ask(ctx context.Context, socket, what string, body io.Reader, out any) error {
 	c := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}}
-	method := http.MethodGet
-	if what == "reload" {
-		method = http.MethodPost
+	method := http.MethodPost
+	name, _, _ := strings.Cut(what, "?")
+	switch name {
+	case "stats", "table", "health", "top":
+		method = http.MethodGet
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://map646/"+what, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://map646/"+what, body)
 	if err != nil {
 		return err
 	}
@@ -156,12 +144,15 @@ func Control(ctx context.Context, socket, what string, out any) error {
 		return fmt.Errorf("ask %s: %w", socket, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
+	if resp.StatusCode != http.StatusOK {
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return fmt.Errorf("ask %s: %w", socket, err)
+		}
+		return errors.New(string(bytes.TrimSpace(text)))
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
 		return fmt.Errorf("ask %s: %w", socket, err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return errors.New(string(bytes.TrimSpace(body)))
-	}
-	return json.Unmarshal(body, out)
+	return nil
 }

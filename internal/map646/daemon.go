@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net/netip"
-	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"widecloud/internal/map646/dns64"
 	"widecloud/internal/netio"
 	"widecloud/internal/packet/siit"
 )
@@ -26,8 +23,16 @@ type Options struct {
 	// NS is the network namespace of the device; nil: the process's own.
 	NS  *netio.NS
 	Log *slog.Logger
-	// Now is the clock, for the rate of ICMP errors only; nil: time.Now.
+	// Now is the clock; nil: time.Now.
 	Now func() time.Time
+	// Check is a further check of health, done every second; nil: none.
+	Check func() error
+	// Handover is what Upgrade left in the environment (HandoverEnv) for the program
+	// that takes over; "": nothing, this is a fresh start.
+	Handover string
+	// Args are the arguments of a program that takes over. Default: run, with
+	// ConfigPath.
+	Args []string
 }
 
 // Daemon is one translator.
@@ -37,36 +42,90 @@ type Daemon struct {
 	now   func() time.Time
 	table atomic.Pointer[siit.Table]
 
-	queues []*queue
+	queues   []*queue
+	readers  atomic.Int32 // queues that are being read
+	fastPath atomic.Pointer[netio.Fast]
 
-	mu       sync.Mutex // guards what follows
+	// changing is held by whoever changes table, kernel or configuration, as long as
+	// that takes; mu by whoever looks at or touches the fields below.
+	changing sync.Mutex
+
+	mu       sync.Mutex
 	config   *Config
+	ns       *netio.NS
 	tun      *netio.TUN
+	count4   int // mappings by family of the outside
+	count6   int
+	started  time.Time
 	loaded   time.Time
 	reloads  uint64
 	failures uint64
+	updates  uint64
+	refused  uint64 // updates that changed nothing
 	lastErr  string
+	draining bool
+	sick     []string // why we are not healthy
+	// withdrawn: the addresses are off the device, for draining or for health.
+	withdrawn bool
+	carried   carried // counted by the program before an upgrade
+	fast      fastState
+
+	// bases are what counters stood at when their ID was given to a new mapping.
+	basesMu sync.RWMutex
+	bases   map[uint32]MappingCount
+
+	sampler   sampler
+	dns       *dns64.Server
+	handover  *handover
+	upgrading chan upgradeRequest
 }
 
 // New reads the configuration; errors as from Load. Nothing is made yet.
 func New(o Options) (*Daemon, error) {
-	c, err := Load(o.ConfigPath)
-	if err != nil {
-		return nil, err
-	}
-	d := &Daemon{o: o, log: o.Log, now: o.Now, config: c}
+	d := &Daemon{o: o, log: o.Log, now: o.Now, bases: map[uint32]MappingCount{}, upgrading: make(chan upgradeRequest)}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	if d.now == nil {
 		d.now = time.Now
 	}
-	d.loaded = d.now()
+	var err error
+	if o.Handover != "" {
+		if d.handover, err = readHandover(o.Handover); err != nil {
+			return nil, err
+		}
+	}
+	c, err := load(o.ConfigPath, d.handover == nil)
+	if err != nil {
+		return nil, err
+	}
+	d.config = c
+	d.started = d.now()
+	d.loaded = d.started
+	if h := d.handover; h != nil {
+		if _, _, err := c.table.Update(siit.Changes{Set: h.mappings}); err != nil {
+			return nil, fmt.Errorf("take over the table: %w", err)
+		}
+		h.mappings = nil
+		d.started, d.draining, d.carried = h.Started, h.Draining, h.Carried
+	}
 	d.table.Store(c.table)
+	for e := range c.table.Entries() {
+		d.tally(e, 1)
+	}
+	c.Translation.Mappings, c.Translation.Mappings66 = nil, nil // the table has them
 	for range c.TUN.Queues {
 		d.queues = append(d.queues, &queue{d: d, rate: float64(c.ICMPRate)})
 	}
 	return d, nil
+}
+
+func (d *Daemon) tally(e siit.Entry, n int) {
+	if e.Outside.Addr().Is4() {
+		d.count4 += n
+	} else {
+		d.count6 += n
+	}
 }
 
 // Run makes the device and translates until ctx ends; it returns nil then. All
@@ -79,28 +138,66 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		}
 		defer func() { err = errors.Join(err, ns.Close()) }()
 	}
-	c := d.config
-	tun, err := ns.OpenTUN(c.TUN)
+	d.changing.Lock()
+	tun, err := d.begin(ns)
+	d.changing.Unlock()
+	if tun != nil {
+		defer func() { err = errors.Join(err, d.end(ns, tun)) }()
+	}
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	d.tun = tun
-	d.mu.Unlock()
-	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.tun = nil
-		err = errors.Join(err, tun.Close())
-		// Routes and rules now lead to black holes. Were they gone before the routers
-		// know that we are, packets would go back where they come from, or leave with
-		// the machines' own addresses, and the clients would reset connections that
-		// another node is about to serve.
-		if len(d.config.Addresses)+len(d.config.Translation.Mappings66) > 0 {
-			time.Sleep(d.config.Linger)
+	c := d.config
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		<-ctx.Done()
+		return tun.Close()
+	})
+	resume := func() {
+		for i, q := range tun.Queues() {
+			d.readers.Add(1)
+			g.Go(func() error {
+				defer d.readers.Add(-1)
+				if err := d.queues[i].run(q); err != nil {
+					return fmt.Errorf("queue %d: %w", i, err)
+				}
+				return nil
+			})
 		}
-		err = errors.Join(err, ns.ClearLinkPolicy(d.config.policy()))
-	}()
+	}
+	resume()
+	g.Go(func() error { return d.serveControl(ctx, c.Control) })
+	g.Go(func() error { return d.watch(ctx) })
+	g.Go(func() error { return d.upgrades(ctx, tun, resume) })
+	if c.MetricsListen != "" {
+		g.Go(func() error { return d.serveMetrics(ctx, ns, c.MetricsListen) })
+	}
+	if d.dns != nil {
+		g.Go(func() error { return d.dns.Run(ctx) })
+	}
+	d.log.Info("translating", "device", c.TUN.Name, "queues", c.TUN.Queues, "offload", c.TUN.Offload,
+		"mappings", d.count4, "mappings66", d.count6)
+	return g.Wait()
+}
+
+// begin makes all that is in the kernel. The device is returned also with an
+// error, if it is there.
+func (d *Daemon) begin(ns *netio.NS) (tun *netio.TUN, err error) {
+	c := d.config
+	if h := d.handover; h != nil {
+		if len(h.TUN) != c.TUN.Queues {
+			return nil, fmt.Errorf("%w: %s: tun.queues: cannot change without a restart", ErrConfig, d.o.ConfigPath)
+		}
+		tun, err = ns.AdoptTUN(c.TUN, h.TUN)
+	} else {
+		tun, err = ns.OpenTUN(c.TUN)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	d.ns, d.tun = ns, tun
+	d.mu.Unlock()
 	for _, key := range []string{
 		"net/ipv4/conf/" + c.TUN.Name + "/rp_filter=0",
 		// ICMP errors come from an address that may be the node's own.
@@ -110,7 +207,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	} {
 		name, value := key[:len(key)-2], key[len(key)-1:]
 		if err := ns.Sysctl(name, value); err != nil {
-			return err
+			return tun, err
 		}
 	}
 	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
@@ -121,38 +218,62 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	if v, err := ns.GetSysctl("net/ipv4/conf/all/rp_filter"); err == nil && v == "1" {
 		d.log.Warn("the strict reverse path filter may drop translated packets", "sysctl", "net/ipv4/conf/all/rp_filter")
 	}
-	if err := tun.SetAddrs(c.Addresses); err != nil {
-		return err
+	if err := d.place(c, d.draining); err != nil {
+		return tun, err
 	}
-	if err := ns.SyncLinkPolicy(c.policy()); err != nil {
-		return err
+	if c.DNS64 != nil {
+		o := *c.DNS64
+		o.NS, o.Log = d.o.NS, d.log.With("part", "dns64")
+		if d.dns, err = dns64.New(o); err != nil {
+			return tun, fmt.Errorf("dns64: %w", err)
+		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		<-ctx.Done()
-		return tun.Close()
-	})
-	for i, q := range tun.Queues() {
-		g.Go(func() error {
-			if err := d.queues[i].run(q); !errors.Is(err, os.ErrClosed) {
-				return fmt.Errorf("queue %d: %w", i, err)
-			}
-			return nil
-		})
-	}
-	g.Go(func() error { return d.serveControl(ctx, c.Control) })
-	d.log.Info("translating", "device", c.TUN.Name, "queues", c.TUN.Queues, "offload", c.TUN.Offload,
-		"mappings", len(c.Translation.Mappings), "mappings66", len(c.Translation.Mappings66))
-	return g.Wait()
+	d.openFast()
+	return tun, d.relieve()
 }
 
-// Reload reads the configuration again and goes over to it. On an error all is
-// as it was. Name, queues, offload of the device and the control socket's path
-// cannot change.
+// end takes all away again.
+func (d *Daemon) end(ns *netio.NS, tun *netio.TUN) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	d.mu.Lock()
+	c := d.config
+	d.tun = nil
+	d.mu.Unlock()
+	err := tun.Close()
+	if d.dns != nil {
+		err = errors.Join(err, d.dns.Close())
+	}
+	// Routes and rules now lead to black holes. Were they gone before the routers
+	// know that we are, packets would go back where they come from, or leave with
+	// the machines' own addresses, and the clients would reset connections that
+	// another node is about to serve. The fast path goes on for as long.
+	if len(c.Addresses)+d.count6 > 0 {
+		time.Sleep(c.Linger)
+	}
+	return errors.Join(err, d.closeFast(c), ns.ClearLinkPolicy(c.basePolicy()))
+}
+
+// policy is all that leads packets to the device by configuration c and table t.
+func (d *Daemon) policy(c *Config, t *siit.Table, withdrawn bool) netio.LinkPolicy {
+	p := c.basePolicy()
+	c.mappingPolicy(&p, t.Entries())
+	if withdrawn {
+		_, p.Locals = drained(c.Addresses)
+	}
+	return p
+}
+
+// Reload reads the configuration again and goes over to it: mappings by the
+// difference, so that counters stay, and settings at once. On an error all is as
+// it was. Name, queues, offload and MTU of the device, numbers of routing, ICMP
+// rate, listeners and the control socket's path cannot change.
 func (d *Daemon) Reload() error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	err := d.reload()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	err := d.reload()
 	if err != nil {
 		d.failures++
 		d.lastErr = err.Error()
@@ -162,7 +283,7 @@ func (d *Daemon) Reload() error {
 	d.reloads++
 	d.lastErr = ""
 	d.loaded = d.now()
-	d.log.Info("reloaded", "mappings", len(d.config.Translation.Mappings), "mappings66", len(d.config.Translation.Mappings66))
+	d.log.Info("reloaded", "mappings", d.count4, "mappings66", d.count6)
 	return nil
 }
 
@@ -185,121 +306,74 @@ func (d *Daemon) reload() error {
 		fixed("tun.name", c.TUN.Name == old.TUN.Name), fixed("tun.queues", c.TUN.Queues == old.TUN.Queues),
 		fixed("tun.offload", c.TUN.Offload == old.TUN.Offload), fixed("tun.mtu", c.TUN.MTU == old.TUN.MTU),
 		fixed("route.table", c.Table == old.Table), fixed("route.priority", c.Priority == old.Priority),
-		fixed("icmp.rate", c.ICMPRate == old.ICMPRate), fixed("control", c.Control == old.Control)); err != nil {
+		fixed("icmp.rate", c.ICMPRate == old.ICMPRate), fixed("control", c.Control == old.Control),
+		fixed("metrics.listen", c.MetricsListen == old.MetricsListen),
+		fixed("fast.pin", c.Fast.Pin == old.Fast.Pin), fixed("fast.max_mappings", c.Fast.MaxMappings == old.Fast.MaxMappings),
+		fixed("fast.max_prefixes", c.Fast.MaxPrefixes == old.Fast.MaxPrefixes),
+		fixed("dns64.listen", sameListen(c.DNS64, old.DNS64))); err != nil {
 		return err
 	}
+	was := d.table.Load()
+	changes := difference(was, c)
+	c.Translation.Mappings, c.Translation.Mappings66 = nil, nil
 	// First the sum of both, so that at no time a packet of either finds no way.
-	both, sum := c.policy(), old.policy()
-	both.Routes = union(both.Routes, sum.Routes)
-	both.Sources = union(both.Sources, sum.Sources)
-	both.Except = union(both.Except, sum.Except)
-	ns := d.tun.NS()
-	err = d.tun.SetAddrs(union(c.Addresses, old.Addresses))
-	if err == nil {
-		err = ns.SyncLinkPolicy(both)
+	next, prev := d.policy(c, c.table, d.withdrawn), d.policy(old, was, d.withdrawn)
+	both := next
+	both.Routes = union(both.Routes, prev.Routes)
+	both.Sources = union(both.Sources, prev.Sources)
+	both.Except = union(both.Except, prev.Except)
+	both.Locals = union(both.Locals, prev.Locals)
+	undo := func(err error) error {
+		return errors.Join(err, d.ns.SyncLinkPolicy(prev), d.tun.SetAddrs(old.onDevice(d.withdrawn)))
 	}
-	if err != nil {
-		return errors.Join(err, ns.SyncLinkPolicy(old.policy()), d.tun.SetAddrs(old.Addresses))
+	if err := d.ns.SyncLinkPolicy(both); err != nil {
+		return undo(err)
 	}
-	d.table.Store(c.table)
+	if err := d.tun.SetAddrs(union(c.onDevice(d.withdrawn), old.onDevice(d.withdrawn))); err != nil {
+		return undo(err)
+	}
+	if err := d.replaceTable(was, c, changes); err != nil {
+		return undo(err)
+	}
+	d.mu.Lock()
 	d.config = c
-	return errors.Join(ns.SyncLinkPolicy(c.policy()), d.tun.SetAddrs(c.Addresses))
+	d.mu.Unlock()
+	d.configureFast()
+	if d.dns != nil {
+		o := *c.DNS64
+		o.NS, o.Log = d.o.NS, d.log.With("part", "dns64")
+		err = d.dns.Reload(o)
+	}
+	// Addresses go before routes do: the last IPv4 address takes the device's
+	// IPv4 routes with it.
+	return errors.Join(err, d.tun.SetAddrs(c.onDevice(d.withdrawn)), d.ns.SyncLinkPolicy(next))
 }
 
-func union(a, b []netip.Prefix) []netip.Prefix {
-	have := make(map[netip.Prefix]bool, len(a))
-	for _, p := range a {
-		have[p] = true
+func sameListen(a, b *dns64.Options) bool {
+	if a == nil || b == nil {
+		return a == b
 	}
-	out := slices.Clone(a)
-	for _, p := range b {
-		if !have[p] {
-			out = append(out, p)
+	if len(a.Listen) != len(b.Listen) {
+		return false
+	}
+	for i := range a.Listen {
+		if a.Listen[i] != b.Listen[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func union[T comparable](a, b []T) []T {
+	have := make(map[T]bool, len(a))
+	out := make([]T, 0, len(a)+len(b))
+	for _, l := range [][]T{a, b} {
+		for _, p := range l {
+			if !have[p] {
+				have[p] = true
+				out = append(out, p)
+			}
 		}
 	}
 	return out
-}
-
-// queue is one reader of the device, with its counters: written by it alone,
-// read by whoever asks.
-type queue struct {
-	d    *Daemon
-	rate float64
-
-	packets, bytes [siit.NumReasons]atomic.Uint64
-	icmpSent       atomic.Uint64
-	icmpLimited    atomic.Uint64
-	writeErrors    atomic.Uint64
-
-	tokens float64
-	filled time.Time
-	_      [64]byte // the next queue's counters are another CPU's
-}
-
-// count adds without a locked instruction: there is one writer.
-func count(c *atomic.Uint64, n uint64) { c.Store(c.Load() + n) }
-
-func (q *queue) run(dev *netio.TUNQueue) error {
-	buf := make([]byte, siit.Headroom+1<<16+64)
-	reply := make([]byte, netio.VNetHeaderLen, netio.VNetHeaderLen+1280)
-	for {
-		n, h, err := dev.Read(buf, siit.Headroom)
-		if err != nil {
-			return err
-		}
-		p := siit.Packet{Buf: buf, Off: siit.Headroom, Len: n, Offload: siit.Offload(h)}
-		t := q.d.table.Load()
-		v := t.Translate(&p)
-		count(&q.packets[v.Reason], 1)
-		count(&q.bytes[v.Reason], uint64(n))
-		switch v.Action {
-		case siit.Send:
-			q.wrote(dev.Write(buf, p.Off, p.Len, netio.VNetHeader(p.Offload)))
-		case siit.SendFragments:
-			for it := t.Fragments(&p); ; {
-				piece, ok := it.Next()
-				if !ok {
-					break
-				}
-				// The virtio-net header goes before the piece, where the end of the
-				// piece before it was.
-				q.wrote(dev.Write(buf, piece.Off, piece.Len, netio.VNetHeader{}))
-			}
-		case siit.Reject:
-			e := t.AppendError(reply, p.Bytes(), v.Error)
-			if len(e) == len(reply) {
-				break
-			}
-			if !q.allow() {
-				count(&q.icmpLimited, 1)
-				break
-			}
-			count(&q.icmpSent, 1)
-			q.wrote(dev.Write(e, len(reply), len(e)-len(reply), netio.VNetHeader{}))
-		}
-	}
-}
-
-// wrote counts a failed write. The device refuses packets while it is down, and
-// nonsensical ones; neither is a reason to stop.
-func (q *queue) wrote(err error) {
-	if err != nil && !errors.Is(err, fs.ErrClosed) {
-		count(&q.writeErrors, 1)
-	}
-}
-
-// allow is a token bucket of one second's worth (RFC 4443 §2.4 (f)).
-func (q *queue) allow() bool {
-	now := q.d.now()
-	if q.filled.IsZero() {
-		q.tokens = q.rate
-	} else {
-		q.tokens = min(q.rate, q.tokens+now.Sub(q.filled).Seconds()*q.rate)
-	}
-	q.filled = now
-	if q.tokens < 1 {
-		return false
-	}
-	q.tokens--
-	return true
 }

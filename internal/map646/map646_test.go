@@ -178,8 +178,8 @@ inside = "2001:db8:a::11"
 	if out := w.run("gw", "ip", "route", "get", "192.0.2.200"); strings.Contains(out, "dev map646") {
 		t.Errorf("route of a removed mapping: %s", out)
 	}
-	if out := w.run("gw", "ip", "-6", "rule"); strings.Contains(out, "2001:db8:a::11") || !strings.Contains(out, "2001:db8:a::10") {
-		t.Errorf("rules after a mapping was removed:\n%s", out)
+	if out := w.run("gw", "ip", "-6", "route", "show", "table", "647"); strings.Contains(out, "2001:db8:a::11") || !strings.Contains(out, "2001:db8:a::10") {
+		t.Errorf("sources after a mapping was removed:\n%s", out)
 	}
 	w.config(path, strings.Replace(conf, "queues = 2", "queues = 1", 1), socket)
 	if err := map646.Control(ctx, socket, "reload", &s); err == nil || !strings.Contains(err.Error(), "tun.queues") {
@@ -215,7 +215,7 @@ func TestAfterAKill(t *testing.T) {
 	if out := w.run("gw", "ip", "-6", "rule"); strings.Contains(out, "2001:db8:a::99") {
 		t.Errorf("old rule:\n%s", out)
 	}
-	if out := w.run("gw", "ip", "-6", "route", "show", "table", "647"); strings.Contains(out, "2001:db8:b::") || !strings.Contains(out, "default dev map646") || !strings.Contains(out, "blackhole default") {
+	if out := w.run("gw", "ip", "-6", "route", "show", "table", "647"); strings.Contains(out, "2001:db8:b::") || !strings.Contains(out, "default from 2001:db8:a::10 dev map646") || !strings.Contains(out, "blackhole default") {
 		t.Errorf("table 647:\n%s", out)
 	}
 	// A second one for the same socket and device does not disturb the first.

@@ -12,16 +12,19 @@ import (
 	"widecloud/internal/packet/siit"
 )
 
+// statements are the words, and how many arguments each takes.
+var statements = map[string]int{"mapping-prefix": 1, "map-static": 2, "map66-static": 2, "include": 1}
+
 // readSeed reads the first map646's syntax: one statement a line,
 //
 //	mapping-prefix PREFIX          64:ff9b:: (the length is 96)
-//	map-static     IPV4 IPV6       outside, inside
+//	map-static     IPV4 IPV6       outside, inside; also prefixes (RFC 7757)
 //	map66-static   IPV6 IPV6       outside, inside
 //	include        FILE
 //
 // It warned of bad lines and went on without them; here they are errors, as a
 // mapping lost by a slip of the pen is a service lost.
-func readSeed(path string, data []byte, c *Config, from origin, depth int) error {
+func readSeed(path string, data []byte, c *Config, from *origin, depth int) error {
 	const deepest = 10 // the first map646's limit
 	lines := bufio.NewScanner(bytes.NewReader(data))
 	for n := 1; lines.Scan(); n++ {
@@ -33,7 +36,7 @@ func readSeed(path string, data []byte, c *Config, from origin, depth int) error
 		fail := func(field, format string, args ...any) error {
 			return fmt.Errorf("%w: %s:%d: %s: %w", ErrConfig, path, n, field, fmt.Errorf(format, args...))
 		}
-		want, known := map[string]int{"mapping-prefix": 1, "map-static": 2, "map66-static": 2, "include": 1}[w[0]]
+		want, known := statements[w[0]]
 		if !known {
 			return fail(w[0], "unknown statement")
 		}
@@ -55,7 +58,7 @@ func readSeed(path string, data []byte, c *Config, from origin, depth int) error
 				return fail(w[0], "is %v already", t.Pref64)
 			}
 			t.Pref64 = p
-			from["pref64"] = place{path, n}
+			from.pref64 = place{path, n}
 		case "map-static", "map66-static":
 			a, err := parseHost(w[1])
 			if err != nil {
@@ -66,10 +69,10 @@ func readSeed(path string, data []byte, c *Config, from origin, depth int) error
 				return fail(w[0], "second argument: %w", err)
 			}
 			if w[0] == "map-static" {
-				from[fmt.Sprintf("map[%d]", len(t.Mappings))] = place{path, n}
+				from.map4 = append(from.map4, place{path, n})
 				t.Mappings = append(t.Mappings, siit.Mapping{V4: a, V6: b})
 			} else {
-				from[fmt.Sprintf("map66[%d]", len(t.Mappings66))] = place{path, n}
+				from.map66 = append(from.map66, place{path, n})
 				t.Mappings66 = append(t.Mappings66, siit.Mapping66{Service: a, Inside: b})
 			}
 		case "include":

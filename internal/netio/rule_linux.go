@@ -163,6 +163,15 @@ func (n *NS) syncRules(p LinkPolicy) error {
 			have[k] = r
 		}
 	}
+	for k, r := range have {
+		// The kernel takes a rule for all sources for the same as one for some.
+		if k.src.IsValid() {
+			if err := n.h.RuleDel(&r); err != nil && !errors.Is(notExist(err), fs.ErrNotExist) {
+				return fmt.Errorf("delete rule %d: %w", k.prio, err)
+			}
+			delete(have, k)
+		}
+	}
 	if len(p.Sources) > 0 {
 		for _, k := range []key{{iif: p.Link, prio: p.Priority}, {iif: "lo", prio: p.Priority}, {prio: p.Priority + 1}} {
 			if _, ok := have[k]; ok {

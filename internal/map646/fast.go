@@ -1,0 +1,468 @@
+package map646
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	pathpkg "path"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"widecloud/internal/netio"
+	"widecloud/internal/packet/siit"
+)
+
+// fastState is what is known of the path through the kernel. It changes under
+// both of the daemon's locks, so that either is enough to look at it.
+type fastState struct {
+	off    bool              // by `map646 fast off`
+	why    string            // there is none although it is configured, or it is off
+	unfit  map[string]string // devices that are meant and cannot be taken: why
+	inside []netip.Prefix    // as last configured
+	room   int
+	wide   int // mappings that the kernel cannot have, see wide6
+}
+
+// FastStats is the fast path as Stats shows it.
+type FastStats struct {
+	// On: ordinary packets that come in by the devices in Attached are translated in
+	// the kernel.
+	On       bool              `json:"on"`
+	Why      string            `json:"why,omitempty"` // if not
+	Attached []string          `json:"attached"`
+	Refused  map[string]string `json:"refused,omitempty"` // devices that were meant, and why they are not taken
+	// Packets and Bytes by outcome: "4to6", "6to4", "6to6", "pass_…": left to the
+	// full path.
+	Packets map[string]uint64 `json:"packets"`
+	Bytes   map[string]uint64 `json:"bytes"`
+	Room    int               `json:"room"` // mappings
+}
+
+// openFast opens or adopts the fast path if one is configured, with the table in
+// force, and attaches it. Whatever goes wrong, the full path serves. changing is
+// held.
+func (d *Daemon) openFast() {
+	c := d.config
+	if len(c.Fast.Devices) == 0 {
+		// What an earlier run left pinned would translate by a table of its own.
+		if c.Fast.Pin != "" {
+			d.forgetPinned()
+		}
+		return
+	}
+	t := d.table.Load()
+	spec := netio.FastSpec{PinDir: c.Fast.Pin, MaxMappings: c.Fast.room(t.Len()), MaxPrefixes: c.Fast.MaxPrefixes}
+	begun := time.Now()
+	f, err := d.ns.OpenFast(spec)
+	if errors.Is(err, netio.ErrNotBPFFS) {
+		d.log.Warn("without a bpffs the fast path ends with this process", "pin", c.Fast.Pin, "err", err)
+		spec.PinDir = ""
+		f, err = d.ns.OpenFast(spec)
+	}
+	d.mu.Lock()
+	d.fast = fastState{unfit: map[string]string{}, room: spec.MaxMappings}
+	d.mu.Unlock()
+	if err != nil {
+		d.failFast(err)
+		return
+	}
+	d.fastPath.Store(f)
+	if err = f.Configure(d.fastSettings()); err == nil {
+		err = f.Sync(d.fastEntries(t))
+	}
+	if err == nil {
+		err = d.tryFast()
+	}
+	if err != nil {
+		d.failFast(err)
+		return
+	}
+	d.log.Info("fast path open", "mappings", t.Len(), "room", spec.MaxMappings, "pin", spec.PinDir, "took", time.Since(begun).Round(time.Millisecond))
+	d.followDevices(true)
+}
+
+// pinned tells whether a fast path is pinned there.
+func pinned(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "meta"))
+	return err == nil
+}
+
+// forgetPinned takes away what is pinned, if there is anything of ours.
+func (d *Daemon) forgetPinned() {
+	if !pinned(d.config.Fast.Pin) {
+		return
+	}
+	f, err := d.ns.OpenFast(netio.FastSpec{PinDir: d.config.Fast.Pin, MaxMappings: 1, MaxPrefixes: 1})
+	if err == nil {
+		err = f.Discard()
+	}
+	if err != nil {
+		d.log.Warn("a fast path is pinned that is not ours to remove", "pin", d.config.Fast.Pin, "err", err)
+	}
+}
+
+// closeFast ends the fast path, or leaves it at work.
+func (d *Daemon) closeFast(c *Config) error {
+	f := d.fastPath.Swap(nil)
+	if f == nil {
+		return nil
+	}
+	if c.Fast.Keep && c.Fast.Pin != "" {
+		return f.Close()
+	}
+	return f.Discard()
+}
+
+// failFast leaves everything to the full path. Better slow than wrong.
+func (d *Daemon) failFast(err error) {
+	d.mu.Lock()
+	d.fast.why = err.Error()
+	d.mu.Unlock()
+	d.log.Error("no fast path, all packets take the full one", "err", err)
+	if f := d.fastPath.Load(); f != nil {
+		for _, dev := range f.Attached() {
+			if err := f.Detach(dev); err != nil {
+				d.log.Error("cannot detach the fast path", "device", dev, "err", err)
+			}
+		}
+	}
+}
+
+// fastInUse is whether the fast path's tables are to be kept up to date.
+func (d *Daemon) fastInUse() bool {
+	return d.fastPath.Load() != nil && (d.fast.why == "" || d.fast.off)
+}
+
+func fastEntry(e siit.Entry) netio.FastEntry {
+	return netio.FastEntry{ID: e.ID, Outside: e.Outside, Inside: e.Inside}
+}
+
+// wide6 are 1:1 mappings of whole IPv6 prefixes. The kernel knows none, and with
+// one of them it might leave a source as it is that has to be translated: then all
+// 1:1 mappings are the full path's.
+func wide6(e siit.Entry) bool { return e.Outside.Addr().Is6() && !e.Outside.IsSingleIP() }
+
+// fastEntries are the mappings for the kernel.
+func (d *Daemon) fastEntries(t *siit.Table) func(func(netio.FastEntry) bool) {
+	wide := 0
+	if d.count6 > 0 {
+		for e := range t.Entries() {
+			if wide6(e) {
+				wide++
+			}
+		}
+	}
+	d.mu.Lock()
+	d.fast.wide = wide
+	d.mu.Unlock()
+	return func(yield func(netio.FastEntry) bool) {
+		for e := range t.Entries() {
+			if wide > 0 && e.Outside.Addr().Is6() {
+				continue
+			}
+			if !yield(fastEntry(e)) {
+				return
+			}
+		}
+	}
+}
+
+// fastUpdate brings a change of the table to the kernel. Until it is there, each
+// packet is translated as before.
+func (d *Daemon) fastUpdate(removed, set []siit.Entry) {
+	if !d.fastInUse() {
+		return
+	}
+	wide := d.fast.wide
+	var gone, come []netio.FastEntry
+	for _, e := range removed {
+		if wide6(e) {
+			wide--
+		}
+		gone = append(gone, fastEntry(e))
+	}
+	most := uint32(0)
+	for _, e := range set {
+		if wide6(e) {
+			wide++
+		}
+		most = max(most, e.ID)
+		come = append(come, fastEntry(e))
+	}
+	if wide != d.fast.wide || d.table.Load().Len() > d.fast.room || int(most) >= d.fast.room+d.config.Fast.MaxPrefixes {
+		if wide != d.fast.wide || len(set) > 0 {
+			d.resyncFast()
+			return
+		}
+	}
+	if wide > 0 {
+		six := func(e netio.FastEntry) bool { return e.Outside.Addr().Is6() }
+		gone, come = slices.DeleteFunc(gone, six), slices.DeleteFunc(come, six)
+	}
+	var err error
+	if len(gone) > 0 {
+		err = d.fastPath.Load().Remove(gone)
+	}
+	if err == nil && len(come) > 0 {
+		err = d.fastPath.Load().Set(come)
+	}
+	if errors.Is(err, netio.ErrFull) {
+		d.resyncFast()
+	} else if err != nil {
+		d.failFast(err)
+	}
+}
+
+// resyncFast makes the kernel's tables equal to ours, in bigger ones if need be.
+func (d *Daemon) resyncFast() {
+	if !d.fastInUse() {
+		return
+	}
+	t := d.table.Load()
+	c := d.config
+	if room := c.Fast.room(t.Len()); room > d.fast.room && c.Fast.MaxMappings == 0 {
+		d.log.Info("the fast path's tables are too small, making bigger ones", "room", room)
+		off, why := d.fast.off, d.fast.why
+		// What is pinned goes on with the old tables until the new ones are full.
+		if err := d.fastPath.Load().Close(); err != nil {
+			d.log.Warn("close the fast path", "err", err)
+		}
+		d.fastPath.Store(nil)
+		d.openFast()
+		if off {
+			d.mu.Lock()
+			d.fast.off, d.fast.why = off, why
+			d.mu.Unlock()
+			d.followDevices(true)
+		}
+		return
+	}
+	if err := d.fastPath.Load().Sync(d.fastEntries(t)); err != nil {
+		if errors.Is(err, netio.ErrFull) {
+			err = fmt.Errorf("fast.max_mappings: %d are too few for %d mappings: %w", d.fast.room, t.Len(), err)
+		}
+		d.failFast(err)
+	}
+}
+
+// fastSettings are what the kernel has to know beside the mappings. The full path
+// costs two hops more than the kernel behind the program counts (into the device
+// and, with decrement_ttl, the translator's own).
+func (d *Daemon) fastSettings() netio.FastSettings {
+	t := d.table.Load()
+	s := t.Spec()
+	out := netio.FastSettings{
+		Pref64: s.Pref64, Hops: 2, ZeroTrafficClass: s.ZeroTrafficClass, MTU4: s.MTU4, MTU6: s.MTU6,
+		LowestIPv6MTU: s.LowestIPv6MTU, AllowPrivate: t.AllowsPrivate(), Inside: slices.Clone(s.Inside),
+	}
+	if s.KeepTTL {
+		out.Hops = 1
+	}
+	own := map[netip.Addr]bool{}
+	if links, err := d.ns.Links(); err == nil {
+		for _, l := range links {
+			addrs, err := d.ns.Addrs(l.Name)
+			if err != nil {
+				continue // it has just gone
+			}
+			for _, p := range addrs {
+				own[p.Addr().WithZone("")] = true
+			}
+		}
+	}
+	for _, p := range d.config.Addresses {
+		own[p.Addr()] = true // also while we are draining
+	}
+	for a := range own {
+		if !a.IsLinkLocalUnicast() && !a.IsLoopback() {
+			out.Inside = append(out.Inside, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	slices.SortFunc(out.Inside, func(a, b netip.Prefix) int { return slices.Compare([]byte(a.String()), []byte(b.String())) })
+	return out
+}
+
+// configureFast tells the kernel of new settings.
+func (d *Daemon) configureFast() {
+	if d.fastPath.Load() == nil && len(d.config.Fast.Devices) > 0 || d.fastPath.Load() != nil && !d.fastInUse() {
+		// It failed before: a reload is the time to try again.
+		if f := d.fastPath.Swap(nil); f != nil {
+			if err := f.Close(); err != nil {
+				d.log.Warn("close the fast path", "err", err)
+			}
+		}
+		d.openFast()
+		return
+	}
+	if d.fastPath.Load() == nil {
+		return
+	}
+	s := d.fastSettings()
+	d.mu.Lock()
+	d.fast.inside = s.Inside
+	d.mu.Unlock()
+	if err := d.fastPath.Load().Configure(s); err != nil {
+		d.failFast(err)
+		return
+	}
+	d.followDevices(true)
+}
+
+// followDevices attaches the fast path to devices that have come, and follows the
+// host's own addresses. again: also to those that did not fit before.
+func (d *Daemon) followDevices(again bool) {
+	f := d.fastPath.Load()
+	if f == nil {
+		return
+	}
+	if s := d.fastSettings(); !slices.Equal(s.Inside, d.fast.inside) {
+		d.mu.Lock()
+		d.fast.inside = s.Inside
+		d.mu.Unlock()
+		if err := f.Configure(s); err != nil {
+			d.failFast(err)
+			return
+		}
+	}
+	links, err := d.ns.Links()
+	if err != nil {
+		d.log.Warn("list devices", "err", err)
+		return
+	}
+	attached := f.Attached()
+	unfit := map[string]string{}
+	for _, l := range links {
+		if !d.config.takes(l.Name) || l.Name == d.config.TUN.Name {
+			continue
+		}
+		if d.fast.why != "" || slices.Contains(attached, l.Name) {
+			continue
+		}
+		if why, known := d.fast.unfit[l.Name]; known && !again {
+			unfit[l.Name] = why
+			continue
+		}
+		if err := f.Attach(l.Name); err != nil {
+			if d.fast.unfit[l.Name] != err.Error() {
+				d.log.Warn("a device stays with the full path", "device", l.Name, "why", err)
+			}
+			unfit[l.Name] = err.Error()
+			continue
+		}
+		d.log.Info("fast path attached", "device", l.Name)
+	}
+	for _, dev := range attached {
+		if d.fast.why != "" || !d.config.takes(dev) {
+			if err := f.Detach(dev); err != nil {
+				d.log.Error("cannot detach the fast path", "device", dev, "err", err)
+			}
+		}
+	}
+	d.mu.Lock()
+	d.fast.unfit = unfit
+	d.mu.Unlock()
+}
+
+// takes tells whether a device is one that the fast path is meant for.
+func (c *Config) takes(dev string) bool {
+	for _, p := range c.Fast.Devices {
+		if ok, _ := pathpkg.Match(p, dev); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Fast turns the fast path off or on again, without losing a packet: what it does
+// not translate, the full path does.
+func (d *Daemon) Fast(on bool) error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if d.tun == nil {
+		return errors.New("fast: not running")
+	}
+	if len(d.config.Fast.Devices) == 0 {
+		return fmt.Errorf("%w: fast.devices: none are configured", ErrConfig)
+	}
+	if d.fastPath.Load() == nil || d.fast.why != "" && !d.fast.off {
+		if !on {
+			return nil
+		}
+		d.configureFast()
+	} else {
+		d.mu.Lock()
+		d.fast.off, d.fast.why = !on, ""
+		if !on {
+			d.fast.why = "turned off"
+		}
+		d.mu.Unlock()
+		d.followDevices(true)
+	}
+	d.log.Info("fast path", "on", on)
+	if s := d.fastStats(); on && !s.On {
+		return fmt.Errorf("fast path: %s", s.Why)
+	}
+	return nil
+}
+
+// tryFast has the kernel translate the self-test's packet, and compares.
+func (d *Daemon) tryFast() error {
+	t := d.table.Load()
+	for e := range t.Entries() {
+		if !e.Outside.Addr().Is4() {
+			continue
+		}
+		packet := selfTestPacket(e.Outside.Addr())
+		want, _ := translated(t, packet)
+		frame := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0}, packet...)
+		got, ok, err := d.fastPath.Load().TestRun(frame)
+		if err != nil {
+			return fmt.Errorf("self-test in the kernel: %w", err)
+		}
+		if !ok {
+			return fmt.Errorf("self-test in the kernel: a packet to %v is not translated", e.Outside.Addr())
+		}
+		if len(got) < 14+len(want) || string(got[14+8:14+len(want)]) != string(want[8:]) {
+			return fmt.Errorf("self-test in the kernel: a packet to %v became %x, not %x", e.Outside.Addr(), got[min(14, len(got)):], want)
+		}
+		return nil
+	}
+	return nil
+}
+
+// fastCounted is what the kernel has counted for a mapping.
+func (d *Daemon) fastCounted(id uint32) MappingCount {
+	f := d.fastPath.Load()
+	if f == nil {
+		return MappingCount{}
+	}
+	in, out := f.MappingCounters(id)
+	return MappingCount{in.Packets, in.Bytes, out.Packets, out.Bytes}
+}
+
+func (d *Daemon) fastStats() *FastStats {
+	d.mu.Lock()
+	if len(d.config.Fast.Devices) == 0 {
+		d.mu.Unlock()
+		return nil
+	}
+	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why, Room: d.fast.room}
+	for dev, why := range d.fast.unfit {
+		s.Refused[dev] = why
+	}
+	d.mu.Unlock()
+	f := d.fastPath.Load()
+	if f == nil {
+		return s
+	}
+	if a := f.Attached(); len(a) > 0 {
+		s.Attached = a
+	}
+	s.On = s.Why == ""
+	for name, n := range f.Counters() {
+		s.Packets[name], s.Bytes[name] = n.Packets, n.Bytes
+	}
+	return s
+}

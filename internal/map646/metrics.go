@@ -1,0 +1,155 @@
+package map646
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"widecloud/internal/netio"
+)
+
+// sampleLeast is how old the busiest mappings may be before a scrape has all
+// mappings looked at again, however often it comes.
+const sampleLeast = 5 * time.Second
+
+// serveMetrics answers Prometheus at /metrics, and /health, until ctx ends.
+func (d *Daemon) serveMetrics(ctx context.Context, ns *netio.NS, listen string) error {
+	var l net.Listener
+	err := ns.Do(func() (err error) {
+		l, err = net.Listen("tcp", listen)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("metrics.listen: %w", err)
+	}
+	r := prometheus.NewRegistry()
+	r.MustRegister(collector{d})
+	m := http.NewServeMux()
+	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	m.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		if why := d.Health(); len(why) > 0 {
+			http.Error(w, strings.Join(why, "\n"), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	s := &http.Server{Handler: m, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+// collector makes metrics of Stats when it is asked: nothing is counted twice,
+// and the data path does not know of it.
+type collector struct{ d *Daemon }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("map646_"+name, help, labels, nil)
+}
+
+var (
+	descPackets        = desc("packets_total", "IP packets by path and outcome; a super-packet is one.", "path", "outcome")
+	descBytes          = desc("bytes_total", "Bytes of IP packets, as they came in.", "path", "outcome")
+	descICMP           = desc("icmp_errors_total", "ICMP errors of the translator's own.", "outcome")
+	descWriteErrors    = desc("write_errors_total", "Packets that the device did not take.")
+	descMappingPackets = desc("mapping_packets_total", "Packets of the busiest mappings.", "outside", "direction")
+	descMappingBytes   = desc("mapping_bytes_total", "Bytes of the busiest mappings.", "outside", "direction")
+	descMappings       = desc("mappings", "Mappings in force, by the outside's family.", "family")
+	descUpdates        = desc("table_updates_total", "Changes of the table by command.", "result")
+	descReloads        = desc("reloads_total", "Reloads of the configuration.", "result")
+	descAttached       = desc("fast_attached", "1 for each device with the fast path, 0 for one that was meant and could not be taken.", "device")
+	descDraining       = desc("draining", "1 while draining.")
+	descHealthy        = desc("healthy", "1 while nothing is wrong.")
+	descQueue          = desc("queue_packets_total", "Packets of each queue of the device.", "queue")
+	descLoaded         = desc("loaded_timestamp_seconds", "When the configuration in force was loaded.")
+	descDNSQueries     = desc("dns64_queries_total", "DNS64: questions.", "transport")
+	descDNSSynth       = desc("dns64_synthesised_total", "DNS64: answers made.", "kind")
+	descDNSFailures    = desc("dns64_failures_total", "DNS64: questions without a good answer, and why.", "reason")
+)
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descPackets, descBytes, descICMP, descWriteErrors, descMappingPackets, descMappingBytes, descMappings,
+		descUpdates, descReloads, descAttached, descDraining, descHealthy, descQueue, descLoaded, descDNSQueries, descDNSSynth, descDNSFailures} {
+		ch <- d
+	}
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(d *prometheus.Desc, n float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, labels...)
+	}
+	yes := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	s := c.d.Stats()
+	for outcome, n := range s.Packets {
+		counter(descPackets, n, "full", outcome)
+		counter(descBytes, s.Bytes[outcome], "full", outcome)
+	}
+	if f := s.Fast; f != nil {
+		for outcome, n := range f.Packets {
+			counter(descPackets, n, "fast", outcome)
+			counter(descBytes, f.Bytes[outcome], "fast", outcome)
+		}
+		for _, dev := range f.Attached {
+			gauge(descAttached, 1, dev)
+		}
+		for dev := range f.Refused {
+			gauge(descAttached, 0, dev)
+		}
+	}
+	counter(descICMP, s.ICMPSent, "sent")
+	counter(descICMP, s.ICMPLimited, "limited")
+	counter(descWriteErrors, s.WriteErrors)
+	gauge(descMappings, float64(s.Mappings), "4")
+	gauge(descMappings, float64(s.Mappings66), "6")
+	counter(descUpdates, s.Updates, "good")
+	counter(descUpdates, s.UpdatesRefused, "bad")
+	counter(descReloads, s.Reloads, "good")
+	counter(descReloads, s.ReloadErrors, "bad")
+	gauge(descDraining, yes(s.Draining))
+	gauge(descHealthy, yes(len(s.Unhealthy) == 0))
+	for i, n := range s.QueuePackets {
+		counter(descQueue, n, strconv.Itoa(i))
+	}
+	gauge(descLoaded, float64(s.Loaded.UnixMilli())/1000)
+	c.d.mu.Lock()
+	n := c.d.config.Busiest
+	c.d.mu.Unlock()
+	if n > 0 {
+		for _, b := range c.d.busiest(context.Background(), n, sampleLeast) {
+			counter(descMappingPackets, b.PacketsIn, b.Outside, "in")
+			counter(descMappingPackets, b.PacketsOut, b.Outside, "out")
+			counter(descMappingBytes, b.BytesIn, b.Outside, "in")
+			counter(descMappingBytes, b.BytesOut, b.Outside, "out")
+		}
+	}
+	if dns := c.d.dns; dns != nil {
+		q := dns.Stats()
+		for _, m := range []struct {
+			desc *prometheus.Desc
+			n    map[string]uint64
+		}{{descDNSQueries, q.Queries}, {descDNSSynth, q.Synthesised}, {descDNSFailures, q.Failures}} {
+			for label, n := range m.n {
+				counter(m.desc, n, label)
+			}
+		}
+	}
+}

@@ -1,0 +1,227 @@
+package map646
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"widecloud/internal/packet/siit"
+)
+
+// Stats is what the daemon has counted since its start, or that of the program
+// whose place it has taken by an upgrade. A super-packet counts as one packet.
+type Stats struct {
+	Device string `json:"device"`
+	// Packets and Bytes (of IP, as they came in) of the full path by reason: "4to6",
+	// "no_mapping", …
+	Packets map[string]uint64 `json:"packets"`
+	Bytes   map[string]uint64 `json:"bytes"`
+	// QueuePackets are all packets of each queue.
+	QueuePackets []uint64 `json:"queue_packets"`
+	ICMPSent     uint64   `json:"icmp_sent"`
+	ICMPLimited  uint64   `json:"icmp_limited"`
+	WriteErrors  uint64   `json:"write_errors"`
+
+	// Fast is the path through the kernel; nil: it is not configured.
+	Fast *FastStats `json:"fast,omitempty"`
+
+	Mappings       int       `json:"mappings"`
+	Mappings66     int       `json:"mappings66"`
+	Started        time.Time `json:"started"`
+	Loaded         time.Time `json:"loaded"`
+	Reloads        uint64    `json:"reloads"`
+	ReloadErrors   uint64    `json:"reload_errors"`
+	ReloadError    string    `json:"reload_error,omitempty"` // of the last reload
+	Updates        uint64    `json:"updates"`
+	UpdatesRefused uint64    `json:"updates_refused"`
+
+	Draining bool `json:"draining"`
+	// Withdrawn: the addresses are off the device, so that routers go elsewhere.
+	Withdrawn bool `json:"withdrawn"`
+	// Unhealthy says why, if so.
+	Unhealthy []string `json:"unhealthy,omitempty"`
+	PID       int      `json:"pid"`
+	Upgrades  int      `json:"upgrades"`
+}
+
+// TableEntry is one mapping, as `map646 table` shows it.
+type TableEntry struct {
+	Outside string `json:"outside"`
+	Inside  string `json:"inside"`
+	MappingCount
+}
+
+// carried are counters that a program before this one has left.
+type carried struct {
+	Packets, Bytes                     map[string]uint64
+	ICMPSent, ICMPLimited, WriteErrors uint64
+	Reloads, ReloadErrors              uint64
+	Updates, Refused                   uint64
+	Upgrades                           int
+	// Mappings by the text of their Outside.
+	Mappings map[string]MappingCount
+}
+
+// add takes over what a queue-reading program has counted.
+func (c *carried) add(s Stats) {
+	if c.Packets == nil {
+		c.Packets, c.Bytes = map[string]uint64{}, map[string]uint64{}
+	}
+	for name, n := range s.Packets {
+		c.Packets[name] += n
+		c.Bytes[name] += s.Bytes[name]
+	}
+	c.ICMPSent += s.ICMPSent
+	c.ICMPLimited += s.ICMPLimited
+	c.WriteErrors += s.WriteErrors
+}
+
+// Stats reads the counters, without holding up the queues.
+func (d *Daemon) Stats() Stats {
+	d.mu.Lock()
+	s := Stats{
+		Device: d.config.TUN.Name, Packets: maps.Clone(d.carried.Packets), Bytes: maps.Clone(d.carried.Bytes),
+		ICMPSent: d.carried.ICMPSent, ICMPLimited: d.carried.ICMPLimited, WriteErrors: d.carried.WriteErrors,
+		Mappings: d.count4, Mappings66: d.count6, Started: d.started, Loaded: d.loaded,
+		Reloads: d.reloads + d.carried.Reloads, ReloadErrors: d.failures + d.carried.ReloadErrors, ReloadError: d.lastErr,
+		Updates: d.updates + d.carried.Updates, UpdatesRefused: d.refused + d.carried.Refused,
+		Draining: d.draining, Withdrawn: d.withdrawn, Unhealthy: slices.Clone(d.sick), PID: pid(), Upgrades: d.carried.Upgrades,
+	}
+	d.mu.Unlock()
+	if s.Packets == nil {
+		s.Packets, s.Bytes = map[string]uint64{}, map[string]uint64{}
+	}
+	s.Fast = d.fastStats()
+	for _, q := range d.queues {
+		var all uint64
+		for r := range siit.Reason(siit.NumReasons) {
+			n := q.packets[r].Load()
+			s.Packets[r.String()] += n
+			s.Bytes[r.String()] += q.bytes[r].Load()
+			all += n
+		}
+		s.QueuePackets = append(s.QueuePackets, all)
+		s.ICMPSent += q.icmpSent.Load()
+		s.ICMPLimited += q.icmpLimited.Load()
+		s.WriteErrors += q.writeErrors.Load()
+	}
+	return s
+}
+
+// queueCount is what the full path's counters of an ID stand at.
+func (d *Daemon) queueCount(id uint32) (n MappingCount) {
+	for _, q := range d.queues {
+		n.add(q.mappings.read(id))
+	}
+	return n
+}
+
+// mappingCount is what a mapping has carried. basesMu is held for reading.
+func (d *Daemon) mappingCount(e siit.Entry) MappingCount {
+	n := d.queueCount(e.ID)
+	if base, ok := d.bases[e.ID]; ok {
+		n.sub(base)
+	}
+	n.add(d.fastCounted(e.ID)) // the kernel's begin at zero by themselves
+	if len(d.carried.Mappings) > 0 {
+		n.add(d.carried.Mappings[short(e.Outside)])
+	}
+	return n
+}
+
+// rebaseCounters makes the counters of a table that came as a whole begin at zero.
+func (d *Daemon) rebaseCounters(t *siit.Table) {
+	d.basesMu.Lock()
+	defer d.basesMu.Unlock()
+	for e := range t.Entries() {
+		if n := d.queueCount(e.ID); n != (MappingCount{}) {
+			d.bases[e.ID] = n
+		}
+	}
+}
+
+// Table lists the mappings in force.
+func (d *Daemon) Table() []TableEntry {
+	t := d.table.Load()
+	out := make([]TableEntry, 0, t.Len()+1)
+	if p := t.Spec().Pref64; p.IsValid() {
+		out = append(out, TableEntry{Outside: "0.0.0.0/0", Inside: p.String()})
+	}
+	d.basesMu.RLock()
+	defer d.basesMu.RUnlock()
+	for e := range t.Entries() {
+		out = append(out, TableEntry{short(e.Outside), short(e.Inside), d.mappingCount(e)})
+	}
+	return out
+}
+
+// Busy is a mapping that `map646 top` shows: what it has carried, and its rates
+// over the last interval.
+type Busy struct {
+	TableEntry
+	PacketsPerSecond float64 `json:"packets_per_second"`
+	BytesPerSecond   float64 `json:"bytes_per_second"`
+}
+
+// sampler looks at all mappings' counters now and then, out of the way of the
+// queues: it only reads. One look at a million mappings takes tens of
+// milliseconds, so nobody can have more than one in least.
+type sampler struct {
+	mu   sync.Mutex // held while a sample is taken
+	at   time.Time
+	last map[uint32]sample // mappings that have ever carried anything
+	top  []Busy            // all that are in last, busiest first
+}
+
+type sample struct {
+	n     MappingCount
+	score float64 // packets a second, smoothed, so that the order is steady
+}
+
+// busiest returns the n busiest mappings, of a sample not older than least.
+func (d *Daemon) busiest(ctx context.Context, n int, least time.Duration) []Busy {
+	s := &d.sampler
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := d.now()
+	if s.last != nil && now.Sub(s.at) < least {
+		return s.top[:min(n, len(s.top))]
+	}
+	seconds := now.Sub(s.at).Seconds()
+	next := make(map[uint32]sample, len(s.last))
+	s.top = s.top[:0:0]
+	scores := make(map[string]float64)
+	d.basesMu.RLock()
+	for e := range d.table.Load().Entries() {
+		if ctx.Err() != nil {
+			break
+		}
+		c := d.mappingCount(e)
+		if c == (MappingCount{}) {
+			continue
+		}
+		b := Busy{TableEntry: TableEntry{short(e.Outside), short(e.Inside), c}}
+		old, known := s.last[e.ID]
+		if s.last != nil && c.packets() >= old.n.packets() && seconds > 0 {
+			was := old.n
+			if !known {
+				was = MappingCount{}
+			}
+			b.PacketsPerSecond = float64(c.packets()-was.packets()) / seconds
+			b.BytesPerSecond = float64(c.BytesIn+c.BytesOut-was.BytesIn-was.BytesOut) / seconds
+		}
+		score := old.score/2 + b.PacketsPerSecond
+		next[e.ID] = sample{c, score}
+		scores[b.Outside] = score
+		s.top = append(s.top, b)
+	}
+	d.basesMu.RUnlock()
+	slices.SortFunc(s.top, func(a, b Busy) int {
+		return cmp.Or(cmp.Compare(scores[b.Outside], scores[a.Outside]), cmp.Compare(b.packets(), a.packets()), cmp.Compare(a.Outside, b.Outside))
+	})
+	s.last, s.at = next, now
+	return s.top[:min(n, len(s.top))]
+}
