@@ -79,9 +79,28 @@ INLINE int usable4(u32 a)
 	return top != 0 && top != 127 && top < 224;
 }
 
+/* Addresses without a meaning in the Internet: RFC 6890, without those that are never usable. */
 INLINE int private4(u32 a)
 {
-	return a >> 24 == 10 || a >> 20 == 0xac1 || a >> 16 == 0xc0a8 || a >> 22 == (0x64400000 >> 22) || a >> 16 == 0xa9fe;
+	u32 top = a >> 16;
+
+	switch (a >> 24) {
+	case 10:
+		return 1;
+	case 100:
+		return (top & 0xffc0) == 0x6440;
+	case 169:
+		return top == 0xa9fe;
+	case 172:
+		return (top & 0xfff0) == 0xac10;
+	case 192:
+		return top == 0xc0a8 || a >> 8 == 0xc00000 || a >> 8 == 0xc00002;
+	case 198:
+		return (top & 0xfffe) == 0xc612 || a >> 8 == 0xc63364;
+	case 203:
+		return a >> 8 == 0xcb0071;
+	}
+	return 0;
 }
 
 /* hi, lo in host order. */
@@ -195,7 +214,7 @@ INLINE int plan4(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	dst = be32(dst4);
 	if (unlikely(!usable4(src) || !usable4(dst)))
 		return PASS_ADDRESS;
-	if (unlikely(!(s->flags & ALLOW_PRIVATE) && (private4(src) || private4(dst))))
+	if (unlikely(!(s->flags & ALLOW_PRIVATE) && private4(src)))
 		return PASS_ADDRESS;
 	sum = (u64)((u32 *)h)[0] + ((u32 *)h)[1] + ((u32 *)h)[2] + src4 + dst4;
 	if (unlikely(fold16(sum) != 0xffff))
@@ -261,58 +280,89 @@ INLINE u16 identification(u32 src, u32 dst, u32 total, u8 proto, void *l4, u32 l
 	return x >> 48;
 }
 
+struct end {
+	u64 other[2];
+	u32 id, inside;
+};
+
+/* One end's mapping: 0 if there is none, 1, or -1 if it was torn. */
+INLINE int lookup66(const struct settings *s, u64 a, u64 b, struct end *to)
+{
+	u64 key[2] = {a, b};
+	struct six *e = map_lookup(&six, key);
+
+	if (e) {
+		to->other[0] = READ_ONCE(e->other[0]);
+		to->other[1] = READ_ONCE(e->other[1]);
+		to->id = READ_ONCE(e->id);
+		to->inside = READ_ONCE(e->inside);
+		if (unlikely(READ_ONCE(e->self[0]) != a || READ_ONCE(e->self[1]) != b ||
+			     READ_ONCE(e->check) != check6(a, b, to->other[0], to->other[1], to->id, to->inside)))
+			return -1;
+		return 1;
+	}
+	if (unlikely(s->flags & HAS_SIX_PREFIXES)) {
+		struct key6 k = {128, {a, b}};
+		struct prefix_six *m = map_lookup(&prefix66, &k);
+
+		if (!m)
+			return 0;
+		to->other[0] = m->other[0] | (a & ~m->mask[0]);
+		to->other[1] = m->other[1] | (b & ~m->mask[1]);
+		to->id = m->id;
+		to->inside = m->inside;
+		return 1;
+	}
+	return 0;
+}
+
+INLINE int in_prefixes(const struct settings *s, u64 a, u64 b)
+{
+	u64 hi = be64(a), lo = be64(b);
+
+	for (u32 i = 0; i < INSIDE_PREFIXES && i < s->n_inside; i++)
+		if ((hi & s->inside[i].mask_hi) == s->inside[i].hi && (lo & s->inside[i].mask_lo) == s->inside[i].lo)
+			return 1;
+	return 0;
+}
+
 INLINE int plan66(struct ip6 *h, void *l4, void *end, u32 payload, u32 gso_size, const struct settings *s, struct plan *p,
 		  u64 src0, u64 src1, u64 dst0, u64 dst1)
 {
-	u64 key[2] = {dst0, dst1}, a, b, nsrc0 = src0, nsrc1 = src1, ndst0 = dst0, ndst1 = dst1, hi, lo;
+	u64 nsrc0 = src0, nsrc1 = src1, ndst0 = dst0, ndst1 = dst1;
 	u32 kept = 0, hit = 0, wire;
-	struct six *e;
+	struct end to = {}, from = {};
 	int r;
 
 	if (!(s->flags & HAS_SIX))
 		return PASS_NO_MAPPING;
-	e = map_lookup(&six, key);
-	if (e) {
-		a = READ_ONCE(e->other[0]);
-		b = READ_ONCE(e->other[1]);
-		p->id = READ_ONCE(e->id);
-		kept = READ_ONCE(e->inside);
-		if (unlikely(READ_ONCE(e->self[0]) != dst0 || READ_ONCE(e->self[1]) != dst1 ||
-			     READ_ONCE(e->check) != check6(dst0, dst1, a, b, p->id, kept)))
-			return PASS_TORN;
+	r = lookup66(s, dst0, dst1, &to);
+	if (unlikely(r < 0))
+		return PASS_TORN;
+	if (r) {
+		if (unlikely(is_own(s, dst0, dst1)))
+			return PASS_NO_MAPPING;
+		kept = to.inside;
 		if (!kept) {
-			ndst0 = a;
-			ndst1 = b;
+			ndst0 = to.other[0];
+			ndst1 = to.other[1];
+			p->id = to.id;
 			p->out = 0;
 			hit = 1;
 		}
 	}
-	key[0] = src0;
-	key[1] = src1;
-	if (!kept && (e = map_lookup(&six, key))) {
-		u32 id = READ_ONCE(e->id), inside = READ_ONCE(e->inside);
-
-		a = READ_ONCE(e->other[0]);
-		b = READ_ONCE(e->other[1]);
-		if (unlikely(READ_ONCE(e->self[0]) != src0 || READ_ONCE(e->self[1]) != src1 ||
-			     READ_ONCE(e->check) != check6(src0, src1, a, b, id, inside)))
+	/* A mapped machine keeps its own source towards what is inside. */
+	if (!kept) {
+		r = lookup66(s, src0, src1, &from);
+		if (unlikely(r < 0))
 			return PASS_TORN;
-		if (inside) {
-			hi = be64(dst0);
-			lo = be64(dst1);
-			for (u32 i = 0; i < INSIDE_PREFIXES && i < s->n_inside; i++)
-				if ((hi & s->inside[i].mask_hi) == s->inside[i].hi && (lo & s->inside[i].mask_lo) == s->inside[i].lo) {
-					kept = 1;
-					break;
-				}
-			if (!kept && !is_own(s, dst0, dst1)) {
-				nsrc0 = a;
-				nsrc1 = b;
-				if (!hit) {
-					p->id = id;
-					p->out = 1;
-					hit = 1;
-				}
+		if (r && from.inside && !in_prefixes(s, dst0, dst1) && !is_own(s, dst0, dst1)) {
+			nsrc0 = from.other[0];
+			nsrc1 = from.other[1];
+			if (!hit) {
+				p->id = from.id;
+				p->out = 1;
+				hit = 1;
 			}
 		}
 	}
@@ -393,27 +443,22 @@ INLINE int plan6(void *data, void *end, u32 len, u32 gso_size, const struct sett
 		struct key6 k = {128, {src0, src1}};
 		struct prefix_pair *m;
 		u32 shift;
-		u64 rest;
 
 		if (!(s->flags & HAS_PREFIXES))
 			return PASS_NO_MAPPING;
 		m = map_lookup(&prefix4, &k);
 		if (!m)
 			return PASS_NO_MAPPING;
+		/* What is behind the suffix falls off. */
 		shift = m->shift & 127;
-		/* What is behind the suffix has to be zero here; the full path knows better. */
 		if (shift >= 64) {
-			src = (shi >> (shift - 64)) & m->out_mask;
-			rest = slo | (shi & ((1ull << (shift - 64)) - 1));
+			src = shi >> (shift - 64);
 		} else {
 			src = slo >> shift;
 			if (shift > 32)
 				src |= shi << (64 - shift);
-			src &= m->out_mask;
-			rest = slo & ((1ull << shift) - 1);
 		}
-		if (rest)
-			return PASS_ADDRESS;
+		src &= m->out_mask;
 		src |= m->out;
 		src4 = be32(src);
 		p->id = m->id;
@@ -425,7 +470,7 @@ INLINE int plan6(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	dst = (dhi & s->high_mask) << s->up | ((dlo >> s->down) & s->low_mask);
 	if (unlikely(!usable4(src) || !usable4(dst)))
 		return PASS_ADDRESS;
-	if (unlikely(!(s->flags & ALLOW_PRIVATE) && (private4(src) || private4(dst))))
+	if (unlikely(!(s->flags & ALLOW_PRIVATE) && private4(dst)))
 		return PASS_ADDRESS;
 	if (unlikely(h->hop <= s->hops + 1))
 		return PASS_TTL;

@@ -43,6 +43,14 @@ struct prefix_pair {
 	u32 shift;        /* how many bits the IPv4 suffix is from the IPv6 address's end */
 };
 
+/* One end of an IPv6 <-> IPv6 mapping of prefixes, of the same length. */
+struct prefix_six {
+	u64 other[2];
+	u64 mask[2]; /* of the bits that are exchanged */
+	u32 id;
+	u32 inside;
+};
+
 struct key4 {
 	u32 bits;
 	u32 addr;
@@ -63,6 +71,7 @@ enum {
 	HAS_SIX = 4,      /* there are IPv6 <-> IPv6 mappings */
 	ZERO_TRAFFIC_CLASS = 8,
 	ALLOW_PRIVATE = 16,
+	HAS_SIX_PREFIXES = 32,
 };
 
 /* Replaced as a whole: each packet sees one value. Host order, but for own. */
@@ -153,6 +162,14 @@ struct {
 	UINT(key_size, 20);
 	TYPE(value, struct prefix_pair);
 } prefix4 SEC(".maps");
+
+struct {
+	UINT(type, MAP_LPM_TRIE);
+	UINT(max_entries, 1);
+	UINT(map_flags, MAP_NO_PREALLOC);
+	UINT(key_size, 20);
+	TYPE(value, struct prefix_six);
+} prefix66 SEC(".maps");
 
 struct {
 	UINT(type, MAP_ARRAY_OF_MAPS);

@@ -59,8 +59,7 @@ type Fast struct {
 	empty    bool  // nothing was ever put into the tables
 	adopted  bool  // the tables are those that were pinned
 	pinned   bool  // the maps are pinned
-	prefixes bool  // what the settings in force say of prefix mappings
-	sixes    bool  // and of IPv6 <-> IPv6 mappings
+	kinds    kinds // what the settings in force say of mappings
 	lock     *os.File
 	settings *FastSettings
 	test     *ebpf.Program
@@ -165,7 +164,7 @@ func (f *Fast) collection(testing bool) (*ebpf.CollectionSpec, error) {
 	// The tables of IPv6 <-> IPv6 mappings hold both ends in one.
 	for name, n := range map[string]uint32{
 		"to6": uint32(f.spec.MaxMappings), "to4": uint32(f.spec.MaxMappings), "six": 2 * uint32(f.spec.MaxMappings),
-		"prefix6": max(uint32(f.spec.MaxPrefixes), 1), "prefix4": max(uint32(f.spec.MaxPrefixes), 1),
+		"prefix6": max(uint32(f.spec.MaxPrefixes), 1), "prefix4": max(uint32(f.spec.MaxPrefixes), 1), "prefix66": 2 * max(uint32(f.spec.MaxPrefixes), 1),
 		"counts": f.share * f.ids, "outcomes": f.share * numOutcomes,
 	} {
 		c.Maps[name].MaxEntries = n
@@ -188,7 +187,7 @@ func (f *Fast) collection(testing bool) (*ebpf.CollectionSpec, error) {
 }
 
 // shared are the maps that are pinned.
-var shared = []string{"to6", "to4", "six", "prefix6", "prefix4", "settings", "counts", "outcomes"}
+var shared = []string{"to6", "to4", "six", "prefix6", "prefix4", "prefix66", "settings", "counts", "outcomes"}
 
 func (f *Fast) load(old map[string]*ebpf.Map) error {
 	spec, err := f.collection(false)

@@ -25,8 +25,9 @@ type FastSettings struct {
 	// LowestIPv6MTU, in bytes: IPv4 packets without DF that are longer after
 	// translation are left to the full path. 0: 1280.
 	LowestIPv6MTU int
-	// AllowPrivate: packets with private, shared or link-local IPv4 addresses are
-	// translated. Otherwise they are left to the full path.
+	// AllowPrivate: IPv4 addresses that have no meaning in the Internet (private,
+	// shared, documentation ones ...) are translated from and to Pref64. Otherwise
+	// they are left to the full path.
 	AllowPrivate bool
 	// Inside are destinations to which a mapped machine's 1:1 source stays. Single
 	// addresses among them, also IPv4 ones, are the host's own: nothing to them is
@@ -60,6 +61,7 @@ const (
 	hasSix           = 4
 	zeroTrafficClass = 8
 	allowPrivate     = 16
+	hasSixPrefixes   = 32
 )
 
 // Configure replaces the settings: each packet sees the old or the new ones,
@@ -81,22 +83,30 @@ func (f *Fast) configure(s FastSettings) error {
 	if err != nil {
 		return err
 	}
-	if f.prefixes, err = occupied(f.maps["prefix6"], 8); err != nil {
+	var have kinds
+	if have.prefixes, err = occupied(f.maps["prefix6"], f.maps["prefix4"]); err != nil {
 		return err
 	}
-	if f.sixes, err = occupied(f.maps["six"], 16); err != nil {
+	if have.six, err = occupied(f.maps["six"]); err != nil {
 		return err
 	}
+	if have.sixPrefixes, err = occupied(f.maps["prefix66"]); err != nil {
+		return err
+	}
+	f.kinds = have
 	return f.putSettings(s, v)
 }
 
 // putSettings puts a new map in the place of the old one.
 func (f *Fast) putSettings(s FastSettings, v *fastSettings) error {
-	if f.prefixes {
+	if f.kinds.prefixes {
 		v.Flags |= hasPrefixes
 	}
-	if f.sixes {
+	if f.kinds.six || f.kinds.sixPrefixes {
 		v.Flags |= hasSix
+	}
+	if f.kinds.sixPrefixes {
+		v.Flags |= hasSixPrefixes
 	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "settings", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(binary.Size(v)), MaxEntries: 1})
 	if err != nil {
@@ -113,13 +123,29 @@ func (f *Fast) putSettings(s FastSettings, v *fastSettings) error {
 	return nil
 }
 
-// announce tells the program of a kind of mappings that it has not looked for.
-// Before Configure there is nothing to tell: the program passes everything.
-func (f *Fast) announce(prefixes, sixes bool) error {
-	if f.prefixes == prefixes && f.sixes == sixes {
+// kinds are the kinds of mappings, beside IPv4 <-> IPv6 ones of single addresses,
+// that the program looks for. Looking for one that is not there costs time.
+type kinds struct{ prefixes, six, sixPrefixes bool }
+
+func (k *kinds) add(e FastEntry) {
+	single := e.Outside.IsSingleIP() && e.Inside.IsSingleIP()
+	switch {
+	case e.Outside.Addr().Is4():
+		k.prefixes = k.prefixes || !single
+	case single:
+		k.six = true
+	default:
+		k.sixPrefixes = true
+	}
+}
+
+// announce tells the program of the kinds of mappings. Before Configure there is
+// nothing to tell: the program passes everything.
+func (f *Fast) announce(k kinds) error {
+	if f.kinds == k {
 		return nil
 	}
-	f.prefixes, f.sixes = prefixes, sixes
+	f.kinds = k
 	if f.settings == nil {
 		return nil
 	}
@@ -130,13 +156,18 @@ func (f *Fast) announce(prefixes, sixes bool) error {
 	return f.putSettings(*f.settings, v)
 }
 
-func occupied(m *ebpf.Map, keySize int) (bool, error) {
-	next := make([]byte, m.KeySize())
-	err := m.NextKey(nil, &next)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return false, nil
+func occupied(maps ...*ebpf.Map) (bool, error) {
+	for _, m := range maps {
+		next := make([]byte, m.KeySize())
+		err := m.NextKey(nil, &next)
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return false, err
+		}
 	}
-	return err == nil, err
+	return false, nil
 }
 
 func (s FastSettings) compile() (*fastSettings, error) {

@@ -14,7 +14,7 @@ import (
 // FastEntry is a mapping with the index of its counters, which has to be below
 // MaxMappings + MaxPrefixes. Outside IPv4: Inside is IPv6, each a single address
 // or, with suffixes of whatever length, a prefix (RFC 7757). Outside IPv6: both
-// are single addresses, translated 1:1.
+// are single addresses, or prefixes of the same length, translated 1:1.
 type FastEntry struct {
 	ID              uint32
 	Outside, Inside netip.Prefix
@@ -35,6 +35,11 @@ type (
 	fastPrefix struct {
 		Hi, Lo                  uint64
 		Out, ID, OutMask, Shift uint32
+	}
+	fastPrefix66 struct {
+		Other      [16]byte
+		Mask       [16]byte
+		ID, Inside uint32
 	}
 	fastKey4 struct {
 		Bits uint32
@@ -73,6 +78,14 @@ func newPrefix(e FastEntry) fastPrefix {
 	p := fastPrefix{Out: binary.BigEndian.Uint32(out[:]), ID: e.ID, OutMask: uint32(1<<(32-e.Outside.Bits()) - 1)}
 	p.Hi, p.Lo = halves(e.Inside.Addr())
 	p.Shift = uint32(128 - e.Inside.Bits() - (32 - e.Outside.Bits()))
+	return p
+}
+
+func newPrefix66(other netip.Prefix, id, inside uint32) fastPrefix66 {
+	p := fastPrefix66{Other: other.Addr().As16(), ID: id, Inside: inside}
+	hi, lo := masks(other.Bits())
+	binary.BigEndian.PutUint64(p.Mask[:], hi)
+	binary.BigEndian.PutUint64(p.Mask[8:], lo)
 	return p
 }
 
@@ -128,27 +141,35 @@ type change struct {
 	six     table[[16]byte, fastSix]
 	prefix6 table[fastKey4, fastPrefix]
 	prefix4 table[fastKey6, fastPrefix]
+	p66     table[fastKey6, fastPrefix66]
 }
 
 func newChange() *change {
 	c := &change{}
-	c.to6.name, c.to4.name, c.six.name, c.prefix6.name, c.prefix4.name = "to6", "to4", "six", "prefix6", "prefix4"
+	c.to6.name, c.to4.name, c.six.name, c.prefix6.name, c.prefix4.name, c.p66.name = "to6", "to4", "six", "prefix6", "prefix4", "prefix66"
 	return c
 }
 
 func (c *change) put(f *Fast) error {
 	return errors.Join(c.to4.put(f.maps["to4"]), c.to6.put(f.maps["to6"]), c.six.put(f.maps["six"]),
-		c.prefix4.put(f.maps["prefix4"]), c.prefix6.put(f.maps["prefix6"]))
+		c.prefix4.put(f.maps["prefix4"]), c.prefix6.put(f.maps["prefix6"]), c.p66.put(f.maps["prefix66"]))
 }
 
 func (c *change) drop(f *Fast) error {
 	return errors.Join(c.to6.drop(f.maps["to6"]), c.to4.drop(f.maps["to4"]), c.six.drop(f.maps["six"]),
-		c.prefix6.drop(f.maps["prefix6"]), c.prefix4.drop(f.maps["prefix4"]))
+		c.prefix6.drop(f.maps["prefix6"]), c.prefix4.drop(f.maps["prefix4"]), c.p66.drop(f.maps["prefix66"]))
 }
+
+func key6(p netip.Prefix) fastKey6 { return fastKey6{uint32(p.Bits()), p.Addr().As16()} }
 
 // add sorts an entry into the tables that it needs.
 func (c *change) add(e FastEntry) {
 	in, out := e.Inside.Addr(), e.Outside.Addr()
+	if out.Is6() && !e.Outside.IsSingleIP() {
+		c.p66.set(key6(e.Outside), newPrefix66(e.Inside, e.ID, 0))
+		c.p66.set(key6(e.Inside), newPrefix66(e.Outside, e.ID, 1))
+		return
+	}
 	if out.Is6() {
 		c.six.set(out.As16(), newSix(out, in, e.ID, 0))
 		c.six.set(in.As16(), newSix(in, out, e.ID, 1))
@@ -162,13 +183,17 @@ func (c *change) add(e FastEntry) {
 	if e.Inside.IsSingleIP() {
 		c.to4.set(in.As16(), newPair(e))
 	} else {
-		c.prefix4.set(fastKey6{uint32(e.Inside.Bits()), in.As16()}, newPrefix(e))
+		c.prefix4.set(key6(e.Inside), newPrefix(e))
 	}
 }
 
 // forget lists an entry's keys for deletion.
 func (c *change) forget(e FastEntry) {
 	in, out := e.Inside.Addr(), e.Outside.Addr()
+	if out.Is6() && !e.Outside.IsSingleIP() {
+		c.p66.old = append(c.p66.old, key6(e.Outside), key6(e.Inside))
+		return
+	}
 	if out.Is6() {
 		c.six.old = append(c.six.old, out.As16(), in.As16())
 		return
@@ -186,7 +211,7 @@ func (c *change) forgetInside(e FastEntry) {
 	if e.Inside.IsSingleIP() {
 		c.to4.old = append(c.to4.old, in.As16())
 	} else {
-		c.prefix4.old = append(c.prefix4.old, fastKey6{uint32(e.Inside.Bits()), in.As16()})
+		c.prefix4.old = append(c.prefix4.old, key6(e.Inside))
 	}
 }
 
@@ -195,8 +220,8 @@ func (f *Fast) check(entries []FastEntry) error {
 		switch {
 		case !e.Outside.IsValid() || !e.Inside.IsValid() || e.Outside.Masked() != e.Outside || e.Inside.Masked() != e.Inside || !e.Inside.Addr().Is6():
 			return fmt.Errorf("entry %d: %v to %v is not a mapping", i, e.Outside, e.Inside)
-		case e.Outside.Addr().Is6() && !(e.Outside.IsSingleIP() && e.Inside.IsSingleIP()):
-			return fmt.Errorf("entry %d: %v to %v: 1:1 mappings are of single addresses", i, e.Outside, e.Inside)
+		case e.Outside.Addr().Is6() && e.Outside.Bits() != e.Inside.Bits():
+			return fmt.Errorf("entry %d: %v to %v: IPv6 prefixes have the same length", i, e.Outside, e.Inside)
 		case e.Outside.Addr().Is4() && 32-e.Outside.Bits() > 128-e.Inside.Bits():
 			return fmt.Errorf("entry %d: %v to %v: the IPv6 prefix has no room for the IPv4 suffix (RFC 7757 §3.2)", i, e.Outside, e.Inside)
 		case e.ID >= f.ids:
@@ -228,10 +253,9 @@ func (f *Fast) Set(entries []FastEntry) error {
 func (f *Fast) set(entries []FastEntry) error {
 	c := newChange()
 	var stale []FastEntry
-	prefixes, sixes := f.prefixes, f.sixes
+	k := f.kinds
 	for _, e := range entries {
-		sixes = sixes || e.Outside.Addr().Is6()
-		prefixes = prefixes || e.Outside.Addr().Is4() && !(e.Outside.IsSingleIP() && e.Inside.IsSingleIP())
+		k.add(e)
 		c.add(e)
 		have, ok, err := f.lookup(e.Outside)
 		if err != nil {
@@ -251,7 +275,7 @@ func (f *Fast) set(entries []FastEntry) error {
 	if err := f.dropInsides(stale); err != nil {
 		return err
 	}
-	return f.announce(prefixes, sixes)
+	return f.announce(k)
 }
 
 // dropInsides removes the ways back of mappings that have another inside now,
@@ -261,6 +285,11 @@ func (f *Fast) dropInsides(stale []FastEntry) error {
 	for _, e := range stale {
 		in := e.Inside.Addr().As16()
 		switch {
+		case e.Outside.Addr().Is6() && !e.Outside.IsSingleIP():
+			var p fastPrefix66
+			if err := f.maps["prefix66"].Lookup(key6(e.Inside), &p); err == nil && p == newPrefix66(e.Outside, e.ID, 1) {
+				c.p66.old = append(c.p66.old, key6(e.Inside))
+			}
 		case e.Outside.Addr().Is6():
 			var s fastSix
 			if err := f.maps["six"].Lookup(in, &s); err == nil && s.Inside == 1 && s.Other == e.Outside.Addr().As16() {
@@ -272,10 +301,9 @@ func (f *Fast) dropInsides(stale []FastEntry) error {
 				c.to4.old = append(c.to4.old, in)
 			}
 		default:
-			k := fastKey6{uint32(e.Inside.Bits()), in}
 			var p fastPrefix
-			if err := f.maps["prefix4"].Lookup(k, &p); err == nil && p.ID == e.ID {
-				c.prefix4.old = append(c.prefix4.old, k)
+			if err := f.maps["prefix4"].Lookup(key6(e.Inside), &p); err == nil && p == newPrefix(e) {
+				c.prefix4.old = append(c.prefix4.old, key6(e.Inside))
 			}
 		}
 	}
@@ -289,6 +317,14 @@ func (f *Fast) lookup(outside netip.Prefix) (e FastEntry, ok bool, err error) {
 	}
 	e.Outside = outside
 	switch {
+	case outside.Addr().Is6() && !outside.IsSingleIP():
+		// A lookup gives the longest match, which may be shorter.
+		var p fastPrefix66
+		hi, lo := masks(outside.Bits())
+		if err = f.maps["prefix66"].Lookup(key6(outside), &p); err == nil && p.Inside == 0 &&
+			binary.BigEndian.Uint64(p.Mask[:]) == hi && binary.BigEndian.Uint64(p.Mask[8:]) == lo {
+			e.ID, e.Inside, ok = p.ID, netip.PrefixFrom(netip.AddrFrom16(p.Other), outside.Bits()), true
+		}
 	case outside.Addr().Is6():
 		var s fastSix
 		if err = f.maps["six"].Lookup(outside.Addr().As16(), &s); err == nil && s.Inside == 0 {
@@ -300,7 +336,6 @@ func (f *Fast) lookup(outside netip.Prefix) (e FastEntry, ok bool, err error) {
 			e.ID, e.Inside, ok = p.ID, f.insideOf(p), true
 		}
 	default:
-		// The lookup gives the longest match, which may be shorter.
 		var p fastPrefix
 		k := fastKey4{uint32(outside.Bits()), outside.Addr().As4()}
 		if err = f.maps["prefix6"].Lookup(k, &p); err == nil && p.OutMask == uint32(1<<(32-outside.Bits())-1) {
@@ -317,7 +352,7 @@ func (f *Fast) lookup(outside netip.Prefix) (e FastEntry, ok bool, err error) {
 // prefix, whose length only the way back knows.
 func (f *Fast) insideOf(p fastPair) netip.Prefix {
 	a := netip.AddrFrom16(p.In)
-	if !f.prefixes {
+	if !f.kinds.prefixes {
 		return netip.PrefixFrom(a, 128)
 	}
 	var v fastPrefix
@@ -376,15 +411,14 @@ func (f *Fast) Sync(want iter.Seq[FastEntry]) error {
 
 func (f *Fast) sync(want iter.Seq[FastEntry]) error {
 	c := newChange()
-	var prefixes, sixes bool
+	var k kinds
 	n := 0
 	for e := range want {
 		if err := f.check([]FastEntry{e}); err != nil {
 			return fmt.Errorf("mapping %d: %w", n, err)
 		}
 		n++
-		sixes = sixes || e.Outside.Addr().Is6()
-		prefixes = prefixes || e.Outside.Addr().Is4() && !(e.Outside.IsSingleIP() && e.Inside.IsSingleIP())
+		k.add(e)
 		c.add(e)
 	}
 	m := newMoves(f)
@@ -394,6 +428,7 @@ func (f *Fast) sync(want iter.Seq[FastEntry]) error {
 		reconcile(f, &c.six, func(v fastSix) (uint32, bool) { return v.ID, v.Inside == 0 }, m),
 		reconcile(f, &c.prefix6, func(v fastPrefix) (uint32, bool) { return v.ID, true }, m),
 		reconcile(f, &c.prefix4, func(v fastPrefix) (uint32, bool) { return v.ID, false }, m),
+		reconcile(f, &c.p66, func(v fastPrefix66) (uint32, bool) { return v.ID, v.Inside == 0 }, m),
 	); err != nil {
 		return err
 	}
@@ -408,7 +443,7 @@ func (f *Fast) sync(want iter.Seq[FastEntry]) error {
 	if err != nil {
 		return err
 	}
-	if err := f.announce(prefixes, sixes); err != nil {
+	if err := f.announce(k); err != nil {
 		return err
 	}
 	if err := c.drop(f); err != nil {
