@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"widecloud/internal/map646/dns64"
 )
 
 var (
@@ -34,6 +36,7 @@ func exported(t *testing.T) (labels, values map[string][]string) {
 	labels, values = map[string][]string{}, map[string][]string{}
 	descs := make(chan *prometheus.Desc, 100)
 	collector{d}.Describe(descs)
+	(*dns64.Server)(nil).Describe(descs)
 	close(descs)
 	for d := range descs {
 		m := descText.FindStringSubmatch(d.String())
