@@ -199,7 +199,7 @@ func (s *Server) aaaa(ctx context.Context, a *ask, req *dns.Msg) *dns.Msg {
 		ttl = negativeTTL(r6, ttl)
 	}
 	m := s.forward(a, req, r4, nil)
-	m.Answer = nil
+	m.Answer, m.Authoritative = nil, false
 	made := 0
 	for _, rr := range r4.Answer {
 		switch rr := rr.(type) {

@@ -119,7 +119,10 @@ func (o Options) settings() (*settings, error) {
 		if !u.IsValid() || u.Port() == 0 || u.Addr().IsUnspecified() || u.Addr().IsMulticast() || u.Addr().Is4In6() {
 			return nil, bad(field, "%v is not a resolver's address", u)
 		}
-		if j := slices.Index(o.Listen, u); j >= 0 {
+		if j := slices.IndexFunc(o.Listen, func(l netip.AddrPort) bool {
+			everywhere := l.Addr().IsUnspecified() && u.Addr().IsLoopback() && l.Addr().Is4() == u.Addr().Is4()
+			return l.Port() == u.Port() && (l.Addr() == u.Addr() || everywhere)
+		}); j >= 0 {
 			return nil, bad(field, "%v is listen[%d]: would ask itself", u, j)
 		}
 	}
