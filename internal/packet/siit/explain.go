@@ -282,7 +282,7 @@ func describe(b []byte) string {
 		case proto == protoICMPv6 && l4[0] == 2:
 			s += fmt.Sprintf(", MTU %d", binary.BigEndian.Uint32(l4[4:]))
 		}
-		if quotes := proto == protoICMPv6 && isError6(l4[0]) || proto == protoICMP && (l4[0] == 3 || l4[0] == 11 || l4[0] == 12); quotes && len(l4) > 8 {
+		if quotes := proto == protoICMPv6 && isError6(l4[0]) || proto == protoICMP && isError4(l4[0]); quotes && len(l4) > 8 {
 			s += " about [" + describe(l4[8:]) + "]"
 		}
 	}

@@ -14,7 +14,11 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 	case !t.has64 || !usable4(h.dst) || h.proto == protoIGMP:
 		return drop(NotForwardable)
 	case !usable4(h.src):
-		return drop(BadSource)
+		// The RFC has such sources translated in ICMP errors, for the sake of
+		// whoever looks for the trouble (§4.1).
+		if !t.private || h.proto != protoICMP || h.off != 0 || len(l4) == 0 || !isError4(l4[0]) {
+			return drop(BadSource)
+		}
 	case !t.global(h.src):
 		return drop(PrivateAddress)
 	}
@@ -42,8 +46,9 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 		switch {
 		case h.fragment():
 			// The ICMPv6 checksum covers the length of the whole message, which no
-			// single fragment tells.
-			return drop(FragmentedICMP)
+			// single fragment tells (§1.2). Type 3 code 13 is what §4.4 has for
+			// whatever it does not name.
+			return reject(FragmentedICMP, 3, 13, 0)
 		case len(l4) < 8:
 			return drop(Malformed)
 		case l4[0] != 8 && l4[0] != 0:
@@ -51,8 +56,9 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 		}
 		proto = protoICMPv6
 	case protoHopByHop, protoRouting, protoFragment, protoICMPv6, protoDestOpts:
-		// These numbers mean something else in an IPv6 chain of headers.
-		return drop(UntranslatableProtocol)
+		// These numbers mean something else in an IPv6 chain of headers: whoever
+		// could send them would make up headers behind the translator's back.
+		return reject(UntranslatableProtocol, 3, 13, 0)
 	}
 
 	hdr := 40
@@ -67,7 +73,7 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 	}
 	zeroUDP := field >= 0 && proto == protoUDP && !p.Offload.NeedsCsum && l4[6]|l4[7] == 0
 	if zeroUDP && (h.mf || t.spec.UDPZero == UDPZeroDrop || int(binary.BigEndian.Uint16(l4[4:])) != len(l4)) {
-		return drop(UDPNoChecksum)
+		return reject(UDPNoChecksum, 3, 13, 0)
 	}
 
 	gso := p.Offload.GSOType&^GSOECN != GSONone
@@ -77,7 +83,7 @@ func (t *Table) from4(p *Packet, b []byte) Verdict {
 	}
 	pieces := !h.df && seg > t.lowMTU
 	if !pieces && t.spec.MTU6 > 0 && seg > t.spec.MTU6 {
-		return reject(TooBig, 3, 4, t.spec.MTU6-20)
+		return reject(TooBig, 3, 4, t.spec.MTU6-hdr+20)
 	}
 
 	// From here on the packet is changed.

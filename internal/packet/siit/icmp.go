@@ -103,6 +103,8 @@ func (t *Table) kind6to4(m []byte, quoted *head6) (e ICMPError, ok bool) {
 	return e, false
 }
 
+func isError4(typ uint8) bool { return typ == 3 || typ == 11 || typ == 12 }
+
 // multipart divides what follows the header of an ICMP error into the quoted
 // packet and, of the length ext, the extension structure behind it. n is the
 // length attribute in bytes (RFC 4884 §4.1, §4.2). A quote under 128 bytes, or
@@ -151,7 +153,7 @@ func (p *Packet) arrange(data, n, hdr int, all bool, ext, size, unit, room int) 
 func (t *Table) error4(p *Packet, b []byte, h *head4, tc uint8, src, dst *addr6, to *record) Verdict {
 	m := b[h.ihl:]
 	q := m[8:]
-	if m[0] != 3 && m[0] != 11 && m[0] != 12 {
+	if !isError4(m[0]) {
 		return drop(UntranslatableICMP)
 	}
 	if p.Offload.NeedsCsum {

@@ -176,6 +176,15 @@ func TestPrivate(t *testing.T) {
 				t.Errorf("%+v, %s: %+v, %+v", c, a, in, out)
 			}
 		}
+		// But in ICMP errors any source is translated (RFC 7915 §4.1).
+		for _, a := range never {
+			p := load(build(t, ip4(a, service4, 1), icmp4(3, 1, 0, 0), payload(build(t, ip4(service4, "9.9.9.9", 6), tcp()))))
+			e, _ := tab.Embed(netip.MustParseAddr(a))
+			v := tab.Translate(p)
+			if c.allowed != (v.Action == siit.Send) || c.allowed && netip.AddrFrom16([16]byte(p.Bytes()[8:24])) != e {
+				t.Errorf("%+v, ICMP error of %s: %+v", c, a, v)
+			}
+		}
 		// Packets quoted by errors are no way around it.
 		p := load(build(t, ip4("9.9.9.9", service4, 1), icmp4(3, 1, 0, 0), payload(build(t, ip4(service4, "10.0.0.1", 6), tcp()))))
 		if v := tab.Translate(p); c.allowed != (v.Action == siit.Send) || !c.allowed && v.Reason != siit.UntranslatableInner {
@@ -280,8 +289,14 @@ func TestOptions(t *testing.T) {
 			t.Error(d)
 		}
 	}
-	// An MTU of the IPv6 side bounds what packets without DF are cut to.
+	// A fragment with DF that does not fit is told what leaves room for its header.
 	l := ip4(client4, service4, 17)
+	l.Flags |= layers.IPv4MoreFragments
+	if v := table(t, func(s *siit.Spec) { s.MTU6 = 1280 }).Translate(load(build(t, l, udp(), make(payload, 1232)))); v.Error != (siit.ICMPError{Type: 3, Code: 4, Info: 1252}) {
+		t.Errorf("a fragment with DF: %+v", v)
+	}
+	// An MTU of the IPv6 side bounds what packets without DF are cut to.
+	l = ip4(client4, service4, 17)
 	l.Flags, l.Id = 0, 9
 	tab = table(t, func(s *siit.Spec) { s.LowestIPv6MTU, s.MTU6 = 1500, 1400 })
 	for i, b := range pieces(t, tab, load(build(t, l, udp(), make(payload, 1440)))) {
@@ -340,8 +355,25 @@ func TestUntranslatable(t *testing.T) {
 	} {
 		p := load(c.in)
 		v := table(t, func(s *siit.Spec) { s.ICMPSource4 = netip.Addr{} }).Translate(p)
-		if sent := c.want <= siit.Unchanged; v.Reason != c.want || sent != (v.Action == siit.Send) || v.Action == siit.Reject {
+		if sent := c.want <= siit.Unchanged; v.Reason != c.want || sent != (v.Action == siit.Send) {
 			t.Errorf("%s: %v, %+v", c.name, v.Reason, v)
+		}
+		// What is not said to be dropped silently is answered as prohibited (RFC 7915
+		// §4.4, §5.4).
+		var e siit.ICMPError
+		switch four := c.in[0]>>4 == 4; c.want {
+		case siit.UDPNoChecksum, siit.UntranslatableProtocol, siit.FragmentHeaders:
+			e = siit.ICMPError{Type: 1, Code: 1}
+			if four {
+				e = siit.ICMPError{Type: 3, Code: 13}
+			}
+		case siit.FragmentedICMP:
+			if four {
+				e = siit.ICMPError{Type: 3, Code: 13}
+			}
+		}
+		if v.Error != e || (v.Action == siit.Reject) != (e != siit.ICMPError{}) {
+			t.Errorf("%s: answered by %+v, want %+v", c.name, v.Error, e)
 		}
 	}
 }

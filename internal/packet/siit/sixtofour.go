@@ -69,8 +69,8 @@ func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 	}
 	if h.behind || h.fragment() && h.proto == protoAH {
 		// Taking them away would move the later fragments' data; RFC 7915 §5.1.1
-		// has them dropped, Authentication Headers too.
-		return drop(FragmentHeaders)
+		// has them dropped, Authentication Headers too, and §5.4 answered.
+		return reject(FragmentHeaders, 1, 1, 0)
 	}
 	tos := h.tc
 	if t.spec.ZeroTrafficClass {
@@ -91,7 +91,7 @@ func (t *Table) sixToFour(p *Packet, b []byte, h *head6, dst *addr4) Verdict {
 		}
 		proto = protoICMP
 	case protoICMP, protoIGMP:
-		return drop(UntranslatableProtocol)
+		return reject(UntranslatableProtocol, 1, 1, 0)
 	}
 	field, least := checksumAt(proto)
 	if h.off != 0 {

@@ -369,8 +369,23 @@ func TestUpdateUnderReaders(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
+			var packets [n][]byte
+			for i := range n {
+				packets[i] = build(t, ip4(client4, out(i).Addr().String(), 6), tcp())
+			}
+			p := load(packets[0])
 			for !stop.Load() {
 				for i := range n {
+					p.Off, p.Len = siit.Headroom, len(packets[i])
+					copy(p.Bytes(), packets[i])
+					if v := tab.Translate(p); v.Action == siit.Send {
+						dst := netip.AddrFrom16([16]byte(p.Bytes()[24:40]))
+						if dst != in(i, 0).Addr() && dst != in(i, 1).Addr() && dst != in(i, 2).Addr() && dst != in(i, 3).Addr() {
+							t.Errorf("a packet to %v went to %v", out(i), dst)
+						}
+					} else if i%2 == 0 || v.Reason != siit.NoMapping {
+						t.Errorf("a packet to %v: %+v", out(i), v)
+					}
 					before := gen[i].Load()
 					e, ok := tab.Lookup(out(i).Addr())
 					got, okIn := tab.Lookup(in(i, 0).Addr())
