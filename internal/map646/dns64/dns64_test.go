@@ -700,12 +700,14 @@ func TestReload(t *testing.T) {
 func TestBadOptions(t *testing.T) {
 	ap, pf := netip.MustParseAddrPort, netip.MustParsePrefix
 	for want, change := range map[string]func(*dns64.Options){
-		"listen: ":        func(o *dns64.Options) { o.Listen = nil },
-		"listen[1]: ":     func(o *dns64.Options) { o.Listen = []netip.AddrPort{ap("[::1]:53"), ap("[::1]:53")} },
-		"upstream: ":      func(o *dns64.Options) { o.Upstream = nil },
-		"upstream[0]: ":   func(o *dns64.Options) { o.Upstream = []netip.AddrPort{ap("[::]:53")} },
-		"upstream[1]: ":   func(o *dns64.Options) { o.Upstream = []netip.AddrPort{ap("[2001:db8::1]:53"), ap("[::1]:5353")} },
-		"upstream[0]:":    func(o *dns64.Options) { o.Listen, o.Upstream = []netip.AddrPort{ap("[::]:53")}, []netip.AddrPort{ap("[::1]:53")} },
+		"listen: ":      func(o *dns64.Options) { o.Listen = nil },
+		"listen[1]: ":   func(o *dns64.Options) { o.Listen = []netip.AddrPort{ap("[::1]:53"), ap("[::1]:53")} },
+		"upstream: ":    func(o *dns64.Options) { o.Upstream = nil },
+		"upstream[0]: ": func(o *dns64.Options) { o.Upstream = []netip.AddrPort{ap("[::]:53")} },
+		"upstream[1]: ": func(o *dns64.Options) { o.Upstream = []netip.AddrPort{ap("[2001:db8::1]:53"), ap("[::1]:5353")} },
+		"upstream[0]:": func(o *dns64.Options) {
+			o.Listen, o.Upstream = []netip.AddrPort{ap("[::]:53")}, []netip.AddrPort{ap("[::1]:53")}
+		},
 		"prefix: ":        func(o *dns64.Options) { o.Prefix = netip.Prefix{} },
 		"prefix:":         func(o *dns64.Options) { o.Prefix = pf("2001:db8:64::/80") },
 		"private: ":       func(o *dns64.Options) { o.Private = 9 },
