@@ -377,3 +377,73 @@ func TestUntranslatable(t *testing.T) {
 		}
 	}
 }
+
+// UDP-Lite and DCCP have the addresses in their checksums, too; with other protocols
+// nothing is touched behind the header.
+func TestOtherTransports(t *testing.T) {
+	body := bytes.Repeat([]byte{0x11, 0x22, 0x33, 0x44}, 10)
+	pseudo := func(b []byte, proto uint32) []byte {
+		n := 40
+		addresses := b[8:40]
+		if b[0]>>4 == 4 {
+			n, addresses = 20, b[12:20]
+		}
+		l4 := b[n:]
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(append(bytes.Clone(addresses), l4...), uint32(len(l4))), proto)
+	}
+	for proto, covered := range map[uint8]bool{33: true, 136: true, 132: false, 47: false} {
+		for _, c := range []struct {
+			in   []byte
+			ip   int
+			back siit.Reason
+		}{
+			{build(t, ip4(client4, service4, layers.IPProtocol(proto)), payload(body)), 20, siit.FourToSix},
+			{build(t, ip6(vm6, client64, layers.IPProtocol(proto)), payload(body)), 40, siit.SixToFour},
+			{build(t, ip6(client6, service6, layers.IPProtocol(proto)), payload(body)), 40, siit.SixToSix},
+		} {
+			field := c.in[c.ip+6 : c.ip+8]
+			field[0], field[1] = 0, 0
+			binary.BigEndian.PutUint16(field, sum16(pseudo(c.in, uint32(proto))))
+			before := bytes.Clone(c.in[c.ip:])
+			p := load(c.in)
+			if v := table(t).Translate(p); v.Action != siit.Send || v.Reason != c.back {
+				t.Fatalf("protocol %d: %+v", proto, v)
+			}
+			right := sum16(pseudo(p.Bytes(), uint32(proto))) == 0
+			if same := bytes.HasSuffix(p.Bytes(), before); right != covered || same == covered {
+				t.Errorf("protocol %d, %v: %x", proto, c.back, p.Bytes())
+			}
+		}
+	}
+}
+
+// DF and the IPv4 MTU (RFC 7915 §5): what is no longer than 1260 bytes may be
+// fragmented behind us, whatever the MTU; what is longer must not be.
+func TestIPv4MTU(t *testing.T) {
+	for _, c := range []struct {
+		total, mtu4 int // of the IPv4 packet
+		df          bool
+		told        uint32
+	}{
+		{1260, 0, false, 0}, {1261, 0, true, 0}, {1260, 600, false, 0}, {1261, 600, false, 1280}, {1400, 1400, true, 0}, {1401, 1400, false, 1420},
+	} {
+		in := build(t, ip6(vm6, client64, 17), udp(), make(payload, c.total-28))
+		p := load(in)
+		v := table(t, func(s *siit.Spec) { s.MTU4 = c.mtu4 }).Translate(p)
+		if c.told != 0 {
+			if v.Action != siit.Reject || v.Error != (siit.ICMPError{Type: 2, Info: c.told}) {
+				t.Errorf("%+v: %+v", c, v)
+			}
+			continue
+		}
+		b := p.Bytes()
+		if v.Action != siit.Send || len(b) != c.total || b[6] != map[bool]byte{true: 0x40}[c.df] || c.df != (b[4]|b[5] == 0) {
+			t.Errorf("%+v: %+v, %x", c, v, b[:20])
+		}
+		// The same packet has the same Identification everywhere.
+		q := load(in)
+		if table(t).Translate(q); !bytes.Equal(b, q.Bytes()) {
+			t.Errorf("%+v: another node made %x of it", c, q.Bytes()[:20])
+		}
+	}
+}
