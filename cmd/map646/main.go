@@ -4,12 +4,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -18,11 +17,21 @@ import (
 )
 
 type cli struct {
-	Run    runCmd    `cmd:"" help:"Translate until told to stop. SIGHUP reloads."`
-	Check  checkCmd  `cmd:"" help:"Read a configuration and say what is wrong with it."`
-	Reload reloadCmd `cmd:"" help:"Have the running translator read its configuration again."`
-	Stats  statsCmd  `cmd:"" help:"Show what the running translator has counted."`
-	Table  tableCmd  `cmd:"" help:"Show the running translator's mappings."`
+	Run     runCmd     `cmd:"" help:"Translate until told to stop. SIGHUP reloads, SIGUSR2 upgrades."`
+	Check   checkCmd   `cmd:"" help:"Read a configuration and say what is wrong with it."`
+	Doctor  doctorCmd  `cmd:"" help:"Say what this machine can do for a translator, and what is in its way."`
+	Reload  reloadCmd  `cmd:"" help:"Have the running translator read its configuration again."`
+	Add     addCmd     `cmd:"" help:"Add a mapping to the running translator, until its next reload."`
+	Replace replaceCmd `cmd:"" help:"Give a mapped outside address another inside address, until the next reload."`
+	Remove  removeCmd  `cmd:"" help:"Remove a mapping, until the next reload."`
+	Stats   statsCmd   `cmd:"" help:"Show what the running translator has counted."`
+	Table   tableCmd   `cmd:"" help:"Show the running translator's mappings, and what each has carried."`
+	Top     topCmd     `cmd:"" help:"Show the busiest mappings."`
+	Trace   traceCmd   `cmd:"" help:"Say, rule by rule, what would become of a packet or of an address's packets."`
+	Drain   drainCmd   `cmd:"" help:"Withdraw the service prefixes from routing; what still comes is translated."`
+	Health  healthCmd  `cmd:"" help:"Say whether the translator should be used; exit code 1 if not."`
+	Fast    fastCmd    `cmd:"" help:"Turn the path through the kernel on or off, or show it."`
+	Upgrade upgradeCmd `cmd:"" help:"Replace the running program by a new one without losing a packet."`
 }
 
 type configFlag struct {
@@ -31,6 +40,20 @@ type configFlag struct {
 
 type socketFlag struct {
 	Socket string `help:"Control socket of the running translator." default:"/run/map646.sock" type:"path" short:"s"`
+}
+
+type outputFlag struct {
+	Output string `help:"text or json." enum:"text,json" default:"text" short:"o"`
+}
+
+// printed tells whether v was to be JSON, and has been printed.
+func (f outputFlag) printed(v any) (bool, error) {
+	if f.Output != "json" {
+		return false, nil
+	}
+	e := json.NewEncoder(os.Stdout)
+	e.SetIndent("", "  ")
+	return true, e.Encode(v)
 }
 
 type runCmd struct {
@@ -44,16 +67,26 @@ func (c *runCmd) Run(ctx context.Context) error {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	o := map646.Options{ConfigPath: c.Config, Log: log, Handover: os.Getenv(map646.HandoverEnv), Args: os.Args[1:]}
+	if how := os.Getenv(map646.StandInEnv); how != "" {
+		// It belongs to the process that it stands in for, which ends it by a pipe.
+		signal.Ignore(syscall.SIGHUP, syscall.SIGUSR2)
+		return map646.StandIn(o, how)
+	}
 	// Before anything else: a SIGHUP that comes early must not end the process.
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	d, err := map646.New(map646.Options{ConfigPath: c.Config, Log: log})
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR2)
+	d, err := map646.New(o)
 	if err != nil {
 		return err
 	}
 	go func() {
-		for range hup {
-			_ = d.Reload() // logged, and kept for `map646 stats`
+		for s := range signals {
+			if s == syscall.SIGHUP {
+				_ = d.Reload() // logged, and kept for `map646 stats`
+			} else {
+				_ = d.Upgrade(ctx, "") // logged
+			}
 		}
 	}()
 	return d.Run(ctx)
@@ -68,59 +101,6 @@ func (c *checkCmd) Run() error {
 	}
 	fmt.Printf("%s: good: %d mappings IPv4-IPv6, %d IPv6-IPv6, prefix %v\n", c.Config,
 		len(conf.Translation.Mappings), len(conf.Translation.Mappings66), conf.Translation.Pref64)
-	return nil
-}
-
-type reloadCmd struct{ socketFlag }
-
-func (c *reloadCmd) Run(ctx context.Context) error {
-	var s map646.Stats
-	if err := map646.Control(ctx, c.Socket, "reload", &s); err != nil {
-		return err
-	}
-	fmt.Printf("reloaded: %d mappings IPv4-IPv6, %d IPv6-IPv6\n", s.Mappings, s.Mappings66)
-	return nil
-}
-
-type statsCmd struct {
-	socketFlag
-	All bool `help:"Show counters that are zero, too." short:"a"`
-}
-
-func (c *statsCmd) Run(ctx context.Context) error {
-	var s map646.Stats
-	if err := map646.Control(ctx, c.Socket, "stats", &s); err != nil {
-		return err
-	}
-	fmt.Printf("%-26s %s\n%-26s %d IPv4-IPv6, %d IPv6-IPv6, loaded %s\n", "device", s.Device, "mappings",
-		s.Mappings, s.Mappings66, s.Loaded.Format("2006-01-02 15:04:05"))
-	fmt.Printf("%-26s %d good, %d bad\n", "reloads", s.Reloads, s.ReloadErrors)
-	if s.ReloadError != "" {
-		fmt.Printf("%-26s %s\n", "last reload", s.ReloadError)
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Packets)) {
-		if n := s.Packets[name]; n > 0 || c.All {
-			fmt.Printf("%-26s %d packets, %d bytes\n", name, n, s.Bytes[name])
-		}
-	}
-	fmt.Printf("%-26s %d sent, %d withheld\n", "icmp errors", s.ICMPSent, s.ICMPLimited)
-	fmt.Printf("%-26s %d\n", "failed writes", s.WriteErrors)
-	for i, n := range s.QueuePackets {
-		fmt.Printf("queue %-20d %d packets\n", i, n)
-	}
-	return nil
-}
-
-type tableCmd struct{ socketFlag }
-
-func (c *tableCmd) Run(ctx context.Context) error {
-	var t []map646.TableEntry
-	if err := map646.Control(ctx, c.Socket, "table", &t); err != nil {
-		return err
-	}
-	for _, e := range t {
-		fmt.Printf("%-40s %s\n", e.Outside, e.Inside)
-	}
 	return nil
 }
 

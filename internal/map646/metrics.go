@@ -32,6 +32,9 @@ func (d *Daemon) serveMetrics(ctx context.Context, ns *netio.NS, listen string) 
 	}
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{d})
+	if c, ok := any(d.dns).(prometheus.Collector); ok && d.dns != nil {
+		r.MustRegister(c)
+	}
 	m := http.NewServeMux()
 	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	m.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
@@ -73,14 +76,11 @@ var (
 	descHealthy        = desc("healthy", "1 while nothing is wrong.")
 	descQueue          = desc("queue_packets_total", "Packets of each queue of the device.", "queue")
 	descLoaded         = desc("loaded_timestamp_seconds", "When the configuration in force was loaded.")
-	descDNSQueries     = desc("dns64_queries_total", "DNS64: questions.", "transport")
-	descDNSSynth       = desc("dns64_synthesised_total", "DNS64: answers made.", "kind")
-	descDNSFailures    = desc("dns64_failures_total", "DNS64: questions without a good answer, and why.", "reason")
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descPackets, descBytes, descICMP, descWriteErrors, descMappingPackets, descMappingBytes, descMappings,
-		descUpdates, descReloads, descAttached, descDraining, descHealthy, descQueue, descLoaded, descDNSQueries, descDNSSynth, descDNSFailures} {
+		descUpdates, descReloads, descAttached, descDraining, descHealthy, descQueue, descLoaded} {
 		ch <- d
 	}
 }
@@ -139,17 +139,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			counter(descMappingPackets, b.PacketsOut, b.Outside, "out")
 			counter(descMappingBytes, b.BytesIn, b.Outside, "in")
 			counter(descMappingBytes, b.BytesOut, b.Outside, "out")
-		}
-	}
-	if dns := c.d.dns; dns != nil {
-		q := dns.Stats()
-		for _, m := range []struct {
-			desc *prometheus.Desc
-			n    map[string]uint64
-		}{{descDNSQueries, q.Queries}, {descDNSSynth, q.Synthesised}, {descDNSFailures, q.Failures}} {
-			for label, n := range m.n {
-				counter(m.desc, n, label)
-			}
 		}
 	}
 }
