@@ -37,7 +37,7 @@ int translate(struct __sk_buff *skb)
 {
 	u32 proto = skb->protocol, need;
 	const struct settings *s;
-	struct plan p;
+	struct plan p = {};
 	void *data, *end;
 	int outcome;
 
@@ -61,7 +61,6 @@ int translate(struct __sk_buff *skb)
 		data = (void *)(u64)skb->data;
 		end = (void *)(u64)skb->data_end;
 	}
-	p.icmp_type = 0;
 	if (proto == be16(ETH_P_IP))
 		outcome = plan4(data, end, skb->len - ETH_LEN, skb->gso_size, s, &p);
 	else
@@ -89,6 +88,84 @@ int translate(struct __sk_buff *skb)
 	}
 	count_mapping(p.id, p.out, p.bytes);
 	return done(outcome, p.bytes, TC_NEXT);
+}
+
+/*
+ * The same before the stack has the packet: cheapest for packets as they come
+ * from a wire. There are no super-packets here, and nobody has said to whom a
+ * frame is addressed.
+ */
+INLINE int change_xdp(struct xdp_md *xdp, const struct plan *p, u32 hdr, int grow)
+{
+	void *data = (void *)(u64)xdp->data, *end = (void *)(u64)xdp->data_end;
+	u32 mac[3], at = ETH_LEN + hdr + checksum_at(p->proto);
+	u16 *field;
+
+	if (data + ETH_LEN > end)
+		return -1;
+	__builtin_memcpy(mac, data, 12);
+	if (grow) {
+		if (xdp_adjust_head(xdp, -grow))
+			return 1; /* no room, and nothing has happened */
+		data = (void *)(u64)xdp->data;
+		end = (void *)(u64)xdp->data_end;
+	}
+	if (data + ETH_LEN + hdr + 1 > end)
+		return -1;
+	__builtin_memcpy(data, mac, 12);
+	__builtin_memcpy(data + 12, &p->etype, 2 + hdr);
+	if (p->icmp_type || p->proto == PROTO_ICMP)
+		*(u8 *)(data + ETH_LEN + hdr) = p->icmp_type;
+	field = data + at;
+	if ((void *)(field + 1) > end)
+		return -1;
+	*field = ~fold16((u64)(u16) ~*field + p->l4_diff);
+	if (p->proto == PROTO_UDP && !*field)
+		*field = 0xffff;
+	return 0;
+}
+
+SEC("xdp")
+int translate_xdp(struct xdp_md *xdp)
+{
+	void *data = (void *)(u64)xdp->data, *end = (void *)(u64)xdp->data_end;
+	u32 len = end - data, dev = xdp->ingress_ifindex;
+	const struct settings *s;
+	struct plan p = {};
+	u16 proto;
+	u64 *mac;
+	int outcome, failed;
+
+	if (data + ETH_LEN > end)
+		return testing ? 100 + PASS_NO_MAPPING : XDP_PASS;
+	proto = *(u16 *)(data + 12);
+	s = current();
+	if ((proto != be16(ETH_P_IP) && proto != be16(ETH_P_IPV6)) || !s)
+		return testing ? 100 + PASS_NO_MAPPING : XDP_PASS;
+	mac = map_lookup(&macs, &dev);
+	if (!testing && (!mac || *mac != ((u64)*(u16 *)(data + 4) << 32 | *(u32 *)data)))
+		return XDP_PASS;
+	if (proto == be16(ETH_P_IP))
+		outcome = plan4(data, end, len - ETH_LEN, 0, s, &p);
+	else
+		outcome = plan6(data, end, len - ETH_LEN, 0, s, &p);
+	switch (outcome) {
+	case FOUR_TO_SIX:
+		failed = change_xdp(xdp, &p, 40, 20);
+		break;
+	case SIX_TO_FOUR:
+		failed = change_xdp(xdp, &p, 20, -20);
+		break;
+	case SIX_TO_SIX:
+		failed = change_xdp(xdp, &p, 40, 0);
+		break;
+	default:
+		return done(outcome, len - ETH_LEN, XDP_PASS);
+	}
+	if (failed)
+		return failed > 0 ? done(PASS_FAILED, p.bytes, XDP_PASS) : done(DROP_FAILED, p.bytes, XDP_DROP);
+	count_mapping(p.id, p.out, p.bytes);
+	return done(outcome, p.bytes, XDP_PASS);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -183,6 +183,14 @@ struct {
 	} *values[];
 } settings SEC(".maps");
 
+/* XDP: the addresses of the devices that it is on. */
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, 256);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} macs SEC(".maps");
+
 /* Index: share * max_ids + id. Userspace reads it where it lies. */
 struct {
 	UINT(type, MAP_ARRAY);

@@ -3,6 +3,7 @@ package map646_test
 import (
 	"bytes"
 	"encoding/binary"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ type twin struct {
 	own  []netip.Prefix // the host's own addresses, which only the fast path is told
 	v4   []netip.Addr   // addresses to make packets of
 	v6   []netip.Addr
+	good [4][]netip.Addr // such as are likely to be translated: sources and destinations, IPv4 and IPv6
 	full *siit.Table
 	fast *netio.Fast
 	once sync.Once
@@ -91,11 +93,25 @@ func (w *twin) open(t testing.TB) {
 		if err := w.fast.Set(entries); err != nil {
 			t.Fatal(err)
 		}
-		if w.spec.Pref64.IsValid() {
-			for _, a := range w.v4 {
-				if e, ok := w.full.Embed(a); ok {
-					w.v6 = append(w.v6, e)
-				}
+		w.good = [4][]netip.Addr{{w.v4[0], netip.MustParseAddr("8.8.8.8")}, {w.v4[1]}, {w.v6[2]}, {w.v6[0], w.v6[6]}}
+		for _, a := range w.v4 {
+			if e, ok := w.full.Embed(a); ok {
+				w.v6 = append(w.v6, e)
+			}
+			if _, ok := w.full.Lookup(a); ok {
+				w.good[1] = append(w.good[1], a)
+			}
+		}
+		for _, a := range w.good[0] {
+			if e, ok := w.full.Embed(a); ok {
+				w.good[3] = append(w.good[3], e, e, e)
+			}
+		}
+		for _, a := range w.v6 {
+			if e, ok := w.full.Lookup(a); ok && e.Inside.Contains(a) {
+				w.good[2] = append(w.good[2], a)
+			} else if ok {
+				w.good[3] = append(w.good[3], a)
 			}
 		}
 	})
@@ -114,7 +130,14 @@ func (r *recipe) next() int {
 	return int(b)
 }
 
-func (r *recipe) pick(of []netip.Addr) []byte { return of[r.next()%len(of)].AsSlice() }
+// pick takes a good address, three times of four.
+func (r *recipe) pick(good, all []netip.Addr) []byte {
+	n := r.next()
+	if n%4 != 3 {
+		all = good
+	}
+	return all[n/4%len(all)].AsSlice()
+}
 
 func inetSum(b []byte, start uint32) uint16 {
 	for ; len(b) > 1; b = b[2:] {
@@ -185,7 +208,7 @@ func (r *recipe) frame(w *twin) []byte {
 		if r.next()%4 == 1 {
 			ip[6] = 0
 		}
-		ip = append(append(ip, r.pick(w.v4)...), r.pick(w.v4)...)
+		ip = append(append(ip, r.pick(w.good[0], w.v4)...), r.pick(w.good[1], w.v4)...)
 		var options []byte
 		if o := r.next(); o%8 == 1 {
 			options = []byte{1, 1, 1, 0}
@@ -203,7 +226,7 @@ func (r *recipe) frame(w *twin) []byte {
 	} else {
 		eth[12], eth[13] = 0x86, 0xdd
 		ip = []byte{0x60 | byte(r.next()&15), byte(r.next()), byte(r.next()), 7, 0, 0, proto, ttl}
-		ip = append(append(ip, r.pick(w.v6)...), r.pick(w.v6)...)
+		ip = append(append(ip, r.pick(w.good[2], w.v6)...), r.pick(w.good[3], w.v6)...)
 		var ext []byte
 		switch e := r.next(); e % 16 {
 		case 1:
@@ -220,7 +243,7 @@ func (r *recipe) frame(w *twin) []byte {
 		ip = append(append(ip, ext...), l4...)
 	}
 	// Spoil it: bytes set, the end cut or padded, the IPv4 header's checksum made right or not.
-	for n := r.next() % 4; n > 0; n-- {
+	for n := r.next()%8 - 4; n > 0; n-- {
 		ip[(r.next()|r.next()<<8)%min(len(ip), 120)] = byte(r.next())
 	}
 	fix := true
@@ -332,56 +355,84 @@ func FuzzFast(f *testing.F) {
 			f.Add(byte(v), []byte{byte(kind), 100, 7, 3, 0, 0, 0, 0, 1, 2, 0, 0, byte(kind % 4), 1})
 		}
 	}
-	ran, taken := 0, 0
-	f.Fuzz(func(t *testing.T, which byte, bytesIn []byte) {
-		w := all[int(which)%len(all)]
-		w.open(t)
-		r := recipe(bytesIn)
-		frame := r.frame(w)
-		// The kernel refuses to test-run frames of more than a page and, since 6.18, such
-		// with less than an IP header.
-		if len(frame) > 3400 || len(frame) < 14+map[byte]int{8: 20, 0x86: 40}[frame[12]] {
-			return
-		}
-		ran++
-		want, v := w.reference(frame[14:])
-		send := v.Action == siit.Send && v.Mapping != siit.NoEntry
-		var in0, out0 netio.FastCount
-		if send {
-			in0, out0 = w.fast.MappingCounters(v.Mapping)
-		}
-		out, translated, err := w.fast.TestRun(frame)
-		if err != nil {
-			t.Fatalf("frame of %d bytes: %v", len(frame), err)
-		}
-		if !translated {
-			if !bytes.Equal(out, frame) {
-				t.Fatalf("twin %d: passed on, but changed:\n%x\n%x", which, frame, out)
-			}
-			if send && w.ordinary(frame[14:]) {
-				t.Fatalf("twin %d: an ordinary packet was not taken (%v):\n%x", which, v.Reason, frame)
-			}
-			return
-		}
-		taken++
-		if !send {
-			t.Fatalf("twin %d: translated what the full path would not send (%v):\n%x\n%x", which, v.Reason, frame, out)
-		}
-		if !bytes.Equal(out[:12], frame[:12]) || binary.BigEndian.Uint16(out[12:]) != map[byte]uint16{4: 0x800, 6: 0x86dd}[out[14]>>4] {
-			t.Fatalf("twin %d: Ethernet header %x", which, out[:14])
-		}
-		if got := out[14:]; len(got) < ipLen(got) || !bytes.Equal(got[:ipLen(got)], want) {
-			t.Fatalf("twin %d: %v of\n%x gave\n%x, the full path\n%x", which, v.Reason, frame[14:], got, want)
-		}
-		in1, out1 := w.fast.MappingCounters(v.Mapping)
-		add := netio.FastCount{Packets: 1, Bytes: uint64(ipLen(frame[14:]))}
-		if v.Outbound {
-			out0.Packets, out0.Bytes = out0.Packets+add.Packets, out0.Bytes+add.Bytes
-		} else {
-			in0.Packets, in0.Bytes = in0.Packets+add.Packets, in0.Bytes+add.Bytes
-		}
-		if in0 != in1 || out0 != out1 {
-			t.Fatalf("twin %d: mapping %d counted %v %v, want %v %v", which, v.Mapping, in1, out1, in0, out0)
-		}
+	f.Fuzz(func(t *testing.T, which byte, r []byte) {
+		all[int(which)%len(all)].compare(t, int(which)%len(all), r)
 	})
+}
+
+// TestFastAgrees is FuzzFast with packets that chance makes, and shows that most
+// of them get far.
+func TestFastAgrees(t *testing.T) {
+	all := twins()
+	rng := rand.New(rand.NewPCG(6, 46))
+	var taken [siit.NumReasons]int
+	const n = 20000
+	for range n {
+		which := rng.IntN(len(all))
+		r := make([]byte, 64)
+		for i := range r {
+			r[i] = byte(rng.Uint32())
+		}
+		if v, ok := all[which].compare(t, which, r); ok {
+			taken[v.Reason]++
+		}
+	}
+	t.Logf("of %d packets, translated %v", n, taken[:siit.SixToSix+1])
+	for r := siit.FourToSix; r <= siit.SixToSix; r++ {
+		if taken[r] < n/40 {
+			t.Errorf("%v: only %d packets were translated", r, taken[r])
+		}
+	}
+}
+
+// compare makes a packet and has both translate it.
+func (w *twin) compare(t *testing.T, which int, r recipe) (v siit.Verdict, translated bool) {
+	w.open(t)
+	frame := r.frame(w)
+	// The kernel refuses to test-run frames of more than a page and, since 6.18, such
+	// with less than an IP header.
+	if len(frame) > 3400 || len(frame) < 14+map[byte]int{8: 20, 0x86: 40}[frame[12]] {
+		return v, false
+	}
+	want, v := w.reference(frame[14:])
+	send := v.Action == siit.Send && v.Mapping != siit.NoEntry
+	var in0, out0 netio.FastCount
+	if send {
+		in0, out0 = w.fast.MappingCounters(v.Mapping)
+	}
+	out, translated, err := w.fast.TestRun(frame)
+	if err != nil {
+		t.Fatalf("frame of %d bytes: %v", len(frame), err)
+	}
+	in1, out1 := w.fast.MappingCounters(v.Mapping)
+	if byXDP, too, err := w.fast.TestRunXDP(frame); err != nil || too != translated || !bytes.Equal(byXDP, out) {
+		t.Fatalf("twin %d: tc %v and XDP %v (%v) differ:\n%x\n%x\n%x", which, translated, too, err, frame, out, byXDP)
+	}
+	if !translated {
+		if !bytes.Equal(out, frame) {
+			t.Fatalf("twin %d: passed on, but changed:\n%x\n%x", which, frame, out)
+		}
+		if send && w.ordinary(frame[14:]) {
+			t.Fatalf("twin %d: an ordinary packet was not taken (%v):\n%x", which, v.Reason, frame)
+		}
+		return v, false
+	}
+	if !send {
+		t.Fatalf("twin %d: translated what the full path would not send (%v):\n%x\n%x", which, v.Reason, frame, out)
+	}
+	if !bytes.Equal(out[:12], frame[:12]) || binary.BigEndian.Uint16(out[12:]) != map[byte]uint16{4: 0x800, 6: 0x86dd}[out[14]>>4] {
+		t.Fatalf("twin %d: Ethernet header %x", which, out[:14])
+	}
+	if got := out[14:]; len(got) < ipLen(got) || !bytes.Equal(got[:ipLen(got)], want) {
+		t.Fatalf("twin %d: %v of\n%x gave\n%x, the full path\n%x", which, v.Reason, frame[14:], got, want)
+	}
+	counter, bytesIn := &in0, uint64(ipLen(frame[14:]))
+	if v.Outbound {
+		counter = &out0
+	}
+	counter.Packets, counter.Bytes = counter.Packets+1, counter.Bytes+bytesIn
+	if in0 != in1 || out0 != out1 {
+		t.Fatalf("twin %d: mapping %d counted %v %v, want %v %v", which, v.Mapping, in1, out1, in0, out0)
+	}
+	return v, true
 }

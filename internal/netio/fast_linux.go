@@ -23,9 +23,11 @@ type FastSpec struct {
 	// PinDir is a directory on a bpffs that keeps tables, counters and attachments
 	// when the process ends, however it ends. Empty: they end with the process.
 	PinDir string
-	// MaxMappings is how many mappings of single addresses each of the tables
-	// (IPv4 <-> IPv6, IPv6 <-> IPv6) holds; their memory is taken at once.
-	MaxMappings int
+	// MaxMappings is how many IPv4 <-> IPv6 mappings of single addresses there may
+	// be; memory for them, about 280 bytes each and a counter per CPU, is taken at
+	// once. MaxMappings66 is the same for IPv6 <-> IPv6 ones, about 290 bytes each;
+	// 0: as many, though not more than MaxMappings in all with the others.
+	MaxMappings, MaxMappings66 int
 	// MaxPrefixes is how many mappings of prefixes there may be.
 	MaxPrefixes int
 }
@@ -62,7 +64,7 @@ type Fast struct {
 	kinds    kinds // what the settings in force say of mappings
 	lock     *os.File
 	settings *FastSettings
-	test     *ebpf.Program
+	tests    map[string]*ebpf.Program // as programs, but they return the outcome
 }
 
 type fastLink struct {
@@ -76,11 +78,12 @@ const layout = 1
 
 // fastMeta is pinned beside the maps and says what they are.
 type fastMeta struct {
-	Layout, MaxMappings, MaxPrefixes, Shares uint32
-	NSDev, NSIno                             uint64
+	Layout, MaxMappings, MaxMappings66, MaxPrefixes, Shares, Zero uint32
+	NSDev, NSIno                                                  uint64
 }
 
 const (
+	metaSize     = 40
 	numOutcomes  = 32
 	outcomeSize  = 16
 	mappingSize  = 32
@@ -104,8 +107,14 @@ func (n *NS) openFast(s FastSpec) (_ *Fast, err error) {
 	switch {
 	case s.MaxMappings < 1 || s.MaxMappings > 1<<24:
 		return nil, fmt.Errorf("max_mappings: %d is not 1 to %d", s.MaxMappings, 1<<24)
+	case s.MaxMappings66 < 0 || s.MaxMappings66 > 1<<24:
+		return nil, fmt.Errorf("max_mappings66: %d is not 0 to %d", s.MaxMappings66, 1<<24)
 	case s.MaxPrefixes < 0 || s.MaxPrefixes > 1<<20:
 		return nil, fmt.Errorf("max_prefixes: %d is not 0 to %d", s.MaxPrefixes, 1<<20)
+	}
+	ids := uint32(s.MaxMappings + s.MaxMappings66 + s.MaxPrefixes)
+	if s.MaxMappings66 == 0 {
+		s.MaxMappings66 = s.MaxMappings
 	}
 	f := &Fast{ns: n, spec: s, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]*fastLink{}, empty: true}
 	defer func() {
@@ -113,7 +122,7 @@ func (n *NS) openFast(s FastSpec) (_ *Fast, err error) {
 			f.Close()
 		}
 	}()
-	f.ids = uint32(s.MaxMappings + s.MaxPrefixes)
+	f.ids = ids
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, err
@@ -163,7 +172,7 @@ func (f *Fast) collection(testing bool) (*ebpf.CollectionSpec, error) {
 	}
 	// The tables of IPv6 <-> IPv6 mappings hold both ends in one.
 	for name, n := range map[string]uint32{
-		"to6": uint32(f.spec.MaxMappings), "to4": uint32(f.spec.MaxMappings), "six": 2 * uint32(f.spec.MaxMappings),
+		"to6": uint32(f.spec.MaxMappings), "to4": uint32(f.spec.MaxMappings), "six": 2 * uint32(f.spec.MaxMappings66),
 		"prefix6": max(uint32(f.spec.MaxPrefixes), 1), "prefix4": max(uint32(f.spec.MaxPrefixes), 1), "prefix66": 2 * max(uint32(f.spec.MaxPrefixes), 1),
 		"counts": f.share * f.ids, "outcomes": f.share * numOutcomes,
 	} {
@@ -187,7 +196,7 @@ func (f *Fast) collection(testing bool) (*ebpf.CollectionSpec, error) {
 }
 
 // shared are the maps that are pinned.
-var shared = []string{"to6", "to4", "six", "prefix6", "prefix4", "prefix66", "settings", "counts", "outcomes"}
+var shared = []string{"to6", "to4", "six", "prefix6", "prefix4", "prefix66", "settings", "macs", "counts", "outcomes"}
 
 func (f *Fast) load(old map[string]*ebpf.Map) error {
 	spec, err := f.collection(false)
@@ -243,10 +252,10 @@ func (f *Fast) close() error {
 		errs = append(errs, p.Close())
 		delete(f.programs, name)
 	}
-	if f.test != nil {
-		errs = append(errs, f.test.Close())
-		f.test = nil
+	for _, p := range f.tests {
+		errs = append(errs, p.Close())
 	}
+	f.tests = nil
 	if f.lock != nil {
 		errs = append(errs, f.lock.Close())
 		f.lock = nil
@@ -312,7 +321,7 @@ func (f *Fast) lockPins() error {
 func (f *Fast) pin(name string) string { return filepath.Join(f.spec.PinDir, name) }
 
 func (f *Fast) meta() (fastMeta, error) {
-	m := fastMeta{Layout: layout, MaxMappings: uint32(f.spec.MaxMappings), MaxPrefixes: uint32(f.spec.MaxPrefixes), Shares: f.share}
+	m := fastMeta{Layout: layout, MaxMappings: uint32(f.spec.MaxMappings), MaxMappings66: uint32(f.spec.MaxMappings66), MaxPrefixes: uint32(f.spec.MaxPrefixes), Shares: f.share}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.ns.fd), &st); err != nil {
 		return m, fmt.Errorf("query namespace: %w", err)
@@ -334,7 +343,7 @@ func (f *Fast) openPins() (map[string]*ebpf.Map, error) {
 	var have fastMeta
 	if err == nil {
 		defer m.Close()
-		if m.ValueSize() != 32 {
+		if m.ValueSize() != metaSize {
 			return nil, nil
 		}
 		err = m.Lookup(uint32(0), &have)
@@ -402,7 +411,7 @@ func (f *Fast) pinMaps() error {
 	if err != nil {
 		return err
 	}
-	meta, err := ebpf.NewMap(&ebpf.MapSpec{Name: "meta", Type: ebpf.Array, KeySize: 4, ValueSize: 32, MaxEntries: 1})
+	meta, err := ebpf.NewMap(&ebpf.MapSpec{Name: "meta", Type: ebpf.Array, KeySize: 4, ValueSize: metaSize, MaxEntries: 1})
 	if err != nil {
 		return err
 	}
@@ -485,12 +494,21 @@ func (f *Fast) pinnedLinks() ([]string, error) {
 // for this host, and returns what became of it. The frame may have up to about
 // 3500 bytes. Counters count it.
 func (f *Fast) TestRun(frame []byte) (out []byte, translated bool, err error) {
+	return f.testRun("translate", frame)
+}
+
+// TestRunXDP is the same for XDP.
+func (f *Fast) TestRunXDP(frame []byte) (out []byte, translated bool, err error) {
+	return f.testRun("translate_xdp", frame)
+}
+
+func (f *Fast) testRun(program string, frame []byte) (out []byte, translated bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.open(); err != nil {
 		return nil, false, err
 	}
-	if f.test == nil {
+	if f.tests == nil {
 		if err := f.loadTest(); err != nil {
 			return nil, false, fmt.Errorf("load test program: %w", err)
 		}
@@ -504,7 +522,7 @@ func (f *Fast) TestRun(frame []byte) (out []byte, translated bool, err error) {
 		clear(in[:6])
 	}
 	opts := ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+64)}
-	ret, err := f.test.Run(&opts)
+	ret, err := f.tests[program].Run(&opts)
 	if err != nil {
 		return nil, false, fmt.Errorf("test run: %w", err)
 	}
@@ -522,7 +540,10 @@ func (f *Fast) loadTest() error {
 		return err
 	}
 	defer c.Close()
-	f.test = c.DetachProgram("translate")
+	f.tests = map[string]*ebpf.Program{}
+	for name := range c.Programs {
+		f.tests[name] = c.DetachProgram(name)
+	}
 	runtime.KeepAlive(f.maps)
 	return nil
 }

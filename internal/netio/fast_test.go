@@ -213,7 +213,7 @@ func TestFastTraffic(t *testing.T) {
 		transfer(t, a, b, 16<<20)
 		after := f.Counters()
 		n := netio.FastCount{Packets: after[c.there].Packets - before[c.there].Packets, Bytes: after[c.there].Bytes - before[c.there].Bytes}
-		if n.Bytes < 16<<20 || n.Bytes/n.Packets < 8000 {
+		if n.Bytes < 16<<20 || n.Bytes/n.Packets < 4000 {
 			t.Errorf("%s: %d bytes in %d packets: super-packets were cut", c.addr, n.Bytes, n.Packets)
 		}
 		t.Logf("%s: %d bytes a packet", c.addr, n.Bytes/n.Packets)
@@ -466,6 +466,50 @@ func TestFastKilled(t *testing.T) {
 	}
 	transfer(t, a, b, 1<<20)
 	must(t, f.Detach("c"), f.Discard())
+}
+
+// TestFastXDP: the same in the driver, of a device that hands over neither
+// super-packets nor unfinished checksums.
+func TestFastXDP(t *testing.T) {
+	w := newFastWorld(t, "fx")
+	dir := bpffs(t)
+	f := openFast(t, w.node, netio.FastSpec{PinDir: dir, MaxMappings: 100})
+	must(t, f.Configure(fastSettings), f.Set(fastEntries), f.Attach("c"))
+	if err := f.AttachXDP("c", false); !errors.Is(err, netio.ErrUnfit) {
+		t.Errorf("on a veth: %v", err)
+	}
+	for _, ns := range []*netio.NS{w.client, w.machine} {
+		w.run(ns, "ethtool", "-K", "r", "tx", "off", "tso", "off", "gso", "off", "gro", "on")
+	}
+	must(t, f.AttachXDP("c", true), f.AttachXDP("m", true), f.AttachXDP("m", true))
+	// Adopted, the program is replaced and knows its devices.
+	must(t, f.Close())
+	f = openFast(t, w.node, netio.FastSpec{PinDir: dir, MaxMappings: 100})
+	if got := f.Attached(); !slices.Equal(got, []string{"c", "m"}) {
+		t.Errorf("attached to %v", got)
+	}
+	l := listen(t, w.machine, "[::]:80")
+	for _, addr := range []string{"203.0.113.10:80", "[2001:db8:f::10]:80"} {
+		a := dial(t, w.client, "tcp", addr)
+		b, err := l.Accept()
+		must(t, err)
+		transfer(t, a, b, 4<<20)
+		transfer(t, b, a, 4<<20)
+	}
+	w.run(w.client, "ping", "-n", "-c", "2", "-i", "0.05", "-W", "5", "203.0.113.10")
+	w.run(w.client, "ping", "-n", "-c", "2", "-i", "0.05", "-W", "5", "2001:db8:f::10")
+	c := f.Counters()
+	if c["4to6"].Packets < 2800 || c["6to4"].Packets == 0 || c["6to6"].Packets < 2800 || c["drop_failed"].Packets != 0 {
+		t.Errorf("counted %v", c)
+	}
+	must(t, f.Attach("c"), f.Attach("m"))
+	if out := ipOut(t, w.node, "link", "show", "c"); strings.Contains(out, "xdp") {
+		t.Errorf("XDP is still there:\n%s", out)
+	}
+	a := dial(t, w.client, "tcp", "203.0.113.10:80")
+	b, err := l.Accept()
+	must(t, err)
+	transfer(t, a, b, 1<<20)
 }
 
 func TestFastRefusals(t *testing.T) {

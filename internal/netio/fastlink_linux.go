@@ -10,22 +10,33 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
-// Attach puts the program at the device's ingress; if it is there already,
+// Attach puts the program at the device's tc ingress; if it is there already,
 // nothing happens. ErrUnfit, wrapped with the reason, if the device could not
 // pass on what is translated; fs.ErrNotExist if there is no such device;
 // errors.ErrUnsupported if the kernel has no tcx (it came with 6.6).
-func (f *Fast) Attach(dev string) error {
+func (f *Fast) Attach(dev string) error { return f.attachAs(dev, false, false) }
+
+// AttachXDP is as Attach, but before the stack has the packet, in the driver.
+// It is for physical uplinks: other devices hand over super-packets and
+// unfinished checksums, which XDP cannot know of and would spoil. They are refused
+// with ErrUnfit, unless forced by who has turned all that off. A driver without
+// XDP gives errors.ErrUnsupported.
+func (f *Fast) AttachXDP(dev string, force bool) error { return f.attachAs(dev, true, force) }
+
+func (f *Fast) attachAs(dev string, xdp, force bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.attach(dev); err != nil {
+	if err := f.attach(dev, xdp, force); err != nil {
 		return fmt.Errorf("attach fast path to %s: %w", dev, err)
 	}
 	return nil
 }
 
-func (f *Fast) attach(dev string) error {
+func (f *Fast) attach(dev string, xdp, force bool) error {
 	if err := f.open(); err != nil {
 		return err
 	}
@@ -34,28 +45,27 @@ func (f *Fast) attach(dev string) error {
 		return notExist(err)
 	}
 	index := l.Attrs().Index
-	if old := f.links[dev]; old != nil {
-		if old.index == index && linkIndex(old.link) == index {
-			return nil
-		}
-		if err := f.detach(dev); err != nil {
-			return err
-		}
+	old := f.links[dev]
+	if old != nil && old.xdp == xdp && old.index == index && linkIndex(old.link) == index {
+		return nil
 	}
 	if err := f.fits(dev, l.Attrs().EncapType); err != nil {
 		return err
 	}
+	if xdp {
+		if err := f.fitsXDP(l, force); err != nil {
+			return err
+		}
+	}
+	if old != nil {
+		if err := f.detach(dev); err != nil {
+			return err
+		}
+	}
 	if err := f.commit(); err != nil {
 		return err
 	}
-	var made link.Link
-	err = f.ns.Do(func() (err error) {
-		made, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: f.programs["translate"], Attach: ebpf.AttachTCXIngress})
-		return err
-	})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return fmt.Errorf("%w: the kernel has no tcx, it came with Linux 6.6 (%w)", errors.ErrUnsupported, err)
-	}
+	made, err := f.makeLink(l, xdp)
 	if err != nil {
 		return err
 	}
@@ -64,7 +74,59 @@ func (f *Fast) attach(dev string) error {
 			return errors.Join(fmt.Errorf("pin: %w", err), made.Close())
 		}
 	}
-	f.links[dev] = &fastLink{link: made, index: index}
+	f.links[dev] = &fastLink{link: made, index: index, xdp: xdp}
+	return nil
+}
+
+func (f *Fast) makeLink(l netlink.Link, xdp bool) (made link.Link, err error) {
+	index := l.Attrs().Index
+	if !xdp {
+		err = f.ns.Do(func() (err error) {
+			made, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: f.programs["translate"], Attach: ebpf.AttachTCXIngress})
+			return err
+		})
+		if errors.Is(err, ebpf.ErrNotSupported) {
+			err = fmt.Errorf("%w: the kernel has no tcx, it came with Linux 6.6 (%w)", errors.ErrUnsupported, err)
+		}
+		return made, err
+	}
+	// The program has to know what is addressed to the device.
+	var mac [8]byte
+	copy(mac[:], l.Attrs().HardwareAddr)
+	if err := f.maps["macs"].Put(uint32(index), mac); err != nil {
+		return nil, err
+	}
+	err = f.ns.Do(func() (err error) {
+		made, err = link.AttachXDP(link.XDPOptions{Interface: index, Program: f.programs["translate_xdp"], Flags: link.XDPDriverMode})
+		return err
+	})
+	if errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EOPNOTSUPP) {
+		err = fmt.Errorf("%w: the driver has no XDP (%w)", errors.ErrUnsupported, err)
+	}
+	return made, err
+}
+
+// fitsXDP says why a device cannot have the program in its driver.
+func (f *Fast) fitsXDP(l netlink.Link, force bool) error {
+	if l.Type() != "device" && !force {
+		return fmt.Errorf("%w: XDP is for physical devices, and this one is a %s: use tc", ErrUnfit, l.Type())
+	}
+	if len(l.Attrs().HardwareAddr) != 6 {
+		return fmt.Errorf("%w: no Ethernet address", ErrUnfit)
+	}
+	features, err := f.ns.Offloads(l.Attrs().Name)
+	if err != nil {
+		return err
+	}
+	for _, c := range []struct{ name, option, why string }{
+		{"rx-vlan-hw-parse", "rxvlan", "frames of VLANs would be taken for others"},
+		{"rx-lro", "lro", "super-packets cannot be told from others"},
+		{"rx-gro-hw", "rx-gro-hw", "super-packets cannot be told from others"},
+	} {
+		if features[c.name] && !force {
+			return fmt.Errorf("%w: %s: turn it off (ethtool -K %s %s off)", ErrUnfit, c.why, l.Attrs().Name, c.option)
+		}
+	}
 	return nil
 }
 
@@ -72,6 +134,13 @@ func (f *Fast) attach(dev string) error {
 func (f *Fast) fits(dev, encap string) error {
 	if encap != "ether" {
 		return fmt.Errorf("%w: not an Ethernet device but %q", ErrUnfit, encap)
+	}
+	features, err := f.ns.Offloads(dev)
+	if err != nil {
+		return err
+	}
+	if features["rx-gro-list"] {
+		return fmt.Errorf("%w: rx-gro-list is on, its super-packets are not translated rightly by kernels before 2026: turn it off (ethtool -K %s rx-gro-list off)", ErrUnfit, dev)
 	}
 	for _, c := range []struct {
 		key  string
@@ -205,7 +274,21 @@ func (f *Fast) openLinks() error {
 // updateLinks has all links run the present program, each in one step.
 func (f *Fast) updateLinks() error {
 	for _, dev := range slices.Sorted(maps.Keys(f.links)) {
-		if err := f.links[dev].link.Update(f.programs["translate"]); err != nil {
+		l := f.links[dev]
+		program := "translate"
+		if l.xdp {
+			program = "translate_xdp"
+			now, err := f.ns.h.LinkByName(dev)
+			if err != nil {
+				return notExist(err)
+			}
+			var mac [8]byte
+			copy(mac[:], now.Attrs().HardwareAddr)
+			if err := f.maps["macs"].Put(uint32(l.index), mac); err != nil {
+				return err
+			}
+		}
+		if err := l.link.Update(f.programs[program]); err != nil {
 			return fmt.Errorf("replace program of %s: %w", dev, err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // FastEntry is a mapping with the index of its counters, which has to be below
-// MaxMappings + MaxPrefixes. Outside IPv4: Inside is IPv6, each a single address
+// MaxMappings + MaxMappings66 + MaxPrefixes, as FastSpec has them. Outside IPv4: Inside is IPv6, each a single address
 // or, with suffixes of whatever length, a prefix (RFC 7757). Outside IPv6: both
 // are single addresses, or prefixes of the same length, translated 1:1.
 type FastEntry struct {
@@ -470,17 +470,14 @@ func reconcile[K, V comparable](f *Fast, t *table[K, V], id func(V) (uint32, boo
 	}
 	done := make([]bool, len(t.keys))
 	seen := make([]bool, len(t.keys))
-	var k K
-	var v V
-	it := f.maps[t.name].Iterate()
-	for it.Next(&k, &v) {
+	if err := each(f.maps[t.name], func(k K, v V) {
 		i, ok := at[k]
 		if !ok {
 			t.old = append(t.old, k)
-			continue
+			return
 		}
 		if seen[i] {
-			continue
+			return
 		}
 		seen[i] = true
 		done[i] = t.vals[i] == v
@@ -489,8 +486,7 @@ func reconcile[K, V comparable](f *Fast, t *table[K, V], id func(V) (uint32, boo
 				m.move(was, now)
 			}
 		}
-	}
-	if err := it.Err(); err != nil {
+	}); err != nil {
 		return fmt.Errorf("read %s: %w", t.name, err)
 	}
 	n := 0
@@ -507,4 +503,30 @@ func reconcile[K, V comparable](f *Fast, t *table[K, V], id func(V) (uint32, boo
 	}
 	t.keys, t.vals = t.keys[:n], t.vals[:n]
 	return nil
+}
+
+// each calls do for all that is in a map.
+func each[K, V comparable](m *ebpf.Map, do func(K, V)) error {
+	if m.Type() == ebpf.LPMTrie {
+		var k K
+		var v V
+		it := m.Iterate()
+		for it.Next(&k, &v) {
+			do(k, v)
+		}
+		return it.Err()
+	}
+	keys, vals := make([]K, batch), make([]V, batch)
+	for at := new(ebpf.MapBatchCursor); ; {
+		n, err := m.BatchLookup(at, keys, vals, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		for i := range n {
+			do(keys[i], vals[i])
+		}
+		if err != nil {
+			return nil
+		}
+	}
 }
