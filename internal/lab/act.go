@@ -59,7 +59,9 @@ func (r *runner) act(ctx context.Context, do any) error {
 		flow.reset() // what was lost before the service was there is not the script's matter
 	case *MeasureStmt:
 		for _, name := range s.Names {
-			r.flows[name].reset()
+			for _, f := range r.flowing(name) {
+				f.reset()
+			}
 		}
 	case *StopStmt:
 		r.flows[s.Traffic].stop()

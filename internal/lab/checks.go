@@ -31,28 +31,8 @@ func (r *runner) judge(ctx context.Context, e *ExpectStmt) (detail string, err e
 	start := time.Now()
 	after := func() string { return fmt.Sprintf("after %.1f s", time.Since(start).Seconds()) }
 	switch e.What {
-	case "lost":
-		c := r.flows[e.Traffic].settle(ctx)
-		if c.Done == 0 {
-			return "", fmt.Errorf("nothing came at all (last error: %s)", r.flows[e.Traffic].why())
-		}
-		if c.Lost > e.Limit {
-			return "", fmt.Errorf("%d %s lost, %d came; longest gap %v; last error: %s", c.Lost, e.Unit, c.Done, c.Gap.Round(time.Millisecond), r.flows[e.Traffic].why())
-		}
-		return fmt.Sprintf("%d lost, %d %s came; longest gap %v", c.Lost, c.Done, e.Unit, c.Gap.Round(time.Millisecond)), nil
-	case "gap":
-		c := r.flows[e.Traffic].settle(ctx)
-		if c.Done == 0 {
-			return "", fmt.Errorf("nothing came at all (last error: %s)", r.flows[e.Traffic].why())
-		}
-		if c.Gap >= e.Under {
-			return "", fmt.Errorf("longest gap %v", c.Gap.Round(time.Millisecond))
-		}
-		return fmt.Sprintf("longest gap %v", c.Gap.Round(time.Millisecond)), nil
-	case "alive":
-		ctx, cancel := context.WithTimeout(ctx, e.Within)
-		defer cancel()
-		return after(), r.flows[e.Traffic].alive(ctx)
+	case "lost", "gap", "alive":
+		return r.judgeTraffic(ctx, e)
 	case "job":
 		return r.judgeJob(ctx, e)
 	case "page":

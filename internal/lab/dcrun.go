@@ -234,6 +234,9 @@ func translated(ctx context.Context, n *Node) (full, fast uint64, err error) {
 	}
 	for _, way := range []string{"4to6", "6to4", "6to6"} {
 		full += s.Packets[way]
+		if s.Fast != nil {
+			fast += s.Fast.Packets[way]
+		}
 	}
 	return full, fast, nil
 }
@@ -247,7 +250,7 @@ func (r *runner) judgeTranslator(ctx context.Context, e *ExpectStmt) (detail str
 	err = until(ctx, e.Within, func(ctx context.Context) error {
 		full0, fast0, err := translated(ctx, n)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errGiveUp, err)
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -255,7 +258,7 @@ func (r *runner) judgeTranslator(ctx context.Context, e *ExpectStmt) (detail str
 		}
 		full, fast, err := translated(ctx, n)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errGiveUp, err)
+			return err
 		}
 		full, fast = full-full0, fast-fast0
 		detail = fmt.Sprintf("%d packets on the fast path, %d on the full one in %v", fast, full, idleFor)
@@ -298,9 +301,9 @@ func (r *runner) judgeTraceroute(ctx context.Context, e *ExpectStmt) (string, er
 		hops = append(hops, m[2])
 	}
 	path := strings.Join(hops, " ")
-	switch {
-	case slices.Contains(hops, "*"):
-		return "", fmt.Errorf("not all hops answer: %s", path)
+	switch silent := strings.Count(path, "*"); {
+	case silent != e.Silents:
+		return "", fmt.Errorf("%d hops do not answer: %s", silent, path)
 	case len(hops) == 0 || hops[len(hops)-1] != to:
 		return "", fmt.Errorf("the path does not end at %s: %s", to, path)
 	case len(hops) != int(e.Limit):

@@ -355,7 +355,9 @@ func (p *parser) expectDC(e *ExpectStmt) bool {
 		e.Limit = int64(p.number("number of hops", 1, 30))
 		e.By = "udp"
 		for p.more() {
-			switch p.oneOf("by", "through") {
+			switch p.oneOf("by", "silent", "through") {
+			case "silent":
+				e.Silents = p.number("number of hops", 1, 30)
 			case "by":
 				e.By = p.oneOf("udp", "icmp", "tcp")
 			case "through":

@@ -12,13 +12,15 @@ func (p *parser) expect() any {
 	}
 	switch {
 	case p.is("traffic"):
-		e.Traffic = ref(p, "traffic", p.traffic)
+		e.Traffic = p.flows()
 		switch p.oneOf("lost", "gap", "alive") {
 		case "lost":
 			e.What = "lost"
 			e.Limit = int64(p.number("number", 0, 1<<30))
 			e.Unit = "requests"
-			if p.traffic[e.Traffic].Rate > 0 {
+			if e.Traffic == allTraffic {
+				e.Unit = "requests and bytes"
+			} else if p.traffic[e.Traffic].Rate > 0 {
 				e.Unit = "bytes"
 			}
 			if p.more() {
@@ -76,6 +78,17 @@ func (p *parser) expect() any {
 		p.expectVM(e)
 	}
 	return e
+}
+
+// allTraffic stands for all traffic that has not been stopped.
+const allTraffic = "all"
+
+// flows takes a traffic's name, or all.
+func (p *parser) flows() string {
+	if len(p.traffic) > 0 && p.is(allTraffic) {
+		return allTraffic
+	}
+	return ref(p, "traffic", p.traffic)
 }
 
 func (p *parser) expectVM(e *ExpectStmt) {

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"net/netip"
+	"strings"
 )
 
 // Flow shows the tests what a traffic statement runs.
@@ -23,3 +24,21 @@ func (f Flow) Stop()                                { f.stop() }
 
 // Request is request.
 var Request = request
+
+// FRRExamples are the configurations of the first translator of a script and of
+// the Internet's router beside it, each as one text for /etc/frr/frr.conf.
+func FRRExamples(s *Script) (translator, router string) {
+	d := &dataCentre{spec: s.DC}
+	return d.translatorRouting(0).oneConfig(s.DC.Translators[0].Name), d.inetRouting().oneConfig("inet")
+}
+
+func (r Routing) oneConfig(host string) string {
+	configs := r.configs(host)
+	var b strings.Builder
+	for _, daemon := range frrDaemons {
+		if text, ok := configs[daemon]; ok {
+			b.WriteString("!\n! " + daemon + "\n" + text)
+		}
+	}
+	return b.String()
+}

@@ -161,6 +161,7 @@ type (
 		Path    string        // translator: fast, full, "": either
 		Args    []string      // map646: command
 		By      string        // traceroute: udp, icmp, tcp
+		Silents int           // traceroute: hops that do not answer
 		Through []netip.Addr  // traceroute: hops that must be among them; name: its address
 		Silent  bool          // page: no answer is wanted
 		Lender  string
@@ -189,7 +190,7 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"revoke":   {"revoke loan of LENDER to BORROWER", (*parser).revoke},
 		"reclaim":  {"reclaim loan of LENDER to BORROWER", (*parser).revoke},
 		"traffic":  {"traffic NAME inet4|inet6|SITE|SERVER -> VM|SERVER|NAME.example|ADDRESS http every TIME | download rate RATE", (*parser).flow},
-		"measure":  {"measure TRAFFIC…", (*parser).measure},
+		"measure":  {"measure TRAFFIC…|all", (*parser).measure},
 		"stop":     {"stop traffic NAME | stop vm NAME | stop churn", (*parser).stop},
 		"start":    {"start vm NAME | start SITE controller | start SITE/HOST agent|map646|libvirtd | start TRANSLATOR map646", (*parser).start},
 		"reboot":   {"reboot vm NAME", (*parser).power},

@@ -414,6 +414,9 @@ func (v *VMStmt) serviceFor(from string) (netip.Addr, bool) {
 
 func (p *parser) flow() any {
 	t := &TrafficStmt{Name: p.name("traffic", has(p.traffic))}
+	if t.Name == allTraffic {
+		p.fail(p.words[p.at-1], "%q means something else", t.Name)
+	}
 	t.From = p.from()
 	p.oneOf("->")
 	t.Target = p.target(t.From)
@@ -433,9 +436,9 @@ func (p *parser) flow() any {
 }
 
 func (p *parser) measure() any {
-	m := &MeasureStmt{Names: []string{ref(p, "traffic", p.traffic)}}
+	m := &MeasureStmt{Names: []string{p.flows()}}
 	for p.more() {
-		m.Names = append(m.Names, ref(p, "traffic", p.traffic))
+		m.Names = append(m.Names, p.flows())
 	}
 	return m
 }

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -203,4 +206,83 @@ func (f *flow) stop() {
 func request(ctx context.Context, n *Node, method, url string) (string, error) {
 	out, err := startClient(ctx, n, clientSpec{URL: url, Method: method}).Output()
 	return string(out), err
+}
+
+// flowing are the flows of a name, or all that have not been stopped.
+func (r *runner) flowing(name string) map[string]*flow {
+	if name != allTraffic {
+		return map[string]*flow{name: r.flows[name]}
+	}
+	l := map[string]*flow{}
+	for name, f := range r.flows {
+		if !f.ended() {
+			l[name] = f
+		}
+	}
+	return l
+}
+
+func (f *flow) ended() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stopped
+}
+
+// judgeTraffic judges what has become of one traffic, or of each.
+func (r *runner) judgeTraffic(ctx context.Context, e *ExpectStmt) (string, error) {
+	flows := r.flowing(e.Traffic)
+	if len(flows) == 0 {
+		return "", errors.New("no traffic runs")
+	}
+	var (
+		errs  []error
+		lines []string
+		sum   flowCount
+	)
+	begun := time.Now()
+	for _, name := range slices.Sorted(maps.Keys(flows)) {
+		f := flows[name]
+		line, c, err := f.judge(ctx, e)
+		if err != nil && e.Traffic == allTraffic {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+		errs, lines = append(errs, err), append(lines, line)
+		sum.Lost += c.Lost
+		sum.Gap = max(sum.Gap, c.Gap)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return "", errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	switch {
+	case e.What == "alive":
+		return fmt.Sprintf("after %.1f s", time.Since(begun).Seconds()), nil
+	case len(lines) == 1:
+		return lines[0], nil
+	}
+	return fmt.Sprintf("all %d: %d lost, longest gap %v", len(lines), sum.Lost, sum.Gap.Round(time.Millisecond)), nil
+}
+
+func (f *flow) judge(ctx context.Context, e *ExpectStmt) (string, flowCount, error) {
+	if e.What == "alive" {
+		ctx, cancel := context.WithTimeout(ctx, e.Within)
+		defer cancel()
+		return "", flowCount{}, f.alive(ctx)
+	}
+	c := f.settle(ctx)
+	unit := "requests"
+	if f.stmt.Rate > 0 {
+		unit = "bytes"
+	}
+	gap := c.Gap.Round(time.Millisecond)
+	switch {
+	case c.Done == 0:
+		return "", c, fmt.Errorf("nothing came at all (last error: %s)", f.why())
+	case e.What == "gap" && c.Gap >= e.Under:
+		return "", c, fmt.Errorf("longest gap %v", gap)
+	case e.What == "gap":
+		return fmt.Sprintf("longest gap %v", gap), c, nil
+	case c.Lost > e.Limit:
+		return "", c, fmt.Errorf("%d %s lost, %d came; longest gap %v; last error: %s", c.Lost, unit, c.Done, gap, f.why())
+	}
+	return fmt.Sprintf("%d lost, %d %s came; longest gap %v", c.Lost, c.Done, unit, gap), c, nil
 }

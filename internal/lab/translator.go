@@ -48,6 +48,9 @@ func (c translatorConfig) text() string {
 		return "[" + strings.Join(q, ", ") + "]"
 	}
 	fmt.Fprintf(&b, "pref64 = %q\ncontrol = %q\nmappings_file = %q\n", pref64, map646Control, mappings)
+	// What is too big for the way to the machines is refused before its translation:
+	// an IPv6 client would not recognise itself in what is said about it behind.
+	fmt.Fprintf(&b, "mtu6 = %d\n", c.mtu)
 	if len(c.inside) > 0 {
 		var l []string
 		for _, p := range c.inside {
@@ -56,6 +59,13 @@ func (c translatorConfig) text() string {
 		fmt.Fprintf(&b, "inside = %s\n", list(l))
 	}
 	fmt.Fprintf(&b, "[tun]\nmtu = %d\naddresses = %s\n", c.mtu, list(append(addresses, c.extra...)))
+	if len(c.devices) > 0 {
+		fmt.Fprintf(&b, "[fast]\ndevices = %s\n", list(c.devices))
+	}
+	if c.dns64 {
+		fmt.Fprintf(&b, "[dns64]\nlisten = %s\nupstream = %s\nallow_from = %s\n", list([]string{netip.AddrPortFrom(dns64Addr, 53).String()}),
+			list([]string{netip.AddrPortFrom(namesAddr6, 53).String()}), list([]string{dcPrefix.String()}))
+	}
 	return b.String()
 }
 
