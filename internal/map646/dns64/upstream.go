@@ -113,7 +113,7 @@ func (s *Server) over(ctx context.Context, network string, patience time.Duratio
 	defer c.Close()
 	// Reads end with the patience, or when the Server stops.
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
-	conn := &dns.Conn{Conn: c, UDPSize: dns.MaxMsgSize}
+	conn := &dns.Conn{Conn: c, UDPSize: dns.DefaultMsgSize}
 	if err := conn.WriteMsg(q); err != nil {
 		return nil, err
 	}
