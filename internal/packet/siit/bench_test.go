@@ -66,6 +66,25 @@ func BenchmarkNewTable(b *testing.B) {
 	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(tab.Len()), "bytes/mapping")
 }
 
+// BenchmarkUpdateAll puts a million mappings into an empty table in one Update.
+func BenchmarkUpdateAll(b *testing.B) {
+	s := many(1_000_000)
+	c := siit.Changes{Set: make([]siit.Pair, len(s.Mappings))}
+	for i, m := range s.Mappings {
+		c.Set[i] = siit.Pair{Outside: m.V4, Inside: m.V6}
+	}
+	s.Mappings = nil
+	for b.Loop() {
+		tab, err := siit.NewTable(s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := tab.Update(c); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkUpdate replaces the inside of one of a million mappings.
 func BenchmarkUpdate(b *testing.B) {
 	s := many(1_000_000)

@@ -184,6 +184,7 @@ func (t *Table) Update(c Changes) (removed, set []Entry, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	removed, set = make([]Entry, 0, len(p.remove)), make([]Entry, 0, len(p.set))
 	for _, r := range p.remove {
 		removed = append(removed, r.entry())
 		s.remove(r)
@@ -242,7 +243,8 @@ func (t *Table) plan(c Changes) (p plan, err error) {
 	name := func(i int) (string, string) {
 		return fmt.Sprintf("set[%d].outside", i), fmt.Sprintf("set[%d].inside", i)
 	}
-	outs, ins := make(map[sided]int, len(c.Set)), make(map[sided]int, len(c.Set))
+	outs, ins := make(map[sided]int32, len(c.Set)), make(map[sided]int32, len(c.Set))
+	p.set = make([]record, 0, len(c.Set))
 	sweep, six, wide := false, false, false
 	for i, m := range c.Set {
 		r, err := t.check(m, i, name)
@@ -250,14 +252,15 @@ func (t *Table) plan(c Changes) (p plan, err error) {
 			return p, err
 		}
 		o, in := sided{r.out, r.obits, r.v4}, sided{r.in, r.ibits, r.v4}
-		fo, fi := name(i)
 		if j, dup := outs[o]; dup {
+			fo, _ := name(i)
 			return p, fmt.Errorf("%s: %w %v: also set[%d]", fo, ErrDuplicate, m.Outside, j)
 		}
 		if j, dup := ins[in]; dup {
+			_, fi := name(i)
 			return p, fmt.Errorf("%s: %w %v: also set[%d]", fi, ErrDuplicate, m.Inside, j)
 		}
-		outs[o], ins[in] = i, i
+		outs[o], ins[in] = int32(i), int32(i)
 		if old := s.exactOutside(&r); old != nil {
 			gone[old] = true
 		}
