@@ -110,7 +110,7 @@ func (d *Daemon) watch(ctx context.Context) error {
 		d.changing.Lock()
 		if d.tun != nil && ctx.Err() == nil {
 			d.followDevices(n%60 == 0)
-			err = d.examine()
+			err = d.examine(ctx)
 		}
 		d.changing.Unlock()
 		if err != nil {
@@ -122,7 +122,7 @@ func (d *Daemon) watch(ctx context.Context) error {
 // examine looks whether we are healthy, mends what can be mended, and withdraws
 // from routing what is not translated, or comes back to it. The error is one that
 // only a new start heals.
-func (d *Daemon) examine() error {
+func (d *Daemon) examine(ctx context.Context) error {
 	var sick []string
 	bad := func(err error) {
 		if err != nil {
@@ -131,17 +131,20 @@ func (d *Daemon) examine() error {
 	}
 	c := d.config
 	link, err := d.ns.Link(c.TUN.Name)
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("the device has gone: %w", err)
 	}
 	repair := !link.Up
+	if ctx.Err() != nil {
+		return nil // the device goes because we do
+	}
 	if !link.Up {
 		d.log.Warn("the device was down", "device", c.TUN.Name)
 		bad(d.ns.SetUp(c.TUN.Name))
 	}
 	if have, err := d.ns.Addrs(c.TUN.Name); err != nil {
 		bad(err)
-	} else {
+	} else if ctx.Err() == nil {
 		for _, p := range c.onDevice(d.withdrawn) {
 			if !slices.Contains(have, p) {
 				d.log.Warn("the device had lost an address", "address", p)
@@ -149,7 +152,7 @@ func (d *Daemon) examine() error {
 			}
 		}
 	}
-	if repair {
+	if repair && ctx.Err() == nil {
 		bad(d.place(c, d.withdrawn))
 	}
 	if n := int(d.readers.Load()); n < len(d.queues) {
@@ -158,6 +161,9 @@ func (d *Daemon) examine() error {
 	bad(selfTest(d.table.Load()))
 	if d.o.Check != nil {
 		bad(d.o.Check())
+	}
+	if ctx.Err() != nil {
+		return nil
 	}
 	d.mu.Lock()
 	was, withdrawn := d.sick, d.draining || len(sick) > 0

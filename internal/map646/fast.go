@@ -55,7 +55,7 @@ func (d *Daemon) openFast() {
 	t := d.table.Load()
 	spec := netio.FastSpec{PinDir: c.Fast.Pin, MaxMappings: c.Fast.room(t.Len()), MaxPrefixes: c.Fast.MaxPrefixes}
 	begun := time.Now()
-	f, err := d.ns.OpenFast(spec)
+	f, err := d.patientOpen(spec)
 	if errors.Is(err, netio.ErrNotBPFFS) {
 		d.log.Warn("without a bpffs the fast path ends with this process", "pin", c.Fast.Pin, "err", err)
 		spec.PinDir = ""
@@ -83,6 +83,17 @@ func (d *Daemon) openFast() {
 	d.followDevices(true)
 }
 
+// patientOpen waits a moment for a process that has just been killed to let go.
+func (d *Daemon) patientOpen(s netio.FastSpec) (f *netio.Fast, err error) {
+	for range 20 {
+		if f, err = d.ns.OpenFast(s); !errors.Is(err, netio.ErrFastInUse) {
+			return f, err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return f, err
+}
+
 // pinned tells whether a fast path is pinned there.
 func pinned(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, "meta"))
@@ -94,7 +105,7 @@ func (d *Daemon) forgetPinned() {
 	if !pinned(d.config.Fast.Pin) {
 		return
 	}
-	f, err := d.ns.OpenFast(netio.FastSpec{PinDir: d.config.Fast.Pin, MaxMappings: 1, MaxPrefixes: 1})
+	f, err := d.patientOpen(netio.FastSpec{PinDir: d.config.Fast.Pin, MaxMappings: 1, MaxPrefixes: 1})
 	if err == nil {
 		err = f.Discard()
 	}
@@ -260,6 +271,16 @@ func (d *Daemon) fastSettings() netio.FastSettings {
 	if s.KeepTTL {
 		out.Hops = 1
 	}
+	// What the device does not take is the kernel's to refuse before it is
+	// translated: the sender of a 1:1 packet would not know the one that an error
+	// quotes afterwards.
+	lower := func(to *int, mtu int) {
+		if *to == 0 || *to > mtu {
+			*to = mtu
+		}
+	}
+	lower(&out.MTU6, d.config.TUN.MTU)
+	lower(&out.MTU4, d.config.TUN.MTU-20)
 	own := map[netip.Addr]bool{}
 	if links, err := d.ns.Links(); err == nil {
 		for _, l := range links {

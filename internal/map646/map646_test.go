@@ -12,7 +12,12 @@ import (
 	"widecloud/internal/map646"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		removePrograms()
+		os.Exit(code)
+	}))
+}
 
 const conf = `
 pref64 = "2001:db8:64::/96"
