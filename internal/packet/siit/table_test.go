@@ -323,6 +323,13 @@ func TestTableModel(t *testing.T) {
 				r.Fatalf("to %v in %v: %v, want %v", a, m, got, want)
 			}
 			if a.Is4() {
+				// There and back, unless a longer prefix covers the inside address.
+				p, _ := m.find(a, false, false)
+				if q, _ := m.find(want, true, false); ok && p == q {
+					if back, _ := through(t, tab, want, true); back != a {
+						r.Fatalf("%v became %v, and that %v", a, want, back)
+					}
+				}
 				continue
 			}
 			want, ok = m.translate(a, true, false)
