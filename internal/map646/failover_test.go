@@ -103,35 +103,57 @@ const external = "route-map map646 permit 10\n match interface map646\n"
 // One of them dies in the middle of downloads; the downloads go on over the
 // other one.
 func TestFailover(t *testing.T) {
-	bin := filepath.Join(t.TempDir(), "map646")
-	if out, err := exec.Command("go", "build", "-o", bin, "widecloud/cmd/map646").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	bin := program(t)
 	for _, c := range []struct {
 		name string
 		// die ends the translator ns: process p, its routing daemons n.
 		die  func(w *world, ns string, p *exec.Cmd, n *node)
-		back bool // and it comes back
+		back func(w *world, bin, path, socket string) // it comes back; nil: it does not
 	}{
 		{"process killed", func(w *world, _ string, p *exec.Cmd, _ *node) {
 			w.must(p.Process.Kill())
-		}, true},
+		}, func(w *world, bin, path, _ string) {
+			w.start("gwa", bin, "run", "-c", path)
+		}},
 		{"node dead with its links up", func(w *world, ns string, p *exec.Cmd, n *node) {
 			w.must(w.ns[ns].SetForwarding(false))
 			for _, d := range n.daemons {
 				w.must(d.Process.Kill())
 			}
 			w.must(p.Process.Signal(syscall.SIGSTOP))
-		}, false},
+		}, nil},
 		{"told to stop", func(w *world, _ string, p *exec.Cmd, _ *node) {
 			w.must(p.Process.Signal(syscall.SIGTERM))
-		}, false},
+		}, nil},
+		{"drained", func(w *world, ns string, p *exec.Cmd, n *node) {
+			var s map646.Stats
+			w.must(map646.Control(context.Background(), filepath.Dir(p.Args[len(p.Args)-1])+"/s", "drain", &s))
+			if !s.Draining || !s.Withdrawn {
+				w.t.Errorf("drained: %+v", s)
+			}
+		}, func(w *world, _, _, socket string) {
+			// What still comes by the drained node is translated: by force, all does.
+			w.run("router", "ip", "route", "add", "203.0.113.10/32", "via", "192.0.2.2")
+			w.run("router", "ip", "-6", "route", "add", "2001:db8:f::10/128", "via", "2001:db8:1:0::2")
+			w.run("client4", "ping", "-c", "2", "-i", "0.1", "-W", "2", "203.0.113.10")
+			w.run("client6", "ping", "-c", "2", "-i", "0.1", "-W", "2", "2001:db8:f::10")
+			w.run("router", "ip", "route", "del", "203.0.113.10/32")
+			w.run("router", "ip", "-6", "route", "del", "2001:db8:f::10/128")
+			// So is what the machines send to the gateways' common address.
+			if out := w.run("gwa", "ip", "-6", "route", "get", "2001:db8:e::646"); !strings.Contains(out, "local") {
+				w.t.Errorf("the common address of a drained node: %s", out)
+			}
+			if list, err := map646.Doctor(w.t.Context(), map646.DoctorOptions{ConfigPath: filepath.Dir(socket) + "/map646.toml", NS: w.ns["gwa"]}); err != nil || !found(list, map646.FindWarn, "daemon", "draining") {
+				w.t.Errorf("doctor of a drained node: %+v, %v", list, err)
+			}
+			w.must(map646.Control(context.Background(), socket, "undrain", new(map646.Stats)))
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) { failover(t, bin, c.die, c.back) })
 	}
 }
 
-func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *node), back bool) {
+func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *node), back func(w *world, bin, path, socket string)) {
 	w := newWorld(t, "client4", "client6", "router", "gwa", "gwb", "inner", "server")
 	w.link("client4", "router", 1500, []string{"198.51.100.7/24"}, []string{"198.51.100.1/24"})
 	w.link("client6", "router", 1500, []string{"2001:db8:c::7/64"}, []string{"2001:db8:c::1/64"})
@@ -254,10 +276,20 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 	if out := w.run("router", "ip", "route", "show", "203.0.113.0/24"); strings.Contains(out, "dev gwa") {
 		t.Errorf("the dead translator is still in use: %s", out)
 	}
-	if back {
-		w.start("gwa", bin, "run", "-c", filepath.Dir(gws["gwa"].socket)+"/map646.toml")
+	if back != nil {
+		back(w, bin, filepath.Dir(gws["gwa"].socket)+"/map646.toml", gws["gwa"].socket)
 		ready("router", "-4", "203.0.113.0/24")
 		ready("router", "-6", "2001:db8:f::/64")
 		ready("inner", "-6", "2001:db8:64::/96")
 	}
+}
+
+// found tells whether a doctor found this.
+func found(list []map646.Finding, level, check, text string) bool {
+	for _, f := range list {
+		if f.Level == level && f.Check == check && strings.Contains(f.Found+" "+f.Do, text) {
+			return true
+		}
+	}
+	return false
 }
