@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -36,7 +38,8 @@ func TestReferenceConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(def, ref, cmpopts.IgnoreUnexported(map646.Config{}), cmpopts.IgnoreFields(map646.Config{}, "Translation", "Addresses")); d != "" {
+	if d := cmp.Diff(def, ref, cmpopts.IgnoreUnexported(map646.Config{}),
+		cmpopts.IgnoreFields(map646.Config{}, "Translation", "Addresses", "Fast.Devices", "MetricsListen", "DNS64")); d != "" {
 		t.Error(d)
 	}
 	host := func(s string) netip.Prefix {
@@ -51,7 +54,10 @@ func TestReferenceConfiguration(t *testing.T) {
 			{Service: host("2001:db8:f::11"), Inside: host("2001:db8:a::11")}},
 		Inside:      []netip.Prefix{netip.MustParsePrefix("2001:db8:a::/64")},
 		ICMPSource4: netip.MustParseAddr("203.0.113.254"), ICMPSource6: netip.MustParseAddr("2001:db8:f::ffff"),
-		LowestIPv6MTU: 1280,
+		Pool4: netip.MustParsePrefix("203.0.113.240/29"), LowestIPv6MTU: 1280,
+	}
+	if !slices.Equal(ref.Fast.Devices, []string{"eth0", "vx-*"}) || ref.DNS64 == nil || ref.DNS64.Prefix != ref.Translation.Pref64 {
+		t.Errorf("fast path %+v, DNS64 %+v", ref.Fast, ref.DNS64)
 	}
 	if d := cmp.Diff(want, ref.Translation, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)
@@ -101,6 +107,18 @@ inside = "2001:db8:a::10"
 		{"pref64", "traffic_class = \"gold\"\npref64", ":1: traffic_class: "},
 		{"pref64", "udp_zero_checksum = \"maybe\"\npref64", ":1: udp_zero_checksum: "},
 		{"pref64", "mappings_file = \"nowhere.conf\"\npref64", ":1: mappings_file: "},
+		{"pref64", "private = \"yes\"\npref64", ":1: private: "},
+		{"[tun]", "[icmp]\npool4 = \"203.0.113.1/29\"\n[tun]", ":3: icmp.pool4: bad prefix"},
+		{"[tun]", "[route]\nsources = \"all\"\n[tun]", ":3: route.sources: "},
+		{"[tun]", "[fast]\ndevices = [\"eth0\", \"[\"]\n[tun]", ":3: fast.devices[1]: bad pattern"},
+		{"[tun]", "[fast]\ndevices = [\"map*\"]\n[tun]", ":3: fast.devices[0]: \"map*\" would take"},
+		{"[tun]", "[fast]\npin = \"here\"\n[tun]", ":3: fast.pin: "},
+		{"[tun]", "[fast]\nmax_mappings = -1\n[tun]", ":3: fast.max_mappings: "},
+		{"[tun]", "[metrics]\nlisten = \"9646\"\n[tun]", ":3: metrics.listen: "},
+		{"[tun]", "[metrics]\nbusiest = -1\n[tun]", ":3: metrics.busiest: "},
+		{"[tun]", "[dns64]\nlisten = [\"::1\"]\n[tun]", ":2: dns64.upstream: "},
+		{"[tun]", "[dns64]\nlisten = [\"::1\"]\nupstream = [\"x\"]\n[tun]", ":4: dns64.upstream[0]: bad address"},
+		{"[tun]", "[dns64]\nlisten = [\"::1\"]\nupstream = [\"192.0.2.1\"]\ntimeout = \"2\"\n[tun]", ":5: dns64.timeout: "},
 		{"64::/96", "64::/95", ":1: pref64: bad prefix"},
 		{"64::/96", "64::1/96", ":1: pref64: bad prefix"},
 		{"254/24", "254", ":3: tun.addresses[0]: "},
@@ -169,17 +187,22 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// Large tables have to load in a bearable time; the kernel's part in them (a rule
-// for each IPv6 service address) is for later.
+// A million mappings load, and what is wrong with one of them names its line.
 func TestManyMappings(t *testing.T) {
-	const n = 100_000
+	const n = 1_000_000
 	var s strings.Builder
 	s.WriteString("mapping-prefix 64:ff9b::\n")
 	for i := range n {
-		fmt.Fprintf(&s, "map-static 10.%d.%d.%d 2001:db8:a::%x:%x\n", 1+i>>16, i>>8&255, i&255, 1+i>>16, i&0xffff)
+		fmt.Fprintf(&s, "map-static 10.%d.%d.%d 2001:db8:a::%x:%x\n", i>>16, i>>8&255, i&255, i>>16, i&0xffff)
 	}
+	begun := time.Now()
 	c, err := map646.Load(write(t, "map646.conf", s.String()))
 	if err != nil || len(c.Translation.Mappings) != n {
 		t.Fatal(err)
+	}
+	t.Logf("a million mappings read and checked in %v", time.Since(begun))
+	s.WriteString("map-static 10.200.0.0 2001:db8:a::5:6\n")
+	if _, err := map646.Load(write(t, "map646.conf", s.String())); err == nil || !strings.Contains(err.Error(), "map646.conf:1000002: map[1000000].v6: duplicate address") {
+		t.Errorf("a duplicate: %v", err)
 	}
 }
