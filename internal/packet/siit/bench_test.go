@@ -105,3 +105,49 @@ func BenchmarkUpdate(b *testing.B) {
 		}
 	}
 }
+
+func TestNoAllocation(t *testing.T) {
+	tab := table(t)
+	noDF := ip4(client4, service4, 17)
+	noDF.Flags = 0
+	super := ip4(client4, service4, 6)
+	super.Flags = 0
+	quote6, quote4 := build(t, ip6(client64, vm6, 17), udp(), data), build(t, ip4(service4, client4, 17), udp(), data)
+	gso := siit.Offload{NeedsCsum: true, GSOType: siit.GSOTCPv4, GSOSize: 1400, HdrLen: 40, CsumStart: 20, CsumOffset: 16}
+	for name, c := range map[string]struct {
+		in      []byte
+		offload siit.Offload
+		want    siit.Action
+	}{
+		"4to6":        {build(t, ip4(client4, service4, 6), tcp(), data), siit.Offload{}, siit.Send},
+		"6to4":        {build(t, ip6(vm6, client64, 6), tcp(), data), siit.Offload{}, siit.Send},
+		"6to6":        {build(t, ip6(client6, service6, 6), tcp(), data), siit.Offload{}, siit.Send},
+		"fragments":   {build(t, noDF, udp(), make(payload, 3000)), siit.Offload{}, siit.SendFragments},
+		"segments":    {build(t, super, tcp(), make(payload, 9000)), gso, siit.SendFragments},
+		"error 4to6":  {build(t, ip4("192.0.2.77", service4, 1), icmp4(11, 0, 32, 0), payload(append(padded(quote4, 128), extension(4)...))), siit.Offload{}, siit.Send},
+		"error 6to4":  {build(t, ip6(router6, client64, 58), icmp6(3, 0), word(16<<24, padded(quote6, 128), extension(4))), siit.Offload{}, siit.Send},
+		"no mapping":  {build(t, ip4(client4, "203.0.113.99", 6), tcp(), data), siit.Offload{}, siit.Reject},
+		"no mapping6": {build(t, ip6(client6, "2001:db8:f::99", 6), tcp(), data), siit.Offload{}, siit.Reject},
+	} {
+		p := load(make([]byte, 20000))
+		reply := make([]byte, 0, 1280)
+		var v siit.Verdict
+		n := testing.AllocsPerRun(100, func() {
+			p.Off, p.Len, p.Offload = siit.Headroom, len(c.in), c.offload
+			copy(p.Buf[p.Off:], c.in)
+			switch v = tab.Translate(p); v.Action {
+			case siit.SendFragments:
+				for f := tab.Fragments(p); ; {
+					if _, ok := f.Next(); !ok {
+						break
+					}
+				}
+			case siit.Reject:
+				reply = tab.AppendError(reply[:0], p.Bytes(), v.Error)
+			}
+		})
+		if n != 0 || v.Action != c.want || v.Action == siit.Reject && len(reply) == 0 {
+			t.Errorf("%s: %v allocations, verdict %+v", name, n, v)
+		}
+	}
+}

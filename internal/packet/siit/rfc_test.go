@@ -258,6 +258,31 @@ func TestHairpinning(t *testing.T) {
 	}
 }
 
+// Between IPv6 and IPv6, each end of a quoted packet is turned back by its own
+// mapping, whoever the error is sent to; and no further.
+func TestICMPQuotesOfOthers(t *testing.T) {
+	for _, c := range []struct{ quoted, want string }{{serviceB, vmB6}, {service6, vm6}, {"2001:db8:f::99", "2001:db8:f::99"}} {
+		p := load(build(t, ip6(router6, service6, 58), icmp6(1, 0), word(0, build(t, ip6(c.quoted, client6, 17), udp(), data))))
+		if v := table(t).Translate(p); v.Action != siit.Send {
+			t.Fatalf("verdict %+v", v)
+		}
+		l := ip6(router6, vm6, 58)
+		l.HopLimit--
+		if d := cmp.Diff(build(t, l, icmp6(1, 0), word(0, build(t, ip6(c.want, client6, 17), udp(), data))), p.Bytes()); d != "" {
+			t.Error(d)
+		}
+		p = load(build(t, ip6(vm6, client6, 58), icmp6(1, 0), word(0, build(t, ip6(client6, c.want, 17), udp(), data))))
+		if v := table(t).Translate(p); v.Action != siit.Send {
+			t.Fatalf("verdict %+v", v)
+		}
+		l = ip6(service6, client6, 58)
+		l.HopLimit--
+		if d := cmp.Diff(build(t, l, icmp6(1, 0), word(0, build(t, ip6(client6, c.quoted, 17), udp(), data))), p.Bytes()); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
 func TestOptions(t *testing.T) {
 	// TTL and traffic class, left alone or zeroed, in all directions.
 	tab := table(t, func(s *siit.Spec) { s.KeepTTL, s.ZeroTrafficClass = true, true })

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -439,6 +440,36 @@ func TestUpdateUnderReaders(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	t.Logf("%d readings, %d while nothing changed", all.Load(), sure.Load())
+}
+
+// Changes leave nothing behind: replacing and removing for ever costs no memory.
+func TestUpdateLeavesNothing(t *testing.T) {
+	tab := table(t)
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	var before int64
+	for i := range 100_000 {
+		if i == 1000 {
+			before = heap()
+		}
+		a := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 9, 12: byte(i >> 24), 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})
+		c := siit.Changes{Set: []siit.Pair{{Outside: prefix(service4 + "/32"), Inside: netip.PrefixFrom(a, 128-i&3)}}}
+		c.Set[0].Inside = c.Set[0].Inside.Masked()
+		if i%5 == 0 {
+			c.Remove = []netip.Prefix{prefix(service4 + "/32")}
+		}
+		if _, _, err := tab.Update(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if more := heap() - before; more > 1<<20 || tab.Len() != 4 {
+		t.Errorf("%d bytes more, %d mappings", more, tab.Len())
+	}
+	runtime.KeepAlive(tab)
 }
 
 // many is a table spread over 10.0.0.0/8.
