@@ -162,7 +162,7 @@ INLINE int plan4(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	void *l4 = h + 1;
 	u32 src, dst, total, l4_len, wire, suffix, dst4, src4, old, new;
 	u64 sum, hi, lo, a, b;
-	struct pair *e;
+	struct found e = {};
 	int r;
 
 	if (unlikely(l4 > end))
@@ -171,13 +171,13 @@ INLINE int plan4(void *data, void *end, u32 len, u32 gso_size, const struct sett
 		return PASS_NO_MAPPING;
 	dst4 = h->dst;
 	src4 = h->src;
-	e = map_lookup(&to6, &dst4);
-	if (likely(e)) {
-		a = READ_ONCE(e->in[0]);
-		b = READ_ONCE(e->in[1]);
-		p->id = READ_ONCE(e->id);
-		if (unlikely(READ_ONCE(e->out) != dst4 || READ_ONCE(e->check) != check4(a, b, dst4, p->id)))
-			return PASS_TORN;
+	r = find_to6(dst4, &e);
+	if (likely(r == FOUND)) {
+		a = e.a;
+		b = e.b;
+		p->id = e.id;
+	} else if (unlikely(r == TORN)) {
+		return PASS_TORN;
 	} else {
 		struct key4 k = {32, dst4};
 		struct prefix_pair *m;
@@ -280,40 +280,24 @@ INLINE u16 identification(u32 src, u32 dst, u32 total, u8 proto, void *l4, u32 l
 	return x >> 48;
 }
 
-struct end {
-	u64 other[2];
-	u32 id, inside;
-};
-
-/* One end's mapping: 0 if there is none, 1, or -1 if it was torn. */
-INLINE int lookup66(const struct settings *s, u64 a, u64 b, struct end *to)
+/* One end's mapping, of an address or of a prefix. */
+INLINE int lookup66(const struct settings *s, u64 a, u64 b, struct found *to)
 {
-	u64 key[2] = {a, b};
-	struct six *e = map_lookup(&six, key);
+	int r = find_six(a, b, to);
 
-	if (e) {
-		to->other[0] = READ_ONCE(e->other[0]);
-		to->other[1] = READ_ONCE(e->other[1]);
-		to->id = READ_ONCE(e->id);
-		to->inside = READ_ONCE(e->inside);
-		if (unlikely(READ_ONCE(e->self[0]) != a || READ_ONCE(e->self[1]) != b ||
-			     READ_ONCE(e->check) != check6(a, b, to->other[0], to->other[1], to->id, to->inside)))
-			return -1;
-		return 1;
-	}
-	if (unlikely(s->flags & HAS_SIX_PREFIXES)) {
+	if (unlikely(r == MISSING && s->flags & HAS_SIX_PREFIXES)) {
 		struct key6 k = {128, {a, b}};
 		struct prefix_six *m = map_lookup(&prefix66, &k);
 
 		if (!m)
-			return 0;
-		to->other[0] = m->other[0] | (a & ~m->mask[0]);
-		to->other[1] = m->other[1] | (b & ~m->mask[1]);
+			return MISSING;
+		to->a = m->other[0] | (a & ~m->mask[0]);
+		to->b = m->other[1] | (b & ~m->mask[1]);
 		to->id = m->id;
-		to->inside = m->inside;
-		return 1;
+		to->out = m->inside;
+		return FOUND;
 	}
-	return 0;
+	return r;
 }
 
 INLINE int in_prefixes(const struct settings *s, u64 a, u64 b)
@@ -331,21 +315,21 @@ INLINE int plan66(struct ip6 *h, void *l4, void *end, u32 payload, u32 gso_size,
 {
 	u64 nsrc0 = src0, nsrc1 = src1, ndst0 = dst0, ndst1 = dst1;
 	u32 kept = 0, hit = 0, wire;
-	struct end to = {}, from = {};
+	struct found to = {}, from = {};
 	int r;
 
 	if (!(s->flags & HAS_SIX))
 		return PASS_NO_MAPPING;
 	r = lookup66(s, dst0, dst1, &to);
-	if (unlikely(r < 0))
+	if (unlikely(r == TORN))
 		return PASS_TORN;
-	if (r) {
+	if (r == FOUND) {
 		if (unlikely(is_own(s, dst0, dst1)))
 			return PASS_NO_MAPPING;
-		kept = to.inside;
+		kept = to.out;
 		if (!kept) {
-			ndst0 = to.other[0];
-			ndst1 = to.other[1];
+			ndst0 = to.a;
+			ndst1 = to.b;
 			p->id = to.id;
 			p->out = 0;
 			hit = 1;
@@ -354,11 +338,11 @@ INLINE int plan66(struct ip6 *h, void *l4, void *end, u32 payload, u32 gso_size,
 	/* A mapped machine keeps its own source towards what is inside. */
 	if (!kept) {
 		r = lookup66(s, src0, src1, &from);
-		if (unlikely(r < 0))
+		if (unlikely(r == TORN))
 			return PASS_TORN;
-		if (r && from.inside && !in_prefixes(s, dst0, dst1) && !is_own(s, dst0, dst1)) {
-			nsrc0 = from.other[0];
-			nsrc1 = from.other[1];
+		if (r == FOUND && from.out && !in_prefixes(s, dst0, dst1) && !is_own(s, dst0, dst1)) {
+			nsrc0 = from.a;
+			nsrc1 = from.b;
 			if (!hit) {
 				p->id = from.id;
 				p->out = 1;
@@ -401,7 +385,7 @@ INLINE int plan6(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	void *l4 = h + 1;
 	u32 payload, src4, dst, src, wire, old, new;
 	u64 src0, src1, dst0, dst1, shi, slo, dhi, dlo, sum;
-	struct pair *e;
+	struct found e = {};
 	u8 tos;
 	int r;
 
@@ -429,16 +413,13 @@ INLINE int plan6(void *data, void *end, u32 len, u32 gso_size, const struct sett
 
 	if (is_own(s, dst0, dst1))
 		return PASS_NO_MAPPING;
-	u64 key[2] = {src0, src1};
-
-	e = map_lookup(&to4, key);
-	if (likely(e)) {
-		src4 = READ_ONCE(e->out);
-		p->id = READ_ONCE(e->id);
-		if (unlikely(READ_ONCE(e->in[0]) != src0 || READ_ONCE(e->in[1]) != src1 ||
-			     READ_ONCE(e->check) != check4(src0, src1, src4, p->id)))
-			return PASS_TORN;
+	r = find_to4(src0, src1, &e);
+	if (likely(r == FOUND)) {
+		src4 = e.out;
 		src = be32(src4);
+		p->id = e.id;
+	} else if (unlikely(r == TORN)) {
+		return PASS_TORN;
 	} else {
 		struct key6 k = {128, {src0, src1}};
 		struct prefix_pair *m;

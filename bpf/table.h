@@ -9,19 +9,25 @@
 const volatile u32 max_ids = 1;  /* mappings' counters in one share */
 const volatile u32 shares = 1;   /* shares of counters: a power of two */
 const volatile u32 crowded = 0;  /* CPUs have to share a share */
+const volatile u32 pair_mask = 0; /* buckets of to6 and of to4, less one */
+const volatile u32 six_mask = 0;  /* of six */
 const volatile u32 testing = 0;  /* return the outcome, not the verdict */
 
 /*
- * An IPv4 <-> IPv6 mapping of single addresses: the value of to6 and of to4. A
- * hash map gives a removed element to the next insertion at once, also if a
- * program is still reading it. So an element says what it is and carries a sum
- * over all of it; what does not agree is left to the full path.
+ * Tables of single addresses are arrays that userspace writes where they lie:
+ * each entry is in one of two buckets (cuckoo hashing), so that a lookup takes
+ * one line of memory, mostly, and no search. The kernel's hash maps take two or
+ * three, which costs with a million entries. Entries are written while programs
+ * read them, so each carries a sum over all of it. What does not add up is not
+ * used; then the full path translates, which has the same table.
  */
+
+/* An IPv4 <-> IPv6 mapping: the entry of to6 and of to4. */
 struct pair {
 	u64 in[2];
 	u32 out;
 	u32 id;
-	u32 check;
+	u32 check; /* 0: no entry */
 	u32 zero;
 };
 
@@ -32,6 +38,16 @@ struct six {
 	u32 inside; /* self is the inside address */
 	u32 check;
 	u32 zero;
+};
+
+#define SLOTS 4
+
+struct pairs {
+	struct pair slot[SLOTS];
+};
+
+struct sixes {
+	struct six slot[SLOTS];
 };
 
 /* A mapping of prefixes: of one length, so its lookups give the whole value. */
@@ -127,24 +143,27 @@ struct mapping_count {
 };
 
 struct {
-	UINT(type, MAP_HASH);
+	UINT(type, MAP_ARRAY);
 	UINT(max_entries, 1);
+	UINT(map_flags, MAP_MMAPABLE);
 	TYPE(key, u32);
-	TYPE(value, struct pair);
+	TYPE(value, struct pairs);
 } to6 SEC(".maps");
 
 struct {
-	UINT(type, MAP_HASH);
+	UINT(type, MAP_ARRAY);
 	UINT(max_entries, 1);
-	UINT(key_size, 16);
-	TYPE(value, struct pair);
+	UINT(map_flags, MAP_MMAPABLE);
+	TYPE(key, u32);
+	TYPE(value, struct pairs);
 } to4 SEC(".maps");
 
 struct {
-	UINT(type, MAP_HASH);
+	UINT(type, MAP_ARRAY);
 	UINT(max_entries, 1);
-	UINT(key_size, 16);
-	TYPE(value, struct six);
+	UINT(map_flags, MAP_MMAPABLE);
+	TYPE(key, u32);
+	TYPE(value, struct sixes);
 } six SEC(".maps");
 
 struct {
@@ -246,9 +265,10 @@ INLINE void count_mapping(u32 id, u32 out, u64 bytes)
 #define MIX2 0xbf58476d1ce4e5b9ull
 #define MIX3 0x94d049bb133111ebull
 
+/* Never 0. */
 INLINE u32 check4(u64 a, u64 b, u32 out, u32 id)
 {
-	return (((a * MIX1 ^ b) * MIX2 ^ ((u64)out << 32 | id)) * MIX3) >> 32;
+	return (((a * MIX1 ^ b) * MIX2 ^ ((u64)out << 32 | id)) * MIX3) >> 32 | 1;
 }
 
 INLINE u32 check6(u64 a, u64 b, u64 c, u64 d, u32 id, u32 inside)
@@ -256,7 +276,114 @@ INLINE u32 check6(u64 a, u64 b, u64 c, u64 d, u32 id, u32 inside)
 	u64 x = (a * MIX1 ^ b) * MIX2;
 
 	x = ((x ^ x >> 32 ^ c) * MIX1 ^ d) * MIX2;
-	return ((x ^ x >> 32 ^ ((u64)inside << 32 | id)) * MIX3) >> 32;
+	return ((x ^ x >> 32 ^ ((u64)inside << 32 | id)) * MIX3) >> 32 | 1;
+}
+
+/* Its upper 24 bits choose the one bucket, the lower ones the other. */
+INLINE u64 spread(u64 x)
+{
+	x *= MIX2;
+	x = (x ^ x >> 32) * MIX3;
+	return x ^ x >> 29;
+}
+
+INLINE u64 hash6(u64 a, u64 b) { return spread(a * MIX1 ^ b); }
+INLINE u64 hash4(u32 a) { return spread(a); }
+
+struct found {
+	u64 a, b;
+	u32 id;
+	u32 out; /* of to4 the IPv4 address; of six whether this is the inside */
+};
+
+enum { MISSING, FOUND, TORN };
+
+INLINE int find_to6(u32 addr, struct found *to)
+{
+	u64 h = hash4(addr);
+	int result = MISSING;
+
+#pragma unroll
+	for (int n = 0; n < 2; n++) {
+		u32 at = (n ? h : h >> 40) & pair_mask;
+		struct pairs *bucket = map_lookup(&to6, &at);
+
+		if (!bucket)
+			return MISSING;
+#pragma unroll
+		for (int i = 0; i < SLOTS; i++) {
+			struct pair *e = &bucket->slot[i];
+
+			if (READ_ONCE(e->out) != addr)
+				continue;
+			to->a = READ_ONCE(e->in[0]);
+			to->b = READ_ONCE(e->in[1]);
+			to->id = READ_ONCE(e->id);
+			if (READ_ONCE(e->check) == check4(to->a, to->b, addr, to->id))
+				return FOUND;
+			result = TORN;
+		}
+	}
+	return result;
+}
+
+INLINE int find_to4(u64 a, u64 b, struct found *to)
+{
+	u64 h = hash6(a, b);
+	int result = MISSING;
+
+#pragma unroll
+	for (int n = 0; n < 2; n++) {
+		u32 at = (n ? h : h >> 40) & pair_mask;
+		struct pairs *bucket = map_lookup(&to4, &at);
+
+		if (!bucket)
+			return MISSING;
+#pragma unroll
+		for (int i = 0; i < SLOTS; i++) {
+			struct pair *e = &bucket->slot[i];
+
+			if (READ_ONCE(e->in[1]) != b || READ_ONCE(e->in[0]) != a)
+				continue;
+			to->out = READ_ONCE(e->out);
+			to->id = READ_ONCE(e->id);
+			if (READ_ONCE(e->check) == check4(a, b, to->out, to->id))
+				return FOUND;
+			result = TORN;
+		}
+	}
+	return result;
+}
+
+/* Called twice, and large. */
+static __attribute__((noinline)) int find_six(u64 a, u64 b, struct found *to)
+{
+	u64 h = hash6(a, b);
+	int result = MISSING;
+
+#pragma unroll
+	for (int n = 0; n < 2; n++) {
+		u32 at = (n ? h : h >> 40) & six_mask;
+		struct sixes *bucket = map_lookup(&six, &at);
+
+		if (!bucket)
+			return MISSING;
+#pragma unroll
+		for (int i = 0; i < SLOTS; i++) {
+			struct six *e = &bucket->slot[i];
+
+			if (READ_ONCE(e->self[1]) != b || READ_ONCE(e->self[0]) != a)
+				continue;
+			to->a = READ_ONCE(e->other[0]);
+			to->b = READ_ONCE(e->other[1]);
+			to->id = READ_ONCE(e->id);
+			to->out = READ_ONCE(e->inside);
+			if (READ_ONCE(e->check) == check6(a, b, to->a, to->b, to->id, to->out))
+				return FOUND;
+			result = TORN;
+		}
+	}
+	return result;
 }
 
 INLINE int is_own(const struct settings *s, u64 a, u64 b)

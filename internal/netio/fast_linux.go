@@ -24,8 +24,8 @@ type FastSpec struct {
 	// when the process ends, however it ends. Empty: they end with the process.
 	PinDir string
 	// MaxMappings is how many IPv4 <-> IPv6 mappings of single addresses there may
-	// be; memory for them, about 280 bytes each and a counter per CPU, is taken at
-	// once. MaxMappings66 is the same for IPv6 <-> IPv6 ones, about 290 bytes each;
+	// be; memory for them, about 130 bytes each and a counter per CPU, is taken at
+	// once. MaxMappings66 is the same for IPv6 <-> IPv6 ones, about 200 bytes each;
 	// 0: as many, though not more than MaxMappings in all with the others.
 	MaxMappings, MaxMappings66 int
 	// MaxPrefixes is how many mappings of prefixes there may be.
@@ -56,10 +56,10 @@ type Fast struct {
 	maps     map[string]*ebpf.Map
 	programs map[string]*ebpf.Program
 	links    map[string]*fastLink // by device
-	counts   []byte               // the counters, where the kernel has them
+	memory   [][]byte             // what the kernel shares: counters and tables
+	counts   []byte
 	outcomes []byte
-	empty    bool  // nothing was ever put into the tables
-	adopted  bool  // the tables are those that were pinned
+	tables   tables
 	pinned   bool  // the maps are pinned
 	kinds    kinds // what the settings in force say of mappings
 	lock     *os.File
@@ -74,7 +74,7 @@ type fastLink struct {
 }
 
 // layout counts the changes of table.h; maps of another layout are not adopted.
-const layout = 1
+const layout = 2
 
 // fastMeta is pinned beside the maps and says what they are.
 type fastMeta struct {
@@ -116,7 +116,7 @@ func (n *NS) openFast(s FastSpec) (_ *Fast, err error) {
 	if s.MaxMappings66 == 0 {
 		s.MaxMappings66 = s.MaxMappings
 	}
-	f := &Fast{ns: n, spec: s, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]*fastLink{}, empty: true}
+	f := &Fast{ns: n, spec: s, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]*fastLink{}}
 	defer func() {
 		if err != nil {
 			f.Close()
@@ -141,21 +141,22 @@ func (n *NS) openFast(s FastSpec) (_ *Fast, err error) {
 	if err := f.load(old); err != nil {
 		return nil, err
 	}
-	for _, m := range []struct {
-		name string
-		to   *[]byte
-	}{{"counts", &f.counts}, {"outcomes", &f.outcomes}} {
-		size := int(f.maps[m.name].MaxEntries() * f.maps[m.name].ValueSize())
+	for _, name := range []string{"counts", "outcomes", "to6", "to4", "six"} {
+		size := int(f.maps[name].MaxEntries()) * int(f.maps[name].ValueSize())
 		size = (size + os.Getpagesize() - 1) &^ (os.Getpagesize() - 1)
-		if *m.to, err = unix.Mmap(f.maps[m.name].FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-			return nil, fmt.Errorf("map counters: %w", err)
+		b, err := unix.Mmap(f.maps[name].FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return nil, fmt.Errorf("map %s: %w", name, err)
 		}
+		f.memory = append(f.memory, b)
 	}
+	f.counts, f.outcomes = f.memory[0], f.memory[1]
+	f.openTables(f.memory[2], f.memory[3], f.memory[4])
 	if err := f.openLinks(); err != nil {
 		return nil, err
 	}
 	if old != nil {
-		f.empty, f.adopted, f.pinned = false, true, true
+		f.pinned = true
 		return f, f.updateLinks()
 	}
 	if s.PinDir != "" && len(f.links) == 0 {
@@ -170,9 +171,9 @@ func (f *Fast) collection(testing bool) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The tables of IPv6 <-> IPv6 mappings hold both ends in one.
+	// The table of IPv6 <-> IPv6 mappings holds both ends.
 	for name, n := range map[string]uint32{
-		"to6": uint32(f.spec.MaxMappings), "to4": uint32(f.spec.MaxMappings), "six": 2 * uint32(f.spec.MaxMappings66),
+		"to6": buckets(f.spec.MaxMappings), "to4": buckets(f.spec.MaxMappings), "six": buckets(2 * f.spec.MaxMappings66),
 		"prefix6": max(uint32(f.spec.MaxPrefixes), 1), "prefix4": max(uint32(f.spec.MaxPrefixes), 1), "prefix66": 2 * max(uint32(f.spec.MaxPrefixes), 1),
 		"counts": f.share * f.ids, "outcomes": f.share * numOutcomes,
 	} {
@@ -187,7 +188,7 @@ func (f *Fast) collection(testing bool) (*ebpf.CollectionSpec, error) {
 	if testing {
 		test = 1
 	}
-	for name, v := range map[string]uint32{"max_ids": f.ids, "shares": f.share, "crowded": crowded, "testing": test} {
+	for name, v := range map[string]uint32{"pair_mask": buckets(f.spec.MaxMappings) - 1, "six_mask": buckets(2*f.spec.MaxMappings66) - 1, "max_ids": f.ids, "shares": f.share, "crowded": crowded, "testing": test} {
 		if err := c.Variables[name].Set(v); err != nil {
 			return nil, err
 		}
@@ -238,12 +239,10 @@ func (f *Fast) close() error {
 		errs = append(errs, l.link.Close())
 		delete(f.links, dev)
 	}
-	for _, b := range []*[]byte{&f.counts, &f.outcomes} {
-		if *b != nil {
-			errs = append(errs, unix.Munmap(*b))
-			*b = nil
-		}
+	for _, b := range f.memory {
+		errs = append(errs, unix.Munmap(b))
 	}
+	f.memory, f.counts, f.outcomes, f.tables = nil, nil, nil, tables{}
 	for name, m := range f.maps {
 		errs = append(errs, m.Close())
 		delete(f.maps, name)

@@ -87,9 +87,7 @@ func (f *Fast) configure(s FastSettings) error {
 	if have.prefixes, err = occupied(f.maps["prefix6"], f.maps["prefix4"]); err != nil {
 		return err
 	}
-	if have.six, err = occupied(f.maps["six"]); err != nil {
-		return err
-	}
+	have.six = f.tables.six.n > 0
 	if have.sixPrefixes, err = occupied(f.maps["prefix66"]); err != nil {
 		return err
 	}

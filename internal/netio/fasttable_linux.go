@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
-	"syscall"
-
-	"github.com/cilium/ebpf"
 )
 
 // FastEntry is a mapping with the index of its counters, which has to be below
@@ -60,7 +57,7 @@ const (
 func newPair(e FastEntry) fastPair {
 	p := fastPair{In: e.Inside.Addr().As16(), Out: e.Outside.Addr().As4(), ID: e.ID}
 	w := words(p.In)
-	p.Check = uint32(((w[0]*mix1^w[1])*mix2 ^ (uint64(binary.NativeEndian.Uint32(p.Out[:]))<<32 | uint64(p.ID))) * mix3 >> 32)
+	p.Check = uint32(((w[0]*mix1^w[1])*mix2^(uint64(binary.NativeEndian.Uint32(p.Out[:]))<<32|uint64(p.ID)))*mix3>>32) | 1
 	return p
 }
 
@@ -69,7 +66,7 @@ func newSix(self, other netip.Addr, id, inside uint32) fastSix {
 	a, c := words(s.Self), words(s.Other)
 	x := (a[0]*mix1 ^ a[1]) * mix2
 	x = ((x^x>>32^c[0])*mix1 ^ c[1]) * mix2
-	s.Check = uint32((x ^ x>>32 ^ (uint64(inside)<<32 | uint64(id))) * mix3 >> 32)
+	s.Check = uint32((x^x>>32^(uint64(inside)<<32|uint64(id)))*mix3>>32) | 1
 	return s
 }
 
@@ -89,9 +86,36 @@ func newPrefix66(other netip.Prefix, id, inside uint32) fastPrefix66 {
 	return p
 }
 
-// table is one map's share of a change.
+// tables are the kernel's tables.
+type tables struct {
+	to6      fastStore[[4]byte, fastPair]
+	to4      fastStore[[16]byte, fastPair]
+	six      *cuckoo[[16]byte, fastSix]
+	prefix6  fastStore[fastKey4, fastPrefix]
+	prefix4  fastStore[fastKey6, fastPrefix]
+	prefix66 fastStore[fastKey6, fastPrefix66]
+}
+
+// fastStore is one of them.
+type fastStore[K, V comparable] interface {
+	get(K) (V, bool, error)
+	put(K, V) error // ErrFull
+	del(K) error    // also if there is none
+	each(func(K, V)) error
+}
+
+func (f *Fast) openTables(to6, to4, six []byte) {
+	n4, n6 := f.spec.MaxMappings, 2*f.spec.MaxMappings66
+	f.tables = tables{
+		newCuckoo(to6, n4, func(p *fastPair) ([4]byte, uint32) { return p.Out, p.Check }, hash4),
+		newCuckoo(to4, n4, func(p *fastPair) ([16]byte, uint32) { return p.In, p.Check }, hash6),
+		newCuckoo(six, n6, func(s *fastSix) ([16]byte, uint32) { return s.Self, s.Check }, hash6),
+		trie[fastKey4, fastPrefix]{f.maps["prefix6"]}, trie[fastKey6, fastPrefix]{f.maps["prefix4"]}, trie[fastKey6, fastPrefix66]{f.maps["prefix66"]},
+	}
+}
+
+// table is one table's share of a change.
 type table[K comparable, V comparable] struct {
-	name string
 	keys []K
 	vals []V
 	old  []K // to delete
@@ -99,36 +123,19 @@ type table[K comparable, V comparable] struct {
 
 func (t *table[K, V]) set(k K, v V) { t.keys, t.vals = append(t.keys, k), append(t.vals, v) }
 
-const batch = 4096
-
-// put writes what is to be set, batch by batch.
-func (t *table[K, V]) put(m *ebpf.Map) error {
-	single := m.Type() == ebpf.LPMTrie // has batches only since 5.13
-	for keys, vals := t.keys, t.vals; len(keys) > 0; {
-		n := min(batch, len(keys))
-		var err error
-		if single {
-			n = 1
-			err = m.Put(keys[0], vals[0])
-		} else {
-			_, err = m.BatchUpdate(keys[:n], vals[:n], nil)
+func (t *table[K, V]) put(s fastStore[K, V]) error {
+	for i, k := range t.keys {
+		if err := s.put(k, t.vals[i]); err != nil {
+			return err
 		}
-		if errors.Is(err, syscall.E2BIG) || errors.Is(err, syscall.ENOSPC) {
-			return fmt.Errorf("%w: %s holds %d", ErrFull, t.name, m.MaxEntries())
-		}
-		if err != nil {
-			return fmt.Errorf("update %s: %w", t.name, err)
-		}
-		keys, vals = keys[n:], vals[n:]
 	}
 	return nil
 }
 
-// drop deletes t.old, also if some are not there.
-func (t *table[K, V]) drop(m *ebpf.Map) error {
+func (t *table[K, V]) drop(s fastStore[K, V]) error {
 	for _, k := range t.old {
-		if err := m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("delete from %s: %w", t.name, err)
+		if err := s.del(k); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -144,20 +151,13 @@ type change struct {
 	p66     table[fastKey6, fastPrefix66]
 }
 
-func newChange() *change {
-	c := &change{}
-	c.to6.name, c.to4.name, c.six.name, c.prefix6.name, c.prefix4.name, c.p66.name = "to6", "to4", "six", "prefix6", "prefix4", "prefix66"
-	return c
+// put writes the ways back first: who answers has to be known before who asks.
+func (c *change) put(t *tables) error {
+	return errors.Join(c.to4.put(t.to4), c.to6.put(t.to6), c.six.put(t.six), c.prefix4.put(t.prefix4), c.prefix6.put(t.prefix6), c.p66.put(t.prefix66))
 }
 
-func (c *change) put(f *Fast) error {
-	return errors.Join(c.to4.put(f.maps["to4"]), c.to6.put(f.maps["to6"]), c.six.put(f.maps["six"]),
-		c.prefix4.put(f.maps["prefix4"]), c.prefix6.put(f.maps["prefix6"]), c.p66.put(f.maps["prefix66"]))
-}
-
-func (c *change) drop(f *Fast) error {
-	return errors.Join(c.to6.drop(f.maps["to6"]), c.to4.drop(f.maps["to4"]), c.six.drop(f.maps["six"]),
-		c.prefix6.drop(f.maps["prefix6"]), c.prefix4.drop(f.maps["prefix4"]), c.p66.drop(f.maps["prefix66"]))
+func (c *change) drop(t *tables) error {
+	return errors.Join(c.to6.drop(t.to6), c.to4.drop(t.to4), c.six.drop(t.six), c.prefix6.drop(t.prefix6), c.prefix4.drop(t.prefix4), c.p66.drop(t.prefix66))
 }
 
 func key6(p netip.Prefix) fastKey6 { return fastKey6{uint32(p.Bits()), p.Addr().As16()} }
@@ -251,7 +251,7 @@ func (f *Fast) Set(entries []FastEntry) error {
 }
 
 func (f *Fast) set(entries []FastEntry) error {
-	c := newChange()
+	c := &change{}
 	var stale []FastEntry
 	k := f.kinds
 	for _, e := range entries {
@@ -268,8 +268,7 @@ func (f *Fast) set(entries []FastEntry) error {
 			stale = append(stale, have)
 		}
 	}
-	f.empty = false
-	if err := c.put(f); err != nil {
+	if err := c.put(&f.tables); err != nil {
 		return err
 	}
 	if err := f.dropInsides(stale); err != nil {
@@ -281,85 +280,75 @@ func (f *Fast) set(entries []FastEntry) error {
 // dropInsides removes the ways back of mappings that have another inside now,
 // but not where another mapping has taken the address meanwhile.
 func (f *Fast) dropInsides(stale []FastEntry) error {
-	c := newChange()
+	c, t := &change{}, &f.tables
 	for _, e := range stale {
-		in := e.Inside.Addr().As16()
+		in, ok := e.Inside.Addr().As16(), false
+		var err error
 		switch {
 		case e.Outside.Addr().Is6() && !e.Outside.IsSingleIP():
 			var p fastPrefix66
-			if err := f.maps["prefix66"].Lookup(key6(e.Inside), &p); err == nil && p == newPrefix66(e.Outside, e.ID, 1) {
+			if p, ok, err = t.prefix66.get(key6(e.Inside)); ok && p == newPrefix66(e.Outside, e.ID, 1) {
 				c.p66.old = append(c.p66.old, key6(e.Inside))
 			}
 		case e.Outside.Addr().Is6():
 			var s fastSix
-			if err := f.maps["six"].Lookup(in, &s); err == nil && s.Inside == 1 && s.Other == e.Outside.Addr().As16() {
+			if s, ok, err = t.six.get(in); ok && s.Inside == 1 && s.Other == e.Outside.Addr().As16() {
 				c.six.old = append(c.six.old, in)
 			}
 		case e.Inside.IsSingleIP():
 			var p fastPair
-			if err := f.maps["to4"].Lookup(in, &p); err == nil && p.ID == e.ID {
+			if p, ok, err = t.to4.get(in); ok && p.ID == e.ID {
 				c.to4.old = append(c.to4.old, in)
 			}
 		default:
 			var p fastPrefix
-			if err := f.maps["prefix4"].Lookup(key6(e.Inside), &p); err == nil && p == newPrefix(e) {
+			if p, ok, err = t.prefix4.get(key6(e.Inside)); ok && p == newPrefix(e) {
 				c.prefix4.old = append(c.prefix4.old, key6(e.Inside))
 			}
 		}
+		if err != nil {
+			return err
+		}
 	}
-	return c.drop(f)
+	return c.drop(t)
 }
 
 // lookup returns the mapping of exactly this Outside.
 func (f *Fast) lookup(outside netip.Prefix) (e FastEntry, ok bool, err error) {
-	if f.empty {
-		return e, false, nil
-	}
-	e.Outside = outside
-	switch {
-	case outside.Addr().Is6() && !outside.IsSingleIP():
+	t := &f.tables
+	switch a := outside.Addr(); {
+	case a.Is6() && !outside.IsSingleIP():
 		// A lookup gives the longest match, which may be shorter.
 		var p fastPrefix66
+		p, ok, err = t.prefix66.get(key6(outside))
+		e = FastEntry{p.ID, outside, netip.PrefixFrom(netip.AddrFrom16(p.Other), outside.Bits())}
 		hi, lo := masks(outside.Bits())
-		if err = f.maps["prefix66"].Lookup(key6(outside), &p); err == nil && p.Inside == 0 &&
-			binary.BigEndian.Uint64(p.Mask[:]) == hi && binary.BigEndian.Uint64(p.Mask[8:]) == lo {
-			e.ID, e.Inside, ok = p.ID, netip.PrefixFrom(netip.AddrFrom16(p.Other), outside.Bits()), true
-		}
-	case outside.Addr().Is6():
+		ok = ok && p.Inside == 0 && binary.BigEndian.Uint64(p.Mask[:]) == hi && binary.BigEndian.Uint64(p.Mask[8:]) == lo
+	case a.Is6():
 		var s fastSix
-		if err = f.maps["six"].Lookup(outside.Addr().As16(), &s); err == nil && s.Inside == 0 {
-			e.ID, e.Inside, ok = s.ID, netip.PrefixFrom(netip.AddrFrom16(s.Other), 128), true
-		}
+		s, ok, err = t.six.get(a.As16())
+		e = FastEntry{s.ID, outside, netip.PrefixFrom(netip.AddrFrom16(s.Other), 128)}
+		ok = ok && s.Inside == 0
 	case outside.IsSingleIP():
 		var p fastPair
-		if err = f.maps["to6"].Lookup(outside.Addr().As4(), &p); err == nil {
-			e.ID, e.Inside, ok = p.ID, f.insideOf(p), true
+		p, ok, err = t.to6.get(a.As4())
+		e = FastEntry{p.ID, outside, netip.PrefixFrom(netip.AddrFrom16(p.In), 128)}
+		if ok && f.kinds.prefixes {
+			// A single IPv4 address may stand for an IPv6 prefix, whose length only the
+			// way back knows.
+			var back fastPrefix
+			if back, ok, err = t.prefix4.get(fastKey6{128, p.In}); ok && back.ID == p.ID {
+				e.Inside = back.inside()
+			}
+			ok = true
 		}
 	default:
 		var p fastPrefix
-		k := fastKey4{uint32(outside.Bits()), outside.Addr().As4()}
-		if err = f.maps["prefix6"].Lookup(k, &p); err == nil && p.OutMask == uint32(1<<(32-outside.Bits())-1) {
-			e.ID, e.Inside, ok = p.ID, p.inside(), true
-		}
+		p, ok, err = t.prefix6.get(fastKey4{uint32(outside.Bits()), a.As4()})
+		e = FastEntry{p.ID, outside, p.inside()}
+		ok = ok && p.OutMask == uint32(1<<(32-outside.Bits())-1)
 	}
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		err = nil
-	}
-	return e, ok, err
-}
-
-// insideOf is a pair's inside; a single IPv4 address may stand for an IPv6
-// prefix, whose length only the way back knows.
-func (f *Fast) insideOf(p fastPair) netip.Prefix {
-	a := netip.AddrFrom16(p.In)
-	if !f.kinds.prefixes {
-		return netip.PrefixFrom(a, 128)
-	}
-	var v fastPrefix
-	if err := f.maps["prefix4"].Lookup(fastKey6{128, p.In}, &v); err == nil && v.ID == p.ID {
-		return v.inside()
-	}
-	return netip.PrefixFrom(a, 128)
+	return e, ok && err == nil, err
 }
 
 func (p fastPrefix) inside() netip.Prefix {
@@ -383,11 +372,11 @@ func (f *Fast) Remove(entries []FastEntry) error {
 	if err := f.check(entries); err != nil {
 		return fmt.Errorf("remove mappings: %w", err)
 	}
-	c := newChange()
+	c := &change{}
 	for _, e := range entries {
 		c.forget(e)
 	}
-	if err := c.drop(f); err != nil {
+	if err := c.drop(&f.tables); err != nil {
 		return fmt.Errorf("remove mappings: %w", err)
 	}
 	return nil
@@ -410,7 +399,7 @@ func (f *Fast) Sync(want iter.Seq[FastEntry]) error {
 }
 
 func (f *Fast) sync(want iter.Seq[FastEntry]) error {
-	c := newChange()
+	c := &change{}
 	var k kinds
 	n := 0
 	for e := range want {
@@ -421,23 +410,22 @@ func (f *Fast) sync(want iter.Seq[FastEntry]) error {
 		k.add(e)
 		c.add(e)
 	}
-	m := newMoves(f)
+	m, t := newMoves(f), &f.tables
 	if err := errors.Join(
-		reconcile(f, &c.to6, func(v fastPair) (uint32, bool) { return v.ID, true }, m),
-		reconcile(f, &c.to4, func(v fastPair) (uint32, bool) { return v.ID, false }, m),
-		reconcile(f, &c.six, func(v fastSix) (uint32, bool) { return v.ID, v.Inside == 0 }, m),
-		reconcile(f, &c.prefix6, func(v fastPrefix) (uint32, bool) { return v.ID, true }, m),
-		reconcile(f, &c.prefix4, func(v fastPrefix) (uint32, bool) { return v.ID, false }, m),
-		reconcile(f, &c.p66, func(v fastPrefix66) (uint32, bool) { return v.ID, v.Inside == 0 }, m),
+		reconcile(t.to6, &c.to6, func(v fastPair) (uint32, bool) { return v.ID, true }, m),
+		reconcile(t.to4, &c.to4, func(v fastPair) (uint32, bool) { return v.ID, false }, m),
+		reconcile[[16]byte, fastSix](t.six, &c.six, func(v fastSix) (uint32, bool) { return v.ID, v.Inside == 0 }, m),
+		reconcile(t.prefix6, &c.prefix6, func(v fastPrefix) (uint32, bool) { return v.ID, true }, m),
+		reconcile(t.prefix4, &c.prefix4, func(v fastPrefix) (uint32, bool) { return v.ID, false }, m),
+		reconcile(t.prefix66, &c.p66, func(v fastPrefix66) (uint32, bool) { return v.ID, v.Inside == 0 }, m),
 	); err != nil {
 		return err
 	}
-	f.empty = f.empty && n == 0
-	err := c.put(f)
+	err := c.put(&f.tables)
 	if errors.Is(err, ErrFull) {
 		// What is no longer wanted stands in the way.
-		if err = c.drop(f); err == nil {
-			err = c.put(f)
+		if err = c.drop(&f.tables); err == nil {
+			err = c.put(&f.tables)
 		}
 	}
 	if err != nil {
@@ -446,7 +434,7 @@ func (f *Fast) sync(want iter.Seq[FastEntry]) error {
 	if err := f.announce(k); err != nil {
 		return err
 	}
-	if err := c.drop(f); err != nil {
+	if err := c.drop(&f.tables); err != nil {
 		return err
 	}
 	m.apply()
@@ -455,39 +443,28 @@ func (f *Fast) sync(want iter.Seq[FastEntry]) error {
 
 // reconcile takes out of t what the kernel's table has already, and lists for
 // deletion what it should not have.
-func reconcile[K, V comparable](f *Fast, t *table[K, V], id func(V) (uint32, bool), m *moves) error {
-	if f.empty {
-		for _, v := range t.vals {
-			if i, owner := id(v); owner {
-				m.fresh(i)
-			}
-		}
-		return nil
-	}
+func reconcile[K, V comparable](have fastStore[K, V], t *table[K, V], id func(V) (uint32, bool), m *moves) error {
 	at := make(map[K]int, len(t.keys))
 	for i, k := range t.keys {
 		at[k] = i
 	}
 	done := make([]bool, len(t.keys))
 	seen := make([]bool, len(t.keys))
-	if err := each(f.maps[t.name], func(k K, v V) {
+	if err := have.each(func(k K, v V) {
 		i, ok := at[k]
 		if !ok {
 			t.old = append(t.old, k)
 			return
 		}
-		if seen[i] {
-			return
-		}
+		done[i] = t.vals[i] == v && (!seen[i] || done[i]) // a kill may have left it twice
 		seen[i] = true
-		done[i] = t.vals[i] == v
 		if was, owner := id(v); owner {
 			if now, _ := id(t.vals[i]); now != was {
 				m.move(was, now)
 			}
 		}
 	}); err != nil {
-		return fmt.Errorf("read %s: %w", t.name, err)
+		return err
 	}
 	n := 0
 	for i := range t.keys {
@@ -503,30 +480,4 @@ func reconcile[K, V comparable](f *Fast, t *table[K, V], id func(V) (uint32, boo
 	}
 	t.keys, t.vals = t.keys[:n], t.vals[:n]
 	return nil
-}
-
-// each calls do for all that is in a map.
-func each[K, V comparable](m *ebpf.Map, do func(K, V)) error {
-	if m.Type() == ebpf.LPMTrie {
-		var k K
-		var v V
-		it := m.Iterate()
-		for it.Next(&k, &v) {
-			do(k, v)
-		}
-		return it.Err()
-	}
-	keys, vals := make([]K, batch), make([]V, batch)
-	for at := new(ebpf.MapBatchCursor); ; {
-		n, err := m.BatchLookup(at, keys, vals, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
-		}
-		for i := range n {
-			do(keys[i], vals[i])
-		}
-		if err != nil {
-			return nil
-		}
-	}
 }
