@@ -78,7 +78,7 @@ struct key6 {
 } __attribute__((packed));
 
 #define INSIDE_PREFIXES 32
-#define OWN_SLOTS 256
+#define OWN_SLOTS 2048
 #define OWN_PROBES 8
 
 enum {
@@ -388,7 +388,7 @@ static __attribute__((noinline)) int find_six(u64 a, u64 b, struct found *to)
 
 INLINE int is_own(const struct settings *s, u64 a, u64 b)
 {
-	u32 at = ((a * MIX1 ^ b ^ s->own_seed) * MIX2) >> 56;
+	u32 at = ((a * MIX1 ^ b ^ s->own_seed) * MIX2) >> 53;
 
 #pragma unroll
 	for (int i = 0; i < OWN_PROBES; i++) {

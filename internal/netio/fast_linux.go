@@ -45,7 +45,19 @@ var (
 	ErrFull = errors.New("table is full")
 )
 
-// Fast is an eBPF translator in the kernel. It is safe for concurrent use.
+// Fast is an eBPF translator in the kernel: it translates ordinary packets (TCP,
+// UDP with a checksum, echo; no options, extension headers or fragments) of the
+// mappings that it knows, where they come in, and leaves them to the stack. All
+// else goes on untouched, to where routes lead it. It is safe for concurrent use.
+//
+// Invariants:
+//   - A packet that the program cannot translate to the end is not touched.
+//   - Each packet sees the settings as they were or as they are, and each mapping
+//     as it was or as it is, or it is left to the full path.
+//   - Reading counters makes no system call and takes nothing from the data path.
+//   - What is pinned works on when the process ends, and OpenFast finds it.
+//
+// The order for a daemon: OpenFast, Configure, Sync, then Attach.
 type Fast struct {
 	ns    *NS
 	spec  FastSpec
@@ -74,7 +86,7 @@ type fastLink struct {
 }
 
 // layout counts the changes of table.h; maps of another layout are not adopted.
-const layout = 2
+const layout = 3
 
 // fastMeta is pinned beside the maps and says what they are.
 type fastMeta struct {

@@ -395,8 +395,17 @@ func TestFastHandover(t *testing.T) {
 			spec.MaxMappings += 10
 		}
 	}
-	for range 20 {
-		must(t, f.Configure(fastSettings), f.Set(fastEntries))
+	// Others come, change and go while packets flow.
+	var others []netio.FastEntry
+	for i := range byte(90) {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, 100 + i}), 32)
+		others = append(others, netio.FastEntry{ID: uint32(i) + 2, Outside: p, Inside: netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 9, 15: i}), 128)})
+	}
+	for i := range 500 {
+		must(t, f.Set(others), f.Set(fastEntries), f.Remove(others[i%50:]))
+		if i%25 == 0 {
+			must(t, f.Configure(fastSettings))
+		}
 	}
 	must(t, <-done)
 	for name, s := range map[string]*stream{"IPv4": s4, "1:1": s6} {

@@ -38,7 +38,7 @@ type FastSettings struct {
 // Limits of FastSettings.Inside.
 const (
 	MaxInside = 32
-	MaxOwn    = 128
+	MaxOwn    = 256
 )
 
 // The same as struct settings of bpf/table.h.
@@ -53,7 +53,7 @@ type fastSettings struct {
 }
 
 const (
-	ownSlots  = 256
+	ownSlots  = 2048
 	ownProbes = 8
 
 	hasPref64        = 1
@@ -237,7 +237,7 @@ func (v *fastSettings) place(own []netip.Addr) bool {
 next:
 	for _, a := range own {
 		w := words(a.As16())
-		at := (w[0]*mix1 ^ w[1] ^ v.OwnSeed) * mix2 >> 56
+		at := (w[0]*mix1 ^ w[1] ^ v.OwnSeed) * mix2 >> 53
 		for i := range uint64(ownProbes) {
 			slot := &v.Own[(at+i)%ownSlots]
 			if *slot == w {
