@@ -1,0 +1,424 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// payload of the small packets, in bytes.
+const payload = 64
+
+// measured runs a load and returns what it cost, in CPU seconds, in all and of
+// the translator's process.
+func (r *run) measured(w *world, load func() error) (all, daemon float64, err error) {
+	var was float64
+	if w.daemon != nil {
+		if was, err = processTime(w.daemon.cmd.Process.Pid); err != nil {
+			return 0, 0, err
+		}
+	}
+	before, err := w.meter.read()
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := load(); err != nil {
+		return 0, 0, err
+	}
+	after, err := w.meter.read()
+	if err != nil {
+		return 0, 0, err
+	}
+	if w.daemon != nil {
+		is, err := processTime(w.daemon.cmd.Process.Pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		daemon = is - was
+	}
+	u := after.since(before)
+	r.ksoftirqd += u.Ksoftirqd
+	r.group += u.Group
+	r.machine += u.Machine
+	return u.cost(), daemon, nil
+}
+
+// bookCost books a load's cost by its unit, and the daemon's part of it.
+func (r *run) bookCost(j job, round int, all, daemon, per float64) {
+	r.book.add(key{j.Path, j.Load}, round, all/per)
+	if r.worlds[j.World].daemon != nil {
+		r.book.add(key{j.Path, j.Load + "_daemon"}, round, daemon/per)
+	}
+}
+
+// sample does one job and books what it finds.
+func (r *run) sample(ctx context.Context, j job, round int) error {
+	w := r.worlds[j.World]
+	switch j.Load {
+	case "tcp1", "tcp1r", "tcp4", "tcp_mtu":
+		return r.tcp(w, j, round)
+	case "udp64":
+		return r.udp(w, j, round, r.plan.Burst)
+	case "udp64_single":
+		return r.udp(w, j, round, 1)
+	case "udp64_burst":
+		return r.udp(w, j, round, 32)
+	case "one_mapping", "full_table":
+		return r.spreadUDP(w, j, round)
+	case "scraped":
+		// The same load again, scraped.
+		stop, err := w.scrape(ctx)
+		if err != nil {
+			return err
+		}
+		err = r.spreadUDP(w, j, round)
+		n, scrapeErr := stop()
+		if err == nil && w.daemon != nil {
+			if scrapeErr != nil {
+				return fmt.Errorf("scrape: %w", scrapeErr)
+			}
+			r.book.add(key{j.Path, "scrapes"}, round, float64(n))
+		}
+		return err
+	case "web":
+		return r.web(ctx, w, j, round)
+	case "rtt":
+		a, err := w.client.do(order{Op: "pingpong", To: netip.AddrPortFrom(w.spec.target(), portEcho), Packets: r.plan.Pings, Size: payload})
+		if err != nil {
+			return err
+		}
+		r.book.add(key{j.Path, "rtt_p10"}, round, a.P10)
+		r.book.add(key{j.Path, "rtt_p50"}, round, a.P50)
+		return nil
+	case "zero_loss":
+		return r.zeroLoss(w, j, round)
+	}
+	return fmt.Errorf("no load %q", j.Load)
+}
+
+func (r *run) tcp(w *world, j job, round int) error {
+	o := order{Op: "tcp", To: netip.AddrPortFrom(w.spec.target(), 0), Seconds: r.plan.Seconds, Streams: 1, Reverse: j.Load == "tcp1r"}
+	if j.Load == "tcp4" {
+		o.Streams = 4
+	}
+	var a answer
+	cpu, daemon, err := r.measured(w, func() (err error) {
+		a, err = w.client.do(o)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if a.Bytes == 0 {
+		return fmt.Errorf("no bytes came through")
+	}
+	r.bookCost(j, round, cpu, daemon, float64(a.Bytes)/1024/1e9)
+	r.book.add(key{j.Path, j.Load + "_gbit"}, round, float64(a.Bytes)*8/1e9/a.Seconds)
+	return nil
+}
+
+// udp sends small packets from client to server.
+func (r *run) udp(w *world, j job, round int, burst int) error {
+	o := order{Op: "udp", To: netip.AddrPortFrom(w.spec.target(), portUDP), Size: payload, Rate: r.plan.Rate, Burst: burst, Seconds: r.plan.Seconds}
+	var n uint64
+	cpu, daemon, err := r.measured(w, func() (err error) {
+		n, err = exchange(w.client, w.server, o)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r.bookCost(j, round, cpu, daemon, float64(n)/1e6)
+	return nil
+}
+
+// spreadUDP sends half of the packets to addresses spread over the whole table,
+// and the other half back from them.
+func (r *run) spreadUDP(w *world, j job, round int) error {
+	n, first := w.spec.Table, manyV4
+	if j.Path == base {
+		n, first = r.plan.Mappings, manyV6
+		if j.Load == "one_mapping" {
+			n = 1
+		}
+	}
+	o := order{Op: "udp", Size: payload, Rate: r.plan.Rate, Burst: r.plan.Burst, Seconds: r.plan.Seconds / 2, Spread: n}
+	there, back := o, o
+	there.First, there.To = first, netip.AddrPortFrom(first, portUDP)
+	back.First, back.Sources, back.To = manyV6, true, netip.AddrPortFrom(w.spec.back(), portUDP)
+	var packets uint64
+	cpu, daemon, err := r.measured(w, func() error {
+		n, err := exchange(w.client, w.server, there)
+		if err != nil {
+			return fmt.Errorf("to the mapped: %w", err)
+		}
+		m, err := exchange(w.server, w.client, back)
+		if err != nil {
+			return fmt.Errorf("from the mapped: %w", err)
+		}
+		packets = n + m
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.bookCost(j, round, cpu, daemon, float64(packets)/1e6)
+	return nil
+}
+
+// errLoss is about a sample that is none, since packets went missing: somebody
+// on the way did not get to run in time.
+var errLoss = errors.New("packets were lost")
+
+// exchange sends and counts; it fails if more than one in a hundred went missing.
+func exchange(from, to *peer, o order) (uint64, error) {
+	sent, got, err := trial(from, to, o)
+	if err == nil && (got < sent-sent/100 || got > sent || sent == 0) {
+		err = fmt.Errorf("%w: %d sent, %d arrived", errLoss, sent, got)
+	}
+	return got, err
+}
+
+// trial sends, and returns how many went and came.
+func trial(from, to *peer, o order) (sent, got uint64, err error) {
+	if _, err := to.do(order{Op: "count"}); err != nil {
+		return 0, 0, err
+	}
+	a, err := from.do(o)
+	if err != nil {
+		return 0, 0, err
+	}
+	// What is still on its way arrives in far less.
+	for range 5 {
+		time.Sleep(5 * time.Millisecond)
+		c, err := to.do(order{Op: "count"})
+		if err != nil {
+			return 0, 0, err
+		}
+		if got += c.Packets; got >= a.Packets {
+			break
+		}
+	}
+	return a.Packets, got, nil
+}
+
+// zeroLoss looks for the highest rate without loss.
+func (r *run) zeroLoss(w *world, j job, round int) error {
+	if round >= 3 {
+		return nil // a bisection is long, and three say as much
+	}
+	limited := false
+	rate, err := zeroLoss(1000, 200_000, .04, func(rate float64) (bool, error) {
+		o := order{Op: "udp", To: netip.AddrPortFrom(w.spec.target(), portUDP), Size: payload, Rate: int(rate), Burst: 16, CatchUp: true, Seconds: min(r.plan.Seconds, .5)}
+		sent, got, err := trial(w.client, w.server, o)
+		// A rate that the sender itself does not reach is none.
+		reached := float64(sent) >= .98*rate*o.Seconds
+		limited = limited || (got == sent && !reached)
+		return got == sent && reached, err
+	})
+	if err != nil {
+		return err
+	}
+	if limited {
+		r.generator = true
+	}
+	r.book.add(key{j.Path, "zero_loss"}, round, rate)
+	return nil
+}
+
+// web runs wrk: many connections of one request each, then few long ones.
+func (r *run) web(ctx context.Context, w *world, j job, round int) error {
+	if round >= 10 {
+		return nil // wrk's samples are long, at least a second each
+	}
+	_, _, err := r.measured(w, func() error {
+		for _, kind := range []struct {
+			name        string
+			connections int
+			header      string
+		}{{"web_short", 16, "Connection: close"}, {"web_long", 4, "Accept: text/html"}} {
+			out, err := w.wrk(ctx, kind.connections, kind.header, r.plan.Seconds)
+			if err != nil {
+				return err
+			}
+			r.book.add(key{j.Path, kind.name + "_rps"}, round, out.rps)
+			r.book.add(key{j.Path, kind.name + "_p50"}, round, out.p50)
+			r.book.add(key{j.Path, kind.name + "_p99"}, round, out.p99)
+			r.book.add(key{j.Path, kind.name}, round, out.cpu*1e6/out.requests)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// Half of the weight to each kind, whatever number of requests it made.
+	short, long := r.book.samples[key{j.Path, "web_short"}][round], r.book.samples[key{j.Path, "web_long"}][round]
+	r.book.add(key{j.Path, "web"}, round, (short+long)/2)
+	return nil
+}
+
+type wrkResult struct {
+	requests, rps, p50, p99 float64 // latencies in microseconds
+	cpu                     float64 // seconds
+}
+
+func (w *world) wrk(ctx context.Context, connections int, header string, seconds float64) (wrkResult, error) {
+	host := w.spec.target().String()
+	if w.spec.target().Is6() {
+		host = "[" + host + "]"
+	}
+	// wrk knows whole seconds only.
+	duration := max(1, int(seconds+.5))
+	_, client := cpus()
+	args := []string{"-t", "1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(duration) + "s", "--latency", "-H", header, fmt.Sprintf("http://%s:%d/", host, portWeb)}
+	name := "wrk"
+	if client >= 0 {
+		name, args = "taskset", append([]string{"-c", strconv.Itoa(client), "wrk"}, args...)
+	}
+	cmd := exec.Command(name, args...)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	before, err := w.meter.read()
+	if err != nil {
+		return wrkResult{}, err
+	}
+	p, err := w.start("c", cmd)
+	if err != nil {
+		return wrkResult{}, err
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		p.cmd.Process.Kill()
+		<-p.done
+		return wrkResult{}, ctx.Err()
+	case <-time.After(time.Duration(duration)*time.Second + 10*time.Second):
+		p.cmd.Process.Kill()
+		<-p.done
+		return wrkResult{}, fmt.Errorf("wrk did not end")
+	}
+	if p.err != nil {
+		return wrkResult{}, fmt.Errorf("wrk: %w\n%s", p.err, out.String())
+	}
+	after, err := w.meter.read()
+	if err != nil {
+		return wrkResult{}, err
+	}
+	res, err := parseWrk(out.String())
+	res.cpu = after.since(before).cost()
+	return res, err
+}
+
+var (
+	wrkTotal   = regexp.MustCompile(`(\d+) requests in ([0-9.]+)(us|ms|s|m)`)
+	wrkPercent = regexp.MustCompile(`(?m)^\s+(50|99)%\s+([0-9.]+)(us|ms|s|m)\s*$`)
+	wrkErrors  = regexp.MustCompile(`Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)`)
+	wrkBad     = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)`)
+	wrkUnit    = map[string]float64{"us": 1, "ms": 1e3, "s": 1e6, "m": 60e6}
+)
+
+// parseWrk reads what wrk prints; errors of connections and answers are errors.
+func parseWrk(text string) (wrkResult, error) {
+	var r wrkResult
+	m := wrkTotal.FindStringSubmatch(text)
+	if m == nil {
+		return r, fmt.Errorf("wrk: no count of requests in:\n%s", text)
+	}
+	number := func(s string) float64 { n, _ := strconv.ParseFloat(s, 64); return n }
+	r.requests = number(m[1])
+	r.rps = r.requests / (number(m[2]) * wrkUnit[m[3]] / 1e6)
+	for _, p := range wrkPercent.FindAllStringSubmatch(text, -1) {
+		v := number(p[2]) * wrkUnit[p[3]]
+		if p[1] == "50" {
+			r.p50 = v
+		} else {
+			r.p99 = v
+		}
+	}
+	if r.requests == 0 || r.p50 == 0 || r.p99 == 0 {
+		return r, fmt.Errorf("wrk: no answers:\n%s", text)
+	}
+	if e := wrkErrors.FindStringSubmatch(text); e != nil {
+		// wrk counts the server's close of a connection that it asked to be closed as
+		// a read error in some cases; others are not to be.
+		if e[1] != "0" || e[3] != "0" || e[4] != "0" {
+			return r, fmt.Errorf("wrk: %s", strings.TrimSpace(e[0]))
+		}
+	}
+	if b := wrkBad.FindString(text); b != "" {
+		return r, fmt.Errorf("wrk: %s", b)
+	}
+	return r, nil
+}
+
+// scrape fetches the translator's metrics ten times a second until stopped. A
+// world without a translator has none.
+func (w *world) scrape(ctx context.Context) (stop func() (int, error), err error) {
+	if w.daemon == nil {
+		return func() (int, error) { return 0, nil }, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		doErr := w.ns["t"].Do(func() error {
+			c, err = net.DialTimeout(network, addr, time.Second)
+			return err
+		})
+		return c, doErr
+	}}
+	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
+	fetch := func() error {
+		resp, err := client.Get("http://" + metricsAddr + "/metrics")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		n, err := io.Copy(io.Discard, resp.Body)
+		if err == nil && (resp.StatusCode != http.StatusOK || n == 0) {
+			err = fmt.Errorf("%s, %d bytes", resp.Status, n)
+		}
+		return err
+	}
+	if err := fetch(); err != nil {
+		cancel()
+		return nil, fmt.Errorf("scrape: %w", err)
+	}
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		t := time.NewTicker(100 * time.Millisecond)
+		defer t.Stop()
+		var r result
+		for {
+			select {
+			case <-ctx.Done():
+				done <- r
+				return
+			case <-t.C:
+				if err := fetch(); err != nil {
+					r.err = err
+				} else {
+					r.n++
+				}
+			}
+		}
+	}()
+	return func() (int, error) {
+		cancel()
+		r := <-done
+		transport.CloseIdleConnections()
+		return r.n, r.err
+	}, nil
+}

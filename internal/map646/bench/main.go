@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := realMain(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func realMain() (err error) {
+	var (
+		p      plan
+		paths  = flag.String("paths", "all", "paths, separated by commas: "+strings.Join(allPaths, ", ")+"; "+base+" is always among them")
+		loads  = flag.String("loads", "all", "loads, separated by commas: "+strings.Join(allLoads, ", "))
+		quick  = flag.Bool("quick", false, "two short rounds and a table of 10,000: a look, not a figure")
+		write  = flag.String("write", "", "write map646-bench.md and map646-bench.svg into this directory, too")
+		binary = flag.String("map646", "", "map646 to measure (default: built from this module)")
+		role   = flag.String("role", "", "what this process does in a benchmark that runs already: end, web")
+		cpu    = flag.Int("cpu", -1, "for -role: the CPU to stay on")
+	)
+	flag.IntVar(&p.Rounds, "rounds", 20, "rounds")
+	flag.Float64Var(&p.Seconds, "seconds", .5, "length of a sample, in seconds")
+	flag.IntVar(&p.Mappings, "mappings", many, "mappings of the full table")
+	flag.IntVar(&p.Rate, "rate", 10_000, "small packets a second")
+	flag.IntVar(&p.Burst, "burst", 4, "small packets sent at a time (udp64)")
+	flag.IntVar(&p.Pings, "pings", 2000, "round trips of an RTT sample")
+	flag.IntVar(&p.Queues, "queues", 0, "queues of map646's device (0: its own choice)")
+	flag.Parse()
+	switch *role {
+	case "end":
+		return runEnd(*cpu)
+	case "web":
+		return runWeb(*cpu)
+	}
+	set := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	if *quick {
+		for name, do := range map[string]func(){
+			"rounds": func() { p.Rounds = 2 }, "seconds": func() { p.Seconds = .3 }, "mappings": func() { p.Mappings = 10_000 }, "pings": func() { p.Pings = 300 },
+		} {
+			if !set[name] {
+				do()
+			}
+		}
+	}
+	if p.Paths, err = choose("paths", *paths, allPaths); err != nil {
+		return err
+	}
+	if !slices.Contains(p.Paths, base) {
+		p.Paths = append([]string{base}, p.Paths...)
+	}
+	if p.Loads, err = choose("loads", *loads, allLoads); err != nil {
+		return err
+	}
+	if err := p.check(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	r := &run{plan: p, book: newBook(), worlds: map[worldSpec]*world{}, name: fmt.Sprintf("m6b%d", os.Getpid())}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.do(ctx, *binary); err != nil {
+		return err
+	}
+	rep := r.report()
+	fmt.Print(rep.lines())
+	for _, v := range rep.verdicts() {
+		fmt.Fprintf(os.Stderr, "%-10s %s %s: %s\n", strings.Trim(v[3], "*"), strings.Trim(v[0], "`"), v[1], v[2])
+	}
+	if *write == "" {
+		return nil
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(*write, "map646-bench.md"), []byte(rep.markdown()), 0o644),
+		os.WriteFile(filepath.Join(*write, "map646-bench.svg"), []byte(rep.picture()), 0o644))
+}
+
+// run is a benchmark under way.
+type run struct {
+	plan   plan
+	book   *book
+	worlds map[worldSpec]*world
+	name   string
+	dir    string
+
+	group, ksoftirqd, machine float64 // seconds of CPU in all samples
+	generator                 bool    // a zero-loss rate was the generator's own limit
+	began                     time.Time
+	took                      time.Duration
+	repeated                  int // samples that lost packets
+	figures                   []figure
+}
+
+// step says on the standard error how far it is.
+func (r *run) step(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%6.1fs  %s\n", time.Since(r.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (r *run) do(ctx context.Context, binary string) (err error) {
+	r.began = time.Now()
+	if r.dir, err = os.MkdirTemp("", "map646-bench-"); err != nil {
+		return err
+	}
+	specs := r.plan.worlds()
+	if binary == "" && slices.ContainsFunc(specs, func(s worldSpec) bool { return strings.HasPrefix(s.Path, "f") }) {
+		r.step("building map646")
+		binary = filepath.Join(r.dir, "map646")
+		if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "widecloud/cmd/map646").CombinedOutput(); err != nil {
+			return fmt.Errorf("build map646: %w\n%s", err, out)
+		}
+	}
+	for _, s := range specs {
+		r.step("world %s", s.name())
+		if r.worlds[s], err = newWorld(ctx, s, r.name, binary, r.plan.Queues); err != nil {
+			return err
+		}
+	}
+	if r.plan.wants("table") {
+		if err := r.tables(ctx); err != nil {
+			return err
+		}
+	}
+	before, err := r.counts(ctx)
+	if err != nil {
+		return err
+	}
+	groups := r.plan.jobs()
+	for round := range r.plan.Rounds {
+		for _, group := range groups {
+			r.step("round %d: %s", round+1, group[0].Load)
+			for _, i := range sequence(len(group), round) {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				err := r.sample(ctx, group[i], round)
+				for again := 0; errors.Is(err, errLoss) && again < 5; again++ {
+					r.step("%s.%s again: %v", group[i].Path, group[i].Load, err)
+					r.repeated++
+					err = r.sample(ctx, group[i], round)
+				}
+				if err != nil {
+					return fmt.Errorf("%s.%s: %w", group[i].Path, group[i].Load, err)
+				}
+				// Others want to live, too.
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+	}
+	r.took = time.Since(r.began)
+	after, err := r.counts(ctx)
+	if err != nil {
+		return err
+	}
+	return r.verify(before, after)
+}
+
+// report sums up.
+func (r *run) report() *report {
+	extra := slices.Clone(r.figures)
+	add := func(name string, value float64, unit string) { extra = append(extra, figure{name, value, unit}) }
+	if r.group > 0 {
+		// How much of the cost ksoftirqd bore, and what else went on in the machine, which
+		// is why the machine's own figures are of no use.
+		add("cost.ksoftirqd_share", r.ksoftirqd/(r.group+r.ksoftirqd), "share")
+		add("machine.outside_share", (r.machine-r.group-r.ksoftirqd)/r.machine, "share")
+	}
+	if r.plan.wants("zero_loss") {
+		limited := 0.0
+		if r.generator {
+			limited = 1
+		}
+		add("zero_loss.generator_was_limit", limited, "bool")
+	}
+	add("run.samples_repeated", float64(r.repeated), "count")
+	add("run.seconds", r.took.Seconds(), "s")
+	add("run.rounds", float64(r.plan.Rounds), "count")
+	return &report{
+		book: r.book, paths: r.plan.Paths, extra: extra, mapping: r.plan.Mappings, ended: r.began.UTC().Format("2006-01-02"),
+		about: fmt.Sprintf("Linux %s, %d CPUs (client on the first, server on the second, translator on any), %d rounds, samples of %g s, TCP with cubic, paths interleaved and their order reversed each round.",
+			kernel(), numCPU(), r.plan.Rounds, r.plan.Seconds),
+	}
+}
+
+func kernel() string {
+	text, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "?"
+	}
+	version, _, _ := strings.Cut(strings.TrimSpace(string(text)), "-")
+	return version
+}
+
+func (r *run) close() error {
+	var errs []error
+	for _, w := range r.worlds {
+		if w != nil {
+			errs = append(errs, w.close())
+		}
+	}
+	if r.dir != "" {
+		errs = append(errs, os.RemoveAll(r.dir))
+	}
+	return errors.Join(errs...)
+}
