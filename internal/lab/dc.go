@@ -32,8 +32,10 @@ type dataCentre struct {
 	names       *Node // the name server in the Internet; nil: no translator has DNS64
 	translators map[string]*Node
 	servers     map[string]*Node
-	table       map[netip.Addr]netip.Addr // service address -> server's
-	fill        []byte                    // lines of mappings of nobody's
+
+	mu    sync.Mutex                // guards changes of the table, on the translators and in their files
+	table map[netip.Addr]netip.Addr // service address -> server's
+	fill  []byte                    // lines of mappings of nobody's
 }
 
 func (d *dataCentre) hasDNS64() bool {
@@ -190,7 +192,7 @@ func (f *Federation) makeDCNetwork(ctx context.Context) error {
 }
 
 func (d *dataCentre) config(i int, t *TranslatorStmt) translatorConfig {
-	c := translatorConfig{number: i + 1, mtu: cmp.Or(t.InsideMTU, 1500), inside: []netip.Prefix{dcPrefix}, dns64: t.DNS64}
+	c := translatorConfig{number: i + 1, mtu: cmp.Or(t.InsideMTU, 1500), common: []netip.Addr{anycastVTEP}, inside: []netip.Prefix{dcPrefix}, dns64: t.DNS64}
 	if d.hasDNS64() {
 		c.common = append(c.common, dns64Addr)
 	}
@@ -271,8 +273,25 @@ func (d *dataCentre) insideRouting() Routing {
 		r.Interfaces = append(r.Interfaces, t.Name)
 		b.Neighbours = append(b.Neighbours, neighbours(asTranslators, insideLink(i+1).a)...)
 	}
-	return d.routing(r, b)
+	r = d.routing(r, b)
+	r.Extra["zebra"] = wayOut
+	r.Extra["staticd"] += fmt.Sprintf("ipv6 route 2000::/3 %s\n", anycastVTEP)
+	return r
 }
+
+// wayOut keeps the inside's router from learning ways out that do not depend on
+// translation: what machines with service addresses send must leave where it is
+// translated. All goes to the translators' common address, which is on map646's
+// device, and leaves the routing with it.
+var wayOut = fmt.Sprintf(`ipv6 prefix-list outside seq 5 permit %s
+ipv6 prefix-list outside seq 10 permit %s/128
+ipv6 prefix-list outside seq 15 permit %s/128
+route-map outside permit 10
+ match ipv6 address prefix-list outside
+exit
+ipv6 protocol ospf6 route-map outside
+ipv6 protocol bgp route-map outside
+`, pref64, anycastVTEP, dns64Addr)
 
 // translatorRouting is what examples/frr shows.
 func (d *dataCentre) translatorRouting(i int) Routing {
@@ -310,7 +329,7 @@ func (d *dataCentre) routing(r Routing, b *BGP) Routing {
 	if r.Extra == nil {
 		r.Extra = map[string]string{}
 	}
-	r.Extra["staticd"] = noUnreachable
+	r.Extra["staticd"] += noUnreachable
 	return r
 }
 

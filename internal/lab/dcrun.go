@@ -53,6 +53,9 @@ func runMap646(ctx context.Context, n *Node, args []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	out, err := n.Command(ctx, nodeBin+"/map646", args...).Output()
+	if text := strings.TrimSpace(string(out)); err != nil && text != "" {
+		err = fmt.Errorf("%w; it printed: %s", err, text)
+	}
 	return string(out), err
 }
 
@@ -60,6 +63,8 @@ func runMap646(ctx context.Context, n *Node, args []string) (string, error) {
 // files of all.
 func (r *runner) changeTable(ctx context.Context, s *MapStmt) error {
 	d := r.fed.dc
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, a := range s.Service {
 		args := []string{"remove", a.String()}
 		if s.Server == "" {
@@ -73,7 +78,7 @@ func (r *runner) changeTable(ctx context.Context, s *MapStmt) error {
 			args = []string{verb, a.String(), d.table[a].String()}
 		}
 		for _, n := range r.translators("all") {
-			if p := n.Process(map646Process); !n.On() || p == nil || p.ended() {
+			if !n.serves() {
 				continue
 			}
 			if _, err := runMap646(ctx, n, args); err != nil {
@@ -82,6 +87,12 @@ func (r *runner) changeTable(ctx context.Context, s *MapStmt) error {
 		}
 	}
 	return d.writeTable("")
+}
+
+// serves tells whether a translator's map646 runs.
+func (n *Node) serves() bool {
+	p := n.Process(map646Process)
+	return n.On() && p != nil && !p.ended()
 }
 
 // writeTable writes the mappings files of all translators.
@@ -138,7 +149,9 @@ func startChurn(d *dataCentre, s *ChurnStmt) *churn {
 }
 
 func (c *churn) change(ctx context.Context, d *dataCentre, n *Node, what string, i int) error {
-	_, inside := fillPair(i % maxFill)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	inside := numbered(churnInside, uint32(i+1))
 	if what == "reload" {
 		// Beside what is mapped: two mappings that come, change and go.
 		more := ""
@@ -167,19 +180,24 @@ func (c *churn) stop() {
 	})
 }
 
-// stopChurn is a check: there were changes, and all went well.
-func (r *runner) stopChurn(st Statement) {
-	c := r.churn
+// stopChurn is a check: there were changes, all went well, and what they left can
+// be cleared away.
+func (r *runner) stopChurn(ctx context.Context, st Statement) {
+	c, d := r.churn, r.fed.dc
+	r.churn = nil
 	c.stop()
-	k := Check{Pos: st.Pos, Text: st.Text, OK: c.changes > 0 && len(c.errs) == 0, Detail: fmt.Sprintf("%d changes, none failed", c.changes)}
+	err := d.writeTable("")
+	for _, n := range r.translators("all") {
+		if n.serves() {
+			_, e := runMap646(ctx, n, []string{"reload"})
+			err = errors.Join(err, e)
+		}
+	}
+	k := Check{Pos: st.Pos, Text: st.Text, OK: c.changes > 0 && len(c.errs) == 0 && err == nil, Detail: fmt.Sprintf("%d changes, none failed", c.changes)}
 	if !k.OK {
-		k.Detail = fmt.Sprintf("%d changes went well, %d failed: %v", c.changes, len(c.errs), errors.Join(c.errs[:min(3, len(c.errs))]...))
+		k.Detail = fmt.Sprintf("%d changes went well, %d failed: %v", c.changes, len(c.errs), errors.Join(append(c.errs[:min(3, len(c.errs))], err)...))
 	}
 	r.check(k)
-	r.churn = nil
-	if err := r.fed.dc.writeTable(""); err != nil {
-		r.out.under("%v", err)
-	}
 }
 
 // judgeDC judges what only a data centre is expected to be.

@@ -186,6 +186,11 @@ func (p *parser) server() any {
 			s.At = p.oneOf("inet4", "inet6")
 		case "service":
 			s.Service = p.newServices(s.Name)
+			for i, a := range s.Service {
+				if slices.ContainsFunc(s.Service[:i], func(b netip.Addr) bool { return a.Is4() == b.Is4() }) {
+					p.fail(p.words[0], "two service addresses of one family for %s; one machine has one", s.Name)
+				}
+			}
 		case "mtu":
 			s.MTU = p.number("MTU", 1280, 1500)
 		}
@@ -269,6 +274,11 @@ func (p *parser) mapping() any {
 		}
 	}
 	for _, a := range m.Service {
+		for have, by := range p.services {
+			if by == m.Server && have != a && have.Is4() == a.Is4() {
+				p.fail(p.words[1], "%s has %s already; one machine has one service address of a family", by, have)
+			}
+		}
 		if m.Server == "" {
 			delete(p.services, a)
 		} else {

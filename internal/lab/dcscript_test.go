@@ -25,7 +25,8 @@ func TestParseDataCentre(t *testing.T) {
 	s, err := lab.ParseScript("x.lab", centre+`fill 1000
 traffic a inet4 -> web1 download rate 1M
 traffic b web1 -> old.example http every 50ms
-map 203.0.113.11, 2001:db8:f::11 to web1
+server web2
+map 203.0.113.11, 2001:db8:f::11 to web2
 unmap 203.0.113.11
 map646 all fast off
 churn reload every 100ms
@@ -40,7 +41,7 @@ expect name old.example from web1 is 2001:db8:64::c000:206
 expect page 203.0.113.10 from inet4 says "server web1"
 `)
 	must(t, err)
-	if d := s.DC; d == nil || d.Routing != "bgp" || d.Fill != 1000 || len(d.Translators) != 2 || len(d.Servers) != 3 {
+	if d := s.DC; d == nil || d.Routing != "bgp" || d.Fill != 1000 || len(d.Translators) != 2 || len(d.Servers) != 4 {
 		t.Errorf("data centre %+v", d)
 	}
 	addr := netip.MustParseAddr
@@ -54,7 +55,8 @@ expect page 203.0.113.10 from inet4 says "server web1"
 		&lab.FillStmt{Mappings: 1000},
 		&lab.TrafficStmt{Name: "a", From: "inet4", Target: "web1", Rate: 1e6},
 		&lab.TrafficStmt{Name: "b", From: "web1", Target: "old.example", Every: 50 * time.Millisecond},
-		&lab.MapStmt{Service: []netip.Addr{addr("203.0.113.11"), addr("2001:db8:f::11")}, Server: "web1"},
+		&lab.ServerStmt{Name: "web2"},
+		&lab.MapStmt{Service: []netip.Addr{addr("203.0.113.11"), addr("2001:db8:f::11")}, Server: "web2"},
 		&lab.MapStmt{Service: []netip.Addr{addr("203.0.113.11")}},
 		&lab.Map646Stmt{Translator: "all", Args: []string{"fast", "off"}},
 		&lab.ChurnStmt{What: "reload", Every: 100 * time.Millisecond},
@@ -93,6 +95,8 @@ func TestDataCentreErrors(t *testing.T) {
 		"server web2 service 203.0.113.10":                      "7:21: 203.0.113.10 is that of web1",
 		"server o at inet4 service 203.0.113.9":                 "7:1: service addresses are for servers in the data centre; o is at inet4",
 		"server o at osaka":                                     `7:13: "osaka" where inet4 or inet6 is wanted`,
+		"server web2 service 203.0.113.8 203.0.113.9":           "7:1: two service addresses of one family for web2; one machine has one",
+		"map 203.0.113.9 to web1":                               "7:5: web1 has 203.0.113.10 already; one machine has one service address of a family",
 		"fill 0":                                                `7:6: "0" is no number from 1 to 1000000`,
 		"map 203.0.113.9 to old":                                `7:20: unknown server in the data centre "old"; known: web1`,
 		"map 203.0.113.9":                                       "7:16: address is missing; the form is: map ADDRESS… to SERVER",

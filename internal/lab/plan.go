@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 )
@@ -43,6 +44,7 @@ var (
 	namesAddr6  = netip.MustParseAddr("2001:db8:53::2")
 	fillOutside = netip.MustParsePrefix("10.192.0.0/12") // mappings of nobody's
 	fillInside  = netip.MustParsePrefix("2001:db8:a:ff00::/64")
+	churnInside = netip.MustParsePrefix("2001:db8:a:ff01::/64")
 )
 
 // maxFill is how many mappings of nobody's there can be; the last addresses are
@@ -93,10 +95,16 @@ func embed(a netip.Addr) netip.Addr {
 
 // fillPair is mapping number i of nobody's.
 func fillPair(i int) (outside, inside netip.Addr) {
-	o, in := fillOutside.Addr().As4(), fillInside.Addr().As16()
+	o := fillOutside.Addr().As4()
 	n := uint32(i + 1)
 	o[1] |= byte(n >> 16)
 	o[2], o[3] = byte(n>>8), byte(n)
-	in[13], in[14], in[15] = byte(n>>16), byte(n>>8), byte(n)
-	return netip.AddrFrom4(o), netip.AddrFrom16(in)
+	return netip.AddrFrom4(o), numbered(fillInside, n)
+}
+
+// numbered is an address of a /64.
+func numbered(p netip.Prefix, n uint32) netip.Addr {
+	b := p.Addr().As16()
+	binary.BigEndian.PutUint32(b[12:], n)
+	return netip.AddrFrom16(b)
 }

@@ -253,7 +253,7 @@ func (r *runner) statement(ctx context.Context, st Statement) error {
 	case *MigrateStmt:
 		err = r.migrate(ctx, st, do)
 	case *StopChurnStmt:
-		r.stopChurn(st)
+		r.stopChurn(ctx, st)
 	case *FigureStmt:
 		err = r.measured(ctx, do)
 	default:

@@ -16,7 +16,7 @@ import (
 // Where a translator's things are inside of its node.
 const (
 	mappings      = "/etc/map646/mappings.conf"
-	map646Conf    = "/etc/map646/map646.toml"
+	map646Conf    = "/etc/map646.toml"
 	map646Control = "/run/map646.sock"
 )
 
