@@ -43,9 +43,10 @@ int translate(struct __sk_buff *skb)
 
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return testing ? 100 + PASS_NO_MAPPING : TC_NEXT;
-	/* As far as decisions look: transport header and, for Identification, 24 bytes. */
+	/* As far as decisions look: transport header and, for Identification of what is
+	 * short, 24 bytes. */
 	if (proto == be16(ETH_P_IPV6))
-		need = ETH_LEN + 40 + 24;
+		need = ETH_LEN + 40 + (skb->len > ETH_LEN + MIN_MTU6 + 64 ? 20 : 24);
 	else if (proto == be16(ETH_P_IP))
 		need = ETH_LEN + 20 + 20;
 	else

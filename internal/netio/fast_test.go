@@ -268,6 +268,37 @@ func TestFastTraffic(t *testing.T) {
 	if in0.Packets == 0 || in0.Packets != c["4to6"].Packets || out0.Packets != c["6to4"].Packets || in1.Packets+out1.Packets != c["6to6"].Packets || in1.Packets == 0 || out1.Packets == 0 {
 		t.Errorf("mappings counted %v %v and %v %v, outcomes %v", in0, out0, in1, out1, c)
 	}
+	// Frames of a VLAN and frames for others are left alone.
+	node, err := w.node.Link("c")
+	must(t, err)
+	client, err := w.client.Link("r")
+	must(t, err)
+	ip := []byte{0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 7, 203, 0, 113, 10, 0, 1, 0, 2, 0, 8, 1, 1}
+	binary.BigEndian.PutUint16(ip[10:], ^sum16(ip[:20]))
+	other := append([]byte{2}, node.MAC[1:]...)
+	other[5]++
+	for _, c := range []struct {
+		what string
+		dst  []byte
+		tag  []byte
+		want uint64
+	}{{"tagged", node.MAC, []byte{0x81, 0, 0, 7}, 0}, {"priority tag", node.MAC, []byte{0x81, 0, 0x20, 0}, 0}, {"for another", other, nil, 0}, {"plain", node.MAC, nil, 1}} {
+		frame := slices.Concat(c.dst, client.MAC, c.tag, []byte{8, 0}, ip)
+		before := f.Counters()["4to6"].Packets
+		must(t, w.client.Do(func() error {
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: client.Index})
+		}))
+		w.run(w.client, "ping", "-n", "-c", "1", "-W", "5", "198.51.100.1") // comes behind it
+		if got := f.Counters()["4to6"].Packets - before; got != c.want {
+			t.Errorf("%s: %d packets translated, want %d", c.what, got, c.want)
+		}
+	}
+
 	must(t, f.Detach("c"), f.Detach("c"))
 	if got := f.Attached(); !slices.Equal(got, []string{"m"}) {
 		t.Errorf("attached to %v", got)
