@@ -1,6 +1,7 @@
 # make demo    builds, then runs examples/tour.lab on real parts (KEEP=1 leaves the federation up)
 # make test    all checks and tests, those on real parts too
 # make check   format, vet, linters, import law, race, short fuzz, govulncheck
+# make bench-map646   the translator beside plain forwarding and TAYGA (ARGS="-quick", -h for more)
 # make lab     FILE=examples/page.lab runs one script
 
 GO    ?= go
@@ -8,10 +9,13 @@ BIN   := bin
 LABS  := $(filter-out examples/tour.lab examples/debian.lab,$(wildcard examples/*.lab))
 export GOFLAGS := -trimpath -buildvcs=false
 
-.PHONY: build deps demo lab test check real clean
+.PHONY: build deps deps-test demo lab test check real bench-map646 clean
 
 deps:
 	@scripts/deps
+
+deps-test:
+	@scripts/deps --test
 
 build:
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/wcc ./cmd/wcc
@@ -24,15 +28,18 @@ demo: deps build
 lab: deps build
 	$(BIN)/wcc lab run $(if $(KEEP),--keep) $(FILE)
 
-test: deps build check real
+test: deps-test build check real
 	@for f in $(LABS) examples/tour.lab; do echo "== $$f"; $(BIN)/wcc lab run $$f || exit 1; done
 
-check:
+check: deps-test
 	@scripts/check
 
 # Packages one after the other: many of them make namespaces and guests, and two cores are soon full.
 real:
 	$(GO) test -p 1 -count=1 -timeout 15m ./...
+
+bench-map646: deps-test build
+	$(GO) run ./internal/map646/bench $(ARGS)
 
 clean:
 	rm -rf $(BIN)
