@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,6 +176,8 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	if d.dns != nil {
 		g.Go(func() error { return d.dns.Run(ctx) })
 	}
+	// What it took to read a large table is not needed again.
+	go debug.FreeOSMemory()
 	d.log.Info("translating", "device", c.TUN.Name, "queues", c.TUN.Queues, "offload", c.TUN.Offload,
 		"mappings", d.count4, "mappings66", d.count6)
 	return g.Wait()
@@ -283,6 +286,7 @@ func (d *Daemon) Reload() error {
 	d.reloads++
 	d.lastErr = ""
 	d.loaded = d.now()
+	go debug.FreeOSMemory()
 	d.log.Info("reloaded", "mappings", d.count4, "mappings66", d.count6)
 	return nil
 }

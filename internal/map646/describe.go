@@ -115,7 +115,10 @@ func (d Description) Packet() ([]byte, error) {
 	if d.Fragment && !v4 {
 		ext = 8
 	}
-	l4len := map[string]int{"tcp": 20, "udp": 8, "icmp": 8}[d.Protocol]
+	l4len, known := map[string]int{"tcp": 20, "udp": 8, "icmp": 8}[d.Protocol]
+	if !known || !d.Src.IsValid() || !d.Dst.IsValid() || d.Dst.Addr().Is4() != v4 {
+		return nil, fmt.Errorf("%w: protocol or addresses do not fit", ErrDescription)
+	}
 	size := max(d.Size, head+ext+l4len)
 	if d.Size > 0 && d.Size < size {
 		return nil, fmt.Errorf("%w: size: %d is less than the headers' %d", ErrDescription, d.Size, size)

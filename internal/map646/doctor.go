@@ -324,13 +324,7 @@ func (d *doctor) devices() {
 
 // offloads looks at what the device does for the processor.
 func (d *doctor) offloads(dev string, worse func(level, what, how string)) {
-	ns, ok := any(d.ns).(interface {
-		Offloads(dev string) (map[string]bool, error)
-	})
-	if !ok {
-		return
-	}
-	on, err := ns.Offloads(dev)
+	on, err := d.ns.Offloads(dev)
 	if err != nil {
 		return // not an Ethernet device
 	}

@@ -32,8 +32,8 @@ func (d *Daemon) serveMetrics(ctx context.Context, ns *netio.NS, listen string) 
 	}
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{d})
-	if c, ok := any(d.dns).(prometheus.Collector); ok && d.dns != nil {
-		r.MustRegister(c)
+	if d.dns != nil {
+		r.MustRegister(d.dns)
 	}
 	m := http.NewServeMux()
 	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
