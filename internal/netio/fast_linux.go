@@ -284,6 +284,8 @@ func (f *Fast) Discard() error {
 	}
 	if f.spec.PinDir != "" && f.lock != nil {
 		errs = append(errs, f.removePins())
+		// The directory goes if it is empty and no mount point; else it is not ours alone.
+		_ = os.Remove(f.spec.PinDir)
 	}
 	return errors.Join(append(errs, f.close())...)
 }
@@ -463,8 +465,7 @@ func remove(path string) error {
 	return nil
 }
 
-// removePins removes what this package pins, and the directory if nothing else
-// is in it.
+// removePins removes what this package pins.
 func (f *Fast) removePins() error {
 	errs := []error{remove(f.pin("meta"))}
 	for _, name := range shared {
