@@ -62,6 +62,8 @@ type Config struct {
 type FastConfig struct {
 	// Devices are patterns (path.Match) of names.
 	Devices []string
+	// XDP are those among them that are translated in the driver, if it can.
+	XDP []string
 	// Pin is a directory on a bpffs, which keeps the fast path when the daemon dies.
 	// "": none.
 	Pin string
@@ -179,6 +181,11 @@ func (c *Config) finish() error {
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil && c.MetricsListen != "" {
 		return fieldError("metrics.listen", "%q is not HOST:PORT", c.MetricsListen)
+	}
+	for i, d := range c.Fast.XDP {
+		if _, err := pathpkg.Match(d, "eth0"); err != nil || d == "" {
+			return fieldError(fmt.Sprintf("fast.xdp[%d]", i), "bad pattern %q", d)
+		}
 	}
 	for i, d := range c.Fast.Devices {
 		field := fmt.Sprintf("fast.devices[%d]", i)

@@ -39,7 +39,7 @@ func TestReferenceConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(def, ref, cmpopts.IgnoreUnexported(map646.Config{}),
-		cmpopts.IgnoreFields(map646.Config{}, "Translation", "Addresses", "Fast.Devices", "MetricsListen", "DNS64")); d != "" {
+		cmpopts.IgnoreFields(map646.Config{}, "Translation", "Addresses", "Fast.Devices", "Fast.XDP", "MetricsListen", "DNS64")); d != "" {
 		t.Error(d)
 	}
 	host := func(s string) netip.Prefix {
@@ -112,6 +112,7 @@ inside = "2001:db8:a::10"
 		{"[tun]", "[route]\nsources = \"all\"\n[tun]", ":3: route.sources: "},
 		{"[tun]", "[fast]\ndevices = [\"eth0\", \"[\"]\n[tun]", ":3: fast.devices[1]: bad pattern"},
 		{"[tun]", "[fast]\ndevices = [\"map*\"]\n[tun]", ":3: fast.devices[0]: \"map*\" would take"},
+		{"[tun]", "[fast]\nxdp = [\"[\"]\n[tun]", ":3: fast.xdp[0]: bad pattern"},
 		{"[tun]", "[fast]\npin = \"here\"\n[tun]", ":3: fast.pin: "},
 		{"[tun]", "[fast]\nmax_mappings = -1\n[tun]", ":3: fast.max_mappings: "},
 		{"[tun]", "[metrics]\nlisten = \"9646\"\n[tun]", ":3: metrics.listen: "},

@@ -22,7 +22,6 @@ type fastState struct {
 	unfit  map[string]string // devices that are meant and cannot be taken: why
 	inside []netip.Prefix    // as last configured
 	room   int
-	wide   int // mappings that the kernel cannot have, see wide6
 }
 
 // FastStats is the fast path as Stats shows it.
@@ -70,7 +69,7 @@ func (d *Daemon) openFast() {
 	}
 	d.fastPath.Store(f)
 	if err = f.Configure(d.fastSettings()); err == nil {
-		err = f.Sync(d.fastEntries(t))
+		err = f.Sync(fastEntries(t))
 	}
 	if err == nil {
 		err = d.tryFast()
@@ -150,29 +149,10 @@ func fastEntry(e siit.Entry) netio.FastEntry {
 	return netio.FastEntry{ID: e.ID, Outside: e.Outside, Inside: e.Inside}
 }
 
-// wide6 are 1:1 mappings of whole IPv6 prefixes. The kernel knows none, and with
-// one of them it might leave a source as it is that has to be translated: then all
-// 1:1 mappings are the full path's.
-func wide6(e siit.Entry) bool { return e.Outside.Addr().Is6() && !e.Outside.IsSingleIP() }
-
 // fastEntries are the mappings for the kernel.
-func (d *Daemon) fastEntries(t *siit.Table) func(func(netio.FastEntry) bool) {
-	wide := 0
-	if d.count6 > 0 {
-		for e := range t.Entries() {
-			if wide6(e) {
-				wide++
-			}
-		}
-	}
-	d.mu.Lock()
-	d.fast.wide = wide
-	d.mu.Unlock()
+func fastEntries(t *siit.Table) func(func(netio.FastEntry) bool) {
 	return func(yield func(netio.FastEntry) bool) {
 		for e := range t.Entries() {
-			if wide > 0 && e.Outside.Addr().Is6() {
-				continue
-			}
 			if !yield(fastEntry(e)) {
 				return
 			}
@@ -186,31 +166,18 @@ func (d *Daemon) fastUpdate(removed, set []siit.Entry) {
 	if !d.fastInUse() {
 		return
 	}
-	wide := d.fast.wide
-	var gone, come []netio.FastEntry
+	gone, come := make([]netio.FastEntry, 0, len(removed)), make([]netio.FastEntry, 0, len(set))
 	for _, e := range removed {
-		if wide6(e) {
-			wide--
-		}
 		gone = append(gone, fastEntry(e))
 	}
 	most := uint32(0)
 	for _, e := range set {
-		if wide6(e) {
-			wide++
-		}
 		most = max(most, e.ID)
 		come = append(come, fastEntry(e))
 	}
-	if wide != d.fast.wide || d.table.Load().Len() > d.fast.room || int(most) >= d.fast.room+d.config.Fast.MaxPrefixes {
-		if wide != d.fast.wide || len(set) > 0 {
-			d.resyncFast()
-			return
-		}
-	}
-	if wide > 0 {
-		six := func(e netio.FastEntry) bool { return e.Outside.Addr().Is6() }
-		gone, come = slices.DeleteFunc(gone, six), slices.DeleteFunc(come, six)
+	if len(set) > 0 && (d.table.Load().Len() > d.fast.room || int(most) >= d.fast.room+d.config.Fast.MaxPrefixes) {
+		d.resyncFast()
+		return
 	}
 	var err error
 	if len(gone) > 0 {
@@ -250,7 +217,7 @@ func (d *Daemon) resyncFast() {
 		}
 		return
 	}
-	if err := d.fastPath.Load().Sync(d.fastEntries(t)); err != nil {
+	if err := d.fastPath.Load().Sync(fastEntries(t)); err != nil {
 		if errors.Is(err, netio.ErrFull) {
 			err = fmt.Errorf("fast.max_mappings: %d are too few for %d mappings: %w", d.fast.room, t.Len(), err)
 		}
@@ -365,7 +332,16 @@ func (d *Daemon) followDevices(again bool) {
 			unfit[l.Name] = why
 			continue
 		}
-		if err := f.Attach(l.Name); err != nil {
+		err := errors.ErrUnsupported
+		if match(d.config.Fast.XDP, l.Name) {
+			if err = f.AttachXDP(l.Name, false); err != nil {
+				d.log.Warn("no XDP for a device, tc is tried", "device", l.Name, "why", err)
+			}
+		}
+		if err != nil {
+			err = f.Attach(l.Name)
+		}
+		if err != nil {
 			if d.fast.unfit[l.Name] != err.Error() {
 				d.log.Warn("a device stays with the full path", "device", l.Name, "why", err)
 			}
@@ -388,7 +364,11 @@ func (d *Daemon) followDevices(again bool) {
 
 // takes tells whether a device is one that the fast path is meant for.
 func (c *Config) takes(dev string) bool {
-	for _, p := range c.Fast.Devices {
+	return match(c.Fast.Devices, dev)
+}
+
+func match(patterns []string, dev string) bool {
+	for _, p := range patterns {
 		if ok, _ := pathpkg.Match(p, dev); ok {
 			return true
 		}

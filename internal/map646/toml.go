@@ -52,6 +52,7 @@ type file struct {
 	} `toml:"route"`
 	Fast struct {
 		Devices     []string
+		XDP         []string `toml:"xdp"`
 		Pin         *string
 		MaxMappings int `toml:"max_mappings"`
 		MaxPrefixes int `toml:"max_prefixes"`
@@ -278,7 +279,7 @@ func (f *file) apply(c *Config) error {
 	default:
 		return fieldError("route.sources", `%q is neither "mapped" nor "inside"`, f.Route.Sources)
 	}
-	c.Fast.Devices, c.Fast.Keep, c.MetricsListen = f.Fast.Devices, f.Fast.Keep, f.Metrics.Listen
+	c.Fast.Devices, c.Fast.XDP, c.Fast.Keep, c.MetricsListen = f.Fast.Devices, f.Fast.XDP, f.Fast.Keep, f.Metrics.Listen
 	setInt(&c.Fast.MaxMappings, f.Fast.MaxMappings)
 	setInt(&c.Fast.MaxPrefixes, f.Fast.MaxPrefixes)
 	if f.Fast.Pin != nil {
