@@ -2,6 +2,7 @@ package map646_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -360,4 +361,35 @@ func (w *world) fetch(ns, url string) string {
 	b, err := io.ReadAll(resp.Body)
 	w.must(err)
 	return string(b)
+}
+
+// FuzzChanges: no text makes the reader of changes panic.
+func FuzzChanges(f *testing.F) {
+	f.Add("add 203.0.113.1 2001:db8::1\nremove 203.0.113.0/24 # gone\nreplace 2001:db8::1 2001:db8::2")
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := map646.ReadChanges(strings.NewReader(text))
+		if err != nil && !errors.Is(err, map646.ErrChange) {
+			t.Error(err)
+		}
+		for _, c := range list {
+			if !c.Outside.IsValid() || c.Op != "remove" && !c.Inside.IsValid() {
+				t.Errorf("read %+v", c)
+			}
+		}
+	})
+}
+
+// FuzzTrace: what is accepted as a packet's description makes a packet.
+func FuzzTrace(f *testing.F) {
+	f.Add("tcp 198.51.100.7:1234 203.0.113.10:80 ttl 3 size 100 df")
+	f.Add("icmp 2001:db8::1 2001:db8::2 frag 8 more")
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := map646.ParseDescription(text)
+		if err == nil {
+			_, err = d.Packet()
+		}
+		if err != nil && !errors.Is(err, map646.ErrDescription) {
+			t.Error(err)
+		}
+	})
 }
