@@ -68,6 +68,12 @@ func (m *Map646) Report(ctx context.Context) wire.TranslatorReport {
 		return r
 	}
 	r.Running = true
+	// Not a reason to do anything here: map646 itself withdraws from routing what it should not have.
+	var sick []string
+	if err := map646.Control(ctx, m.Control, "health", &sick); err != nil {
+		sick = []string{err.Error()}
+	}
+	r.Message = strings.Join(sick, "; ")
 	for _, e := range table {
 		if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimSuffix(e.Outside, "/32"), "/128")); err == nil {
 			r.Mappings = append(r.Mappings, a)

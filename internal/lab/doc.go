@@ -8,7 +8,8 @@
 // over this machine's root directory, so that every program of this machine is
 // there and everything the node writes is its own. A [Host] is a node with
 // libvirtd, a [Router] a node with FRR. Cables ([Lab.Link]) and wide-area links
-// ([Lab.WAN]) join nodes.
+// ([Lab.WAN]) join nodes. A script ([ParseScript], [Run]) makes of these either
+// sites with their controllers, or a data centre behind translators.
 //
 // A node's first process is this program itself, started again under another
 // name (see child.go); a program that imports this package needs no preparation
@@ -21,7 +22,8 @@
 //   - What can outlive a killed program is named namespaces and one state
 //     directory; [Sweep] removes them, and Open does so for its own name.
 //   - Nothing of a lab is mounted, and no device made, in the machine's own
-//     namespaces, but the names in /run/netns.
+//     namespaces, but the names in /run/netns. eBPF programs and maps are pinned
+//     in a node's own bpffs.
 //   - A node's disk (its overlay) survives PowerOff; its processes, its memory
 //     file systems, its addresses, bridges, tunnels and routes do not. Its cables
 //     stay plugged in.

@@ -22,8 +22,9 @@ type Scope struct {
 	Base string // as in Options; "": BaseDir()
 	// Name restricts the check to one lab: its namespaces, mounts, processes and
 	// state directory, and links whose name begins with it; so that others may
-	// work on the machine meanwhile. eBPF programs have no owner and always count.
-	// "": everything on the machine counts.
+	// work on the machine meanwhile. eBPF programs have no owner: they count unless
+	// a living process that is not of the lab holds them. "": everything on the
+	// machine counts.
 	Name string
 }
 
@@ -68,6 +69,13 @@ func (s State) Diff(ctx context.Context) ([]Leak, error) {
 			return nil, fmt.Errorf("compare with snapshot: %w", err)
 		}
 		leaks := slices.DeleteFunc(list, func(l Leak) bool { return s.seen[l] })
+		if s.scope.Name != "" && slices.ContainsFunc(leaks, func(l Leak) bool { return l.Kind == "ebpf" }) {
+			others, err := s.scope.programsOfOthers()
+			if err != nil {
+				return nil, fmt.Errorf("compare with snapshot: %w", err)
+			}
+			leaks = slices.DeleteFunc(leaks, func(l Leak) bool { return others[l] })
+		}
 		if len(leaks) == 0 || ctx.Err() != nil {
 			return leaks, nil
 		}
@@ -151,7 +159,7 @@ func inventory(s Scope) ([]Leak, error) {
 		return nil, err
 	}
 	for _, p := range programs {
-		add("ebpf", fmt.Sprintf("program %d %q", p.ID, p.Name))
+		all = append(all, programLeak(p))
 	}
 	pattern := filepath.Join(s.Base, "*")
 	if s.Name != "" {
@@ -165,6 +173,58 @@ func inventory(s Scope) ([]Leak, error) {
 		add("file", f)
 	}
 	return all, nil
+}
+
+func programLeak(p netio.BPFProgram) Leak {
+	return Leak{"ebpf", fmt.Sprintf("program %d %q", p.ID, p.Name)}
+}
+
+// programsOfOthers are the eBPF programs that processes hold which are not of the
+// lab, by descriptors of the programs or of their links (proc_pid_fdinfo(5)).
+func (s Scope) programsOfOthers() (map[Leak]bool, error) {
+	programs, err := netio.BPFPrograms()
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]Leak{}
+	for _, p := range programs {
+		names[strconv.FormatUint(uint64(p.ID), 10)] = programLeak(p)
+	}
+	procs, err := s.processes()
+	if err != nil {
+		return nil, err
+	}
+	ours := map[int]bool{os.Getpid(): true}
+	for _, p := range procs {
+		ours[p.pid] = true
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	held := map[Leak]bool{}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || ours[pid] {
+			continue
+		}
+		fds, err := filepath.Glob(filepath.Join("/proc", e.Name(), "fd", "*"))
+		if err != nil {
+			return nil, err
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink(fd); err != nil || !strings.HasPrefix(to, "anon_inode:bpf") {
+				continue // gone meanwhile, or something else
+			}
+			info, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "fdinfo", filepath.Base(fd)))
+			for line := range strings.Lines(string(info)) {
+				if key, id, ok := strings.Cut(line, ":"); ok && key == "prog_id" {
+					held[names[strings.TrimSpace(id)]] = true
+				}
+			}
+		}
+	}
+	return held, nil
 }
 
 func (s Scope) dir() string { return filepath.Join(s.Base, s.Name) }

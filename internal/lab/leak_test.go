@@ -109,6 +109,28 @@ func TestLeakCheckSeesEveryKind(t *testing.T) {
 	}
 }
 
+// TestLeakCheckLeavesOthersAlone: an eBPF program that a stranger holds is none of
+// a lab's remains, until the stranger has gone without it.
+func TestLeakCheckLeavesOthersAlone(t *testing.T) {
+	own := lab.Scope{Name: fmt.Sprintf("lo%d", os.Getpid()), Base: t.TempDir()}
+	before, err := lab.Snapshot(own)
+	must(t, err)
+	f := os.NewFile(uintptr(loadProgram(t)), "program")
+	defer f.Close()
+	cmd := exec.Command("sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
+	cmd.ExtraFiles = []*os.File{f}
+	out, err := cmd.Output()
+	must(t, err)
+	var pid int
+	fmt.Sscan(string(out), &pid)
+	defer syscall.Kill(pid, syscall.SIGKILL)
+	if got := kinds(t, before); len(got) > 0 {
+		t.Errorf("held by a stranger: %v", got)
+	}
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	eventually(t, "the program counts when only we hold it", func() bool { return slices.Equal(kinds(t, before), []string{"ebpf"}) })
+}
+
 // loadProgram loads an eBPF program that returns 0 (socket filter).
 func loadProgram(t *testing.T) int {
 	insns := [2]uint64{0xb7, 0x95} // r0 = 0; exit
