@@ -249,6 +249,7 @@ func (c *Config) finish() error {
 		if !d.Prefix.IsValid() {
 			d.Prefix = t.Pref64
 		}
+		d.Private = t.Private // it must not promise what the translator drops
 		if err := d.Check(); err != nil {
 			return fmt.Errorf("dns64.%w", err)
 		}

@@ -207,3 +207,21 @@ func TestManyMappings(t *testing.T) {
 		t.Errorf("a duplicate: %v", err)
 	}
 }
+
+// TestDNS64FollowsTranslation: DNS64 must synthesise for the addresses that are translated, and for no others.
+func TestDNS64FollowsTranslation(t *testing.T) {
+	for word, want := range map[string]siit.Private{"auto": siit.PrivateAuto, "allow": siit.PrivateAllow, "drop": siit.PrivateDrop} {
+		path := filepath.Join(t.TempDir(), "map646.toml")
+		text := "pref64 = \"2001:db8:64::/96\"\nprivate = \"" + word + "\"\n[dns64]\nlisten = [\"[2001:db8::53]:53\"]\nupstream = [\"192.0.2.53\"]\nallow_from = [\"2001:db8::/32\"]\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := map646.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.DNS64.Private != want || c.DNS64.Prefix != c.Translation.Pref64 {
+			t.Errorf("%s: DNS64 has private %v, prefix %v", word, c.DNS64.Private, c.DNS64.Prefix)
+		}
+	}
+}
