@@ -282,13 +282,15 @@ func (c *Config) prefixes() []netip.Prefix {
 }
 
 // basePolicy is what leads packets to the device whatever is mapped: a route for
-// each prefix of its addresses, and for pref64 if that lies outside of them.
+// each prefix of its addresses, and for pref64 and pool4 if they lie outside of them.
 // Adding a mapping inside of them changes no route anywhere.
 func (c *Config) basePolicy() netio.LinkPolicy {
 	p := netio.LinkPolicy{Link: c.TUN.Name, Protocol: routeProtocol, Table: c.Table, Priority: c.Priority, Except: c.Translation.Inside}
 	p.Routes = c.prefixes()
-	if f := c.Translation.Pref64; f.IsValid() && !covered(p.Routes, f) {
-		p.Routes = append(p.Routes, f)
+	for _, f := range []netip.Prefix{c.Translation.Pref64, c.Translation.Pool4} {
+		if f.IsValid() && !covered(p.Routes, f) {
+			p.Routes = append(p.Routes, f)
+		}
 	}
 	if c.WholeInside {
 		p.Sources = slices.Clone(c.Translation.Inside)

@@ -194,36 +194,54 @@ func (d *Daemon) Health() []string {
 	return out
 }
 
-// selfTest has a packet to the first mapping translated there and its answer
-// back, and looks at what a machine and a client would look at.
-func selfTest(t *siit.Table) error {
+// probe is a mapping that a self-test can use: an IPv4 one, each side of which
+// finds the other (of nested mappings, not all do).
+func probe(t *siit.Table) (e siit.Entry, ok bool) {
+	tries := 0
 	for e := range t.Entries() {
+		if tries++; tries > 1000 {
+			break
+		}
 		if !e.Outside.Addr().Is4() {
 			continue
 		}
-		packet := selfTestPacket(e.Outside.Addr())
-		there, v := translated(t, packet)
-		if v.Action != siit.Send || v.Reason != siit.FourToSix {
-			return fmt.Errorf("self-test: a packet to %v: %v", e.Outside.Addr(), v.Reason)
+		out, ok := t.Lookup(e.Outside.Addr())
+		in, ok2 := t.Lookup(e.Inside.Addr())
+		if ok && ok2 && out == e && in == e {
+			return e, true
 		}
-		from, _ := t.Embed(testClient)
-		if len(there) != 40+len(packet)-20 || there[0]>>4 != 6 || netip.AddrFrom16([16]byte(there[8:24])) != from || !e.Inside.Contains(netip.AddrFrom16([16]byte(there[24:40]))) {
-			return fmt.Errorf("self-test: a packet to %v became %x", e.Outside.Addr(), there)
-		}
-		answer := slices.Clone(there)
-		copy(answer[8:24], there[24:40])
-		copy(answer[24:40], there[8:24])
-		copy(answer[40:42], there[42:44])
-		copy(answer[42:44], there[40:42])
-		back, v := translated(t, answer)
-		if v.Action != siit.Send || v.Reason != siit.SixToFour || len(back) != len(packet) ||
-			netip.AddrFrom4([4]byte(back[12:16])) != e.Outside.Addr() || netip.AddrFrom4([4]byte(back[16:20])) != testClient ||
-			string(back[28:]) != string(packet[28:]) || sum(back[:20]) != 0xffff || binary.BigEndian.Uint16(back[26:]) != binary.BigEndian.Uint16(packet[26:]) {
-			return fmt.Errorf("self-test: the answer from %v became %v %x", e.Outside.Addr(), v.Reason, back)
-		}
-		return nil
 	}
-	return nil // nothing is mapped from IPv4
+	return e, false
+}
+
+// selfTest has a packet to a mapping translated there and its answer back, and
+// looks at what a machine and a client would look at.
+func selfTest(t *siit.Table) error {
+	e, ok := probe(t)
+	if !ok {
+		return nil // nothing is mapped from IPv4
+	}
+	packet := selfTestPacket(e.Outside.Addr())
+	there, v := translated(t, packet)
+	if v.Action != siit.Send || v.Reason != siit.FourToSix {
+		return fmt.Errorf("self-test: a packet to %v: %v", e.Outside.Addr(), v.Reason)
+	}
+	from, _ := t.Embed(testClient)
+	if len(there) != 40+len(packet)-20 || there[0]>>4 != 6 || netip.AddrFrom16([16]byte(there[8:24])) != from || netip.AddrFrom16([16]byte(there[24:40])) != e.Inside.Addr() {
+		return fmt.Errorf("self-test: a packet to %v became %x", e.Outside.Addr(), there)
+	}
+	answer := slices.Clone(there)
+	copy(answer[8:24], there[24:40])
+	copy(answer[24:40], there[8:24])
+	copy(answer[40:42], there[42:44])
+	copy(answer[42:44], there[40:42])
+	back, v := translated(t, answer)
+	if v.Action != siit.Send || v.Reason != siit.SixToFour || len(back) != len(packet) ||
+		netip.AddrFrom4([4]byte(back[12:16])) != e.Outside.Addr() || netip.AddrFrom4([4]byte(back[16:20])) != testClient ||
+		string(back[28:]) != string(packet[28:]) || sum(back[:20]) != 0xffff || binary.BigEndian.Uint16(back[26:]) != binary.BigEndian.Uint16(packet[26:]) {
+		return fmt.Errorf("self-test: the answer from %v became %v %x", e.Outside.Addr(), v.Reason, back)
+	}
+	return nil
 }
 
 // testClient is a global address that belongs to no host (RFC 7535 §3.1, its

@@ -39,6 +39,7 @@ type handover struct {
 	TUN      []int // descriptors
 	Started  time.Time
 	Draining bool
+	FastOff  bool
 	Carried  carried
 	// Of the stand-in that reads the queues meanwhile: its process and the pipe that
 	// it reports to; the other pipe ends it when it is closed.
@@ -179,7 +180,7 @@ func (d *Daemon) upgrade(ctx context.Context, tun *netio.TUN, r upgradeRequest, 
 		}
 		return p[0], p[1], err
 	}
-	h := &handover{Started: d.started, Draining: d.draining}
+	h := &handover{Started: d.started, Draining: d.draining, FastOff: d.fast.off}
 	if h.TUN, err = tun.Descriptors(); err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}

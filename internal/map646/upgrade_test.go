@@ -59,6 +59,10 @@ func TestUpgrade(t *testing.T) {
 			w.must(w.ask(socket, "change", "add 203.0.113.11 2001:db8:a::11", &done))
 			end := w.streams()
 			time.Sleep(300 * time.Millisecond)
+			rounds := 2
+			if fast {
+				rounds++
+			}
 			for range 2 {
 				before := w.stats(socket)
 				s := w.upgrade(socket, program(t))
@@ -80,6 +84,15 @@ func TestUpgrade(t *testing.T) {
 				// What was changed while it ran is still there, though in no file.
 				w.run("client4", "ping", "-c", "1", "-W", "2", "203.0.113.11")
 			}
+			if fast {
+				// What was turned off stays off.
+				var s map646.Stats
+				w.must(w.ask(socket, "fast?on=false", "", &s))
+				if s = w.upgrade(socket, ""); s.Fast.On || len(s.Fast.Attached) > 0 || s.Fast.Why != "turned off" {
+					t.Errorf("fast path, turned off before an upgrade: %+v", s.Fast)
+				}
+				w.must(w.ask(socket, "fast?on=true", "", &s))
+			}
 			// A program that cannot run changes nothing.
 			before := w.stats(socket)
 			for what, binary := range map[string]string{"no such file": "/nonexistent/map646", "ended before": "/bin/false"} {
@@ -95,7 +108,7 @@ func TestUpgrade(t *testing.T) {
 			w.config(path, conf, socket)
 			end()
 			s := w.stats(socket)
-			if s.Upgrades != 2 || s.PID != process.Pid || len(s.Unhealthy) > 0 {
+			if s.Upgrades != rounds || s.PID != process.Pid || len(s.Unhealthy) > 0 {
 				t.Errorf("in the end: %+v", s)
 			}
 			w.must(process.Signal(syscall.SIGTERM))
