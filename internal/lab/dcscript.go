@@ -363,9 +363,11 @@ func (p *parser) expectDC(e *ExpectStmt) bool {
 		p.fromTo(e)
 		p.oneOf("hops")
 		e.Limit = int64(p.number("number of hops", 1, 30))
-		e.By = "udp"
+		e.By, e.Within = "udp", 20*time.Second
 		for p.more() {
-			switch p.oneOf("by", "silent", "through") {
+			switch p.oneOf("by", "silent", "through", "within") {
+			case "within":
+				e.Within = p.duration(time.Hour)
 			case "silent":
 				e.Silents = p.number("number of hops", 1, 30)
 			case "by":
