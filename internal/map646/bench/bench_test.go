@@ -304,6 +304,22 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestInserted(t *testing.T) {
+	r := sampleReport()
+	page, err := r.inserted("# a\n<!-- bench -->\nold\n<!-- /bench -->\nb\n")
+	if err != nil || strings.Contains(page, "old") || !strings.HasPrefix(page, "# a\n<!-- bench -->\nCPU cost") || !strings.HasSuffix(page, "\n<!-- /bench -->\nb\n") {
+		t.Errorf("%v\n%s", err, page)
+	}
+	if again, err := r.inserted(page); err != nil || again != page {
+		t.Errorf("a second time it differs: %v", err)
+	}
+	for _, bad := range []string{"", "<!-- bench -->\n"} {
+		if _, err := r.inserted(bad); err == nil {
+			t.Errorf("no error about %q", bad)
+		}
+	}
+}
+
 // The picture is well-formed, has a bar for each ratio, and cuts the one that is
 // off the scale.
 func TestPicture(t *testing.T) {

@@ -16,6 +16,9 @@
 // a task sends: veth hands a packet over on the same CPU, so forwarding, eBPF
 // and the other end's receive work are charged to the sender, who is in the
 // cgroup. What is handed to ksoftirqd is not, so its threads' run time is added.
+// (perf over all CPUs, while fast and full paths carried TCP and small packets:
+// of the samples in the network's code 99.8 % were in the cgroup's tasks, 0.2 % in
+// ksoftirqd, none in the idle task or elsewhere.)
 // Time of the whole machine (/proc/stat) would also hold what others do on it
 // and counts in ticks; it is only printed beside, as machine.outside.
 //

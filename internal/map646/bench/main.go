@@ -28,7 +28,7 @@ func realMain() (err error) {
 		paths  = flag.String("paths", "all", "paths, separated by commas: "+strings.Join(allPaths, ", ")+"; "+base+" is always among them")
 		loads  = flag.String("loads", "all", "loads, separated by commas: "+strings.Join(allLoads, ", "))
 		quick  = flag.Bool("quick", false, "two short rounds and a table of 10,000: a look, not a figure")
-		write  = flag.String("write", "", "write map646-bench.md and map646-bench.svg into this directory, too")
+		write  = flag.String("write", "", "write map646-bench.md and map646-bench.svg into this directory, and the short form into the map646.md there")
 		binary = flag.String("map646", "", "map646 to measure (default: built from this module)")
 		role   = flag.String("role", "", "what this process does in a benchmark that runs already: end, web")
 		cpu    = flag.Int("cpu", -1, "for -role: the CPU to stay on")
@@ -85,9 +85,28 @@ func realMain() (err error) {
 	if *write == "" {
 		return nil
 	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(*write, "map646-bench.md"), []byte(rep.markdown()), 0o644),
-		os.WriteFile(filepath.Join(*write, "map646-bench.svg"), []byte(rep.picture()), 0o644))
+	return rep.write(*write)
+}
+
+// write writes the page and the picture into a directory, and the brief into the
+// translator's own page if that is there.
+func (r *report) write(dir string) error {
+	err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "map646-bench.md"), []byte(r.markdown()), 0o644),
+		os.WriteFile(filepath.Join(dir, "map646-bench.svg"), []byte(r.picture()), 0o644))
+	page := filepath.Join(dir, "map646.md")
+	text, readErr := os.ReadFile(page)
+	if errors.Is(readErr, os.ErrNotExist) {
+		return err
+	}
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	changed, markErr := r.inserted(string(text))
+	if markErr != nil {
+		return errors.Join(err, fmt.Errorf("%s: %w", page, markErr))
+	}
+	return errors.Join(err, os.WriteFile(page, []byte(changed), 0o644))
 }
 
 // run is a benchmark under way.

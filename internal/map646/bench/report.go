@@ -230,7 +230,54 @@ const seed = `| 2011 | plain IPv4 | plain IPv6 | map646 | kernel NAT64 (Ecdysis)
 | TCP, WIDE Cloud, Mbit/s | | 927 | 617 (-34 %) | |
 `
 
-// markdown is the part of docs that a run writes.
+// legend explains the paths and loads.
+var legend = fmt.Sprintf(`- `+"`ipv6`, `ipv4`"+`: plain forwarding. `+"`fast`"+`: map646 with its eBPF program. `+"`full`"+`: map646 by its TUN device alone. `+"`fast66`, `full66`"+`: the
+  same, 1:1 between IPv6 addresses. `+"`tayga`"+`: TAYGA of Debian.
+- `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
+  the translator's devices.
+- `+"`udp64`"+`: datagrams of %d bytes, 10,000 a second, four at a time; `+"`udp64_single`"+`: one at a time (each wakes everybody on its way, which is dear
+  without a translator, too); `+"`udp64_burst`"+`: 32 at a time (a translator's own share shows most).
+- `+"`web`"+`: wrk against a web server written in Go, page of 4 KB; mean of what a request costs on 16 connections of one request each and on 4 long ones.
+`, chunk>>10, payload)
+
+func (r *report) ratios() string {
+	return r.grid(ratioLoads, func(path, load string) string {
+		if path == base && r.book.has(key{path, load}) {
+			return "1"
+		}
+		return spreadText(r.ratio(path, load))
+	})
+}
+
+// brief is what goes between the marks of the translator's own page.
+func (r *report) brief() string {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("CPU cost of the whole path (client, server, translator, kernel), × plain IPv6 forwarding, median of the rounds (quartiles). %s", r.about)
+	p("Written by `make bench-map646 ARGS=\"-write docs\"`, %s; all figures, limits, and those of the first map646: [map646-bench.md](map646-bench.md).\n", r.ended)
+	p("![cost of each path against plain IPv6 forwarding](map646-bench.svg)\n")
+	p("%s", r.ratios())
+	b.WriteString(legend)
+	return b.String()
+}
+
+// marks enclose the brief in the translator's own page.
+const openMark, closeMark = "<!-- bench -->\n", "<!-- /bench -->"
+
+// inserted is a page with the brief between its marks.
+func (r *report) inserted(page string) (string, error) {
+	before, rest, ok := strings.Cut(page, openMark)
+	if !ok {
+		return "", fmt.Errorf("no mark %q", strings.TrimSpace(openMark))
+	}
+	_, after, ok := strings.Cut(rest, closeMark)
+	if !ok {
+		return "", fmt.Errorf("no mark %q", closeMark)
+	}
+	return before + openMark + r.brief() + closeMark + after, nil
+}
+
+// markdown is the page that a run writes.
 func (r *report) markdown() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -238,24 +285,18 @@ func (r *report) markdown() string {
 	p("Written by `make bench-map646 ARGS=\"-write docs\"`, %s. %s\n", r.ended, r.about)
 	p("![cost of each path against plain IPv6 forwarding](map646-bench.svg)\n")
 	p("## CPU cost of the whole path, × plain IPv6 forwarding\n")
-	p("Client, server, translator and the kernel's work for them. Median of the rounds (quartiles).\n")
-	p("%s", r.grid(ratioLoads, func(path, load string) string {
-		if path == base && r.book.has(key{path, load}) {
-			return "1"
-		}
-		return spreadText(r.ratio(path, load))
-	}))
-	p("- `ipv6`, `ipv4`: plain forwarding. `fast`: map646 with its eBPF program. `full`: map646 by its TUN device alone. `fast66`, `full66`: the same,")
-	p("  1:1 between IPv6 addresses. `tayga`: TAYGA of Debian.")
-	p("- `tcp1`: one stream to the server; `tcp1r`: from it; `tcp4`: four at once. `tcp_mtu`: one stream in frames of MTU size, GRO on at the translator's devices.")
-	p("- `udp64`: datagrams of %d bytes, 10,000 a second, four at a time; `udp64_single`: one at a time (each wakes everybody on its way, which is dear without a", payload)
-	p("  translator, too); `udp64_burst`: 32 at a time (a translator's own share shows most).")
-	p("- `web`: wrk against a web server written in Go, page of 4 KB; mean of what a request costs on 16 connections of one request each and on 4 long ones.")
+	p("Client, server, translator and the kernel's work for them: the CPU time of a cgroup around all three, and of ksoftirqd. Median of the rounds (quartiles).\n")
+	p("%s", r.ratios())
+	b.WriteString(legend)
 	p("- `full_table`: %d mappings, addresses spread over them at random, half of the packets to and half from the mapped; `scraped`: the same while", r.mapping)
 	p("  `/metrics` is fetched ten times a second.\n")
 	if v := r.verdicts(); len(v) > 0 {
 		p("## What it must hold\n")
 		p("%s", table([]string{"", "limit", "measured", ""}, v))
+		p("Where the full path's limit is: each byte of TCP is copied twice more, out of the kernel and back (`tun_do_read`, `tun_get_user`), and these two copies cost")
+		p("as much each as the two of the ends (`tcp_sendmsg`, `tcp_recvmsg`), which are most of what plain forwarding costs when super-packets stay whole. A small packet")
+		p("wakes one more process, and that is a switch and often another CPU's interrupt, several us each, which TAYGA pays, too. Whatever is written in Go, C or")
+		p("anything else above a TUN device pays this; the fast path does not.\n")
 	}
 	p("## In units\n")
 	p("%s", r.grid(unitLoads(), func(path, load string) string {
@@ -274,11 +315,12 @@ func (r *report) markdown() string {
 			rows = append(rows, []string{"`" + f.Name + "`", short(f.Value), f.Unit})
 		}
 		p("%s", table([]string{"", "", "unit"}, rows))
+		p("`table.full_*` are those of the TUN device's table alone. `machine.outside_share` is what else went on in the machine meanwhile.\n")
 	}
 	p("## Beside the first map646\n")
 	p("%s", seed)
-	p("Of another time and other machines, where the wire was the limit; what compares is the difference to plain forwarding in the same column. The first one's figure")
-	p("for the CPU was not published; its code, built today, cost 30 × plain IPv6 per KB of TCP on a machine like this one.")
+	p("Of another time and other machines, where the wire was the limit; what compares is the difference to plain forwarding in the same row. The first one's CPU cost")
+	p("was not published; its code, built today, cost 30 × plain IPv6 per KB of TCP and 1.35 × per small packet on a machine like this one.")
 	return b.String()
 }
 
