@@ -338,10 +338,41 @@ func TestChanges(t *testing.T) {
 			t.Errorf("counters of a mapping that came anew: %+v", e)
 		}
 	}
+	// A prefix, on both paths (a large datagram comes in fragments).
+	w.must(w.ask(socket, "change", "add 203.0.113.64/28 2001:db8:a:0:1::/124", &done))
+	w.must(w.ns["server"].AddAddr("gw", netip.MustParsePrefix("2001:db8:a:0:1::5/64")))
+	w.run("client4", "ping", "-c", "2", "-i", "0.1", "-W", "2", "203.0.113.69")
+	w.echoes()
+	w.echo("client4", "203.0.113.69:8080", 4000)
 	// A reload makes the table equal to the files.
 	w.must(map646.Control(t.Context(), socket, "reload", &s))
 	if s.Mappings != 1 {
 		t.Errorf("after a reload: %+v", s)
+	}
+}
+
+// TestWholeInside: the inside prefixes lead to the translator as a whole, but not
+// what the host itself says from there.
+func TestWholeInside(t *testing.T) {
+	w := small(t)
+	w.translator("gw", "inside = [\"2001:db8:a::/64\"]\n"+conf+"[route]\nsources = \"inside\"\n")
+	for _, c := range []struct{ args, want string }{
+		{"2001:db8:c::7 from 2001:db8:a::10 iif server", "dev map646"},
+		{"2001:db8:c::7 from 2001:db8:a::99 iif server", "dev map646"},
+		{"2001:db8:a::11 from 2001:db8:a::10 iif server", "dev server"},
+		{"2001:db8:c::7 from 2001:db8:a::1", "dev router"},
+	} {
+		if out := w.run("gw", "ip", append([]string{"-6", "route", "get"}, strings.Fields(c.args)...)...); !strings.Contains(out, c.want) {
+			t.Errorf("%s: %s, want %s", c.args, out, c.want)
+		}
+	}
+	if out := w.run("gw", "ip", "-6", "route", "show", "table", "647"); strings.Contains(out, "::10") {
+		t.Errorf("a route for one machine:\n%s", out)
+	}
+	w.run("client6", "ping", "-c", "1", "-W", "2", "2001:db8:f::10")
+	w.run("server", "ping", "-c", "1", "-W", "2", "-I", "2001:db8:a::10", "2001:db8:c::7")
+	if out, err := w.try("server", "ping", "-c", "1", "-W", "2", "-I", "2001:db8:a::11", "2001:db8:c::7"); err == nil || !strings.Contains(out, "unreachable") {
+		t.Errorf("an unmapped machine: %v\n%s", err, out)
 	}
 }
 

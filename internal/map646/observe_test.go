@@ -144,7 +144,7 @@ func TestHealth(t *testing.T) {
 	w := small(t)
 	dir := t.TempDir()
 	path, socket := filepath.Join(dir, "map646.toml"), filepath.Join(dir, "s")
-	w.config(path, conf, socket)
+	w.config(path, withFast(conf, bpffs(t)), socket)
 	var sick atomic.Bool
 	d, err := map646.New(map646.Options{ConfigPath: path, NS: w.ns["gw"], Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Check: func() error {
 		if sick.Load() {
