@@ -163,8 +163,9 @@ func (d *Daemon) change(changes []Change) (done Changed, err error) {
 	var less, now = d.config.emptyPolicy(), d.config.emptyPolicy()
 	d.config.mappingPolicy(&less, values(removed))
 	d.config.mappingPolicy(&now, values(set))
+	sources := without(without(now.Sources, more.Sources), less.Sources) // of replaced mappings
 	less.Routes, less.Sources = without(less.Routes, now.Routes), without(less.Sources, now.Sources)
-	if sources := without(now.Sources, more.Sources); len(sources) > 0 { // of replaced mappings
+	if len(sources) > 0 {
 		more = d.config.emptyPolicy()
 		more.Sources = sources
 		err = errors.Join(err, d.ns.ExtendLinkPolicy(more))

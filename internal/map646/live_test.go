@@ -338,6 +338,17 @@ func TestChanges(t *testing.T) {
 			t.Errorf("counters of a mapping that came anew: %+v", e)
 		}
 	}
+	// 1:1 mappings exchange their machines, and one goes and comes back at once.
+	w.must(w.ask(socket, "change", "add 2001:db8:f::11 2001:db8:a::11", &done),
+		w.ask(socket, "change", "replace 2001:db8:f::10 2001:db8:a::11\nreplace 2001:db8:f::11 2001:db8:a::10", &done),
+		w.ask(socket, "change", "remove 2001:db8:f::11\nadd 2001:db8:f::11 2001:db8:a::10", &done))
+	for _, a := range []string{"2001:db8:f::10", "2001:db8:f::11"} {
+		w.run("client6", "ping", "-c", "1", "-W", "2", a)
+	}
+	if out := w.run("gw", "ip", "-6", "route", "show", "table", "647"); strings.Count(out, "dev map646") != 2 {
+		t.Errorf("sources after an exchange:\n%s", out)
+	}
+	w.must(w.ask(socket, "change", "remove 2001:db8:f::11\nreplace 2001:db8:f::10 2001:db8:a::10", &done))
 	// A prefix, on both paths (a large datagram comes in fragments).
 	w.must(w.ask(socket, "change", "add 203.0.113.64/28 2001:db8:a:0:1::/124", &done))
 	w.must(w.ns["server"].AddAddr("gw", netip.MustParsePrefix("2001:db8:a:0:1::5/64")))
