@@ -127,6 +127,11 @@ func TestFailover(t *testing.T) {
 		}, nil},
 		{"drained", func(w *world, ns string, p *exec.Cmd, n *node) {
 			var s map646.Stats
+			list, err := map646.Doctor(w.t.Context(), map646.DoctorOptions{ConfigPath: p.Args[len(p.Args)-1], NS: w.ns[ns], VTYSocket: n.dir})
+			if err != nil || !found(list, map646.FindOK, "FRR, IPv4", "router ospf by the interface") || !found(list, map646.FindOK, "FRR, IPv6", "redistribute connected") ||
+				!found(list, map646.FindOK, "daemon", "translates") || !found(list, map646.FindOK, "routes of mapped addresses", "map646") {
+				w.t.Errorf("doctor: %+v, %v", list, err)
+			}
 			w.must(map646.Control(context.Background(), filepath.Dir(p.Args[len(p.Args)-1])+"/s", "drain", &s))
 			if !s.Draining || !s.Withdrawn {
 				w.t.Errorf("drained: %+v", s)
