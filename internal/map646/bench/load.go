@@ -58,6 +58,7 @@ func (r *run) bookCost(j job, round int, all, daemon, per float64) {
 	r.book.add(key{j.Path, j.Load}, round, all/per)
 	if r.worlds[j.World].daemon != nil {
 		r.book.add(key{j.Path, j.Load + "_daemon"}, round, daemon/per)
+		r.book.add(key{j.Path, j.Load + "_path"}, round, (all-daemon)/per)
 	}
 }
 
@@ -218,7 +219,7 @@ func (r *run) zeroLoss(w *world, j job, round int) error {
 		return nil // a bisection is long, and three say as much
 	}
 	limited := false
-	rate, err := zeroLoss(1000, 200_000, .04, func(rate float64) (bool, error) {
+	rate, err := zeroLoss(1000, 500_000, .04, func(rate float64) (bool, error) {
 		o := order{Op: "udp", To: netip.AddrPortFrom(w.spec.target(), portUDP), Size: payload, Rate: int(rate), Burst: 16, CatchUp: true, Seconds: min(r.plan.Seconds, .5)}
 		sent, got, err := trial(w.client, w.server, o)
 		// A rate that the sender itself does not reach is none.

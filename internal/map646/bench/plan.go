@@ -54,8 +54,8 @@ func (p plan) check() error {
 		return fmt.Errorf("seconds: %v is not from 0.05 to 60", p.Seconds)
 	case p.Mappings < 2 || p.Mappings > many:
 		return fmt.Errorf("mappings: %d is not from 2 to %d", p.Mappings, many)
-	case p.Rate < 100 || p.Rate > 200_000:
-		return fmt.Errorf("rate: %d is not from 100 to 200000", p.Rate)
+	case p.Rate < 100 || p.Rate > 500_000:
+		return fmt.Errorf("rate: %d is not from 100 to 500000", p.Rate)
 	case p.Burst < 1 || p.Burst > 256:
 		return fmt.Errorf("burst: %d is not from 1 to 256", p.Burst)
 	case p.Queues < 0 || p.Queues > 256:
