@@ -116,7 +116,7 @@ func short(v float64) string {
 		return fmt.Sprintf("%.0f", v)
 	case a >= 100:
 		return fmt.Sprintf("%.1f", v)
-	case a >= 1:
+	case a >= .1:
 		return fmt.Sprintf("%.2f", v)
 	}
 	return fmt.Sprintf("%.3g", v)
@@ -181,7 +181,12 @@ func (r *report) verdicts() [][]string {
 		if s.Median <= b.Limit {
 			verdict = "held"
 		}
-		out = append(out, []string{"`" + b.What + "`", "≤ " + short(b.Limit) + " " + b.Unit, spreadText(s), verdict})
+		// One digit more, so that what has just missed does not look as if it held.
+		measured := fmt.Sprintf("%.3f (%.3f–%.3f)", s.Median, s.Low, s.High)
+		if s.N == 1 {
+			measured = fmt.Sprintf("%.3f", s.Median)
+		}
+		out = append(out, []string{"`" + b.What + "`", "≤ " + short(b.Limit) + " " + b.Unit, measured, verdict})
 	}
 	return out
 }
