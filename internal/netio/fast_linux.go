@@ -21,8 +21,15 @@ import (
 // FastSpec is what a fast path is made with.
 type FastSpec struct {
 	// PinDir is a directory on a bpffs that keeps tables, counters and attachments
-	// when the process ends, however it ends. Empty: they end with the process.
+	// when the process ends, however it ends. Empty: they end with the process; but
+	// the kernel keeps a clsact filter, with its tables, of a process that is killed.
+	// The next Fast of the namespace takes it over (with PinDir, at once) or away
+	// (without, when it is attached).
 	PinDir string
+	// ForceClsact: a clsact filter also where the kernel has tcx, which runs before
+	// all filters, for hosts whose other software has to see packets first. There is
+	// one fast path by clsact in a network namespace, whatever its PinDir.
+	ForceClsact bool
 	// MaxMappings is how many IPv4 <-> IPv6 mappings of single addresses there may
 	// be; memory for them, about 130 bytes each and a counter per CPU, is taken at
 	// once. MaxMappings66 is the same for IPv6 <-> IPv6 ones, about 200 bytes each;
@@ -75,14 +82,19 @@ type Fast struct {
 	pinned   bool  // the maps are pinned
 	kinds    kinds // what the settings in force say of mappings
 	lock     *os.File
-	settings *FastSettings
-	tests    map[string]*ebpf.Program // as programs, but they return the outcome
+	hook     string // where Attach puts the program
+
+	filterLock *os.File // held if filters may be ours
+	spare      qdiscs
+	claimed    bool // there are no others' filters
+	settings   *FastSettings
+	tests      map[string]*ebpf.Program // as programs, but they return the outcome
 }
 
 type fastLink struct {
-	link  link.Link
+	hook
 	index int
-	xdp   bool
+	kind  string // hookTCX, ...
 }
 
 // layout counts the changes of table.h; maps of another layout are not adopted.
@@ -128,7 +140,7 @@ func (n *NS) openFast(s FastSpec) (_ *Fast, err error) {
 	if s.MaxMappings66 == 0 {
 		s.MaxMappings66 = s.MaxMappings
 	}
-	f := &Fast{ns: n, spec: s, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]*fastLink{}}
+	f := &Fast{ns: n, spec: s, maps: map[string]*ebpf.Map{}, programs: map[string]*ebpf.Program{}, links: map[string]*fastLink{}, spare: qdiscs{}}
 	defer func() {
 		if err != nil {
 			f.Close()
@@ -164,6 +176,7 @@ func (n *NS) openFast(s FastSpec) (_ *Fast, err error) {
 	}
 	f.counts, f.outcomes = f.memory[0], f.memory[1]
 	f.openTables(f.memory[2], f.memory[3], f.memory[4])
+	f.hook = f.chooseHook()
 	if err := f.openLinks(); err != nil {
 		return nil, err
 	}
@@ -248,9 +261,13 @@ func (f *Fast) Close() error {
 func (f *Fast) close() error {
 	var errs []error
 	for dev, l := range f.links {
-		errs = append(errs, l.link.Close())
+		if l.kind == hookClsact && f.spec.PinDir == "" {
+			errs = append(errs, l.detach())
+		}
+		errs = append(errs, l.Close())
 		delete(f.links, dev)
 	}
+	errs = append(errs, f.spare.drop(f.ns))
 	for _, b := range f.memory {
 		errs = append(errs, unix.Munmap(b))
 	}
@@ -267,9 +284,11 @@ func (f *Fast) close() error {
 		errs = append(errs, p.Close())
 	}
 	f.tests = nil
-	if f.lock != nil {
-		errs = append(errs, f.lock.Close())
-		f.lock = nil
+	for _, l := range []**os.File{&f.filterLock, &f.lock} {
+		if *l != nil {
+			errs = append(errs, (*l).Close())
+			*l = nil
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -369,7 +388,7 @@ func (f *Fast) openPins() (map[string]*ebpf.Map, error) {
 		return nil, err
 	}
 	if have.NSDev != want.NSDev || have.NSIno != want.NSIno {
-		return nil, f.dropForeign()
+		return nil, f.dropForeign(have)
 	}
 	if have != want {
 		return nil, nil
@@ -400,7 +419,8 @@ func (f *Fast) openPins() (map[string]*ebpf.Map, error) {
 
 // dropForeign takes away the pins of another network namespace, if it is no
 // more.
-func (f *Fast) dropForeign() error {
+func (f *Fast) dropForeign(m fastMeta) error {
+	inUse := fmt.Errorf("pin directory %s: %w by a fast path of another network namespace", f.spec.PinDir, ErrFastInUse)
 	names, err := f.pinnedLinks()
 	if err != nil {
 		return err
@@ -413,8 +433,13 @@ func (f *Fast) dropForeign() error {
 		index := linkIndex(l)
 		l.Close()
 		if index != 0 {
-			return fmt.Errorf("pin directory %s: %w by a fast path of another network namespace", f.spec.PinDir, ErrFastInUse)
+			return inUse
 		}
+	}
+	if has, err := filtersOf(m.NSDev, m.NSIno); err != nil {
+		return err
+	} else if has {
+		return inUse
 	}
 	return f.removePins()
 }

@@ -14,29 +14,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Attach puts the program at the device's tc ingress; if it is there already,
-// nothing happens. ErrUnfit, wrapped with the reason, if the device could not
-// pass on what is translated; fs.ErrNotExist if there is no such device;
-// errors.ErrUnsupported if the kernel has no tcx (it came with 6.6).
-func (f *Fast) Attach(dev string) error { return f.attachAs(dev, false, false) }
+// hook is what has a program run on a device.
+type hook interface {
+	device() int // its index; 0: it has gone, or the hook has
+	update(*ebpf.Program) error
+	detach() error // no error if there is nothing to detach
+	Close() error  // lets go of it; without detach and pins, a link ends
+}
+
+type bpfLink struct{ link.Link }
+
+func (l bpfLink) device() int                  { return linkIndex(l.Link) }
+func (l bpfLink) update(p *ebpf.Program) error { return l.Link.Update(p) }
+
+func (l bpfLink) detach() error {
+	// A link whose device has gone has nothing to detach.
+	if l.device() == 0 {
+		return nil
+	}
+	return l.Link.Detach()
+}
+
+// Attach puts the program at the device's tc ingress, by tcx or clsact (see
+// Hook); if it is there already, nothing happens, and if it is there the other
+// way, it is never gone meanwhile. ErrUnfit, wrapped with the reason, if the
+// device could not pass on what is translated; fs.ErrNotExist if there is no such
+// device; ErrFastInUse if another fast path has the place; errors.ErrUnsupported
+// if the kernel has neither.
+func (f *Fast) Attach(dev string) error { return f.attachAs(dev, f.hook, false) }
 
 // AttachXDP is as Attach, but before the stack has the packet, in the driver.
 // It is for physical uplinks: other devices hand over super-packets and
 // unfinished checksums, which XDP cannot know of and would spoil. They are refused
 // with ErrUnfit, unless forced by who has turned all that off. A driver without
 // XDP gives errors.ErrUnsupported.
-func (f *Fast) AttachXDP(dev string, force bool) error { return f.attachAs(dev, true, force) }
+func (f *Fast) AttachXDP(dev string, force bool) error { return f.attachAs(dev, hookXDP, force) }
 
-func (f *Fast) attachAs(dev string, xdp, force bool) error {
+func (f *Fast) attachAs(dev, kind string, force bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.attach(dev, xdp, force); err != nil {
+	if err := f.attach(dev, kind, force); err != nil {
 		return fmt.Errorf("attach fast path to %s: %w", dev, err)
 	}
 	return nil
 }
 
-func (f *Fast) attach(dev string, xdp, force bool) error {
+func (f *Fast) attach(dev, kind string, force bool) error {
 	if err := f.open(); err != nil {
 		return err
 	}
@@ -46,26 +69,42 @@ func (f *Fast) attach(dev string, xdp, force bool) error {
 	}
 	index := l.Attrs().Index
 	old := f.links[dev]
-	if old != nil && old.xdp == xdp && old.index == index && linkIndex(old.link) == index {
+	if old != nil && old.kind == kind && old.index == index && old.device() == index {
 		return nil
 	}
 	if err := f.fits(dev, l.Attrs().EncapType); err != nil {
 		return err
 	}
-	if xdp {
+	if kind == hookXDP {
 		if err := f.fitsXDP(l, force); err != nil {
 			return err
 		}
 	}
-	if old != nil {
+	if err := f.claimFilters(kind, index); err != nil {
+		return err
+	}
+	// From tcx to clsact or back, the new one comes first.
+	if old != nil && (old.kind == kind || old.kind == hookXDP || kind == hookXDP || old.index != index) {
 		if err := f.detach(dev); err != nil {
 			return err
 		}
+		old = nil
 	}
 	if err := f.commit(); err != nil {
 		return err
 	}
-	made, err := f.makeLink(l, xdp)
+	if kind == hookClsact {
+		made, err := f.ns.putFilter(index, f.programs["translate"], f.spare)
+		if err != nil {
+			return err
+		}
+		f.links[dev] = &fastLink{hook: made, index: index, kind: kind}
+		if old != nil {
+			return f.drop(dev, old)
+		}
+		return nil
+	}
+	made, err := f.makeLink(l, kind == hookXDP)
 	if err != nil {
 		return err
 	}
@@ -74,7 +113,12 @@ func (f *Fast) attach(dev string, xdp, force bool) error {
 			return errors.Join(fmt.Errorf("pin: %w", err), made.Close())
 		}
 	}
-	f.links[dev] = &fastLink{link: made, index: index, xdp: xdp}
+	f.links[dev] = &fastLink{hook: bpfLink{made}, index: index, kind: kind}
+	// Both at once would do no more than count what is translated a second time, as
+	// having no mapping; but not for long.
+	if f.filterLock != nil {
+		return (&tcFilter{ns: f.ns, index: index, spare: f.spare}).detach()
+	}
 	return nil
 }
 
@@ -85,9 +129,6 @@ func (f *Fast) makeLink(l netlink.Link, xdp bool) (made link.Link, err error) {
 			made, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: f.programs["translate"], Attach: ebpf.AttachTCXIngress})
 			return err
 		})
-		if errors.Is(err, ebpf.ErrNotSupported) {
-			err = fmt.Errorf("%w: the kernel has no tcx, it came with Linux 6.6 (%w)", errors.ErrUnsupported, err)
-		}
 		return made, err
 	}
 	// The program has to know what is addressed to the device.
@@ -178,7 +219,10 @@ func (f *Fast) fits(dev, encap string) error {
 	return nil
 }
 
-// Detach takes the program from the device; nothing happens if it is not there.
+// Detach takes the program from the device; nothing happens if it is not there. A
+// clsact that was made for it goes at Close, if nobody else uses it by then: its
+// coming and going stops the device's sending for a moment, which may lose packets
+// (no other change here does).
 func (f *Fast) Detach(dev string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -194,15 +238,16 @@ func (f *Fast) detach(dev string) error {
 		return nil
 	}
 	delete(f.links, dev)
+	return f.drop(dev, l)
+}
+
+// drop detaches what is no more among f.links.
+func (f *Fast) drop(dev string, l *fastLink) error {
 	var errs []error
-	if f.spec.PinDir != "" {
+	if f.spec.PinDir != "" && l.kind != hookClsact {
 		errs = append(errs, remove(f.pin(linkPin+toPin.Replace(dev))))
 	}
-	// A link whose device has gone has nothing to detach.
-	if linkIndex(l.link) != 0 {
-		errs = append(errs, l.link.Detach())
-	}
-	errs = append(errs, l.link.Close())
+	errs = append(errs, l.detach(), l.Close())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("detach fast path from %s: %w", dev, err)
 	}
@@ -216,7 +261,7 @@ func (f *Fast) Attached() []string {
 	defer f.mu.Unlock()
 	var devs []string
 	for dev, l := range f.links {
-		if i := linkIndex(l.link); i != 0 && i == l.index {
+		if i := l.device(); i != 0 && i == l.index {
 			devs = append(devs, dev)
 		}
 	}
@@ -239,7 +284,8 @@ func linkIndex(l link.Link) int {
 	return 0
 }
 
-// openLinks opens the pinned links, and forgets those whose device has gone.
+// openLinks opens the pinned links, forgets those whose device has gone, and
+// takes over filters.
 func (f *Fast) openLinks() error {
 	if f.spec.PinDir == "" {
 		return nil
@@ -266,17 +312,24 @@ func (f *Fast) openLinks() error {
 		if err != nil {
 			return err
 		}
-		f.links[dev] = &fastLink{link: l, index: index, xdp: info.XDP() != nil}
+		kind := hookTCX
+		if info.XDP() != nil {
+			kind = hookXDP
+		}
+		f.links[dev] = &fastLink{hook: bpfLink{l}, index: index, kind: kind}
 	}
-	return nil
+	return f.adoptFilters()
 }
 
 // updateLinks has all links run the present program, each in one step.
 func (f *Fast) updateLinks() error {
 	for _, dev := range slices.Sorted(maps.Keys(f.links)) {
 		l := f.links[dev]
+		if l.device() == 0 {
+			continue // it has gone, and Attached says so
+		}
 		program := "translate"
-		if l.xdp {
+		if l.kind == hookXDP {
 			program = "translate_xdp"
 			now, err := f.ns.h.LinkByName(dev)
 			if err != nil {
@@ -288,14 +341,14 @@ func (f *Fast) updateLinks() error {
 				return err
 			}
 		}
-		if err := l.link.Update(f.programs[program]); err != nil {
+		if err := l.update(f.programs[program]); err != nil {
 			return fmt.Errorf("replace program of %s: %w", dev, err)
 		}
 	}
 	return nil
 }
 
-// commit turns links that were adopted without their tables to the new ones,
+// commit turns links and filters that were adopted without their tables to the new ones,
 // which Sync or Set have filled meanwhile.
 func (f *Fast) commit() error {
 	if f.spec.PinDir == "" || f.pinned {
