@@ -146,7 +146,6 @@ func (d *doctor) kernel() {
 	since := func(major, minor int) bool { return v[0] > major || v[0] == major && v[1] >= minor }
 	d.want(since(5, 10), FindBad, "kernel", release, "Linux 5.10 or later is needed")
 	d.want(since(6, 2), FindWarn, "UDP super-packets", map[bool]string{true: "the kernel has them (6.2)", false: release + " has none"}[since(6, 2)], "Linux 6.2 or later lets UDP cross the device in super-packets")
-	d.want(since(6, 6), FindWarn, "tcx", map[bool]string{true: "the kernel has it (6.6)", false: release + " has none"}[since(6, 6)], "Linux 6.6 or later is needed by the fast path")
 	if f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
 		d.say(FindBad, "/dev/net/tun", err.Error(), "modprobe tun; in a container, pass the device in")
 	} else {
@@ -229,7 +228,11 @@ func (d *doctor) fast() {
 		d.say(FindWarn, "eBPF program", err.Error(), "the full path serves; for the fast one see above")
 		return
 	}
-	d.want(f.Close() == nil, FindWarn, "eBPF program", "the kernel takes it", "")
+	at := f.Hook()
+	if at == "clsact" {
+		at += ", for the kernel has no tcx (6.6)"
+	}
+	d.want(f.Close() == nil, FindWarn, "eBPF program", "the kernel takes it; devices get it by "+at, "")
 }
 
 func (d *doctor) sysctls() {

@@ -21,7 +21,8 @@ type fastState struct {
 	why    string            // there is none although it is configured, or it is off
 	unfit  map[string]string // devices that are meant and cannot be taken: why
 	inside []netip.Prefix    // as last configured
-	room   int
+	room   int               // mappings of IPv4, or of both if room6 is 0
+	room6  int
 }
 
 const turnedOff = "turned off"
@@ -51,10 +52,14 @@ func (d *Daemon) openFast() {
 		if c.Fast.Pin != "" {
 			d.forgetPinned()
 		}
+		if err := d.ns.ClearFast(); err != nil {
+			d.log.Warn("a fast path that was killed may still be attached", "err", err)
+		}
 		return
 	}
 	t := d.table.Load()
-	spec := netio.FastSpec{PinDir: c.Fast.Pin, MaxMappings: c.Fast.room(t.Len()), MaxPrefixes: c.Fast.MaxPrefixes}
+	spec := netio.FastSpec{PinDir: c.Fast.Pin, ForceClsact: c.Fast.Clsact, MaxPrefixes: c.Fast.MaxPrefixes}
+	spec.MaxMappings, spec.MaxMappings66 = c.Fast.room(d.count4, d.count6)
 	begun := time.Now()
 	f, err := d.patientOpen(spec)
 	if errors.Is(err, netio.ErrNotBPFFS) {
@@ -63,7 +68,7 @@ func (d *Daemon) openFast() {
 		f, err = d.ns.OpenFast(spec)
 	}
 	d.mu.Lock()
-	d.fast = fastState{unfit: map[string]string{}, room: spec.MaxMappings}
+	d.fast = fastState{unfit: map[string]string{}, room: spec.MaxMappings, room6: spec.MaxMappings66}
 	if d.handover != nil && d.handover.FastOff {
 		d.fast.off, d.fast.why = true, turnedOff
 	}
@@ -83,7 +88,7 @@ func (d *Daemon) openFast() {
 		d.failFast(err)
 		return
 	}
-	d.log.Info("fast path open", "mappings", t.Len(), "room", spec.MaxMappings, "pin", spec.PinDir, "took", time.Since(begun).Round(time.Millisecond))
+	d.log.Info("fast path open", "mappings", t.Len(), "room", spec.MaxMappings+spec.MaxMappings66, "hook", f.Hook(), "pin", spec.PinDir, "took", time.Since(begun).Round(time.Millisecond))
 	d.followDevices(true)
 }
 
@@ -180,7 +185,7 @@ func (d *Daemon) fastUpdate(removed, set []siit.Entry) {
 		most = max(most, e.ID)
 		come = append(come, fastEntry(e))
 	}
-	if len(set) > 0 && (d.table.Load().Len() > d.fast.room || int(most) >= d.fast.room+d.config.Fast.MaxPrefixes) {
+	if len(set) > 0 && (d.fastCrowded() || int(most) >= d.fast.room+d.fast.room6+d.config.Fast.MaxPrefixes) {
 		d.resyncFast()
 		return
 	}
@@ -198,6 +203,15 @@ func (d *Daemon) fastUpdate(removed, set []siit.Entry) {
 	}
 }
 
+// fastCrowded tells whether there are more mappings than the kernel's tables
+// were made for.
+func (d *Daemon) fastCrowded() bool {
+	if d.fast.room6 == 0 {
+		return d.count4+d.count6 > d.fast.room
+	}
+	return d.count4 > d.fast.room || d.count6 > d.fast.room6
+}
+
 // resyncFast makes the kernel's tables equal to ours, in bigger ones if need be.
 func (d *Daemon) resyncFast() {
 	if !d.fastInUse() {
@@ -205,8 +219,8 @@ func (d *Daemon) resyncFast() {
 	}
 	t := d.table.Load()
 	c := d.config
-	if room := c.Fast.room(t.Len()); room > d.fast.room && c.Fast.MaxMappings == 0 {
-		d.log.Info("the fast path's tables are too small, making bigger ones", "room", room)
+	if d.fastCrowded() && c.Fast.MaxMappings == 0 {
+		d.log.Info("the fast path's tables are too small, making bigger ones", "mappings", t.Len())
 		off, why := d.fast.off, d.fast.why
 		// What is pinned goes on with the old tables until the new ones are full.
 		if err := d.fastPath.Load().Close(); err != nil {
@@ -453,7 +467,7 @@ func (d *Daemon) fastStats() *FastStats {
 		d.mu.Unlock()
 		return nil
 	}
-	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why, Room: d.fast.room}
+	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why, Room: d.fast.room + d.fast.room6}
 	for dev, why := range d.fast.unfit {
 		s.Refused[dev] = why
 	}

@@ -214,7 +214,7 @@ func TestDoctor(t *testing.T) {
 	want(list, map646.FindWarn, "daemon", "map646 run")
 	want(list, map646.FindOK, "kernel", "")
 	want(list, map646.FindOK, "/dev/net/tun", "")
-	want(list, map646.FindOK, "eBPF program", "takes it")
+	want(list, map646.FindOK, "eBPF program", "takes it; devices get it by tcx")
 	want(list, map646.FindWarn, "bpffs", "mount -t bpf")
 	want(list, map646.FindOK, "net.ipv4.ip_forward", "1")
 	want(list, map646.FindOK, "device server", "meant for the fast path")

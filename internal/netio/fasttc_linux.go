@@ -325,6 +325,17 @@ func (f *Fast) claimFilters(kind string, index int) error {
 	return nil
 }
 
+// ClearFast takes away the clsact filters that a fast path without pins has left
+// in the namespace, when its process was killed. ErrFastInUse if it is alive.
+func (n *NS) ClearFast() error {
+	f := &Fast{ns: n, spare: qdiscs{}}
+	err := f.claimFilters("", 0)
+	if err = errors.Join(err, f.close()); err != nil {
+		return fmt.Errorf("clear fast path: %w", err)
+	}
+	return nil
+}
+
 // filtersOf tells whether a namespace that is alive somewhere has filters of
 // ours.
 func filtersOf(dev, ino uint64) (bool, error) {

@@ -230,14 +230,15 @@ func TestFastClsactKilled(t *testing.T) {
 	}
 	w := newFastWorld(t, "g-k")
 	for _, c := range []struct {
-		name         string
-		next         netio.FastSpec
-		onC, onM     bool // a filter, when c is attached
-		pinned, both bool
+		name                  string
+		next                  netio.FastSpec
+		onC, onM              bool // a filter, when c is attached
+		pinned, both, cleared bool
 	}{
-		{"clsact", spec, true, false, false, false},
-		{"tcx", netio.FastSpec{MaxMappings: 100}, false, false, false, false},
-		{"pinned", netio.FastSpec{MaxMappings: 100, ForceClsact: true}, true, true, true, true},
+		{name: "clsact", next: spec, onC: true},
+		{name: "tcx", next: netio.FastSpec{MaxMappings: 100}},
+		{name: "pinned", next: spec, onC: true, onM: true, pinned: true, both: true},
+		{name: "cleared", cleared: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.pinned {
@@ -256,6 +257,9 @@ func TestFastClsactKilled(t *testing.T) {
 			if err := look.Attach("c"); !errors.Is(err, netio.ErrFastInUse) {
 				t.Errorf("beside a living one: %v", err)
 			}
+			if err := w.node.ClearFast(); !errors.Is(err, netio.ErrFastInUse) {
+				t.Errorf("cleared beside a living one: %v", err)
+			}
 			must(t, look.Close(), cmd.Process.Kill())
 			cmd.Wait()
 			w.filtered("c", true, true)
@@ -263,6 +267,12 @@ func TestFastClsactKilled(t *testing.T) {
 			must(t, openFast(t, w.node, spec).Close())
 			w.filtered("c", true, true)
 			w.filtered("m", true, true)
+			if c.cleared {
+				must(t, w.node.ClearFast(), w.node.ClearFast())
+				w.filtered("c", false, false)
+				w.filtered("m", false, false)
+				return
+			}
 
 			f := openFast(t, w.node, c.next)
 			want := []string{"c"}
