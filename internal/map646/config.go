@@ -70,6 +70,8 @@ type FastConfig struct {
 	// MaxMappings and MaxPrefixes are the room in the kernel's tables. What finds
 	// none takes the full path. MaxMappings 0: see room.
 	MaxMappings, MaxPrefixes int
+	// Clsact has it attached by clsact filters also where the kernel has tcx.
+	Clsact bool
 	// Keep leaves the fast path at work when the daemon is told to stop.
 	Keep bool
 }
@@ -321,16 +323,18 @@ func covered(by []netip.Prefix, p netip.Prefix) bool {
 }
 
 // room is the size of the fast path's tables: as configured, or twice what the
-// table holds now.
-func (f FastConfig) room(mappings int) int {
+// table holds now. six 0: as configured, for both kinds together.
+func (f FastConfig) room(mappings4, mappings6 int) (four, six int) {
 	if f.MaxMappings > 0 {
-		return f.MaxMappings
+		return f.MaxMappings, 0
 	}
-	n := 1 << 16
-	for n < 2*mappings && n < 1<<24 {
-		n *= 2
+	twice := func(n, least int) int {
+		for least < 2*n && least < 1<<24 {
+			least *= 2
+		}
+		return least
 	}
-	return n
+	return twice(mappings4, 1<<16), twice(mappings6, 1<<12)
 }
 
 // routeProtocol marks what is ours in the kernel's tables (rtnetlink(7): the

@@ -313,7 +313,7 @@ func (d *Daemon) reload() error {
 		fixed("icmp.rate", c.ICMPRate == old.ICMPRate), fixed("control", c.Control == old.Control),
 		fixed("metrics.listen", c.MetricsListen == old.MetricsListen),
 		fixed("fast.pin", c.Fast.Pin == old.Fast.Pin), fixed("fast.max_mappings", c.Fast.MaxMappings == old.Fast.MaxMappings),
-		fixed("fast.max_prefixes", c.Fast.MaxPrefixes == old.Fast.MaxPrefixes),
+		fixed("fast.max_prefixes", c.Fast.MaxPrefixes == old.Fast.MaxPrefixes), fixed("fast.clsact", c.Fast.Clsact == old.Fast.Clsact),
 		fixed("dns64.listen", sameListen(c.DNS64, old.DNS64))); err != nil {
 		return err
 	}

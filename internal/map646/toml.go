@@ -56,6 +56,7 @@ type file struct {
 		Pin         *string
 		MaxMappings int `toml:"max_mappings"`
 		MaxPrefixes int `toml:"max_prefixes"`
+		Clsact      bool
 		Keep        bool
 	} `toml:"fast"`
 	Metrics struct {
@@ -280,6 +281,7 @@ func (f *file) apply(c *Config) error {
 		return fieldError("route.sources", `%q is neither "mapped" nor "inside"`, f.Route.Sources)
 	}
 	c.Fast.Devices, c.Fast.XDP, c.Fast.Keep, c.MetricsListen = f.Fast.Devices, f.Fast.XDP, f.Fast.Keep, f.Metrics.Listen
+	c.Fast.Clsact = f.Fast.Clsact
 	setInt(&c.Fast.MaxMappings, f.Fast.MaxMappings)
 	setInt(&c.Fast.MaxPrefixes, f.Fast.MaxPrefixes)
 	if f.Fast.Pin != nil {
