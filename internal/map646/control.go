@@ -77,8 +77,11 @@ func (d *Daemon) controls() http.Handler {
 		return d.Stats(), err
 	})
 	handle("POST /change", func(r *http.Request) (any, error) {
-		list, err := ReadChanges(http.MaxBytesReader(nil, r.Body, maxRequest))
+		body := http.MaxBytesReader(nil, r.Body, maxRequest)
+		list, err := ReadChanges(body)
 		if err != nil {
+			// Who is still writing would see a broken pipe, not the reason.
+			_, _ = io.Copy(io.Discard, body)
 			return nil, err
 		}
 		return d.Change(list)

@@ -309,6 +309,7 @@ func TestChanges(t *testing.T) {
 		{"\n\nadd 203.0.113.20", "line 3: add: 1 addresses, not 2"},
 		{"add 203.0.113.x 2001:db8:a::20", "line 1: outside: bad address"},
 		{"swap 203.0.113.20 2001:db8:a::20", `line 1: "swap" is none of`},
+		{"bad\n" + strings.Repeat("# long\n", 1_000_000), `line 1: "bad" is none of`},
 		{strings.Repeat("x", 70000), "token too long"},
 	} {
 		if err := w.ask(socket, "change", c.text, &done); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -434,4 +435,29 @@ func FuzzTrace(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestGrowth: more mappings than the kernel's tables were made for get bigger
+// ones, under a download.
+func TestGrowth(t *testing.T) {
+	w := small(t)
+	_, _, socket := w.translator("gw", strings.Replace(withFast(conf, bpffs(t)+"/p"), "max_mappings = 1024\n", "", 1))
+	end := w.streams()
+	was := w.stats(socket).Fast.Room
+	var lines strings.Builder
+	for i := range 70_000 {
+		fmt.Fprintf(&lines, "add 10.%d.%d.%d 2001:db8:9::%x:%x\n", 9+(i>>16), i>>8&255, i&255, 1+(i>>16), i&0xffff)
+	}
+	var done map646.Changed
+	w.must(w.ask(socket, "change", lines.String(), &done))
+	time.Sleep(200 * time.Millisecond)
+	s := w.stats(socket)
+	if done.Added != 70_000 || s.Fast.Room <= was || !s.Fast.On || len(s.Fast.Attached) != 2 {
+		t.Errorf("added %+v: %+v", done, s.Fast)
+	}
+	time.Sleep(200 * time.Millisecond)
+	if now := w.stats(socket); now.Fast.Packets["6to4"] == s.Fast.Packets["6to4"] || now.Fast.Packets["6to6"] == s.Fast.Packets["6to6"] {
+		t.Errorf("the fast path carries nothing: %+v", now.Fast)
+	}
+	end()
 }
