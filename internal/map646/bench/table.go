@@ -20,9 +20,10 @@ func memoryOf(pid int) (memory, error) {
 	if err != nil {
 		return m, err
 	}
-	kb, ok := field(string(text), "VmRSS:")
+	// Not VmRSS: that has the maps' memory, too, where the process looks at it.
+	kb, ok := field(string(text), "RssAnon:")
 	if !ok {
-		return m, errors.New("no VmRSS in status")
+		return m, errors.New("no RssAnon in status")
 	}
 	m.User = kb * 1024
 	infos, err := filepath.Glob(filepath.Join(proc, "fdinfo", "*"))
