@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -89,6 +90,9 @@ func (c *runCmd) Run(ctx context.Context) error {
 			}
 		}
 	}()
+	// A queue that has just had a packet waits inside the kernel and keeps its
+	// processor meanwhile; others need some, too.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + d.Queues())
 	return d.Run(ctx)
 }
 
