@@ -431,7 +431,6 @@ func parseFRR(text string) frrConfig {
 			section = ""
 		case !strings.HasPrefix(line, " "):
 			section = line
-			c[section] = c[section]
 		default:
 			c[section] = append(c[section], strings.TrimSpace(line))
 		}

@@ -31,8 +31,6 @@ func (k key) and(m key) key    { return key{k.hi & m.hi, k.lo & m.lo} }
 func (k key) andNot(m key) key { return key{k.hi &^ m.hi, k.lo &^ m.lo} }
 func (k key) or(m key) key     { return key{k.hi | m.hi, k.lo | m.lo} }
 
-func (k key) less(l key) bool { return k.hi < l.hi || k.hi == l.hi && k.lo < l.lo }
-
 // shl and shr rely on Go's shifts by 64 and more being zero.
 func (k key) shl(n uint8) key {
 	if n < 64 {
