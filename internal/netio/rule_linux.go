@@ -97,6 +97,33 @@ func (n *NS) ReduceLinkPolicy(p LinkPolicy) error {
 	return n.changeRoutes(p.Protocol, false, p.routes(link, lo))
 }
 
+// SetLocals makes want the addresses that the host takes packets for without
+// having them on a device, among those with a mark. They are local routes, which
+// routing daemons do not take for addresses to announce. What is as wanted is
+// not touched.
+func (n *NS) SetLocals(protocol int, want []netip.Addr) error {
+	p := LinkPolicy{Link: "lo", Protocol: protocol, Table: protocol, Locals: want} // nothing is in that table
+	_, lo, err := n.policyLinks(p)
+	if err != nil {
+		return err
+	}
+	have, err := n.markedRoutes(p)
+	if err != nil {
+		return err
+	}
+	var missing, stale []markedRoute
+	for _, r := range p.routes(lo, lo) {
+		if !have[r] {
+			missing = append(missing, r)
+		}
+		delete(have, r)
+	}
+	for r := range have {
+		stale = append(stale, r)
+	}
+	return errors.Join(n.changeRoutes(protocol, true, missing), n.changeRoutes(protocol, false, stale))
+}
+
 // ClearLinkPolicy removes all that SyncLinkPolicy made, also after the device
 // has gone.
 func (n *NS) ClearLinkPolicy(p LinkPolicy) error {

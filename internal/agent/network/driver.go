@@ -50,8 +50,6 @@ type state struct {
 	// Word is the controller's last word on where each endpoint is: device suffix -> MAC -> VTEP. What the data path
 	// learned since is newer, so only a change of the word counts.
 	Word map[string]map[string]string `json:"word"`
-	// Anycast is the address that was put on lo.
-	Anycast netip.Addr `json:"anycast,omitzero"`
 	// Filter is the nft script that was loaded last, Loaded what nft printed of it after that.
 	Filter string `json:"filter"`
 	Loaded string `json:"loaded"`
@@ -175,63 +173,20 @@ func (d *Driver) hostSettings() error {
 		d.sysctlIfThere("net/bridge/bridge-nf-call-arptables", "0"))
 }
 
-// anycast puts the gateways' common address on a gateway's lo, and takes away one that was put there before. Where another
-// device has it (the translator's, so that the way out moves together with the translation: docs/map646.md), it stays off
-// lo, whose copy the routing daemon would prefer, and not announce.
+// anycast has a gateway take packets for the gateways' common address, whether or not another device has it (the
+// translator's, so that the way out moves together with the translation: docs/map646.md). It is on no device of ours:
+// the routing daemon would prefer lo's to the translator's, and not announce it.
 func (d *Driver) anycast(w Want) error {
-	var want netip.Addr
+	var want []netip.Addr
 	if w.Role.Gateway && len(w.Networks) > 0 {
-		want = w.AnycastVTEP
-		elsewhere, err := d.hasBeyondLoopback(want)
-		if err != nil {
-			return err
-		}
-		if elsewhere {
-			want = netip.Addr{}
-		}
+		want = []netip.Addr{w.AnycastVTEP}
 	}
-	if old := d.state.Anycast; old.IsValid() && old != want {
-		if err := d.ns.DelAddr("lo", netip.PrefixFrom(old, 128)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		d.state.Anycast = netip.Addr{}
-	}
-	if !want.IsValid() {
-		return nil
-	}
-	// Noted before it is there, so that it is found again whatever happens; one that somebody else put there stays
-	// somebody else's.
-	have, err := d.ns.Addrs("lo")
-	if err != nil || slices.Contains(have, netip.PrefixFrom(want, 128)) {
-		return err
-	}
-	d.state.Anycast = want
-	return d.ns.AddAddr("lo", netip.PrefixFrom(want, 128))
+	return d.ns.SetLocals(anycastProtocol, want)
 }
 
-// hasBeyondLoopback tells whether a device other than lo has the address.
-func (d *Driver) hasBeyondLoopback(a netip.Addr) (bool, error) {
-	links, err := d.ns.Links()
-	if err != nil || !a.IsValid() {
-		return false, err
-	}
-	for _, l := range links {
-		if l.Name == "lo" {
-			continue
-		}
-		addrs, err := d.ns.Addrs(l.Name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it went meanwhile
-		}
-		if err != nil {
-			return false, err
-		}
-		if slices.ContainsFunc(addrs, func(p netip.Prefix) bool { return p.Addr() == a }) {
-			return true, nil
-		}
-	}
-	return false, nil
-}
+// anycastProtocol marks the route of the common address (rtnetlink(7): the numbers above RTPROT_STATIC are for whoever
+// wants one; map646 has 246).
+const anycastProtocol = 247
 
 // removeStale takes down the devices, rules, routes, daemons and files of networks that are not in w.
 func (d *Driver) removeStale(ctx context.Context, w Want) error {
