@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -90,9 +89,6 @@ func (c *runCmd) Run(ctx context.Context) error {
 			}
 		}
 	}()
-	// A queue that has just had a packet waits inside the kernel and keeps its
-	// processor meanwhile; others need some, too.
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + d.Queues())
 	return d.Run(ctx)
 }
 

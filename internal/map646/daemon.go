@@ -129,10 +129,6 @@ func (d *Daemon) tally(e siit.Entry, n int) {
 	}
 }
 
-// Queues is how many readers of the device there are. While packets come, each of
-// them keeps a processor of the Go runtime, also while it waits.
-func (d *Daemon) Queues() int { return len(d.queues) }
-
 // Run makes the device and translates until ctx ends; it returns nil then. All
 // that it made is gone when it returns.
 func (d *Daemon) Run(ctx context.Context) (err error) {

@@ -8,9 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,101 +50,6 @@ type TUN struct {
 type TUNQueue struct {
 	f       *os.File
 	offload bool
-	conn    syscall.RawConn
-	in, out transfer
-	// busy: the last packet came less than patience ago.
-	busy bool
-}
-
-// transfer is a system call on a buffer. The function is made once, so that no
-// packet allocates one.
-type transfer struct {
-	buf []byte
-	n   int
-	err error
-	do  func(fd uintptr) (done bool)
-}
-
-// patience is how long, in milliseconds, a queue that has just had a packet waits
-// for the next one inside the kernel, with its thread and without the runtime's
-// knowledge. Were it parked each time, every packet would wake the runtime's
-// monitor, too, which then runs every 20 us for a while: a third of the cost of
-// small packets. It bounds how late Close, Park and a collection of garbage may
-// come, so it is short.
-const patience = 1
-
-func newTUNQueue(f *os.File, offload bool) (*TUNQueue, error) {
-	q := &TUNQueue{f: f, offload: offload}
-	var err error
-	if q.conn, err = f.SyscallConn(); err != nil {
-		return nil, err
-	}
-	wait := new(unix.PollFd)
-	q.in.do = func(fd uintptr) bool {
-		for {
-			// The descriptor does not block; what a packet costs is too little to tell the
-			// runtime of it.
-			n, _, e := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&q.in.buf[0])), uintptr(len(q.in.buf)))
-			switch {
-			case e == 0:
-				q.in.n, q.in.err, q.busy = int(n), nil, true
-				return true
-			case e == unix.EINTR:
-				continue
-			case e != unix.EAGAIN:
-				q.in.n, q.in.err = 0, e
-				return true
-			case !q.busy:
-				return false // the runtime waits
-			}
-			*wait = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-			// ppoll is never restarted after a signal, so a collection need not even wait
-			// that long.
-			ts := unix.NsecToTimespec(patience * 1e6)
-			if n, _, e = unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(wait)), 1, uintptr(unsafe.Pointer(&ts)), 0, 0, 0); e != 0 || n == 0 {
-				q.busy = false
-			}
-		}
-	}
-	q.out.do = func(fd uintptr) bool {
-		_, _, e := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&q.out.buf[0])), uintptr(len(q.out.buf)))
-		for e == unix.EINTR {
-			_, _, e = unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&q.out.buf[0])), uintptr(len(q.out.buf)))
-		}
-		q.out.err = nil
-		if e != 0 {
-			q.out.err = e
-		}
-		return e != unix.EAGAIN
-	}
-	return q, nil
-}
-
-// named makes a system call's error what os.File would have made of it.
-func (q *TUNQueue) named(op string, waiting, calling error) error {
-	switch {
-	case errors.Is(waiting, os.ErrDeadlineExceeded):
-		return &os.PathError{Op: op, Path: q.f.Name(), Err: os.ErrDeadlineExceeded}
-	case waiting != nil: // the runtime's own word for it is nobody else's
-		return &os.PathError{Op: op, Path: q.f.Name(), Err: os.ErrClosed}
-	case calling != nil:
-		return &os.PathError{Op: op, Path: q.f.Name(), Err: calling}
-	}
-	return nil
-}
-
-func (q *TUNQueue) read(buf []byte) (int, error) {
-	q.in.buf = buf
-	err := q.named("read", q.conn.Read(q.in.do), q.in.err)
-	if err != nil {
-		return 0, err
-	}
-	return q.in.n, nil
-}
-
-func (q *TUNQueue) write(buf []byte) error {
-	q.out.buf = buf
-	return q.named("write", q.conn.Write(q.out.do), q.out.err)
 }
 
 // OpenTUN makes the device and sets it up. fs.ErrExist if there is a device of
@@ -169,11 +72,7 @@ func (n *NS) OpenTUN(s TUNSpec) (*TUN, error) {
 			if err != nil {
 				return err
 			}
-			q, err := newTUNQueue(f, s.Offload)
-			if err != nil {
-				return errors.Join(err, f.Close())
-			}
-			t.queues = append(t.queues, q)
+			t.queues = append(t.queues, &TUNQueue{f: f, offload: s.Offload})
 		}
 		return nil
 	})
@@ -244,12 +143,7 @@ func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
 		if err != nil {
 			return nil, fmt.Errorf("adopt tun %s: %w", s.Name, err)
 		}
-		f := os.NewFile(uintptr(fd), "tun "+s.Name)
-		q, err := newTUNQueue(f, s.Offload)
-		if err != nil {
-			return nil, fmt.Errorf("adopt tun %s: %w", s.Name, errors.Join(err, f.Close()))
-		}
-		t.queues = append(t.queues, q)
+		t.queues = append(t.queues, &TUNQueue{f: os.NewFile(uintptr(fd), "tun "+s.Name), offload: s.Offload})
 	}
 	return t, nil
 }
@@ -310,10 +204,10 @@ func (t *TUN) Close() error {
 func (q *TUNQueue) Read(buf []byte, off int) (int, VNetHeader, error) {
 	var h VNetHeader
 	if !q.offload {
-		n, err := q.read(buf[off:])
+		n, err := q.f.Read(buf[off:])
 		return n, h, err
 	}
-	n, err := q.read(buf[off-VNetHeaderLen:])
+	n, err := q.f.Read(buf[off-VNetHeaderLen:])
 	if err != nil {
 		return 0, h, err
 	}
@@ -333,7 +227,8 @@ func (q *TUNQueue) Read(buf []byte, off int) (int, VNetHeader, error) {
 // before it.
 func (q *TUNQueue) Write(buf []byte, off, n int, h VNetHeader) error {
 	if !q.offload {
-		return q.write(buf[off : off+n])
+		_, err := q.f.Write(buf[off : off+n])
+		return err
 	}
 	v := buf[off-VNetHeaderLen : off]
 	v[0], v[1] = 0, h.GSOType
@@ -344,7 +239,8 @@ func (q *TUNQueue) Write(buf []byte, off, n int, h VNetHeader) error {
 	binary.NativeEndian.PutUint16(v[4:], h.GSOSize)
 	binary.NativeEndian.PutUint16(v[6:], h.CsumStart)
 	binary.NativeEndian.PutUint16(v[8:], h.CsumOffset)
-	return q.write(buf[off-VNetHeaderLen : off+n])
+	_, err := q.f.Write(buf[off-VNetHeaderLen : off+n])
+	return err
 }
 
 // SetAddrs gives the device these addresses and takes all others but link-local
