@@ -18,14 +18,20 @@ import (
 // both of the daemon's locks, so that either is enough to look at it.
 type fastState struct {
 	off    bool              // by `map646 fast off`
-	why    string            // there is none although it is configured, or it is off
+	failed string            // why there is none although it is configured
 	unfit  map[string]string // devices that are meant and cannot be taken: why
 	inside []netip.Prefix    // as last configured
 	room   int               // mappings of IPv4, or of both if room6 is 0
 	room6  int
 }
 
-const turnedOff = "turned off"
+// why says why nothing is to be attached; "": it is.
+func (s *fastState) why() string {
+	if s.failed == "" && s.off {
+		return "turned off"
+	}
+	return s.failed
+}
 
 // FastStats is the fast path as Stats shows it.
 type FastStats struct {
@@ -68,9 +74,9 @@ func (d *Daemon) openFast() {
 		f, err = d.ns.OpenFast(spec)
 	}
 	d.mu.Lock()
-	d.fast = fastState{unfit: map[string]string{}, room: spec.MaxMappings, room6: spec.MaxMappings66}
-	if d.handover != nil && d.handover.FastOff {
-		d.fast.off, d.fast.why = true, turnedOff
+	d.fast = fastState{
+		off:   d.fast.off || d.handover != nil && d.handover.FastOff,
+		unfit: map[string]string{}, room: spec.MaxMappings, room6: spec.MaxMappings66,
 	}
 	d.mu.Unlock()
 	if err != nil {
@@ -79,7 +85,7 @@ func (d *Daemon) openFast() {
 	}
 	d.fastPath.Store(f)
 	if err = f.Configure(d.fastSettings()); err == nil {
-		err = f.Sync(fastEntries(t))
+		err = d.syncFast(f, t)
 	}
 	if err == nil {
 		err = d.tryFast()
@@ -138,7 +144,7 @@ func (d *Daemon) closeFast(c *Config) error {
 // failFast leaves everything to the full path. Better slow than wrong.
 func (d *Daemon) failFast(err error) {
 	d.mu.Lock()
-	d.fast.why = err.Error()
+	d.fast.failed = err.Error()
 	d.mu.Unlock()
 	d.log.Error("no fast path, all packets take the full one", "err", err)
 	if f := d.fastPath.Load(); f != nil {
@@ -150,10 +156,10 @@ func (d *Daemon) failFast(err error) {
 	}
 }
 
-// fastInUse is whether the fast path's tables are to be kept up to date.
-func (d *Daemon) fastInUse() bool {
-	return d.fastPath.Load() != nil && (d.fast.why == "" || d.fast.off)
-}
+// fastInUse is whether the fast path's tables are to be kept up to date, be it
+// turned off or not. What has failed once may lack changes, and is opened anew
+// before it is used again.
+func (d *Daemon) fastInUse() bool { return d.fastPath.Load() != nil && d.fast.failed == "" }
 
 func fastEntry(e siit.Entry) netio.FastEntry {
 	return netio.FastEntry{ID: e.ID, Outside: e.Outside, Inside: e.Inside}
@@ -221,27 +227,25 @@ func (d *Daemon) resyncFast() {
 	c := d.config
 	if d.fastCrowded() && c.Fast.MaxMappings == 0 {
 		d.log.Info("the fast path's tables are too small, making bigger ones", "mappings", t.Len())
-		off, why := d.fast.off, d.fast.why
 		// What is pinned goes on with the old tables until the new ones are full.
 		if err := d.fastPath.Load().Close(); err != nil {
 			d.log.Warn("close the fast path", "err", err)
 		}
 		d.fastPath.Store(nil)
 		d.openFast()
-		if off {
-			d.mu.Lock()
-			d.fast.off, d.fast.why = off, why
-			d.mu.Unlock()
-			d.followDevices(true)
-		}
 		return
 	}
-	if err := d.fastPath.Load().Sync(fastEntries(t)); err != nil {
-		if errors.Is(err, netio.ErrFull) {
-			err = fmt.Errorf("fast.max_mappings: %d are too few for %d mappings: %w", d.fast.room, t.Len(), err)
-		}
+	if err := d.syncFast(d.fastPath.Load(), t); err != nil {
 		d.failFast(err)
 	}
+}
+
+func (d *Daemon) syncFast(f *netio.Fast, t *siit.Table) error {
+	err := f.Sync(fastEntries(t))
+	if errors.Is(err, netio.ErrFull) {
+		return fmt.Errorf("fast.max_mappings: %d are too few for %d mappings: %w", d.fast.room, t.Len(), err)
+	}
+	return err
 }
 
 // fastSettings are what the kernel has to know beside the mappings. The full path
@@ -293,7 +297,7 @@ func (d *Daemon) fastSettings() netio.FastSettings {
 
 // configureFast tells the kernel of new settings.
 func (d *Daemon) configureFast() {
-	if d.fastPath.Load() == nil && len(d.config.Fast.Devices) > 0 || d.fastPath.Load() != nil && !d.fastInUse() {
+	if !d.fastInUse() && (d.fastPath.Load() != nil || len(d.config.Fast.Devices) > 0) {
 		// It failed before: a reload is the time to try again.
 		if f := d.fastPath.Swap(nil); f != nil {
 			if err := f.Close(); err != nil {
@@ -344,7 +348,7 @@ func (d *Daemon) followDevices(again bool) {
 		if !d.config.takes(l.Name) || l.Name == d.config.TUN.Name {
 			continue
 		}
-		if d.fast.why != "" || slices.Contains(attached, l.Name) {
+		if d.fast.why() != "" || slices.Contains(attached, l.Name) {
 			continue
 		}
 		if why, known := d.fast.unfit[l.Name]; known && !again {
@@ -370,7 +374,7 @@ func (d *Daemon) followDevices(again bool) {
 		d.log.Info("fast path attached", "device", l.Name)
 	}
 	for _, dev := range attached {
-		if d.fast.why != "" || !d.config.takes(dev) {
+		if d.fast.why() != "" || !d.config.takes(dev) {
 			if err := f.Detach(dev); err != nil {
 				d.log.Error("cannot detach the fast path", "device", dev, "err", err)
 			}
@@ -406,18 +410,12 @@ func (d *Daemon) Fast(on bool) error {
 	if len(d.config.Fast.Devices) == 0 {
 		return fmt.Errorf("%w: fast.devices: none are configured", ErrConfig)
 	}
-	if d.fastPath.Load() == nil || d.fast.why != "" && !d.fast.off {
-		if !on {
-			return nil
-		}
-		d.configureFast()
+	d.mu.Lock()
+	d.fast.off = !on
+	d.mu.Unlock()
+	if on && !d.fastInUse() {
+		d.configureFast() // it failed before
 	} else {
-		d.mu.Lock()
-		d.fast.off, d.fast.why = !on, ""
-		if !on {
-			d.fast.why = turnedOff
-		}
-		d.mu.Unlock()
 		d.followDevices(true)
 	}
 	d.log.Info("fast path", "on", on)
@@ -467,7 +465,7 @@ func (d *Daemon) fastStats() *FastStats {
 		d.mu.Unlock()
 		return nil
 	}
-	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why, Room: d.fast.room + d.fast.room6}
+	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why(), Room: d.fast.room + d.fast.room6}
 	for dev, why := range d.fast.unfit {
 		s.Refused[dev] = why
 	}

@@ -461,3 +461,30 @@ func TestGrowth(t *testing.T) {
 	}
 	end()
 }
+
+// TestFailedWhileOff: a fast path whose tables missed changes while it was turned off must not be attached with them when
+// it is turned on; when there is room again, it is.
+func TestFailedWhileOff(t *testing.T) {
+	w := small(t)
+	_, _, socket := w.translator("gw", withFast(conf, bpffs(t)+"/p"))
+	var answer any
+	w.must(w.ask(socket, "fast?on=false", "", &answer))
+	var add, remove strings.Builder
+	for i := range 5000 {
+		outside := fmt.Sprintf("10.9.%d.%d", i>>8, i&255)
+		fmt.Fprintf(&add, "add %s 2001:db8:9::%x\n", outside, i+1)
+		fmt.Fprintf(&remove, "remove %s\n", outside)
+	}
+	w.must(w.ask(socket, "change", add.String(), &answer))
+	if err := w.ask(socket, "fast?on=true", "", &answer); err == nil || !strings.Contains(err.Error(), "fast.max_mappings") {
+		t.Errorf("turned on without room for its table: %v", err)
+	}
+	if s := w.stats(socket).Fast; s.On || len(s.Attached) > 0 {
+		t.Errorf("attached without its table: %+v", s)
+	}
+	w.must(w.ask(socket, "change", remove.String(), &answer))
+	w.must(w.ask(socket, "fast?on=true", "", &answer))
+	if s := w.stats(socket).Fast; !s.On || len(s.Attached) != 2 {
+		t.Errorf("not back when there is room again: %+v", s)
+	}
+}
