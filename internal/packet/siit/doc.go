@@ -22,6 +22,10 @@
 // either side by itself; a mapping of prefixes puts what follows the one behind the
 // other.
 //
+// What neither end of which is mapped is refused, but for ICMPv6: an error that
+// quotes a packet to an inside address is translated with what it quotes, because a
+// router behind the translator made it, and the rest passes untouched.
+//
 // The store of the mappings. Each is an immutable record, in force under its ID by
 // one pointer; two hashes for each prefix length in use, of outside and inside
 // prefixes, only say which IDs to look at. So one store of a pointer adds, replaces

@@ -151,6 +151,9 @@ func (x *explanation) from6() {
 		} else {
 			x.rule("source", x.mapping(src, from, netip.AddrFrom16(out).String()), NoMapping)
 		}
+		if x.beyond(&h, to, from) {
+			return
+		}
 	}
 	x.rule("hop limit", fmt.Sprintf("%d, less %d", h.hop, t.hop), TTLExceeded)
 	headers := "none"
@@ -170,6 +173,25 @@ func (x *explanation) from6() {
 	} else {
 		x.mtu(t.spec.MTU6, false)
 	}
+}
+
+// beyond tells of packets neither end of which is mapped: an ICMPv6 error may quote
+// one that was translated, other ICMPv6 passes. It returns whether that was all.
+func (x *explanation) beyond(h *head6, to, from *record) bool {
+	if x.over || to != nil || !passes(h.proto) || x.v.Action != Send {
+		return x.over
+	}
+	if x.v.Reason == Unchanged {
+		x.rule("mappings", protoName(h.proto)+" that none of them is about: goes on as it came, and no hop is counted")
+		return true
+	}
+	if from == nil && h.l4+8 <= len(x.in) {
+		if q, ok := parse6(x.in[h.l4+8:], true); ok {
+			m, out := x.t.unmapped6(&q.dst)
+			x.rule("quoted destination", x.mapping(netip.AddrFrom16(q.dst), m, netip.AddrFrom16(out).String()))
+		}
+	}
+	return false
 }
 
 func (x *explanation) upper(proto uint8) {

@@ -27,6 +27,8 @@ func FuzzTranslate(f *testing.F) {
 	f.Add(build(f, ip6(router6, client64, 58), raw(2, 0, 1400, inner)), uint8(0), uint16(0), uint16(0), uint16(0))
 	inner = build(f, ip4(service4, client4, 17), udp(), data)
 	f.Add(build(f, ip4("192.0.2.9", service4, 1), raw(3, 4, 1400, inner)), uint8(0), uint16(0), uint16(0), uint16(0))
+	inner = build(f, ip6(client6, vm6, 6), tcp(), data)
+	f.Add(build(f, ip6(router6, client6, 58), raw(2, 0, 1400, inner)), uint8(0), uint16(0), uint16(0), uint16(0))
 	f.Fuzz(func(t *testing.T, in []byte, gso uint8, size, start, off uint16) {
 		o := siit.Offload{}
 		if gso != 0 {
@@ -42,6 +44,7 @@ var fuzzTables = sync.OnceValue(func() (out []*siit.Table) {
 		func(s *siit.Spec) {
 			s.MTU4, s.MTU6, s.KeepTTL, s.UDPZero, s.ZeroTrafficClass = 1400, 1430, true, siit.UDPZeroDrop, true
 			s.Private, s.Pool4 = siit.PrivateDrop, netip.MustParsePrefix("192.0.2.64/28")
+			s.Served = []netip.Prefix{netip.MustParsePrefix("2001:db8:f::/64")}
 			s.Mappings = append(s.Mappings, siit.Mapping{V4: netip.MustParsePrefix("9.0.0.0/8"), V6: netip.MustParsePrefix("2001:db8:9::/48")})
 		},
 	} {
@@ -170,12 +173,13 @@ func FuzzIPv4(f *testing.F) {
 func FuzzIPv6(f *testing.F) {
 	f.Add(uint8(0), uint8(0), []byte{60, 0, 1, 4, 0, 0, 0, 0, 43, 0, 1, 4, 0, 0, 0, 0, 17, 0, 0, 1, 0, 0, 0, 0})
 	f.Add(uint8(44), uint8(1), []byte{17, 0, 0, 1, 0, 0, 0, 7, 1, 2, 3, 4, 0, 8, 0, 0})
+	f.Add(uint8(58), uint8(5), build(f, ip6(router6, client6, 58), icmp6(3, 0), word(0, build(f, ip6(client6, vm6, 6), tcp())))[40:])
 	f.Add(uint8(58), uint8(2), build(f, ip6(router6, service6, 58), icmp6(2, 0), word(1400, build(f, ip6(service6, client6, 6), tcp())))[40:])
 	f.Fuzz(func(t *testing.T, next, to uint8, chain []byte) {
 		if len(chain) > 65535 {
 			return
 		}
-		ends := [][2]string{{vm6, client64}, {vm6, client6}, {client6, service6}, {vm6, serviceB}, {router6, client64}}[to%5]
+		ends := [][2]string{{vm6, client64}, {vm6, client6}, {client6, service6}, {vm6, serviceB}, {router6, client64}, {router6, client6}}[to%6]
 		invariants(t, build(t, ip6(ends[0], ends[1], layers.IPProtocol(next)), payload(chain)), siit.Offload{})
 	})
 }
@@ -197,6 +201,7 @@ func FuzzICMPInner(f *testing.F) {
 			build(t, ip6(router6, client64, 58), icmp6(typ, code), word(info, quote)),
 			build(t, ip6(router6, service6, 58), icmp6(typ, code), word(info, quote)),
 			build(t, ip6(vm6, client6, 58), icmp6(typ, code), word(info, quote)),
+			build(t, ip6(router6, client6, 58), icmp6(typ, code), word(info, quote)),
 		} {
 			invariants(t, in, siit.Offload{})
 			p := load(in)
@@ -248,6 +253,7 @@ func FuzzExplain(f *testing.F) {
 	f.Add(build(f, ip4(client4, service4, 6), tcp(), data))
 	f.Add(build(f, ip6(vm6, client64, 17), udp(), data))
 	f.Add(build(f, ip6(router6, client64, 58), icmp6(2, 0), word(1400, build(f, ip6(client64, vm6, 6), tcp()))))
+	f.Add(build(f, ip6(router6, client6, 58), icmp6(2, 0), word(1400, build(f, ip6(client6, vm6, 6), tcp()))))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		if len(in) > 4000 {
 			return

@@ -98,6 +98,11 @@ type Spec struct {
 	// Inside are prefixes whose machines talk to each other under their own
 	// addresses: a mapped machine's packets to them keep their source.
 	Inside []netip.Prefix
+	// Served are IPv6 prefixes that are led to the translator by their destination.
+	// What is for an address there that is not mapped is refused. ICMPv6 (and what
+	// may carry it) to other addresses is sent on as it is, if it is about no mapping:
+	// the kernel brings all of it, for the errors in it.
+	Served []netip.Prefix
 
 	// ICMPSource4 and ICMPSource6 are the sources of our own ICMP errors.
 	// ICMPSource4 also stands for IPv6 routers that have no IPv4 address, if there
@@ -215,6 +220,11 @@ func settings(s Spec) (*Table, error) {
 	for i, p := range s.Inside {
 		if !p.IsValid() || !p.Addr().Is6() || p.Masked() != p {
 			return nil, fmt.Errorf("inside[%d]: %w %v", i, ErrPrefix, p)
+		}
+	}
+	for i, p := range s.Served {
+		if !p.IsValid() || !p.Addr().Is6() || p.Masked() != p {
+			return nil, fmt.Errorf("served[%d]: %w %v", i, ErrPrefix, p)
 		}
 	}
 	if s.ICMPSource4.IsValid() {
@@ -455,11 +465,17 @@ func (t *Table) isInside(a *addr6) bool {
 	if t.store.find(&t.store.in6, key6(a)) != nil {
 		return true
 	}
-	if len(t.spec.Inside) == 0 {
+	return within(t.spec.Inside, a)
+}
+
+func (t *Table) isServed(a *addr6) bool { return within(t.spec.Served, a) }
+
+func within(list []netip.Prefix, a *addr6) bool {
+	if len(list) == 0 {
 		return false
 	}
 	ip := netip.AddrFrom16(*a)
-	for _, p := range t.spec.Inside {
+	for _, p := range list {
 		if p.Contains(ip) {
 			return true
 		}
