@@ -34,6 +34,7 @@ enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_LPM_TRIE = 11, MAP_ARRAY_OF_MAPS = 12 };
 #define PACKET_HOST 0
 #define TC_NEXT (-1) /* TCX_NEXT and TC_ACT_UNSPEC: go on as if there were no program */
 #define TC_SHOT 2
+#define SEEN 0x4000000 /* of marks; internal/netio has the same */
 #define XDP_DROP 1
 #define XDP_PASS 2
 

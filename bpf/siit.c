@@ -20,9 +20,12 @@ INLINE int change(struct __sk_buff *skb, const struct plan *p, u32 hdr)
 	/* Type and header lie one after the other, here as in the packet. */
 	if (skb_store_bytes(skb, ETH_LEN - 2, &p->etype, 2 + hdr, 0))
 		return -1;
-	if (p->proto == PROTO_ICMP || (p->proto == PROTO_ICMPV6 && p->icmp_type)) {
-		if (skb_store_bytes(skb, l4, &p->icmp_type, 1, 0))
+	if (p->proto == PROTO_ICMP || p->proto == PROTO_ICMPV6) {
+		/* Between IPv6 and IPv6 the type stays. */
+		if ((p->proto == PROTO_ICMP || p->icmp_type) && skb_store_bytes(skb, l4, &p->icmp_type, 1, 0))
 			return -1;
+		if (p->proto == PROTO_ICMPV6)
+			skb->mark |= SEEN;
 	}
 	/* PSEUDO_HDR: right for sums that a device will complete, too. */
 	if (l4_csum_replace(skb, l4 + checksum_at(p->proto), 0, p->l4_diff, PSEUDO_HDR | (p->proto == PROTO_UDP ? MARK_MANGLED_0 : 0)))
@@ -30,6 +33,16 @@ INLINE int change(struct __sk_buff *skb, const struct plan *p, u32 hdr)
 	/* Fails but for CHECKSUM_COMPLETE, where the sum over the packet goes along. */
 	csum_update(skb, p->skb_diff);
 	return 0;
+}
+
+/* An echo that passes is nothing that the full path would have to look at: only errors are (map646's policy rules). */
+INLINE void note_echo(struct __sk_buff *skb, void *data, void *end)
+{
+	struct ip6 *h = data + ETH_LEN;
+	u8 *type = (u8 *)(h + 1);
+
+	if ((void *)(type + 1) <= end && (u8)h->flow >> 4 == 6 && h->proto == PROTO_ICMPV6 && (*type & ~1) == 128)
+		skb->mark |= SEEN;
 }
 
 SEC("tc")
@@ -85,6 +98,8 @@ int translate(struct __sk_buff *skb)
 			return done(DROP_FAILED, p.bytes, TC_SHOT);
 		break;
 	default:
+		if (proto == be16(ETH_P_IPV6))
+			note_echo(skb, data, end);
 		return done(outcome, skb->len - ETH_LEN, TC_NEXT);
 	}
 	count_mapping(p.id, p.out, p.bytes);

@@ -97,6 +97,11 @@ type fastLink struct {
 	kind  string // hookTCX, ...
 }
 
+// FastSeen is the bit of a packet's mark (skb->mark) that tells that the program has
+// had an ICMPv6 echo in hand, translated or not, so that a LinkPolicy's detour need
+// not have it.
+const FastSeen = 1 << 26
+
 // layout counts the changes of table.h; maps of another layout are not adopted.
 const layout = 3
 

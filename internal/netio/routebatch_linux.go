@@ -16,6 +16,7 @@ type markedRoute struct {
 	dst, src            netip.Prefix // src: IPv6 only; invalid: any
 	table, kind, metric int
 	link                int
+	mtu                 int // 0: the device's
 }
 
 const (
@@ -64,6 +65,10 @@ func appendRoute(b []byte, what, flags uint16, seq uint32, proto int, r markedRo
 	b = appendAttr32(b, rtaPriority, r.metric)
 	if r.link != 0 {
 		b = appendAttr32(b, rtaOif, r.link)
+	}
+	if r.mtu != 0 {
+		// Locked, or the device's next MTU would be the route's, too.
+		b = appendAttr(b, unix.RTA_METRICS, appendAttr32(appendAttr32(nil, unix.RTAX_LOCK, 1<<unix.RTAX_MTU), unix.RTAX_MTU, r.mtu))
 	}
 	putHeader(b[at:], what, flags, seq)
 	return b
@@ -159,9 +164,8 @@ func eachMessage(b []byte, f func(kind uint16, seq uint32, body []byte) error) e
 	return nil
 }
 
-// markedRoutes lists what is there under a policy's mark: in its own table, in
-// main, and among the local addresses.
-func (n *NS) markedRoutes(p LinkPolicy) (map[markedRoute]bool, error) {
+// markedRoutes lists what is in the tables under a policy's mark.
+func (n *NS) markedRoutes(p LinkPolicy, tables ...int) (map[markedRoute]bool, error) {
 	fd, err := n.routeSocket()
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
@@ -171,7 +175,7 @@ func (n *NS) markedRoutes(p LinkPolicy) (map[markedRoute]bool, error) {
 	strict := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
 	out := map[markedRoute]bool{}
 	seq := uint32(0)
-	for _, table := range []int{p.Table, unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL} {
+	for _, table := range tables {
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 			seq++
 			msg := make([]byte, nlHeader+rtHeader, 64)
@@ -197,6 +201,20 @@ func (n *NS) markedRoutes(p LinkPolicy) (map[markedRoute]bool, error) {
 }
 
 func readRoutes(fd int, want uint32, f func(proto int, r markedRoute)) error {
+	err := readAll(fd, want, func(kind uint16, body []byte) {
+		if kind == unix.RTM_NEWROUTE && len(body) >= rtHeader {
+			f(int(body[5]), parseRoute(body))
+		}
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil // a table that has never been used is not there
+	}
+	return err
+}
+
+// readAll reads the answers to request want until they end, with an error or
+// without one.
+func readAll(fd int, want uint32, f func(kind uint16, body []byte)) error {
 	buf := make([]byte, 256<<10)
 	for done := false; !done; {
 		got, _, err := unix.Recvfrom(fd, buf, 0)
@@ -210,12 +228,11 @@ func readRoutes(fd int, want uint32, f func(proto int, r markedRoute)) error {
 				done = true
 			case kind == unix.NLMSG_ERROR && len(body) >= 4:
 				done = true
-				// A table that has never been used is not there.
-				if errno := unix.Errno(-int32(binary.NativeEndian.Uint32(body))); errno != 0 && errno != unix.ENOENT {
+				if errno := unix.Errno(-int32(binary.NativeEndian.Uint32(body))); errno != 0 {
 					return errno
 				}
-			case kind == unix.RTM_NEWROUTE && len(body) >= rtHeader:
-				f(int(body[5]), parseRoute(body))
+			default:
+				f(kind, body)
 			}
 			return nil
 		})
@@ -226,6 +243,17 @@ func readRoutes(fd int, want uint32, f func(proto int, r markedRoute)) error {
 	return nil
 }
 
+func eachAttr(b []byte, f func(kind uint16, v []byte)) {
+	for len(b) >= 4 {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < 4 || size > len(b) {
+			return
+		}
+		f(binary.NativeEndian.Uint16(b[2:])&^unix.NLA_F_NESTED, b[4:size])
+		b = b[min((size+3)&^3, len(b)):]
+	}
+}
+
 func parseRoute(body []byte) markedRoute {
 	r := markedRoute{table: int(body[4]), kind: int(body[7])}
 	zero := netip.IPv6Unspecified()
@@ -233,32 +261,30 @@ func parseRoute(body []byte) markedRoute {
 		zero = netip.IPv4Unspecified()
 	}
 	dst, src := zero, zero
-	for b := body[rtHeader:]; len(b) >= 4; {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < 4 || size > len(b) {
-			break
+	eachAttr(body[rtHeader:], func(kind uint16, v []byte) {
+		number := 0
+		if len(v) >= 4 {
+			number = int(binary.NativeEndian.Uint32(v))
 		}
-		v := b[4:size]
-		number := func() int {
-			if len(v) < 4 {
-				return 0
-			}
-			return int(binary.NativeEndian.Uint32(v))
-		}
-		switch binary.NativeEndian.Uint16(b[2:]) {
+		switch kind {
 		case rtaDst:
 			dst, _ = netip.AddrFromSlice(v)
 		case rtaSrc:
 			src, _ = netip.AddrFromSlice(v)
 		case rtaTable:
-			r.table = number()
+			r.table = number
 		case rtaPriority:
-			r.metric = number()
+			r.metric = number
 		case rtaOif:
-			r.link = number()
+			r.link = number
+		case unix.RTA_METRICS:
+			eachAttr(v, func(kind uint16, v []byte) {
+				if kind == unix.RTAX_MTU && len(v) >= 4 {
+					r.mtu = int(binary.NativeEndian.Uint32(v))
+				}
+			})
 		}
-		b = b[min((size+3)&^3, len(b)):]
-	}
+	})
 	r.dst = netip.PrefixFrom(dst, int(body[1]))
 	if body[2] > 0 {
 		r.src = netip.PrefixFrom(src, int(body[2]))

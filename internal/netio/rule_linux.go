@@ -31,6 +31,15 @@ type LinkPolicy struct {
 	Except   []netip.Prefix
 	Table    int
 	Priority int // of the rules: Priority exempts, the next leads to Table
+	// Detour, if not 0, is an IP protocol whose IPv6 packets all go by Link, those made
+	// here too. What comes out of Link goes on by the rules behind the policy's.
+	// Spared are packets that have the bit DetourMark, that are in a VRF, for
+	// multicast or link-local addresses or for DetourExcept, or have no source yet:
+	// they go where those of other protocols do, and so do all once Link has gone.
+	// Its rules are Priority-4 to Priority-1 and Priority+2, its table is Table+1.
+	Detour       int
+	DetourMark   uint32
+	DetourExcept []netip.Prefix
 	// Locals are addresses that the host takes packets for without having them on
 	// a device, so that no routing daemon announces them.
 	Locals []netip.Addr
@@ -50,7 +59,7 @@ func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
 	if err != nil {
 		return err
 	}
-	have, err := n.markedRoutes(p)
+	have, err := n.markedRoutes(p, p.tables()...)
 	if err != nil {
 		return err
 	}
@@ -68,10 +77,10 @@ func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
 		}
 	}
 	// Routes before the rules that lead to them.
-	return errors.Join(n.changeRoutes(p.Protocol, true, missing), n.changeRoutes(p.Protocol, false, stale), n.syncRules(p))
+	return errors.Join(n.changeRoutes(p.Protocol, true, missing), n.changeRoutes(p.Protocol, false, stale), n.syncRules(p), n.syncDetour(p))
 }
 
-// ExtendLinkPolicy adds Routes, Sources, Except and Locals to a policy that
+// ExtendLinkPolicy adds Routes, Sources, Except and Locals, but no Detour, to a policy that
 // SyncLinkPolicy made true, at the cost of these alone.
 func (n *NS) ExtendLinkPolicy(p LinkPolicy) error {
 	link, lo, err := n.policyLinks(p)
@@ -107,7 +116,7 @@ func (n *NS) SetLocals(protocol int, want []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	have, err := n.markedRoutes(p)
+	have, err := n.markedRoutes(p, p.tables()...)
 	if err != nil {
 		return err
 	}
@@ -124,21 +133,47 @@ func (n *NS) SetLocals(protocol int, want []netip.Addr) error {
 	return errors.Join(n.changeRoutes(protocol, true, missing), n.changeRoutes(protocol, false, stale))
 }
 
+// SyncDetour makes only the detour true, or takes it away.
+func (n *NS) SyncDetour(p LinkPolicy) error {
+	link, _, err := n.policyLinks(p)
+	if err != nil {
+		return err
+	}
+	have, err := n.markedRoutes(p, p.detourTable())
+	if err != nil {
+		return err
+	}
+	var missing, stale []markedRoute
+	for _, r := range p.detourRoutes(nil, link) {
+		if !have[r] {
+			missing = append(missing, r)
+		}
+		delete(have, r)
+	}
+	for r := range have {
+		stale = append(stale, r)
+	}
+	return errors.Join(n.changeRoutes(p.Protocol, true, missing), n.changeRoutes(p.Protocol, false, stale), n.syncDetour(p))
+}
+
 // ClearLinkPolicy removes all that SyncLinkPolicy made, also after the device
 // has gone.
 func (n *NS) ClearLinkPolicy(p LinkPolicy) error {
-	p.Sources = nil
-	have, err := n.markedRoutes(p)
+	p.Sources, p.Detour = nil, 0
+	have, err := n.markedRoutes(p, p.tables()...)
 	var stale []markedRoute
 	for r := range have {
 		stale = append(stale, r)
 	}
-	return errors.Join(err, n.syncRules(p), n.changeRoutes(p.Protocol, false, stale))
+	return errors.Join(err, n.syncDetour(p), n.syncRules(p), n.changeRoutes(p.Protocol, false, stale))
 }
 
 func (n *NS) policyLinks(p LinkPolicy) (link, lo int, err error) {
 	if p.Protocol <= 0 || p.Protocol > 255 || p.Table <= 0 || p.Table >= 253 && p.Table <= 255 {
 		return 0, 0, fmt.Errorf("policy of %s: protocol %d or table %d out of range", p.Link, p.Protocol, p.Table)
+	}
+	if err := p.checkDetour(); err != nil {
+		return 0, 0, err
 	}
 	l, err := n.h.LinkByName(p.Link)
 	if err != nil {
@@ -149,6 +184,12 @@ func (n *NS) policyLinks(p LinkPolicy) (link, lo int, err error) {
 		return 0, 0, fmt.Errorf("policy of %s: %w", p.Link, notExist(err))
 	}
 	return l.Attrs().Index, loop.Attrs().Index, nil
+}
+
+// tables are where the policy's routes are: in tables of its own, in main, and
+// among the local addresses.
+func (p LinkPolicy) tables() []int {
+	return []int{p.Table, p.detourTable(), unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL}
 }
 
 // routes are the kernel routes that the policy consists of.
@@ -169,7 +210,7 @@ func (p LinkPolicy) routes(link, lo int) []markedRoute {
 	for _, a := range p.Locals {
 		out = append(out, markedRoute{dst: netip.PrefixFrom(a, a.BitLen()), table: unix.RT_TABLE_LOCAL, kind: unix.RTN_LOCAL, link: lo, metric: linkMetric})
 	}
-	return out
+	return p.detourRoutes(out, link)
 }
 
 func (n *NS) syncRules(p LinkPolicy) error {
@@ -184,7 +225,7 @@ func (n *NS) syncRules(p LinkPolicy) error {
 	}
 	have := map[key]netlink.Rule{}
 	for _, r := range list {
-		if int(r.Protocol) == p.Protocol && (r.Table == p.Table || r.IifName == p.Link || r.IifName == "lo") {
+		if int(r.Protocol) == p.Protocol && r.IPProto == 0 && (r.Table == p.Table || r.IifName == p.Link || r.IifName == "lo") {
 			k := key{iif: r.IifName, prio: r.Priority}
 			k.src, _ = toPrefix(r.Src)
 			have[k] = r

@@ -146,6 +146,83 @@ func TestLinkPolicy(t *testing.T) {
 	}
 }
 
+// A detour leads one protocol to the device and nothing else, whatever was left
+// behind by whom, and is as if it were not there when the device has gone.
+func TestDetour(t *testing.T) {
+	ns := newNS(t, "detour")
+	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0"})
+	must(t, err)
+	defer tun.Close()
+	prefix := netip.MustParsePrefix
+	must(t, ns.SetUp("lo"), ns.AddVeth(netio.VethSpec{Name: "v0", PeerName: "v1"}), ns.SetUp("v0"), ns.SetUp("v1"),
+		ns.AddAddr("v0", prefix("2001:db8:1::1/64")), ns.AddAddr("v0", prefix("fe80::1/64")), ns.AddAddr("t0", prefix("2001:db8:f::ffff/64")),
+		ns.AddRoute(netio.Route{Dst: prefix("::/0"), Gateway: netip.MustParseAddr("2001:db8:1::2")}))
+	p := netio.LinkPolicy{
+		Link: "t0", Protocol: 246, Table: 647, Priority: 640, Sources: []netip.Prefix{prefix("2001:db8:a::10/128")},
+		Detour: 58, DetourMark: 1 << 26, DetourExcept: []netip.Prefix{prefix("2001:db8:f::/64")},
+	}
+	all := func() string {
+		return ipOut(t, ns, "-6", "rule") + ipOut(t, ns, "-6", "route", "show", "table", "all", "proto", "246")
+	}
+	before := all()
+	must(t, ns.SyncLinkPolicy(p))
+	first := all()
+	for _, c := range []struct{ args, want string }{
+		{"2001:db8:c::7 from 2001:db8:2::2 iif v0 ipproto ipv6-icmp", "dev t0"},
+		{"2001:db8:c::7 from 2001:db8:2::2 iif v0 ipproto tcp", "dev v0"},
+		{"2001:db8:c::7 from 2001:db8:2::2 iif v0 ipproto ipv6-icmp mark 0x4000001", "dev v0"},
+		{"2001:db8:c::7 from 2001:db8:a::10 iif v0 ipproto ipv6-icmp mark 0x4000000", "dev t0"}, // a way of its own
+		{"2001:db8:c::7 from 2001:db8:2::2 iif t0 ipproto ipv6-icmp", "dev v0"},
+		{"2001:db8:c::7 from 2001:db8:1::1 ipproto ipv6-icmp", "dev t0"},
+		{"2001:db8:c::7 ipproto ipv6-icmp", "dev v0"}, // a socket that has no source yet
+		{"2001:db8:f::9 from 2001:db8:2::2 iif v0 ipproto ipv6-icmp", "dev t0 proto kernel"},
+		{"fe80::9 from fe80::1 oif v0 ipproto ipv6-icmp", "dev v0"},
+		{"ff02::1 from fe80::1 oif v0 ipproto ipv6-icmp", "dev v0"},
+	} {
+		if out := ipOut(t, ns, append([]string{"-6", "route", "get"}, strings.Fields(c.args)...)...); !strings.Contains(out, c.want) {
+			t.Errorf("%s: no %q in %s", c.args, c.want, out)
+		}
+	}
+	if missing, err := ns.MissingDetour(p); err != nil || missing != "" {
+		t.Errorf("missing: %s, %v", missing, err)
+	}
+	must(t, ns.SetMTU("t0", 1280), ns.SyncLinkPolicy(p), ns.SetMTU("t0", 1500), ns.SyncLinkPolicy(p))
+	if again := all(); again != first {
+		t.Errorf("the second time:\n%s\nthe first:\n%s", again, first)
+	}
+	// Without it, and half of it, as a killed program may leave it.
+	off := p
+	off.Detour = 0
+	must(t, ns.SyncLinkPolicy(off))
+	if out := all(); strings.Contains(out, "648") || strings.Contains(out, "icmp") || strings.Contains(out, "nop") {
+		t.Errorf("turned off:\n%s", out)
+	}
+	must(t, ns.SyncLinkPolicy(p))
+	ipOut(t, ns, "-6", "rule", "del", "priority", "637")
+	ipOut(t, ns, "-6", "route", "flush", "table", "648")
+	if missing, err := ns.MissingDetour(p); err != nil || missing != "637: protocol 58 from t0 goto 642" {
+		t.Errorf("missing: %s, %v", missing, err)
+	}
+	must(t, ns.SyncLinkPolicy(p))
+	if again := all(); again != first {
+		t.Errorf("mended:\n%s\nthe first:\n%s", again, first)
+	}
+	must(t, tun.Close())
+	if out := ipOut(t, ns, "-6", "route", "get", "2001:db8:c::7", "from", "2001:db8:2::2", "iif", "v0", "ipproto", "ipv6-icmp"); !strings.Contains(out, "dev v0") {
+		t.Errorf("without the device: %s", out)
+	}
+	must(t, ns.ClearLinkPolicy(p))
+	if out := all(); out != before {
+		t.Errorf("cleared:\n%s\nat first:\n%s", out, before)
+	}
+	for _, bad := range []netio.LinkPolicy{{Table: 647, Priority: 4}, {Table: 252, Priority: 640}} {
+		bad.Link, bad.Protocol, bad.Detour = "lo", 246, 58
+		if err := ns.SyncLinkPolicy(bad); err == nil {
+			t.Errorf("accepted: %+v", bad)
+		}
+	}
+}
+
 // Queues go from one owner to the next without the device noticing, a parked
 // queue keeps its packets, and Watch tells of devices that come.
 func TestAdoptTUN(t *testing.T) {
