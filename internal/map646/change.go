@@ -93,6 +93,7 @@ func (d *Daemon) change(changes []Change) (done Changed, err error) {
 		return done, errors.New("change: not running")
 	}
 	t := d.table.Load()
+	detour := d.count6 > 0
 	var c siit.Changes
 	where := make([]int, 0, len(changes)) // of what is set, in changes
 	seen := make(map[netip.Prefix]string, len(changes))
@@ -172,6 +173,13 @@ func (d *Daemon) change(changes []Change) (done Changed, err error) {
 	}
 	if len(less.Routes)+len(less.Sources) > 0 {
 		err = errors.Join(err, d.ns.ReduceLinkPolicy(less))
+	}
+	if detour != (d.count6 > 0) {
+		p := d.config.emptyPolicy()
+		if d.count6 > 0 {
+			d.config.detour(&p)
+		}
+		err = errors.Join(err, d.ns.SyncDetour(p))
 	}
 	return done, err
 }

@@ -32,7 +32,8 @@ type Config struct {
 	TUN       netio.TUNSpec
 	Addresses []netip.Prefix
 	// Table and Priority are the kernel's numbers for source policy routing of
-	// 1:1 IPv6 mappings. WholeInside leads the `inside` prefixes there as a whole,
+	// 1:1 IPv6 mappings; the detour of ICMPv6 (netio.LinkPolicy) has those around
+	// them. WholeInside leads the `inside` prefixes there as a whole,
 	// not mapped addresses one by one.
 	Table, Priority int
 	WholeInside     bool
@@ -168,10 +169,10 @@ func (c *Config) finish() error {
 		return fieldError("tun.queues", "%d is not from 1 to 256 (0: one for each CPU, up to 8)", c.TUN.Queues)
 	case c.ICMPRate < 0:
 		return fieldError("icmp.rate", "%d is negative", c.ICMPRate)
-	case c.Table < 1 || c.Table >= 253 && c.Table <= 255:
-		return fieldError("route.table", "%d is not a table of one's own", c.Table)
-	case c.Priority < 1 || c.Priority > 32764:
-		return fieldError("route.priority", "%d is not from 1 to 32764", c.Priority)
+	case c.Table < 1 || c.Table >= 252 && c.Table <= 255:
+		return fieldError("route.table", "%d, or the one behind it, is not a table of one's own", c.Table)
+	case c.Priority < 5 || c.Priority > 32763:
+		return fieldError("route.priority", "%d is not from 5 to 32763", c.Priority)
 	case c.Fast.MaxMappings < 0 || c.Fast.MaxMappings > 1<<24:
 		return fieldError("fast.max_mappings", "%d is not from 1 to %d", c.Fast.MaxMappings, 1<<24)
 	case c.Fast.MaxPrefixes < 1 || c.Fast.MaxPrefixes > 1<<20:
@@ -256,6 +257,11 @@ func (c *Config) finish() error {
 			return fmt.Errorf("dns64.%w", err)
 		}
 	}
+	for _, p := range c.basePolicy().Routes {
+		if p.Addr().Is6() {
+			t.Served = append(t.Served, p)
+		}
+	}
 	var err error
 	c.table, err = siit.NewTable(*t)
 	return err
@@ -298,6 +304,15 @@ func (c *Config) basePolicy() netio.LinkPolicy {
 		p.Sources = slices.Clone(c.Translation.Inside)
 	}
 	return p
+}
+
+// detour adds to p what brings ICMPv6 errors of routers behind the translator, and of
+// this node's kernel there, for they may quote 1:1 mapped addresses to clients that
+// do not know them. Rules cannot look into ICMPv6, so it is all of it, but for echoes
+// that the fast path has seen.
+func (c *Config) detour(p *netio.LinkPolicy) {
+	const icmpv6 = 58
+	p.Detour, p.DetourMark, p.DetourExcept = icmpv6, netio.FastSeen, c.Translation.Served
 }
 
 // mappingPolicy adds to p what mappings need of their own.

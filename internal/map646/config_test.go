@@ -53,6 +53,7 @@ func TestReferenceConfiguration(t *testing.T) {
 		Mappings66: []siit.Mapping66{{Service: host("2001:db8:f::10"), Inside: host("2001:db8:a::10")},
 			{Service: host("2001:db8:f::11"), Inside: host("2001:db8:a::11")}},
 		Inside:      []netip.Prefix{netip.MustParsePrefix("2001:db8:a::/64")},
+		Served:      []netip.Prefix{netip.MustParsePrefix("2001:db8:f::/64"), netip.MustParsePrefix("2001:db8:64::/96")},
 		ICMPSource4: netip.MustParseAddr("203.0.113.254"), ICMPSource6: netip.MustParseAddr("2001:db8:f::ffff"),
 		Pool4: netip.MustParsePrefix("203.0.113.240/29"), LowestIPv6MTU: 1280,
 	}
@@ -99,6 +100,8 @@ inside = "2001:db8:a::10"
 		{"[tun]", "[tun]\nqueues = -1", ":3: tun.queues: "},
 		{"[tun]", "[route]\ntable = 254\n[tun]", ":3: route.table: "},
 		{"[tun]", "[route]\npriority = 40000\n[tun]", ":3: route.priority: "},
+		{"[tun]", "[route]\npriority = 4\n[tun]", ":3: route.priority: "},
+		{"[tun]", "[route]\ntable = 252\n[tun]", ":3: route.table: "},
 		{"[tun]", "[icmp]\nsource4 = \"::1\"\n[tun]", ":3: icmp.source4: bad address"},
 		{"[tun]", "[icmp]\nrate = -1\n[tun]", ":3: icmp.rate: "},
 		{"pref64", "linger = \"soon\"\npref64", ":1: linger: "},

@@ -260,7 +260,16 @@ func (d *Daemon) end(ns *netio.NS, tun *netio.TUN) error {
 // policy is all that leads packets to the device by configuration c and table t.
 func (d *Daemon) policy(c *Config, t *siit.Table, withdrawn bool) netio.LinkPolicy {
 	p := c.basePolicy()
-	c.mappingPolicy(&p, t.Entries())
+	c.mappingPolicy(&p, func(yield func(siit.Entry) bool) {
+		for e := range t.Entries() {
+			if p.Detour == 0 && e.Outside.Addr().Is6() {
+				c.detour(&p)
+			}
+			if !yield(e) {
+				return
+			}
+		}
+	})
 	if withdrawn {
 		_, p.Locals = drained(c.Addresses)
 	}
@@ -327,6 +336,10 @@ func (d *Daemon) reload() error {
 	both.Sources = union(both.Sources, prev.Sources)
 	both.Except = union(both.Except, prev.Except)
 	both.Locals = union(both.Locals, prev.Locals)
+	both.DetourExcept = union(both.DetourExcept, prev.DetourExcept)
+	if both.Detour == 0 {
+		both.Detour, both.DetourMark = prev.Detour, prev.DetourMark
+	}
 	undo := func(err error) error {
 		return errors.Join(err, d.ns.SyncLinkPolicy(prev), d.tun.SetAddrs(old.onDevice(d.withdrawn)))
 	}

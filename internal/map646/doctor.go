@@ -384,6 +384,34 @@ func (d *doctor) addresses(running bool) {
 		}
 	}
 	d.say(FindOK, "routes of mapped addresses", "lead to "+d.c.TUN.Name, "")
+	d.detour()
+}
+
+// detour looks whether errors of routers about 1:1 mappings come to the translator.
+func (d *doctor) detour() {
+	p := d.c.basePolicy()
+	for e := range d.c.table.Entries() {
+		if e.Outside.Addr().Is6() {
+			d.c.detour(&p)
+			break
+		}
+	}
+	if p.Detour == 0 {
+		return
+	}
+	const check = "rules for ICMPv6 errors"
+	missing, err := d.ns.MissingDetour(p)
+	switch {
+	case err != nil:
+		d.say(FindBad, check, err.Error(), "")
+	case missing != "":
+		d.say(FindBad, check, "missing: "+missing, "map646 reload; until then routers' errors about 1:1 IPv6 quote inside addresses")
+	default:
+		d.say(FindOK, check, fmt.Sprintf("%d to %d and %d: ICMPv6 goes by %s", p.Priority-4, p.Priority-1, p.Priority+2, d.c.TUN.Name), "")
+	}
+	if v, err := d.ns.GetSysctl("net/ipv6/fwmark_reflect"); err == nil && v == "1" {
+		d.say(FindWarn, "fwmark_reflect", "1: this node's errors about pings that took the fast path quote inside addresses", "sysctl -w net.ipv6.fwmark_reflect=0")
+	}
 }
 
 // routing looks whether FRR, if it is there, announces the device's prefixes.

@@ -71,10 +71,18 @@ func ends(p []byte) (src, dst netip.Addr, ok bool) {
 	return src, dst, false
 }
 
+// protocolOf is the one in the IP header.
+func protocolOf(p []byte) int {
+	if p[0]>>4 == 4 {
+		return int(p[9])
+	}
+	return int(p[6])
+}
+
 func (d *Daemon) tracePacket(t *Traced, packet []byte) {
 	table := d.table.Load()
 	if src, dst, ok := ends(packet); ok {
-		in := d.traceRoute(t, src, dst)
+		in := d.traceRoute(t, protocolOf(packet), src, dst)
 		d.traceFast(t, packet, in)
 	}
 	for _, s := range table.Explain(packet) {
@@ -82,7 +90,7 @@ func (d *Daemon) tracePacket(t *Traced, packet []byte) {
 	}
 	if out, v := translated(table, packet); v.Action == siit.Send || v.Action == siit.SendFragments {
 		if src, dst, ok := ends(out); ok {
-			r, err := d.ns.RouteTo(dst, src, d.config.TUN.Name)
+			r, err := d.ns.RouteOf(protocolOf(out), dst, src, d.config.TUN.Name)
 			switch {
 			case err != nil:
 				t.say("route behind", "%v: %v", dst, err)
@@ -99,7 +107,7 @@ func (d *Daemon) tracePacket(t *Traced, packet []byte) {
 
 // traceRoute asks the kernel whether the packet comes to the translator; in is the
 // device that it would come in by.
-func (d *Daemon) traceRoute(t *Traced, src, dst netip.Addr) (in string) {
+func (d *Daemon) traceRoute(t *Traced, proto int, src, dst netip.Addr) (in string) {
 	if back, err := d.ns.RouteTo(src, netip.Addr{}, ""); err == nil && back.Link != "lo" {
 		in = back.Link
 	}
@@ -107,7 +115,7 @@ func (d *Daemon) traceRoute(t *Traced, src, dst netip.Addr) (in string) {
 	if in == "" {
 		from = netip.Addr{}
 	}
-	r, err := d.ns.RouteTo(dst, from, in)
+	r, err := d.ns.RouteOf(proto, dst, from, in)
 	by := ""
 	if in != "" {
 		by = " when it comes in by " + in

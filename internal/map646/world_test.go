@@ -132,7 +132,7 @@ func (w *world) translator(ns, conf string) (d *map646.Daemon, path, socket stri
 		if err := <-done; err != nil {
 			w.t.Errorf("translator %s: %v", ns, err)
 		}
-		if out := w.run(ns, "ip", "-6", "rule"); strings.Contains(out, "647") || strings.Contains(out, "map646") {
+		if out := w.run(ns, "ip", "-6", "rule"); strings.Contains(out, "proto 246") || strings.Contains(out, "647") || strings.Contains(out, "map646") {
 			w.t.Errorf("rules left:\n%s", out)
 		}
 		if out := w.run(ns, "ip", "route") + w.run(ns, "ip", "-6", "route"); strings.Contains(out, "246") {
