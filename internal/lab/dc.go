@@ -192,7 +192,7 @@ func (f *Federation) makeDCNetwork(ctx context.Context) error {
 }
 
 func (d *dataCentre) config(i int, t *TranslatorStmt) translatorConfig {
-	c := translatorConfig{number: i + 1, mtu: cmp.Or(t.InsideMTU, 1500), common: []netip.Addr{anycastVTEP}, inside: []netip.Prefix{dcPrefix}, dns64: t.DNS64}
+	c := translatorConfig{number: i + 1, mtu: cmp.Or(t.TunMTU, t.InsideMTU, 1500), common: []netip.Addr{anycastVTEP}, inside: []netip.Prefix{dcPrefix}, dns64: t.DNS64}
 	if d.hasDNS64() {
 		c.common = append(c.common, dns64Addr)
 	}

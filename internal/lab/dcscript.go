@@ -22,12 +22,13 @@ type DataCentre struct {
 type (
 	// RoutingStmt is `routing ospf|bgp|static`.
 	RoutingStmt struct{ Protocol string }
-	// TranslatorStmt is `translator NAME [path fast|full] [dns64] [inside-mtu N] [outside-mtu N]`.
+	// TranslatorStmt is `translator NAME [path fast|full] [dns64] [inside-mtu N] [outside-mtu N] [tun-mtu N]`.
 	TranslatorStmt struct {
 		Name                  string
 		Path                  string // fast or full
 		DNS64                 bool
 		InsideMTU, OutsideMTU int // of its links; 0: 1500
+		TunMTU                int // of its device; 0: InsideMTU
 	}
 	// ServerStmt is `server NAME [at inet4|inet6] [service ADDRESS…] [mtu N]`.
 	ServerStmt struct {
@@ -161,7 +162,7 @@ func (p *parser) translator() any {
 		p.fail(p.words[0], "more than four translators")
 	}
 	for p.more() {
-		switch p.oneOf("path", "dns64", "inside-mtu", "outside-mtu") {
+		switch p.oneOf("path", "dns64", "inside-mtu", "outside-mtu", "tun-mtu") {
 		case "path":
 			t.Path = p.oneOf("fast", "full")
 		case "dns64":
@@ -170,6 +171,8 @@ func (p *parser) translator() any {
 			t.InsideMTU = p.number("MTU", 1280, 1500)
 		case "outside-mtu":
 			t.OutsideMTU = p.number("MTU", 1280, 1500)
+		case "tun-mtu":
+			t.TunMTU = p.number("MTU", 1280, 1500)
 		}
 	}
 	d.Translators = append(d.Translators, t)

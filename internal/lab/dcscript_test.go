@@ -14,7 +14,7 @@ import (
 )
 
 const centre = `routing bgp
-translator br1 path full dns64 inside-mtu 1400
+translator br1 path full dns64 inside-mtu 1400 tun-mtu 1500
 translator br2 outside-mtu 1300
 server web1 service 203.0.113.10 2001:db8:f::10 mtu 1400
 server old at inet4
@@ -47,7 +47,7 @@ expect page 203.0.113.10 from inet4 says "server web1"
 	addr := netip.MustParseAddr
 	want := []any{
 		&lab.RoutingStmt{Protocol: "bgp"},
-		&lab.TranslatorStmt{Name: "br1", Path: "full", DNS64: true, InsideMTU: 1400},
+		&lab.TranslatorStmt{Name: "br1", Path: "full", DNS64: true, InsideMTU: 1400, TunMTU: 1500},
 		&lab.TranslatorStmt{Name: "br2", Path: "fast", OutsideMTU: 1300},
 		&lab.ServerStmt{Name: "web1", Service: []netip.Addr{addr("203.0.113.10"), addr("2001:db8:f::10")}, MTU: 1400},
 		&lab.ServerStmt{Name: "old", At: "inet4"},

@@ -212,7 +212,7 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"expect": {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect migrate … | " +
 			"expect translator … | expect map646 … | expect traceroute … | expect pmtu … | expect name …", (*parser).expect},
 		"routing":    {"routing ospf|bgp|static", (*parser).routing},
-		"translator": {"translator NAME [path fast|full] [dns64] [inside-mtu N] [outside-mtu N]", (*parser).translator},
+		"translator": {"translator NAME [path fast|full] [dns64] [inside-mtu N] [outside-mtu N] [tun-mtu N]", (*parser).translator},
 		"server":     {"server NAME [at inet4|inet6] [service ADDRESS…] [mtu N]", (*parser).server},
 		"fill":       {"fill N", (*parser).fill},
 		"map":        {"map ADDRESS… to SERVER", (*parser).mapping},

@@ -48,8 +48,7 @@ func (c translatorConfig) text() string {
 		return "[" + strings.Join(q, ", ") + "]"
 	}
 	fmt.Fprintf(&b, "pref64 = %q\ncontrol = %q\nmappings_file = %q\n", pref64, map646Control, mappings)
-	// What is too big for the way to the machines is refused before its translation:
-	// an IPv6 client would not recognise itself in what is said about it behind.
+	// What is too big for the way to the machines is refused before its translation.
 	fmt.Fprintf(&b, "mtu6 = %d\n", c.mtu)
 	if len(c.inside) > 0 {
 		var l []string
