@@ -257,6 +257,7 @@ func (c *Config) finish() error {
 			return fmt.Errorf("dns64.%w", err)
 		}
 	}
+	t.Confined = c.WholeInside
 	for _, p := range c.basePolicy().Routes {
 		if p.Addr().Is6() {
 			t.Served = append(t.Served, p)

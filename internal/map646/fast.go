@@ -262,8 +262,7 @@ func (d *Daemon) fastSettings() netio.FastSettings {
 		out.Hops = 1
 	}
 	// What the device does not take is the kernel's to refuse before it is
-	// translated: the sender of a 1:1 packet would not know the one that an error
-	// quotes afterwards.
+	// translated, as on the full path.
 	lower := func(to *int, mtu int) {
 		if *to == 0 || *to > mtu {
 			*to = mtu

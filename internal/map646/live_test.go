@@ -386,6 +386,9 @@ func TestWholeInside(t *testing.T) {
 	if out, err := w.try("server", "ping", "-c", "1", "-W", "2", "-I", "2001:db8:a::11", "2001:db8:c::7"); err == nil || !strings.Contains(out, "unreachable") {
 		t.Errorf("an unmapped machine: %v\n%s", err, out)
 	}
+	// The host answers by ICMPv6 from there, too.
+	w.route("router", "2001:db8:a::1/128", "2001:db8:1::2")
+	w.run("client6", "ping", "-c", "1", "-W", "2", "2001:db8:a::1")
 }
 
 // fetch gets a page from inside a namespace.

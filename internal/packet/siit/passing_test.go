@@ -118,6 +118,21 @@ func TestPassing(t *testing.T) {
 			t.Errorf("%s: %s", name, d)
 		}
 	}
+	// Where all from inside comes here, unmapped machines do not get out with their own
+	// addresses; the host there may answer and report.
+	confined := table(t, func(s *siit.Spec) { s.Confined = true })
+	for typ, want := range map[uint8]siit.Reason{128: siit.NoMapping, 129: siit.Unchanged, 3: siit.Unchanged} {
+		for _, c := range []struct {
+			src, dst string
+			want     siit.Reason
+		}{{"2001:db8:b::1", client6, want}, {"2001:db8:b::1", "2001:db8:b::2", siit.Unchanged}, {client6, other, siit.Unchanged}} {
+			in := build(t, ip6(c.src, c.dst, 58), icmp6(typ, 0), echo)
+			agrees(t, confined, in)
+			if v := confined.Translate(load(in)); v.Reason != c.want {
+				t.Errorf("type %d from %s to %s: %+v", typ, c.src, c.dst, v)
+			}
+		}
+	}
 	// Neighbour discovery is nobody's to forward.
 	ns := build(t, ip6(router6, client6, 58), icmp6(135, 0), payload(make([]byte, 20)))
 	if v := tab.Translate(load(ns)); v.Action != siit.Drop || v.Reason != siit.NotForwardable {

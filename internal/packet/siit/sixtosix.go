@@ -29,8 +29,8 @@ func (t *Table) sixToSix(p *Packet, b []byte, h *head6) Verdict {
 		}
 	}
 	switch transit := to == nil && from == nil && about == nil && passes(h.proto); {
-	case transit && !inside && t.isServed(&h.dst):
-		// It came by the routes, and would come back by them.
+	case transit && !inside && (t.isServed(&h.dst) || t.isConfined(h, l4)):
+		// What came by the routes of a destination would come back by them.
 		return reject(NoMapping, 1, 3, 0)
 	case transit:
 		// It came because all ICMPv6 does, and would be none the worse for not having
@@ -107,6 +107,11 @@ func passes(proto uint8) bool {
 		return true
 	}
 	return false
+}
+
+// isConfined tells of an echo request of an unmapped machine that may not send it.
+func (t *Table) isConfined(h *head6, l4 []byte) bool {
+	return t.spec.Confined && h.proto == protoICMPv6 && h.off == 0 && len(l4) > 0 && l4[0] == 128 && within(t.spec.Inside, &h.src)
 }
 
 // passedBy translates what a router behind us, or the kernel itself, quotes of a

@@ -103,6 +103,10 @@ type Spec struct {
 	// may carry it) to other addresses is sent on as it is, if it is about no mapping:
 	// the kernel brings all of it, for the errors in it.
 	Served []netip.Prefix
+	// Confined: all that comes from Inside is led here, too, and what machines there
+	// without a mapping send elsewhere is refused. Of ICMPv6 this is echo requests: the
+	// rest may be the host's own, which has addresses there.
+	Confined bool
 
 	// ICMPSource4 and ICMPSource6 are the sources of our own ICMP errors.
 	// ICMPSource4 also stands for IPv6 routers that have no IPv4 address, if there
