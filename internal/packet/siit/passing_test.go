@@ -16,7 +16,7 @@ import (
 func hops(l *layers.IPv6, n uint8) *layers.IPv6 { l.HopLimit = n; return l }
 
 // What routers behind the translator, or its own kernel, say about packets to a
-// service address reaches the client with the address that it knows (RFC 4443 §3).
+// service address reaches the client with the address that it knows (RFC 4443 §2.4 (c), (d)).
 func TestRouterErrors(t *testing.T) {
 	type layer = gopacket.SerializableLayer
 	about := func(src, dst string, proto layers.IPProtocol, l4 ...layer) []byte {
