@@ -171,8 +171,8 @@ func (c *Config) finish() error {
 		return fieldError("icmp.rate", "%d is negative", c.ICMPRate)
 	case c.Table < 1 || c.Table >= 252 && c.Table <= 255:
 		return fieldError("route.table", "%d, or the one behind it, is not a table of one's own", c.Table)
-	case c.Priority < 5 || c.Priority > 32763:
-		return fieldError("route.priority", "%d is not from 5 to 32763", c.Priority)
+	case c.Priority < 6 || c.Priority > 32763:
+		return fieldError("route.priority", "%d is not from 6 to 32763", c.Priority)
 	case c.Fast.MaxMappings < 0 || c.Fast.MaxMappings > 1<<24:
 		return fieldError("fast.max_mappings", "%d is not from 1 to %d", c.Fast.MaxMappings, 1<<24)
 	case c.Fast.MaxPrefixes < 1 || c.Fast.MaxPrefixes > 1<<20:

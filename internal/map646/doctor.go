@@ -407,7 +407,7 @@ func (d *doctor) detour() {
 	case missing != "":
 		d.say(FindBad, check, "missing: "+missing, "map646 reload; until then routers' errors about 1:1 IPv6 quote inside addresses")
 	default:
-		d.say(FindOK, check, fmt.Sprintf("%d to %d and %d: ICMPv6 goes by %s", p.Priority-4, p.Priority-1, p.Priority+2, d.c.TUN.Name), "")
+		d.say(FindOK, check, fmt.Sprintf("%d to %d and %d: ICMPv6 goes by %s", p.Priority-5, p.Priority-1, p.Priority+2, d.c.TUN.Name), "")
 	}
 	if v, err := d.ns.GetSysctl("net/ipv6/fwmark_reflect"); err == nil && v == "1" {
 		d.say(FindWarn, "fwmark_reflect", "1: this node's errors about pings that took the fast path quote inside addresses", "sysctl -w net.ipv6.fwmark_reflect=0")

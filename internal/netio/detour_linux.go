@@ -15,13 +15,16 @@ import (
 type detourRule struct {
 	priority int
 	action   byte
-	proto    int // IP protocol; 0: any
+	proto    int  // IP protocol; 0: any
+	not      bool // all that does not match
 	iif      string
 	mark     uint32 // 0: any
 	vrf      bool
 	table    int
 	target   int // priority of a rule
 }
+
+const ruleInvert = 2 // FIB_RULE_INVERT
 
 // detourMTU lets what is too big for the device through to it: the link behind it
 // is to say what fits. It is the most that the kernel takes (RTAX_MTU).
@@ -41,7 +44,7 @@ var detourLocal = [...]netip.Prefix{netip.MustParsePrefix("fe80::/10"), netip.Mu
 func (p LinkPolicy) detourTable() int { return p.Table + 1 }
 
 func (p LinkPolicy) checkDetour() error {
-	if t := p.detourTable(); p.Detour != 0 && (p.Detour < 0 || p.Detour > 255 || p.Priority <= 4 || t >= 253 && t <= 255) {
+	if t := p.detourTable(); p.Detour != 0 && (p.Detour < 0 || p.Detour > 255 || p.Priority <= 5 || t >= 253 && t <= 255) {
 		return fmt.Errorf("policy of %s: detour of protocol %d, priority %d or table %d out of range", p.Link, p.Detour, p.Priority, t)
 	}
 	return nil
@@ -71,6 +74,8 @@ func (p LinkPolicy) detourRules() []detourRule {
 	}
 	out := []detourRule{
 		{priority: p.Priority + 2, action: unix.FR_ACT_NOP},
+		// The others are spared a look at the rest.
+		{priority: p.Priority - 5, action: unix.FR_ACT_GOTO, proto: p.Detour, not: true, target: p.Priority},
 		{priority: p.Priority - 4, action: unix.FR_ACT_GOTO, proto: p.Detour, vrf: true, target: p.Priority},
 		{priority: p.Priority - 3, action: unix.FR_ACT_GOTO, proto: p.Detour, iif: p.Link, target: p.Priority + 2},
 	}
@@ -96,6 +101,9 @@ func (r detourRule) ours(p LinkPolicy) bool {
 func (r detourRule) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d:", r.priority)
+	if r.not {
+		b.WriteString(" not")
+	}
 	if r.proto != 0 {
 		fmt.Fprintf(&b, " protocol %d", r.proto)
 	}
@@ -120,7 +128,12 @@ func (r detourRule) String() string {
 func (r detourRule) append(b []byte, what, flags uint16, seq uint32, mark int) []byte {
 	at := len(b)
 	b = append(b, make([]byte, nlHeader)...)
-	b = append(b, unix.AF_INET6, 0, 0, 0, 0, 0, 0, r.action, 0, 0, 0, 0) // struct fib_rule_hdr
+	b = append(b, unix.AF_INET6, 0, 0, 0, 0, 0, 0, r.action) // struct fib_rule_hdr
+	flags32 := uint32(0)
+	if r.not {
+		flags32 = ruleInvert
+	}
+	b = binary.NativeEndian.AppendUint32(b, flags32)
 	b = appendAttr32(b, unix.FRA_PRIORITY, r.priority)
 	b = appendAttr(b, unix.FRA_PROTOCOL, []byte{byte(mark)})
 	if r.proto != 0 {
@@ -148,6 +161,7 @@ func (r detourRule) append(b []byte, what, flags uint16, seq uint32, mark int) [
 
 func parseDetourRule(body []byte) (r detourRule, mark int) {
 	r.action = body[7]
+	r.not = binary.NativeEndian.Uint32(body[8:])&ruleInvert != 0
 	eachAttr(body[rtHeader:], func(kind uint16, v []byte) {
 		n := 0
 		switch {

@@ -36,7 +36,7 @@ type LinkPolicy struct {
 	// Spared are packets that have the bit DetourMark, that are in a VRF, for
 	// multicast or link-local addresses or for DetourExcept, or have no source yet:
 	// they go where those of other protocols do, and so do all once Link has gone.
-	// Its rules are Priority-4 to Priority-1 and Priority+2, its table is Table+1.
+	// Its rules are Priority-5 to Priority-1 and Priority+2, its table is Table+1.
 	Detour       int
 	DetourMark   uint32
 	DetourExcept []netip.Prefix

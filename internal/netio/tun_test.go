@@ -215,7 +215,7 @@ func TestDetour(t *testing.T) {
 	if out := all(); out != before {
 		t.Errorf("cleared:\n%s\nat first:\n%s", out, before)
 	}
-	for _, bad := range []netio.LinkPolicy{{Table: 647, Priority: 4}, {Table: 252, Priority: 640}} {
+	for _, bad := range []netio.LinkPolicy{{Table: 647, Priority: 5}, {Table: 252, Priority: 640}} {
 		bad.Link, bad.Protocol, bad.Detour = "lo", 246, 58
 		if err := ns.SyncLinkPolicy(bad); err == nil {
 			t.Errorf("accepted: %+v", bad)
