@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -89,6 +90,8 @@ func (c *runCmd) Run(ctx context.Context) error {
 			}
 		}
 	}()
+	// A queue keeps a processor while it waits (netio.TUNQueue).
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + d.Queues())
 	return d.Run(ctx)
 }
 

@@ -129,6 +129,9 @@ func (d *Daemon) tally(e siit.Entry, n int) {
 	}
 }
 
+// Queues is how many readers the device has.
+func (d *Daemon) Queues() int { return len(d.queues) }
+
 // Run makes the device and translates until ctx ends; it returns nil then. All
 // that it made is gone when it returns.
 func (d *Daemon) Run(ctx context.Context) (err error) {

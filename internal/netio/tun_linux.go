@@ -1,14 +1,11 @@
 package netio
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,13 +42,6 @@ type TUN struct {
 	queues []*TUNQueue
 }
 
-// TUNQueue is one queue of a TUN. Read and Write may run at the same time, each
-// in one goroutine.
-type TUNQueue struct {
-	f       *os.File
-	offload bool
-}
-
 // OpenTUN makes the device and sets it up. fs.ErrExist if there is a device of
 // that name.
 func (n *NS) OpenTUN(s TUNSpec) (*TUN, error) {
@@ -68,11 +58,11 @@ func (n *NS) OpenTUN(s TUNSpec) (*TUN, error) {
 	}
 	err := n.Do(func() error {
 		for range s.Queues {
-			f, err := openTUNQueue(s)
+			q, err := openTUNQueue(s)
 			if err != nil {
 				return err
 			}
-			t.queues = append(t.queues, &TUNQueue{f: f, offload: s.Offload})
+			t.queues = append(t.queues, q)
 		}
 		return nil
 	})
@@ -88,7 +78,7 @@ func (n *NS) OpenTUN(s TUNSpec) (*TUN, error) {
 	return t, nil
 }
 
-func openTUNQueue(s TUNSpec) (*os.File, error) {
+func openTUNQueue(s TUNSpec) (*TUNQueue, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -112,11 +102,15 @@ func openTUNQueue(s TUNSpec) (*os.File, error) {
 			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso)
 		}
 	}
+	var q *TUNQueue
+	if err == nil {
+		q, err = newTUNQueue(fd, s)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), "tun "+s.Name), nil
+	return q, nil
 }
 
 // AdoptTUN takes over the queues of a device that another process, or this one
@@ -140,10 +134,14 @@ func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
 		if err == nil {
 			err = unix.SetNonblock(fd, true)
 		}
+		var q *TUNQueue
+		if err == nil {
+			q, err = newTUNQueue(fd, s)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("adopt tun %s: %w", s.Name, err)
 		}
-		t.queues = append(t.queues, &TUNQueue{f: os.NewFile(uintptr(fd), "tun "+s.Name), offload: s.Offload})
+		t.queues = append(t.queues, q)
 	}
 	return t, nil
 }
@@ -154,33 +152,17 @@ func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
 func (t *TUN) Descriptors() ([]int, error) {
 	var out []int
 	for _, q := range t.queues {
-		c, err := q.f.SyscallConn()
-		if err == nil {
-			err2 := c.Control(func(fd uintptr) {
-				var d int
-				// Above the standard descriptors, whatever those are.
-				if d, err = unix.FcntlInt(fd, unix.F_DUPFD, 3); err == nil {
-					out = append(out, d)
-				}
-			})
-			err = errors.Join(err, err2)
-		}
+		d, err := q.duplicate()
 		if err != nil {
 			for _, d := range out {
 				unix.Close(d)
 			}
 			return nil, fmt.Errorf("duplicate descriptors of %s: %w", t.spec.Name, err)
 		}
+		out = append(out, d)
 	}
 	return out, nil
 }
-
-// Park makes the queue's Read return os.ErrDeadlineExceeded, now and later,
-// until Unpark; packets wait in the device meanwhile.
-func (q *TUNQueue) Park() error { return q.f.SetReadDeadline(time.Unix(1, 0)) }
-
-// Unpark undoes Park.
-func (q *TUNQueue) Unpark() error { return q.f.SetReadDeadline(time.Time{}) }
 
 // Spec returns what the device was made of.
 func (t *TUN) Spec() TUNSpec { return t.spec }
@@ -192,55 +174,9 @@ func (t *TUN) Queues() []*TUNQueue { return t.queues }
 func (t *TUN) Close() error {
 	var errs []error
 	for _, q := range t.queues {
-		if err := q.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, q.close())
 	}
 	return errors.Join(errs...)
-}
-
-// Read reads one packet to buf[off:], using the VNetHeaderLen bytes before it,
-// and returns its length.
-func (q *TUNQueue) Read(buf []byte, off int) (int, VNetHeader, error) {
-	var h VNetHeader
-	if !q.offload {
-		n, err := q.f.Read(buf[off:])
-		return n, h, err
-	}
-	n, err := q.f.Read(buf[off-VNetHeaderLen:])
-	if err != nil {
-		return 0, h, err
-	}
-	if n < VNetHeaderLen {
-		return 0, h, fmt.Errorf("read %s: %d bytes, less than a virtio-net header", q.f.Name(), n)
-	}
-	v := buf[off-VNetHeaderLen : off]
-	h = VNetHeader{
-		NeedsCsum: v[0]&1 != 0, GSOType: v[1],
-		HdrLen: binary.NativeEndian.Uint16(v[2:]), GSOSize: binary.NativeEndian.Uint16(v[4:]),
-		CsumStart: binary.NativeEndian.Uint16(v[6:]), CsumOffset: binary.NativeEndian.Uint16(v[8:]),
-	}
-	return n - VNetHeaderLen, h, nil
-}
-
-// Write writes the packet buf[off:off+n], overwriting the VNetHeaderLen bytes
-// before it.
-func (q *TUNQueue) Write(buf []byte, off, n int, h VNetHeader) error {
-	if !q.offload {
-		_, err := q.f.Write(buf[off : off+n])
-		return err
-	}
-	v := buf[off-VNetHeaderLen : off]
-	v[0], v[1] = 0, h.GSOType
-	if h.NeedsCsum {
-		v[0] = 1
-	}
-	binary.NativeEndian.PutUint16(v[2:], h.HdrLen)
-	binary.NativeEndian.PutUint16(v[4:], h.GSOSize)
-	binary.NativeEndian.PutUint16(v[6:], h.CsumStart)
-	binary.NativeEndian.PutUint16(v[8:], h.CsumOffset)
-	_, err := q.f.Write(buf[off-VNetHeaderLen : off+n])
-	return err
 }
 
 // SetAddrs gives the device these addresses and takes all others but link-local

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -268,5 +269,88 @@ func TestAdoptTUN(t *testing.T) {
 	}
 	if _, err := ns.Link("t0"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A queue that waits, with and without a packet a moment ago, holds up neither a
+// collection of garbage nor Park and Close, although the runtime does not know that it
+// waits; and a reader allocates nothing.
+func TestTUNQueueWaits(t *testing.T) {
+	ns := newNS(t, "waits")
+	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0", Offload: true})
+	must(t, err)
+	defer tun.Close()
+	must(t, tun.SetAddrs([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}))
+	var c net.Conn
+	must(t, ns.Do(func() (err error) {
+		c, err = net.Dial("udp", "203.0.113.77:9")
+		return err
+	}))
+	defer c.Close()
+	q := tun.Queues()[0]
+	packets, ended := make(chan int), make(chan error)
+	read := func() {
+		buf := make([]byte, 70000)
+		for {
+			n, _, err := q.Read(buf, 64)
+			if err != nil {
+				ended <- err
+				return
+			}
+			if n == 28+5 {
+				packets <- n
+			}
+		}
+	}
+	hello := []byte("hello")
+	send := func() {
+		if _, err := c.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		<-packets
+	}
+	go read()
+	for range 20 {
+		send()
+		runtime.GC() // the queue waits on its own
+	}
+	for range 3 {
+		send()
+		must(t, q.Park())
+		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("parked in mid-wait: %v", err)
+		}
+		must(t, q.Unpark())
+		go read()
+	}
+	must(t, q.Park(), q.Park())
+	if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("parked while idle: %v", err)
+	}
+	must(t, q.Unpark(), q.Unpark())
+	buf := make([]byte, 70000)
+	each := testing.AllocsPerRun(100, func() {
+		if _, err := c.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; n != 28+5; {
+			if n, _, err = q.Read(buf, 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if each != 0 {
+		t.Errorf("a packet allocates %v objects", each)
+	}
+	go read()
+	send()
+	must(t, tun.Close(), tun.Close())
+	if err := <-ended; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("closed in mid-wait: %v", err)
+	}
+	for what, err := range map[string]error{"park": q.Park(), "unpark": q.Unpark(), "write": q.Write(buf, 64, 33, netio.VNetHeader{})} {
+		if !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%s after Close: %v", what, err)
+		}
 	}
 }
