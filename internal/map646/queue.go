@@ -105,6 +105,7 @@ func count(c *atomic.Uint64, n uint64) { c.Store(c.Load() + n) }
 func (q *queue) run(dev *netio.TUNQueue) error {
 	buf := make([]byte, siit.Headroom+1<<16+64)
 	reply := make([]byte, netio.VNetHeaderLen, netio.VNetHeaderLen+1280)
+	var p siit.Packet // here, for it escapes
 	for {
 		n, h, err := dev.Read(buf, siit.Headroom)
 		if errors.Is(err, os.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -113,7 +114,7 @@ func (q *queue) run(dev *netio.TUNQueue) error {
 		if err != nil {
 			return err
 		}
-		p := siit.Packet{Buf: buf, Off: siit.Headroom, Len: n, Offload: siit.Offload(h)}
+		p = siit.Packet{Buf: buf, Off: siit.Headroom, Len: n, Offload: siit.Offload(h)}
 		t := q.d.table.Load()
 		v := t.Translate(&p)
 		count(&q.packets[v.Reason], 1)
