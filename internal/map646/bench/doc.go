@@ -1,7 +1,7 @@
 // Command bench measures what a packet costs on its way through map646, beside
 // plain IPv4 and IPv6 forwarding and TAYGA, in one run.
 //
-// Each path (ipv6, ipv4, fast, full, fast66, full66, tayga) has a world of its
+// Each path (ipv6, ipv4, tun, fast, full, fast66, full66, tayga) has a world of its
 // own: three network namespaces (client, translator, server) joined by two
 // cables, the same for all paths, so that nothing that one path needs in the
 // kernel (policy rules, hooks) is paid for by another. A load is measured on

@@ -44,7 +44,9 @@ func (r *run) measured(w *world, load func() error) (all, daemon float64, err er
 		if err != nil {
 			return 0, 0, err
 		}
-		daemon = is - was
+		if daemon = is - was; daemon == 0 && w.spec.Path == "tun" {
+			return 0, 0, fmt.Errorf("no packet took the way by %s", tunName)
+		}
 	}
 	u := after.since(before)
 	r.ksoftirqd += u.Ksoftirqd
@@ -108,7 +110,7 @@ func (r *run) sample(ctx context.Context, j job, round int) error {
 }
 
 func (r *run) tcp(w *world, j job, round int) error {
-	o := order{Op: "tcp", To: netip.AddrPortFrom(w.spec.target(), 0), Seconds: r.plan.Seconds, Streams: 1, Reverse: j.Load == "tcp1r"}
+	o := order{Op: "tcp", To: netip.AddrPortFrom(w.spec.target(), 0), Seconds: r.plan.Stream, Streams: 1, Reverse: j.Load == "tcp1r"}
 	if j.Load == "tcp4" {
 		o.Streams = 4
 	}

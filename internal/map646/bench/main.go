@@ -30,11 +30,12 @@ func realMain() (err error) {
 		quick  = flag.Bool("quick", false, "two short rounds and a table of 10,000: a look, not a figure")
 		write  = flag.String("write", "", "write map646-bench.md and map646-bench.svg into this directory, and the short form into the map646.md there")
 		binary = flag.String("map646", "", "map646 to measure (default: built from this module)")
-		role   = flag.String("role", "", "what this process does in a benchmark that runs already: end, web")
+		role   = flag.String("role", "", "what this process does in a benchmark that runs already: end, web, tun")
 		cpu    = flag.Int("cpu", -1, "for -role: the CPU to stay on")
 	)
 	flag.IntVar(&p.Rounds, "rounds", 20, "rounds")
 	flag.Float64Var(&p.Seconds, "seconds", .5, "length of a sample, in seconds")
+	flag.Float64Var(&p.Stream, "stream", 2, "length of a sample of TCP streams, in seconds: long, so that their start counts for little")
 	flag.IntVar(&p.Mappings, "mappings", many, "mappings of the full table")
 	flag.IntVar(&p.Rate, "rate", 10_000, "small packets a second")
 	flag.IntVar(&p.Burst, "burst", 4, "small packets sent at a time (udp64)")
@@ -46,12 +47,14 @@ func realMain() (err error) {
 		return runEnd(*cpu)
 	case "web":
 		return runWeb(*cpu)
+	case "tun":
+		return runTUN(p.Queues)
 	}
 	set := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
 	if *quick {
 		for name, do := range map[string]func(){
-			"rounds": func() { p.Rounds = 2 }, "seconds": func() { p.Seconds = .3 }, "mappings": func() { p.Mappings = 10_000 }, "pings": func() { p.Pings = 300 },
+			"rounds": func() { p.Rounds = 2 }, "seconds": func() { p.Seconds = .3 }, "stream": func() { p.Stream = .3 }, "mappings": func() { p.Mappings = 10_000 }, "pings": func() { p.Pings = 300 },
 		} {
 			if !set[name] {
 				do()
@@ -210,8 +213,8 @@ func (r *run) report() *report {
 	add("run.rounds", float64(r.plan.Rounds), "count")
 	return &report{
 		book: r.book, paths: r.plan.Paths, extra: extra, mapping: r.plan.Mappings, ended: r.began.UTC().Format("2006-01-02"),
-		about: fmt.Sprintf("Linux %s, %d CPUs (client on the first, server on the second, translator on any), %d rounds, samples of %g s, TCP with cubic, paths interleaved and their order reversed each round.",
-			kernel(), numCPU(), r.plan.Rounds, r.plan.Seconds),
+		about: fmt.Sprintf("Linux %s, %d CPUs (client on the first, server on the second, translator on any), %d rounds, samples of %g s, of TCP %g s, cubic, paths interleaved and their order reversed each round.",
+			kernel(), numCPU(), r.plan.Rounds, r.plan.Seconds, r.plan.Stream),
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 
 // All paths and loads, in the order of the report.
 var (
-	allPaths = []string{"ipv6", "ipv4", "fast", "full", "fast66", "full66", "tayga"}
+	allPaths = []string{"ipv6", "ipv4", "tun", "fast", "full", "fast66", "full66", "tayga"}
 	allLoads = []string{"tcp1", "tcp1r", "tcp4", "tcp_mtu", "udp64", "udp64_single", "udp64_burst", "web", "full_table", "scraped", "rtt", "zero_loss", "table"}
 )
 
@@ -20,6 +20,7 @@ type plan struct {
 	Paths, Loads []string
 	Rounds       int
 	Seconds      float64 // of a sample
+	Stream       float64 // of a sample of TCP streams, in seconds
 	Mappings     int     // in the big table
 	Rate         int     // of small packets, a second
 	Burst        int     // of small packets
@@ -52,6 +53,8 @@ func (p plan) check() error {
 		return fmt.Errorf("rounds: %d is not from 1 to 1000", p.Rounds)
 	case !(p.Seconds >= 0.05 && p.Seconds <= 60):
 		return fmt.Errorf("seconds: %v is not from 0.05 to 60", p.Seconds)
+	case !(p.Stream >= 0.05 && p.Stream <= 60):
+		return fmt.Errorf("stream: %v is not from 0.05 to 60", p.Stream)
 	case p.Mappings < 2 || p.Mappings > many:
 		return fmt.Errorf("mappings: %d is not from 2 to %d", p.Mappings, many)
 	case p.Rate < 100 || p.Rate > 500_000:

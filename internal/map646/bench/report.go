@@ -50,6 +50,12 @@ func (r *report) ratio(path, load string) summary {
 	return r.book.ratio(key{path, load}, key{base, load})
 }
 
+// overTUN is what a load costs on the full path, against packets that are put back
+// as they were.
+func (r *report) overTUN(load string) summary {
+	return r.book.ratio(key{"full", load}, key{"tun", load})
+}
+
 // units of the series that become figures, in this order.
 var units = []struct{ load, unit string }{
 	{"tcp1", "ns/KB"}, {"tcp1r", "ns/KB"}, {"tcp4", "ns/KB"}, {"tcp_mtu", "ns/KB"},
@@ -105,6 +111,9 @@ func (r *report) figures() []figure {
 			// writing the answers, as much a second however many packets there are.
 			add(path+".scraped_path_growth", r.book.ratio(key{path, "scraped_path"}, key{path, "full_table_path"}).Median, "ratio")
 		}
+	}
+	for _, load := range ratioLoads {
+		add("full."+load+"_of_tun", r.overTUN(load).Median, "ratio")
 	}
 	return append(out, r.extra...)
 }
@@ -242,7 +251,8 @@ const seed = `| 2011 | plain IPv4 | plain IPv6 | map646 | kernel NAT64 (Ecdysis)
 
 // legend explains the paths and loads.
 var legend = fmt.Sprintf(`- `+"`ipv6`, `ipv4`"+`: plain forwarding. `+"`fast`"+`: map646 with its eBPF program. `+"`full`"+`: map646 by its TUN device alone. `+"`fast66`, `full66`"+`: the
-  same, 1:1 between IPv6 addresses. `+"`tayga`"+`: TAYGA of Debian.
+  same, 1:1 between IPv6 addresses. `+"`tayga`"+`: TAYGA of Debian. `+"`tun`"+`: a TUN device like map646's, and a loop that puts IPv6 packets back as it
+  read them, two system calls each: the least that a translator above such a device can cost.
 - `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
   the translator's devices.
 - `+"`udp64`"+`: datagrams of %d bytes, 10,000 a second, four at a time; `+"`udp64_single`"+`: one at a time (each wakes everybody on its way, which is dear
@@ -303,10 +313,18 @@ func (r *report) markdown() string {
 	if v := r.verdicts(); len(v) > 0 {
 		p("## What it must hold\n")
 		p("%s", table([]string{"", "limit", "measured", ""}, v))
-		p("Where the full path's limit is: each byte of TCP is copied twice more, out of the kernel and back (`tun_do_read`, `tun_get_user`), and these two copies cost")
-		p("as much each as the two of the ends (`tcp_sendmsg`, `tcp_recvmsg`), which are most of what plain forwarding costs when super-packets stay whole. A small packet")
-		p("wakes one more process, and that is a switch and often another CPU's interrupt, several us each, which TAYGA pays, too. Whatever is written in Go, C or")
-		p("anything else above a TUN device pays this; the fast path does not.\n")
+		p("Where the full path's limit is: each byte of TCP is copied twice more, out of the kernel and back (`tun_do_read`, `tun_get_user`), packets are routed twice,")
+		p("and a small packet wakes one more process: a switch, and often another CPU's interrupt. The path `tun` pays just this and does nothing with a packet, so")
+		p("that no program above a TUN device is cheaper; the fast path has no such limit.\n")
+		var rows [][]string
+		for _, load := range ratioLoads {
+			if s := r.overTUN(load); s.N > 0 {
+				rows = append(rows, []string{"`" + load + "`", spreadText(r.ratio("tun", load)), spreadText(r.ratio("full", load)), spreadText(s)})
+			}
+		}
+		if len(rows) > 0 {
+			p("%s", table([]string{"", "`tun`, × IPv6", "`full`, × IPv6", "`full`, × `tun`"}, rows))
+		}
 	}
 	p("## In units\n")
 	p("%s", r.grid(unitLoads(), func(path, load string) string {

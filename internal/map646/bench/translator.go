@@ -101,6 +101,8 @@ func (w *world) translate(ctx context.Context, binary string, queues int) (err e
 	switch w.spec.Path {
 	case "ipv4", "ipv6":
 		return nil
+	case "tun":
+		return w.detour(ctx, queues)
 	case "tayga":
 		conf := filepath.Join(w.dir, "tayga.conf")
 		if err := os.WriteFile(conf, []byte(taygaConfig(w.dir)), 0o600); err != nil {

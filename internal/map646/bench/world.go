@@ -66,7 +66,7 @@ func (s worldSpec) target() netip.Addr {
 	switch s.Path {
 	case "ipv4":
 		return serverV4
-	case "ipv6":
+	case "ipv6", "tun":
 		return serverV6
 	case "fast66", "full66":
 		return serviceV6
@@ -82,7 +82,7 @@ func (s worldSpec) back() netip.Addr {
 	switch s.Path {
 	case "ipv4":
 		return clientV4
-	case "ipv6", "fast66", "full66":
+	case "ipv6", "tun", "fast66", "full66":
 		return clientV6
 	}
 	return clientPref
