@@ -179,17 +179,8 @@ func TestRouterErrorsRoundTrip(t *testing.T) {
 		}
 		got, want := p.Bytes()[48:], bytes.Clone(sent[:len(quoted)])
 		want[7]-- // the hop that the translator counted
-		switch at := 40 + map[layers.IPProtocol]int{6: 16, 17: 6, 58: 2}[proto]; {
-		case len(quoted) == at+1:
-			// Half a checksum cannot be undone.
-			got, want = got[:at], want[:at]
-		case len(quoted) > at+1:
-			// Zero has two forms (RFC 1624 §3).
-			for _, sum := range [][]byte{got[at : at+2], want[at : at+2]} {
-				if sum[0] == 0xff && sum[1] == 0xff {
-					sum[0], sum[1] = 0, 0
-				}
-			}
+		if at := 40 + map[layers.IPProtocol]int{6: 16, 17: 6, 58: 2}[proto]; len(quoted) == at+1 {
+			got, want = got[:at], want[:at] // half a checksum cannot be undone
 		}
 		if !bytes.Equal(got, want) {
 			r.Fatalf("quotes %x\nof %x", got, want)
