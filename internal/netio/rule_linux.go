@@ -63,7 +63,12 @@ func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
 	if err != nil {
 		return err
 	}
-	want := p.routes(link, lo)
+	// Routes before the rules that lead to them.
+	return errors.Join(n.syncRoutes(p.Protocol, have, p.routes(link, lo)), n.syncRules(p), n.syncDetour(p))
+}
+
+// syncRoutes makes want of what there is: adds first, then removes.
+func (n *NS) syncRoutes(protocol int, have map[markedRoute]bool, want []markedRoute) error {
 	var missing, stale []markedRoute
 	wanted := make(map[markedRoute]bool, len(want))
 	for _, r := range want {
@@ -76,8 +81,7 @@ func (n *NS) SyncLinkPolicy(p LinkPolicy) error {
 			stale = append(stale, r)
 		}
 	}
-	// Routes before the rules that lead to them.
-	return errors.Join(n.changeRoutes(p.Protocol, true, missing), n.changeRoutes(p.Protocol, false, stale), n.syncRules(p), n.syncDetour(p))
+	return errors.Join(n.changeRoutes(protocol, true, missing), n.changeRoutes(protocol, false, stale))
 }
 
 // ExtendLinkPolicy adds Routes, Sources, Except and Locals, but no Detour, to a policy that
@@ -116,21 +120,11 @@ func (n *NS) SetLocals(protocol int, want []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	have, err := n.markedRoutes(p, p.tables()...)
+	have, err := n.markedRoutes(p, unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL)
 	if err != nil {
 		return err
 	}
-	var missing, stale []markedRoute
-	for _, r := range p.routes(lo, lo) {
-		if !have[r] {
-			missing = append(missing, r)
-		}
-		delete(have, r)
-	}
-	for r := range have {
-		stale = append(stale, r)
-	}
-	return errors.Join(n.changeRoutes(protocol, true, missing), n.changeRoutes(protocol, false, stale))
+	return n.syncRoutes(protocol, have, p.routes(lo, lo))
 }
 
 // SyncDetour makes only the detour true, or takes it away.
@@ -143,17 +137,7 @@ func (n *NS) SyncDetour(p LinkPolicy) error {
 	if err != nil {
 		return err
 	}
-	var missing, stale []markedRoute
-	for _, r := range p.detourRoutes(nil, link) {
-		if !have[r] {
-			missing = append(missing, r)
-		}
-		delete(have, r)
-	}
-	for r := range have {
-		stale = append(stale, r)
-	}
-	return errors.Join(n.changeRoutes(p.Protocol, true, missing), n.changeRoutes(p.Protocol, false, stale), n.syncDetour(p))
+	return errors.Join(n.syncRoutes(p.Protocol, have, p.detourRoutes(nil, link)), n.syncDetour(p))
 }
 
 // ClearLinkPolicy removes all that SyncLinkPolicy made, also after the device

@@ -19,7 +19,7 @@ import (
 // A queue does its own waiting. Were it the runtime's poller that waits, a packet
 // would cost a wake-up of the poller's thread, often another one of the thread that
 // then runs the reader, and the runtime's monitor, which has a look every 20 us while
-// threads go to and fro: more than all else that a small packet costs. So system
+// threads go to and fro: together about half of the daemon's part of a small packet. So system
 // calls on packets are made without telling the runtime, and a Read that has had a
 // packet in the last patience waits inside the kernel and keeps its processor (P)
 // meanwhile. Whoever has n queues gives the runtime n processors more than it
@@ -33,7 +33,8 @@ type TUNQueue struct {
 	bell  int // an eventfd: readable unless state is open
 	state atomic.Int32
 
-	parking sync.Mutex
+	parking sync.Mutex // bell and state change together in Park and Unpark
+
 	// Read's own.
 	wait [2]unix.PollFd
 	busy bool
