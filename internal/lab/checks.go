@@ -49,6 +49,9 @@ func (r *runner) judge(ctx context.Context, e *ExpectStmt) (detail string, err e
 			return err
 		})
 		return after(), err
+	case "peer":
+		err := until(ctx, e.Within, func(ctx context.Context) error { return r.fed.sites[e.From].reaches(ctx, e.Target) })
+		return after(), err
 	case "refused":
 		reasons, err := r.home(e.VM).client.MigrateDryRun(ctx, e.VM, e.At)
 		if err != nil {

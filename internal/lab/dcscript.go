@@ -132,7 +132,7 @@ func (d *DataCentre) inside() map[string]bool {
 // lab's name it becomes a namespace's, and a device's at its router.
 func (p *parser) machineName(what string, d *DataCentre) string {
 	name := p.name(what, has(d.names("")))
-	if slices.Contains([]string{"inet", "inet4", "inet6", "dc", "client4", "client6", "names", "all", "traffic", "job", "page", "loan", "vm", "migrate",
+	if slices.Contains([]string{"inet", "inet4", "inet6", "dc", "client4", "client6", "names", "all", "traffic", "job", "page", "loan", "peer", "vm", "migrate",
 		"map646", "name", "pmtu", "traceroute", "translator", "churn", "controller"}, name) {
 		p.fail(p.words[p.at-1], "%q means something else", name)
 	}

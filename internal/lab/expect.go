@@ -64,6 +64,13 @@ func (p *parser) expect() any {
 		e.Lender, e.VM = p.loan() // VM: the borrower
 		e.Want = p.oneOf("active", "reclaimed", "ended")
 		e.Within = p.within(time.Minute)
+	case p.is("peer"):
+		e.What = "peer"
+		e.Target = ref(p, "site", p.sites)
+		p.oneOf("of")
+		e.From = p.other(e.Target)
+		p.oneOf("reached")
+		e.Within = p.within(30 * time.Second)
 	case p.is("migrate"):
 		e.What = "refused"
 		e.VM = ref(p, "vm", p.vms)

@@ -525,13 +525,29 @@ func (f *Federation) peer(ctx context.Context) error {
 				return fmt.Errorf("%d peers, not %d", len(peers), len(f.order)-1)
 			}
 			for _, p := range peers {
-				if !p.Status.Reached {
-					return fmt.Errorf("peer %s is not reached: %s", p.Name, p.Status.Message)
+				if err := reached(p); err != nil {
+					return err
 				}
 			}
 			return nil
 		})
 	})
+}
+
+func reached(p *api.Peer) error {
+	if !p.Status.Reached {
+		return fmt.Errorf("peer %s is not reached: %s", p.Name, p.Status.Message)
+	}
+	return nil
+}
+
+// reaches tells whether the site's controller has a session with another one's.
+func (s *fedSite) reaches(ctx context.Context, site string) error {
+	p, err := api.Get[api.Peer](ctx, s.client, site)
+	if err != nil {
+		return err
+	}
+	return reached(p)
 }
 
 // lends is what the site offers.

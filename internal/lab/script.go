@@ -145,7 +145,7 @@ type (
 	FigureStmt struct{ Name, What, Of string }
 	// ExpectStmt is `expect …`; What says which.
 	ExpectStmt struct {
-		What    string // running, stopped, addresses, disk, boot, lost, gap, alive, job, page, loan, refused; translator, map646, traceroute, pmtu, name
+		What    string // running, stopped, addresses, disk, boot, lost, gap, alive, job, page, loan, peer, refused; translator, map646, traceroute, pmtu, name
 		VM      string
 		At      string // place, "": anywhere
 		Once    bool
@@ -155,8 +155,8 @@ type (
 		Unit    string        // lost: requests or bytes
 		Under   time.Duration // gap
 		Want    string        // job: done, clean, failed, cancelled; loan: active, reclaimed, ended; refused: reason's code; translator: idle, busy
-		Target  string        // page, traceroute, pmtu, name; translator, map646: which
-		From    string        // page, traceroute, pmtu, name
+		Target  string        // peer, page, traceroute, pmtu, name; translator, map646: which
+		From    string        // peer (whose), page, traceroute, pmtu, name
 		Says    string        // page, map646: what the answer must have in it
 		Path    string        // translator: fast, full, "": either
 		Args    []string      // map646: command
@@ -209,7 +209,7 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"sleep":    {"sleep TIME", (*parser).sleep},
 		"figure":   {"figure NAME gap|lost TRAFFIC | figure NAME seconds|wan_bytes|downtime VM | figure NAME elapsed", (*parser).figure},
 		"ratio":    {"ratio NAME wire VM", (*parser).figure},
-		"expect": {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect migrate … | " +
+		"expect": {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect peer … | expect migrate … | " +
 			"expect translator … | expect map646 … | expect traceroute … | expect pmtu … | expect name …", (*parser).expect},
 		"routing":    {"routing ospf|bgp|static", (*parser).routing},
 		"translator": {"translator NAME [path fast|full] [dns64] [inside-mtu N] [outside-mtu N] [tun-mtu N]", (*parser).translator},

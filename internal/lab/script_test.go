@@ -27,6 +27,7 @@ traffic dl inet4 -> web1 download rate 500k
 migrate web1 osaka & # to the west
 expect web1 running exactly-once at osaka, address unchanged within 5s
 expect page web1 from inet6 silent
+expect peer osaka of tokyo reached within 5s
 say "it # is over"
 `)
 	must(t, err)
@@ -41,10 +42,11 @@ say "it # is over"
 		&lab.MigrateStmt{VM: "web1", To: "osaka", Background: true},
 		&lab.ExpectStmt{What: "running", VM: "web1", Once: true, At: "osaka", Address: true, Within: 5 * time.Second},
 		&lab.ExpectStmt{What: "page", Target: "web1", From: "inet6", Silent: true, Within: 20 * time.Second},
+		&lab.ExpectStmt{What: "peer", Target: "osaka", From: "tokyo", Within: 5 * time.Second},
 		&lab.SayStmt{Text: "it # is over"},
 	}
 	var got []any
-	for _, i := range []int{1, 2, 6, 7, 8, 9, 10, 11} {
+	for _, i := range []int{1, 2, 6, 7, 8, 9, 10, 11, 12} {
 		got = append(got, s.Statements[i].Do)
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -57,25 +59,27 @@ say "it # is over"
 
 func TestScriptErrors(t *testing.T) {
 	for line, want := range map[string]string{
-		"frobnicate":                   `8:1: unknown statement "frobnicate"; known: borrow, `,
-		"migrate web1 osakka":          `8:14: unknown site "osakka"; known: osaka, tokyo`,
-		"migrate web1 osaka/h3":        `8:14: unknown host "h3" of osaka; known: h1, h2`,
-		"migrate web2 osaka":           `8:9: unknown vm "web2"; known: web1`,
-		"migrate web1":                 "8:13: SITE or SITE/HOST is missing; the form is: migrate VM SITE[/HOST] [&]",
-		"migrate web1 osaka now":       `8:20: "now" is more than "migrate" takes`,
-		"site tokyo":                   `8:6: site "tokyo" is there already`,
-		"site Kobe":                    `8:6: "Kobe" is no name for a site`,
-		"site kobe hosts many":         `8:17: "many" is no number from 0 to 8`,
-		"site kobe lend 120% to *":     `8:16: "120%" is no percentage`,
-		"site kobe lend 2 pounds to *": `8:18: "pounds" where cpu, memory, disk or addresses is wanted`,
-		"site kobe lend 2 cpu":         "8:21: to is missing",
-		"wan tokyo osaka rtt 1ms":      "8:1: there is a link between tokyo and osaka already",
-		"wan tokyo tokyo":              "8:11: tokyo and itself",
-		"image big":                    `8:7: unknown image "big"; known: debian, tiny`,
-		"network red owner tokyo prefix 2001:db8::1/64":         `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
-		"network red owner tokyo prefix 2001:db8::/48":          `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
-		"vm web2 owner osaka network blue":                      "8:33: network blue is tokyo's, the VM is osaka's",
-		"vm web2 network blue":                                  "8:21: owner SITE is missing",
+		"frobnicate":                                    `8:1: unknown statement "frobnicate"; known: borrow, `,
+		"migrate web1 osakka":                           `8:14: unknown site "osakka"; known: osaka, tokyo`,
+		"migrate web1 osaka/h3":                         `8:14: unknown host "h3" of osaka; known: h1, h2`,
+		"migrate web2 osaka":                            `8:9: unknown vm "web2"; known: web1`,
+		"migrate web1":                                  "8:13: SITE or SITE/HOST is missing; the form is: migrate VM SITE[/HOST] [&]",
+		"migrate web1 osaka now":                        `8:20: "now" is more than "migrate" takes`,
+		"site tokyo":                                    `8:6: site "tokyo" is there already`,
+		"site Kobe":                                     `8:6: "Kobe" is no name for a site`,
+		"site kobe hosts many":                          `8:17: "many" is no number from 0 to 8`,
+		"site kobe lend 120% to *":                      `8:16: "120%" is no percentage`,
+		"site kobe lend 2 pounds to *":                  `8:18: "pounds" where cpu, memory, disk or addresses is wanted`,
+		"site kobe lend 2 cpu":                          "8:21: to is missing",
+		"wan tokyo osaka rtt 1ms":                       "8:1: there is a link between tokyo and osaka already",
+		"wan tokyo tokyo":                               "8:11: tokyo and itself",
+		"expect peer osaka of osaka":                    "8:22: osaka and itself",
+		"expect peer kobe of osaka":                     `8:13: unknown site "kobe"; known: osaka, tokyo`,
+		"image big":                                     `8:7: unknown image "big"; known: debian, tiny`,
+		"network red owner tokyo prefix 2001:db8::1/64": `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
+		"network red owner tokyo prefix 2001:db8::/48":  `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
+		"vm web2 owner osaka network blue":              "8:33: network blue is tokyo's, the VM is osaka's",
+		"vm web2 network blue":                          "8:21: owner SITE is missing",
 		"vm web2 owner tokyo network blue service 203.0.113.10": "8:42: 203.0.113.10 is that of web1",
 		"vm web2 owner tokyo network blue service 192.0.2.1":    "8:42: 192.0.2.1 is in none of the service prefixes",
 		"vm web2 owner tokyo network blue memory 100k":          `8:41: "100k" is no whole number of MiB`,

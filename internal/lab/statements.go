@@ -158,7 +158,7 @@ func (p *parser) site() any {
 	}
 	s := &SiteStmt{Hosts: 1, Grace: 2 * time.Minute}
 	s.Name = p.name("site", has(p.sites))
-	if slices.Contains([]string{"inet4", "inet6", "internet", "traffic", "job", "page", "loan", "vm", "migrate"}, s.Name) {
+	if slices.Contains([]string{"inet4", "inet6", "internet", "traffic", "job", "page", "loan", "peer", "vm", "migrate"}, s.Name) {
 		p.fail(p.words[p.at-1], "%q means something else", s.Name)
 	}
 	if len(s.Name) > 12 { // with the lab's name it becomes a namespace's
@@ -290,7 +290,7 @@ func (p *parser) network() any {
 func (p *parser) vm() any {
 	v := &VMStmt{CPUs: 1, MemoryMiB: 128}
 	v.Name = p.name("vm", func(s string) bool { return p.vms[s] != nil || p.sites[s] != nil })
-	if slices.Contains([]string{"traffic", "job", "page", "loan", "migrate", "inet4", "inet6"}, v.Name) {
+	if slices.Contains([]string{"traffic", "job", "page", "loan", "peer", "migrate", "inet4", "inet6"}, v.Name) {
 		p.fail(p.words[p.at-1], "%q means something else", v.Name)
 	}
 	end := word{col: p.end}
