@@ -17,3 +17,8 @@ import _ "embed"
 //
 //go:embed siit.o
 var SIIT []byte
+
+// Steer is the object of steer.c: the socket filter "steer".
+//
+//go:embed steer.o
+var Steer []byte

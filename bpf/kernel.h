@@ -59,6 +59,7 @@ struct xdp_md {
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static u32 (*smp_processor_id)(void) = (void *)8;
 static long (*skb_store_bytes)(struct __sk_buff *skb, u32 offset, const void *from, u32 len, u64 flags) = (void *)9;
+static long (*skb_load_bytes)(const struct __sk_buff *skb, u32 offset, void *to, u32 len) = (void *)26;
 static long (*l4_csum_replace)(struct __sk_buff *skb, u32 offset, u64 from, u64 to, u64 flags) = (void *)11;
 static long (*skb_change_proto)(struct __sk_buff *skb, u16 proto, u64 flags) = (void *)31;
 static long (*skb_pull_data)(struct __sk_buff *skb, u32 len) = (void *)39;

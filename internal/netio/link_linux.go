@@ -148,6 +148,13 @@ func (n *NS) SetMTU(name string, mtu int) error {
 	return n.onLink("set link mtu", name, func(l netlink.Link) error { return n.h.LinkSetMTU(l, mtu) })
 }
 
+// setNoqueue takes the queueing discipline from a device.
+func (n *NS) setNoqueue(name string) error {
+	return n.onLink("set link noqueue", name, func(l netlink.Link) error {
+		return n.h.QdiscReplace(&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "noqueue"})
+	})
+}
+
 // SetMAC sets a device's hardware address.
 func (n *NS) SetMAC(name string, mac net.HardwareAddr) error {
 	return n.onLink("set link mac", name, func(l netlink.Link) error { return n.h.LinkSetHardwareAddr(l, mac) })

@@ -27,11 +27,14 @@ type TUNSpec struct {
 	Name string
 	MTU  int // bytes; 0: 1500
 	// Queues is how many readers share the device; the kernel keeps a flow on
-	// one queue. 0: 1.
+	// one queue, each of its directions by itself. 0: 1.
 	Queues int
 	// Offload lets super-packets and unfinished checksums cross the device, each
 	// with a virtio-net header.
 	Offload bool
+	// BulkNice is the nice value, -20 to -1, of a reader's thread while its queue
+	// carries super-packets, if the thread's own is not below it. 0: no other.
+	BulkNice int
 }
 
 // TUN is an open TUN device. It goes, with its addresses and routes, when all
@@ -40,6 +43,7 @@ type TUN struct {
 	spec   TUNSpec
 	ns     *NS
 	queues []*TUNQueue
+	lacks  []error // see Lacks
 }
 
 // OpenTUN makes the device and sets it up. fs.ErrExist if there is a device of
@@ -70,11 +74,17 @@ func (n *NS) OpenTUN(s TUNSpec) (*TUN, error) {
 		err = n.SetMTU(s.Name, s.MTU)
 	}
 	if err == nil {
+		// There is nothing to schedule before a device that never says wait: it
+		// drops what its ring has no room for, with a queue before it or without.
+		err = n.setNoqueue(s.Name)
+	}
+	if err == nil {
 		err = n.SetUp(s.Name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open tun %s: %w", s.Name, errors.Join(err, t.Close()))
 	}
+	t.tune()
 	return t, nil
 }
 
@@ -143,8 +153,28 @@ func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
 		}
 		t.queues = append(t.queues, q)
 	}
+	t.tune()
 	return t, nil
 }
+
+// tune makes the device cheaper where it may; it works without.
+func (t *TUN) tune() {
+	if len(t.queues) > 1 {
+		if err := t.queues[0].steer(); err != nil {
+			t.lacks = append(t.lacks, fmt.Errorf("the kernel spreads packets over the queues of %s, which costs more: %w", t.spec.Name, err))
+		}
+	}
+	if err := mayPrefer(t.spec.BulkNice); err != nil {
+		t.lacks = append(t.lacks, fmt.Errorf("readers of %s get no priority for bulk: %w", t.spec.Name, err))
+		for _, q := range t.queues {
+			q.bulkNice = 0
+		}
+	}
+}
+
+// Lacks tells what the device has to do without, because the process may not have
+// it (CAP_BPF, CAP_SYS_NICE) or the kernel cannot do it. Each costs CPU time, no more.
+func (t *TUN) Lacks() []error { return t.lacks }
 
 // Descriptors returns duplicates of the queues' descriptors that a program which
 // is executed inherits. They are the caller's to close; while one is open, the

@@ -38,6 +38,7 @@ type TUNQueue struct {
 	// Read's own.
 	wait [2]unix.PollFd
 	busy bool
+	bulk
 }
 
 const (
@@ -56,7 +57,7 @@ func newTUNQueue(fd int, s TUNSpec) (*TUNQueue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make eventfd: %w", err)
 	}
-	q := &TUNQueue{name: "tun " + s.Name, offload: s.Offload, fd: fd, bell: bell}
+	q := &TUNQueue{name: "tun " + s.Name, offload: s.Offload, fd: fd, bell: bell, bulk: bulk{bulkNice: s.BulkNice}}
 	q.wait = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(bell), Events: unix.POLLIN}}
 	return q, nil
 }
@@ -132,7 +133,8 @@ func (q *TUNQueue) duplicate() (int, error) {
 }
 
 // Read reads one packet to buf[off:], using the VNetHeaderLen bytes before it,
-// and returns its length.
+// and returns its length. With a BulkNice it may lock the calling goroutine to its
+// thread for good; the thread ends with it.
 func (q *TUNQueue) Read(buf []byte, off int) (int, VNetHeader, error) {
 	var h VNetHeader
 	if !q.offload {
@@ -163,6 +165,7 @@ func (q *TUNQueue) read(buf []byte) (int, error) {
 	for {
 		switch q.state.Load() {
 		case queueParked:
+			q.leave()
 			return 0, q.fail("read", os.ErrDeadlineExceeded)
 		case queueClosed:
 			return 0, q.fail("read", os.ErrClosed)
@@ -171,6 +174,7 @@ func (q *TUNQueue) read(buf []byte) (int, error) {
 		switch e {
 		case 0:
 			q.busy = true
+			q.weigh(int(n))
 			return int(n), nil
 		case unix.EAGAIN:
 			if err := q.await(); err != nil {

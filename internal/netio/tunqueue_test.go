@@ -1,0 +1,217 @@
+package netio_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"widecloud/internal/netio"
+)
+
+// A connection's packets of one direction come by one queue, and the fragments of
+// a packet, too; connections are spread over the queues.
+func TestTUNSteer(t *testing.T) {
+	ns := newNS(t, "steer")
+	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0", Queues: 4, Offload: true})
+	must(t, err)
+	defer tun.Close()
+	if l := tun.Lacks(); l != nil {
+		t.Errorf("lacks %v", l)
+	}
+	if out := ipOut(t, ns, "link", "show", "dev", "t0"); !strings.Contains(out, "qdisc noqueue") {
+		t.Errorf("no noqueue:\n%s", out)
+	}
+	steers := func() bool {
+		programs, err := netio.BPFPrograms()
+		must(t, err)
+		return slices.ContainsFunc(programs, func(p netio.BPFProgram) bool { return p.Name == "steer" })
+	}
+	if !steers() {
+		t.Error("no program steers")
+	}
+	must(t, tun.SetAddrs([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/24"), netip.MustParsePrefix("2001:db8:f::1/64")}))
+	type packet struct {
+		queue int
+		ports uint32 // of what has them
+		ip    []byte
+	}
+	packets := make(chan packet, 100)
+	for i, q := range tun.Queues() {
+		go func() {
+			buf := make([]byte, 70000)
+			for {
+				n, _, err := q.Read(buf, 64)
+				if err != nil {
+					return
+				}
+				p := packet{queue: i, ip: slices.Clone(buf[64 : 64+n])}
+				header, proto := 20, p.ip[9]
+				if p.ip[0]>>4 == 6 {
+					header, proto = 40, p.ip[6]
+				}
+				if proto == syscall.IPPROTO_ICMPV6 {
+					continue // the device's own router solicitations
+				}
+				p.ports = binary.BigEndian.Uint32(p.ip[header:])
+				packets <- p
+			}
+		}()
+	}
+	next := func() packet {
+		select {
+		case p := <-packets:
+			return p
+		case <-time.After(5 * time.Second):
+			t.Fatal("no packet")
+			return packet{}
+		}
+	}
+	for _, to := range []string{"203.0.113.77", "2001:db8:f::77"} {
+		used := map[int]int{}
+		for port := range 64 {
+			var c net.Conn
+			must(t, ns.Do(func() (err error) {
+				c, err = net.Dial("udp", net.JoinHostPort(to, fmt.Sprint(1000+port)))
+				return err
+			}))
+			queue := -1
+			for range 3 {
+				if _, err := c.Write([]byte("hello")); err != nil {
+					t.Fatal(err)
+				}
+				p := next()
+				if queue >= 0 && p.queue != queue {
+					t.Fatalf("to %s: packets of %08x on queues %d and %d", to, p.ports, queue, p.queue)
+				}
+				queue = p.queue
+			}
+			used[queue]++
+			// A large datagram goes in three fragments.
+			if port < 8 {
+				if _, err := c.Write(make([]byte, 4000)); err != nil {
+					t.Fatal(err)
+				}
+				first := next()
+				for range 2 {
+					if p := next(); p.queue != first.queue {
+						t.Fatalf("to %s: fragments of one datagram on queues %d and %d", to, first.queue, p.queue)
+					}
+				}
+			}
+			must(t, c.Close())
+		}
+		if len(used) != 4 {
+			t.Errorf("64 connections to %s use queues %v of four", to, used)
+		}
+	}
+	must(t, tun.Close())
+	for deadline := time.Now().Add(5 * time.Second); steers(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the program is there without the device")
+		}
+	}
+}
+
+// A reader has priority while its queue carries large packets, and only its thread
+// has it.
+func TestTUNBulk(t *testing.T) {
+	const bulk, size = -6, 30000
+	ns := newNS(t, "bulk")
+	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0", MTU: 60000, BulkNice: bulk})
+	must(t, err)
+	defer tun.Close()
+	if l := tun.Lacks(); l != nil {
+		t.Errorf("lacks %v", l)
+	}
+	must(t, tun.SetAddrs([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}))
+	var c net.Conn
+	must(t, ns.Do(func() (err error) {
+		c, err = net.Dial("udp", "203.0.113.77:9")
+		return err
+	}))
+	defer c.Close()
+	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+	must(t, err)
+	q := tun.Queues()[0]
+	raised := func() int { // threads of the process with the nice value
+		n := 0
+		tasks, err := filepath.Glob("/proc/self/task/*")
+		must(t, err)
+		for _, dir := range tasks {
+			stat, err := os.ReadFile(dir + "/stat")
+			if err != nil {
+				continue // it has ended
+			}
+			// proc_pid_stat(5): the 19th field; the second is the name, in parentheses.
+			fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+			if fields[19-3] == fmt.Sprint(bulk) {
+				n++
+			}
+		}
+		return n
+	}
+	// Each answer is the reader's nice value, in the system call's form, after a packet.
+	nice, ended := make(chan int), make(chan error)
+	read := func() {
+		buf := make([]byte, 70000)
+		for {
+			n, _, err := q.Read(buf, 64)
+			if err != nil {
+				ended <- err
+				return
+			}
+			if n != 28+size && n != 28+5 {
+				continue // the device's own
+			}
+			v, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
+			if err != nil {
+				ended <- err
+				return
+			}
+			nice <- v
+		}
+	}
+	after := func(packets, size int) (last int) {
+		for range packets {
+			if _, err := c.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			last = <-nice
+		}
+		return last
+	}
+	for range 2 {
+		go read()
+		if got := after(50, 5); got != own {
+			t.Errorf("with small packets: %d, not %d", got, own)
+		}
+		if got := after(50, size); got != 20-bulk {
+			t.Errorf("with large packets: %d, not %d", got, 20-bulk)
+		}
+		if n := raised(); n != 1 {
+			t.Errorf("%d threads have the priority", n)
+		}
+		if got := after(50, 5); got != own {
+			t.Errorf("with small packets again: %d, not %d", got, own)
+		}
+		// Another reader comes while there is bulk.
+		after(50, size)
+		must(t, q.Park())
+		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("parked: %v", err)
+		}
+		if n := raised(); n != 0 {
+			t.Errorf("%d threads have the priority and read nothing", n)
+		}
+		must(t, q.Unpark())
+	}
+}
