@@ -129,7 +129,7 @@ func load(path string, mappings bool) (*Config, error) {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	c := &Config{
-		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true},
+		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true, BulkNice: -6},
 		Table: 647, Priority: 640, ICMPRate: 1000, Linger: 6 * time.Second, Control: "/run/map646.sock",
 		Fast: FastConfig{Pin: "/sys/fs/bpf/map646", MaxPrefixes: 1024}, Busiest: 100,
 	}
@@ -167,6 +167,8 @@ func (c *Config) finish() error {
 		return fieldError("tun.mtu", "%d is not from 1280 to 65535", c.TUN.MTU)
 	case c.TUN.Queues < 0 || c.TUN.Queues > 256:
 		return fieldError("tun.queues", "%d is not from 1 to 256 (0: one for each CPU, up to 8)", c.TUN.Queues)
+	case c.TUN.BulkNice < -20 || c.TUN.BulkNice > 0:
+		return fieldError("tun.bulk_nice", "%d is not from -20 to 0", c.TUN.BulkNice)
 	case c.ICMPRate < 0:
 		return fieldError("icmp.rate", "%d is negative", c.ICMPRate)
 	case c.Table < 1 || c.Table >= 252 && c.Table <= 255:

@@ -201,6 +201,9 @@ func (d *Daemon) begin(ns *netio.NS) (tun *netio.TUN, err error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, err := range tun.Lacks() {
+		d.log.Warn("the full path takes more CPU time than it could", "err", err)
+	}
 	d.mu.Lock()
 	d.ns, d.tun = ns, tun
 	d.mu.Unlock()
@@ -281,7 +284,7 @@ func (d *Daemon) policy(c *Config, t *siit.Table, withdrawn bool) netio.LinkPoli
 
 // Reload reads the configuration again and goes over to it: mappings by the
 // difference, so that counters stay, and settings at once. On an error all is as
-// it was. Name, queues, offload and MTU of the device, numbers of routing, ICMP
+// it was. Name, queues, offload, priority and MTU of the device, numbers of routing, ICMP
 // rate, listeners and the control socket's path cannot change.
 func (d *Daemon) Reload() error {
 	d.changing.Lock()
@@ -321,6 +324,7 @@ func (d *Daemon) reload() error {
 	if err := errors.Join(
 		fixed("tun.name", c.TUN.Name == old.TUN.Name), fixed("tun.queues", c.TUN.Queues == old.TUN.Queues),
 		fixed("tun.offload", c.TUN.Offload == old.TUN.Offload), fixed("tun.mtu", c.TUN.MTU == old.TUN.MTU),
+		fixed("tun.bulk_nice", c.TUN.BulkNice == old.TUN.BulkNice),
 		fixed("route.table", c.Table == old.Table), fixed("route.priority", c.Priority == old.Priority),
 		fixed("icmp.rate", c.ICMPRate == old.ICMPRate), fixed("control", c.Control == old.Control),
 		fixed("metrics.listen", c.MetricsListen == old.MetricsListen),

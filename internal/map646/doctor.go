@@ -158,7 +158,10 @@ func (d *doctor) kernel() {
 	if caps := capabilities(); caps&(1<<12) == 0 {
 		d.say(FindBad, "rights", "no CAP_NET_ADMIN", "run as root, or give it")
 	} else {
-		d.want(caps&(1<<39|1<<21) != 0, FindWarn, "rights", "CAP_NET_ADMIN", "the fast path needs CAP_BPF and CAP_PERFMON too")
+		d.want(caps&(1<<39|1<<21) != 0, FindWarn, "rights", "CAP_NET_ADMIN", "the fast path needs CAP_BPF and CAP_PERFMON too, and the device's queues cost less with them")
+		if n := d.c.TUN.BulkNice; n != 0 {
+			d.want(caps&(1<<23) != 0, FindWarn, "priority", fmt.Sprintf("nice value %d for readers of bulk, CAP_SYS_NICE: %v", n, caps&(1<<23) != 0), "give it; streams then cost less on the full path")
+		}
 	}
 	d.say(FindOK, "CPUs", fmt.Sprintf("%d, queues of the device: %d", runtime.NumCPU(), d.c.TUN.Queues), "")
 }

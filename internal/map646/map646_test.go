@@ -202,6 +202,10 @@ inside = "2001:db8:a::11"
 	if err := map646.Control(ctx, socket, "reload", &s); err == nil || !strings.Contains(err.Error(), "tun.queues") {
 		t.Errorf("reload with another number of queues: %v", err)
 	}
+	w.config(path, strings.Replace(conf, "queues = 2", "queues = 2\nbulk_nice = 0", 1), socket)
+	if err := map646.Control(ctx, socket, "reload", &s); err == nil || !strings.Contains(err.Error(), "tun.bulk_nice") {
+		t.Errorf("reload with another priority: %v", err)
+	}
 }
 
 // A plain TUN, one packet at a time, gives the same answers.

@@ -37,6 +37,7 @@ type file struct {
 		MTU       int
 		Queues    int
 		Offload   *bool
+		BulkNice  *int `toml:"bulk_nice"`
 		Addresses []string
 	} `toml:"tun"`
 	ICMP struct {
@@ -272,6 +273,9 @@ func (f *file) apply(c *Config) error {
 	setInt(&c.Priority, f.Route.Priority)
 	if f.TUN.Offload != nil {
 		c.TUN.Offload = *f.TUN.Offload
+	}
+	if f.TUN.BulkNice != nil {
+		c.TUN.BulkNice = *f.TUN.BulkNice
 	}
 	switch f.Route.Sources {
 	case "", "mapped":

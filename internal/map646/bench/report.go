@@ -252,7 +252,7 @@ const seed = `| 2011 | plain IPv4 | plain IPv6 | map646 | kernel NAT64 (Ecdysis)
 // legend explains the paths and loads.
 var legend = fmt.Sprintf(`- `+"`ipv6`, `ipv4`"+`: plain forwarding. `+"`fast`"+`: map646 with its eBPF program. `+"`full`"+`: map646 by its TUN device alone. `+"`fast66`, `full66`"+`: the
   same, 1:1 between IPv6 addresses. `+"`tayga`"+`: TAYGA of Debian. `+"`tun`"+`: a TUN device like map646's, and a loop that puts IPv6 packets back as it
-  read them, two system calls each: the least that a translator above such a device can cost.
+  read them, two system calls each, without the priority that map646 gives a reader of super-packets.
 - `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
   the translator's devices.
 - `+"`udp64`"+`: datagrams of %d bytes, 10,000 a second, four at a time; `+"`udp64_single`"+`: one at a time (each wakes everybody on its way, which is dear
@@ -314,8 +314,9 @@ func (r *report) markdown() string {
 		p("## What it must hold\n")
 		p("%s", table([]string{"", "limit", "measured", ""}, v))
 		p("Where the full path's limit is: each byte of TCP is copied twice more, out of the kernel and back (`tun_do_read`, `tun_get_user`), packets are routed twice,")
-		p("and a small packet wakes one more process: a switch, and often another CPU's interrupt. The path `tun` pays just this and does nothing with a packet, so")
-		p("that no program above a TUN device is cheaper; the fast path has no such limit.\n")
+		p("and a small packet wakes one more process: a switch, and often another CPU's interrupt. The path `tun` pays just this and does nothing with a packet:")
+		p("what the full path costs beyond it is map646's own. It costs less where its readers' priority for super-packets (`tun.bulk_nice`) makes the copies cheaper:")
+		p("a packet taken at once is still in the caches.\n")
 		var rows [][]string
 		for _, load := range ratioLoads {
 			if s := r.overTUN(load); s.N > 0 {
