@@ -181,8 +181,8 @@ func (c *Config) finish() error {
 		return fieldError("fast.max_prefixes", "%d is not from 1 to %d", c.Fast.MaxPrefixes, 1<<20)
 	case c.Fast.Pin != "" && !filepath.IsAbs(c.Fast.Pin):
 		return fieldError("fast.pin", "%q is not an absolute path", c.Fast.Pin)
-	case c.Busiest < 0 || c.Busiest > 10_000:
-		return fieldError("metrics.busiest", "%d is not from 0 to 10000", c.Busiest)
+	case c.Busiest < 0 || c.Busiest > mostBusy:
+		return fieldError("metrics.busiest", "%d is not from 0 to %d", c.Busiest, mostBusy)
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil && c.MetricsListen != "" {
 		return fieldError("metrics.listen", "%q is not HOST:PORT", c.MetricsListen)

@@ -67,10 +67,10 @@ func (d *Daemon) controls() http.Handler {
 	handle("GET /health", func(*http.Request) (any, error) { return append([]string{}, d.Health()...), nil })
 	handle("GET /top", func(r *http.Request) (any, error) {
 		n, err := strconv.Atoi(r.FormValue("n"))
-		if err != nil || n < 1 {
-			return nil, fmt.Errorf("top: n: %q is not a number from 1", r.FormValue("n"))
+		if err != nil || n < 1 || n > mostBusy {
+			return nil, fmt.Errorf("top: n: %q is not a number from 1 to %d", r.FormValue("n"), mostBusy)
 		}
-		return append([]Busy{}, d.busiest(r.Context(), n, time.Second)...), nil
+		return append([]Busy{}, d.busiest(n, time.Second)...), nil
 	})
 	handle("POST /reload", func(*http.Request) (any, error) {
 		err := d.Reload()

@@ -134,7 +134,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	n := c.d.config.Busiest
 	c.d.mu.Unlock()
 	if n > 0 {
-		for _, b := range c.d.busiest(context.Background(), n, sampleLeast) {
+		for _, b := range c.d.busiest(n, sampleLeast) {
 			counter(descMappingPackets, b.PacketsIn, b.Outside, "in")
 			counter(descMappingPackets, b.PacketsOut, b.Outside, "out")
 			counter(descMappingBytes, b.BytesIn, b.Outside, "in")

@@ -117,7 +117,7 @@ busiest = 1
 		}
 	}
 	// Bad requests hurt nobody.
-	for _, what := range []string{"top?n=x", "top?n=-1", "fast?on=maybe", "nonsense"} {
+	for _, what := range []string{"top?n=x", "top?n=-1", "top?n=10001", "fast?on=maybe", "nonsense"} {
 		if err := w.ask(socket, what, "", new(any)); err == nil {
 			t.Errorf("%s: no error", what)
 		}

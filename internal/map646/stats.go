@@ -1,11 +1,8 @@
 package map646
 
 import (
-	"cmp"
-	"context"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"widecloud/internal/packet/siit"
@@ -156,72 +153,4 @@ func (d *Daemon) Table() []TableEntry {
 		out = append(out, TableEntry{short(e.Outside), short(e.Inside), d.mappingCount(e)})
 	}
 	return out
-}
-
-// Busy is a mapping that `map646 top` shows: what it has carried, and its rates
-// over the last interval.
-type Busy struct {
-	TableEntry
-	PacketsPerSecond float64 `json:"packets_per_second"`
-	BytesPerSecond   float64 `json:"bytes_per_second"`
-}
-
-// sampler looks at all mappings' counters now and then, out of the way of the
-// queues: it only reads. One look at a million mappings takes tens of
-// milliseconds, so nobody can have more than one in least.
-type sampler struct {
-	mu   sync.Mutex // held while a sample is taken
-	at   time.Time
-	last map[uint32]sample // mappings that have ever carried anything
-	top  []Busy            // all that are in last, busiest first
-}
-
-type sample struct {
-	n     MappingCount
-	score float64 // packets a second, smoothed, so that the order is steady
-}
-
-// busiest returns the n busiest mappings, of a sample not older than least.
-func (d *Daemon) busiest(ctx context.Context, n int, least time.Duration) []Busy {
-	s := &d.sampler
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := d.now()
-	if s.last != nil && now.Sub(s.at) < least {
-		return s.top[:min(n, len(s.top))]
-	}
-	seconds := now.Sub(s.at).Seconds()
-	next := make(map[uint32]sample, len(s.last))
-	s.top = s.top[:0:0]
-	scores := make(map[string]float64)
-	d.basesMu.RLock()
-	for e := range d.table.Load().Entries() {
-		if ctx.Err() != nil {
-			break
-		}
-		c := d.mappingCount(e)
-		if c == (MappingCount{}) {
-			continue
-		}
-		b := Busy{TableEntry: TableEntry{short(e.Outside), short(e.Inside), c}}
-		old, known := s.last[e.ID]
-		if s.last != nil && c.packets() >= old.n.packets() && seconds > 0 {
-			was := old.n
-			if !known {
-				was = MappingCount{}
-			}
-			b.PacketsPerSecond = float64(c.packets()-was.packets()) / seconds
-			b.BytesPerSecond = float64(c.BytesIn+c.BytesOut-was.BytesIn-was.BytesOut) / seconds
-		}
-		score := old.score/2 + b.PacketsPerSecond
-		next[e.ID] = sample{c, score}
-		scores[b.Outside] = score
-		s.top = append(s.top, b)
-	}
-	d.basesMu.RUnlock()
-	slices.SortFunc(s.top, func(a, b Busy) int {
-		return cmp.Or(cmp.Compare(scores[b.Outside], scores[a.Outside]), cmp.Compare(b.packets(), a.packets()), cmp.Compare(a.Outside, b.Outside))
-	})
-	s.last, s.at = next, now
-	return s.top[:min(n, len(s.top))]
 }

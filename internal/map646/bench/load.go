@@ -77,14 +77,20 @@ func (r *run) sample(ctx context.Context, j job, round int) error {
 	case "udp64_burst":
 		return r.udp(w, j, round, 32)
 	case "one_mapping", "full_table":
-		return r.spreadUDP(w, j, round)
+		return r.spreadUDP(w, j, round, r.plan.Seconds)
 	case "scraped":
 		// The same load again, scraped.
+		seconds := r.plan.Seconds
+		if w.daemon != nil {
+			// The daemon looks through all mappings for the busiest, but not more often
+			// than every five seconds: in a short sample there would always be such a look.
+			seconds *= 10
+		}
 		stop, err := w.scrape(ctx)
 		if err != nil {
 			return err
 		}
-		err = r.spreadUDP(w, j, round)
+		err = r.spreadUDP(w, j, round, seconds)
 		n, scrapeErr := stop()
 		if err == nil && w.daemon != nil {
 			if scrapeErr != nil {
@@ -147,7 +153,7 @@ func (r *run) udp(w *world, j job, round int, burst int) error {
 
 // spreadUDP sends half of the packets to addresses spread over the whole table,
 // and the other half back from them.
-func (r *run) spreadUDP(w *world, j job, round int) error {
+func (r *run) spreadUDP(w *world, j job, round int, seconds float64) error {
 	n, first := w.spec.Table, manyV4
 	if j.Path == base {
 		n, first = r.plan.Mappings, manyV6
@@ -155,7 +161,7 @@ func (r *run) spreadUDP(w *world, j job, round int) error {
 			n = 1
 		}
 	}
-	o := order{Op: "udp", Size: payload, Rate: r.plan.Rate, Burst: r.plan.Burst, Seconds: r.plan.Seconds / 2, Spread: n}
+	o := order{Op: "udp", Size: payload, Rate: r.plan.Rate, Burst: r.plan.Burst, Seconds: seconds / 2, Spread: n}
 	there, back := o, o
 	there.First, there.To = first, netip.AddrPortFrom(first, portUDP)
 	back.First, back.Sources, back.To = manyV6, true, netip.AddrPortFrom(w.spec.back(), portUDP)

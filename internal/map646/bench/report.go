@@ -309,7 +309,7 @@ func (r *report) markdown() string {
 	p("%s", r.ratios())
 	b.WriteString(legend)
 	p("- `full_table`: %d mappings, addresses spread over them at random, half of the packets to and half from the mapped; `scraped`: the same while", r.mapping)
-	p("  `/metrics` is fetched ten times a second (`scraped_path`, `full_table_path`: without the daemon's own time, which is not in a fast packet's way).\n")
+	p("  `/metrics` is fetched ten times a second, in samples ten times as long (`scraped_path`, `full_table_path`: without the daemon's own time, which is not in a fast packet's way).\n")
 	if v := r.verdicts(); len(v) > 0 {
 		p("## What it must hold\n")
 		p("%s", table([]string{"", "limit", "measured", ""}, v))
