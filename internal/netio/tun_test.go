@@ -26,6 +26,16 @@ func ipOut(t *testing.T, ns *netio.NS, arg ...string) string {
 	return string(out)
 }
 
+// dialUDP opens a socket inside a namespace.
+func dialUDP(t *testing.T, ns *netio.NS, to string) (c net.Conn) {
+	t.Helper()
+	must(t, ns.Do(func() (err error) {
+		c, err = net.Dial("udp", to)
+		return err
+	}))
+	return c
+}
+
 func TestTUN(t *testing.T) {
 	for _, offload := range []bool{false, true} {
 		ns := newNS(t, map[bool]string{false: "tun", true: "tunv"}[offload])
@@ -44,11 +54,7 @@ func TestTUN(t *testing.T) {
 			t.Errorf("addresses:\n%s", out)
 		}
 		// What goes out by the device comes to one of the queues, whole.
-		var c net.Conn
-		must(t, ns.Do(func() (err error) {
-			c, err = net.Dial("udp", "203.0.113.77:9")
-			return err
-		}))
+		c := dialUDP(t, ns, "203.0.113.77:9")
 		defer c.Close()
 		got := make(chan []byte, 2)
 		for _, q := range tun.Queues() {
@@ -281,11 +287,7 @@ func TestTUNQueueWaits(t *testing.T) {
 	must(t, err)
 	defer tun.Close()
 	must(t, tun.SetAddrs([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}))
-	var c net.Conn
-	must(t, ns.Do(func() (err error) {
-		c, err = net.Dial("udp", "203.0.113.77:9")
-		return err
-	}))
+	c := dialUDP(t, ns, "203.0.113.77:9")
 	defer c.Close()
 	q := tun.Queues()[0]
 	packets, ended := make(chan int), make(chan error)

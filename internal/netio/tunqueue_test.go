@@ -78,11 +78,7 @@ func TestTUNSteer(t *testing.T) {
 	for _, to := range []string{"203.0.113.77", "2001:db8:f::77"} {
 		used := map[int]int{}
 		for port := range 64 {
-			var c net.Conn
-			must(t, ns.Do(func() (err error) {
-				c, err = net.Dial("udp", net.JoinHostPort(to, fmt.Sprint(1000+port)))
-				return err
-			}))
+			c := dialUDP(t, ns, net.JoinHostPort(to, fmt.Sprint(1000+port)))
 			queue := -1
 			for range 3 {
 				if _, err := c.Write([]byte("hello")); err != nil {
@@ -133,11 +129,7 @@ func TestTUNBulk(t *testing.T) {
 		t.Errorf("lacks %v", l)
 	}
 	must(t, tun.SetAddrs([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}))
-	var c net.Conn
-	must(t, ns.Do(func() (err error) {
-		c, err = net.Dial("udp", "203.0.113.77:9")
-		return err
-	}))
+	c := dialUDP(t, ns, "203.0.113.77:9")
 	defer c.Close()
 	own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0)
 	must(t, err)

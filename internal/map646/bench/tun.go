@@ -16,8 +16,8 @@ import (
 
 // The path tun is what a TUN costs by itself: IPv6 packets are led through a
 // device like map646's, and a loop puts back each as it was read, with two system
-// calls a packet, the runtime unaware of them. It has the
-// scheduler's plain treatment, where map646's readers have priority for bulk.
+// calls a packet, the runtime unaware of them. The scheduler treats it as any other;
+// map646's readers have priority for bulk.
 
 const tunName = "echo"
 
