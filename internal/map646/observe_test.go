@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -30,6 +32,79 @@ func (w *world) trace(socket, what string) string {
 		fmt.Fprintf(&s, "%s: %s\n", step.Rule, step.Result)
 	}
 	return s.String()
+}
+
+// Of more busy mappings than can be asked for, the busiest are shown, in order.
+func TestManyBusy(t *testing.T) {
+	const mappings, most = 11_000, 10_000
+	w := newWorld(t, "client4", "gw")
+	w.link("client4", "gw", 1500, []string{"198.51.100.7/24"}, []string{"198.51.100.1/24"})
+	w.must(w.ns["gw"].SetForwarding(true))
+	w.route("client4", "10.8.0.0/16", "198.51.100.1")
+	w.run("gw", "ip", "-6", "route", "add", "blackhole", "2001:db8:a:1::/64")
+	outside := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}) }
+	var lines strings.Builder
+	for i := range mappings {
+		fmt.Fprintf(&lines, "map-static %v 2001:db8:a:1::%x\n", outside(i+1), i+1)
+	}
+	file := filepath.Join(t.TempDir(), "many.conf")
+	w.must(os.WriteFile(file, []byte(lines.String()), 0o600))
+	_, _, socket := w.translator("gw", fmt.Sprintf(`
+pref64 = "2001:db8:64::/96"
+control = "%%CONTROL%%"
+linger = "10ms"
+mappings_file = %q
+[tun]
+addresses = ["10.8.255.254/16", "2001:db8:64::1/96"]
+`, file))
+	var top []map646.Busy
+	w.must(w.ask(socket, "top?n=5", "", &top)) // rates are since then
+	var c net.PacketConn
+	w.must(w.ns["client4"].Do(func() (err error) {
+		c, err = net.ListenPacket("udp4", "198.51.100.7:0")
+		return err
+	}))
+	defer c.Close()
+	sent := uint64(0)
+	send := func(i, packets int) {
+		for range packets {
+			if _, err := c.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(outside(i), 9))); err != nil {
+				t.Fatal(err)
+			}
+			if sent++; sent%100 == 0 {
+				time.Sleep(2 * time.Millisecond) // the device's ring has 500 places
+			}
+		}
+	}
+	for i := range mappings {
+		send(i+1, 1)
+	}
+	// Some at either end of the table, and between.
+	busy := []int{mappings, 1, mappings / 2, mappings - 1}
+	for at, i := range busy {
+		send(i, 50-10*at)
+	}
+	w.until("packets", 10*time.Second, func() bool { return w.stats(socket).Packets["4to6"] == sent })
+	time.Sleep(time.Second) // a sample is good for so long
+	w.must(w.ask(socket, fmt.Sprintf("top?n=%d", most), "", &top))
+	if len(top) != most {
+		t.Fatalf("%d mappings, want %d", len(top), most)
+	}
+	for at, i := range busy {
+		if top[at].Outside != outside(i).String() || top[at].PacketsIn != uint64(51-10*at) || top[at].PacketsPerSecond == 0 {
+			t.Errorf("place %d: %+v, want %v with %d packets", at, top[at], outside(i), 51-10*at)
+		}
+	}
+	// Those with one packet each are in the order of their addresses, and the last ones have no place.
+	for at := len(busy); at < most; at++ {
+		a, b := netip.MustParseAddr(top[at].Outside), netip.MustParseAddr(top[at-1].Outside)
+		if top[at].PacketsIn != 1 || at > len(busy) && !b.Less(a) {
+			t.Fatalf("place %d: %+v behind %v", at, top[at], b)
+		}
+	}
+	if got, want := top[most-1].Outside, outside(most-2).String(); got != want {
+		t.Errorf("the last one is %s, want %s", got, want)
+	}
 }
 
 // TestObserve: what an operator sees of two paths.

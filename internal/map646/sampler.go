@@ -22,8 +22,8 @@ type Busy struct {
 const mostBusy = 10_000
 
 // sampler looks at all mappings' counters now and then, out of the way of the
-// queues: it only reads. One look at a million mappings takes tens of
-// milliseconds, so nobody can have more than one in least.
+// queues: it only reads. One look at a million mappings that have all carried
+// something takes 0.13 to 0.17 s of a CPU, so nobody can have more than one in least.
 type sampler struct {
 	mu   sync.Mutex // held while a sample is taken
 	at   time.Time
