@@ -315,8 +315,7 @@ func (r *report) markdown() string {
 		p("%s", table([]string{"", "limit", "measured", ""}, v))
 		p("Where the full path's limit is: each byte of TCP is copied twice more, out of the kernel and back (`tun_do_read`, `tun_get_user`), packets are routed twice,")
 		p("and a small packet wakes one more process: a switch, and often another CPU's interrupt. The path `tun` pays just this and does nothing with a packet:")
-		p("what the full path costs beyond it is map646's own. It costs less where its readers' priority for super-packets (`tun.bulk_nice`) makes the copies cheaper:")
-		p("a packet taken at once is still in the caches.\n")
+		p("what the full path costs beyond it is map646's own. It costs less where its readers' priority for super-packets (`tun.bulk_nice`) helps.\n")
 		var rows [][]string
 		for _, load := range ratioLoads {
 			if s := r.overTUN(load); s.N > 0 {
