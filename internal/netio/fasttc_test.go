@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -228,6 +229,7 @@ func TestFastClsactKilled(t *testing.T) {
 		must(t, err, f.Configure(fastSettings), f.Set(fastEntries), f.Attach("c"), f.Attach("m"))
 		os.Stdout.WriteString("ready\n")
 		io.Copy(io.Discard, os.Stdin) // until the parent ends
+		runtime.KeepAlive(f)          // a collection would close its lock
 		return
 	}
 	w := newFastWorld(t, "g-k")
@@ -249,11 +251,11 @@ func TestFastClsactKilled(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestFastClsactKilled$")
 			cmd.Env = append(os.Environ(), "NETIO_CLSACT_NS="+w.node.Name())
 			cmd.Stderr = os.Stderr
-			_, err := cmd.StdinPipe()
+			in, err := cmd.StdinPipe() // kept: a collection would close it
 			must(t, err)
 			out, err := cmd.StdoutPipe()
 			must(t, err, cmd.Start())
-			t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+			t.Cleanup(func() { in.Close(); cmd.Process.Kill(); cmd.Wait() })
 			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
 				t.Fatalf("child: %q, %v", line, err)
 			}

@@ -86,8 +86,17 @@ func mayPrefer(nice int) error {
 	}
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // the thread ends with this goroutine
-		result <- setThreadNice(nice)
+		// Until the thread is as it was, or for good. (The main thread does not end with
+		// a goroutine that keeps it, but stays as it is.)
+		runtime.LockOSThread()
+		own, err := threadNice()
+		if err == nil {
+			err = setThreadNice(nice)
+		}
+		if err != nil || setThreadNice(own) == nil {
+			runtime.UnlockOSThread()
+		}
+		result <- err
 	}()
 	if err := <-result; err != nil {
 		return fmt.Errorf("set nice value %d: %w", nice, err)
