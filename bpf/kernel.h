@@ -56,6 +56,29 @@ struct xdp_md {
 	u32 data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
 };
 
+#define AF_INET 2
+#define AF_INET6 10
+#define FIB_MAIN_ONLY 1 /* BPF_FIB_LOOKUP_DIRECT: no policy rules */
+
+struct fib_lookup {
+	u8 family, l4_protocol;
+	u16 sport, dport;
+	u16 tot_len;
+	u32 ifindex;
+	union {
+		u8 tos;
+		u32 flow;
+	};
+	u32 src[4], dst[4]; /* dst: then the next hop */
+	u16 vlan_proto, vlan_tci;
+	u8 smac[6], dmac[6];
+};
+
+struct next_hop {
+	u32 family;
+	u32 addr[4];
+};
+
 static void *(*map_lookup)(void *map, const void *key) = (void *)1;
 static u32 (*smp_processor_id)(void) = (void *)8;
 static long (*skb_store_bytes)(struct __sk_buff *skb, u32 offset, const void *from, u32 len, u64 flags) = (void *)9;
@@ -64,4 +87,6 @@ static long (*l4_csum_replace)(struct __sk_buff *skb, u32 offset, u64 from, u64 
 static long (*skb_change_proto)(struct __sk_buff *skb, u16 proto, u64 flags) = (void *)31;
 static long (*skb_pull_data)(struct __sk_buff *skb, u32 len) = (void *)39;
 static s64 (*csum_update)(struct __sk_buff *skb, u32 csum) = (void *)40;
+static long (*fib_lookup)(void *ctx, struct fib_lookup *params, int size, u32 flags) = (void *)69;
+static long (*redirect_neigh)(u32 ifindex, struct next_hop *hop, int size, u64 flags) = (void *)152;
 static long (*xdp_adjust_head)(struct xdp_md *xdp, int delta) = (void *)44;

@@ -39,6 +39,7 @@ struct ip6 {
 
 struct plan {
 	u32 bytes;      /* length of the IP packet before translation */
+	u32 wire;       /* of the longest packet that it will be on the wire, after it */
 	u32 id, out;    /* whose counters */
 	u32 l4_diff;    /* what comes into the transport checksum */
 	u32 skb_diff;   /* what comes into a CHECKSUM_COMPLETE sum, the transport's aside */
@@ -231,6 +232,7 @@ INLINE int plan4(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	if (unlikely((s->mtu6 && wire > s->mtu6) || (!h->frag && wire > s->lowest_mtu6)))
 		return PASS_TOO_BIG;
 
+	p->wire = wire;
 	hi = s->pref_hi | (u64)src >> s->up;
 	lo = s->pref_lo | (src & s->low_mask) << s->down;
 	p->proto = h->proto;
@@ -363,6 +365,7 @@ INLINE int plan66(struct ip6 *h, void *l4, void *end, u32 payload, u32 gso_size,
 	if (unlikely(s->mtu6 && wire > s->mtu6))
 		return PASS_TOO_BIG;
 
+	p->wire = wire;
 	p->proto = h->proto;
 	p->etype = be16(ETH_P_IPV6);
 	p->words[0] = h->flow;
@@ -468,6 +471,7 @@ INLINE int plan6(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	if (unlikely(20 + payload > 65535 || (s->mtu4 && wire > s->mtu4)))
 		return PASS_TOO_BIG;
 
+	p->wire = wire;
 	p->proto = h->proto;
 	tos = be32(h->flow) >> 20;
 	if (s->flags & ZERO_TRAFFIC_CLASS)

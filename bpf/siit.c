@@ -3,7 +3,8 @@
 /*
  * SIIT at tc ingress. An ordinary packet is translated where it lies and left
  * to the stack, which routes it, counts the last hop and answers if it does not
- * fit. Whatever else goes on untouched.
+ * fit; or it is sent to its next hop at once, if that is wanted and all is well.
+ * Whatever else goes on untouched.
  */
 #include "plan.h"
 
@@ -45,14 +46,64 @@ INLINE void note_echo(struct __sk_buff *skb, void *data, void *end)
 		skb->mark |= SEEN;
 }
 
+/*
+ * Whether the stack would do nothing but forward the translated packet, and to
+ * where; then the last hop is counted here. An address of the host's own is found
+ * among IPv4 routes; IPv6 ones are those of the main table, since policy rules are
+ * the translator's own.
+ */
+INLINE int next_hop(struct __sk_buff *skb, const struct settings *s, const void *l4, const void *end, struct plan *p,
+		    struct fib_lookup *f)
+{
+	u32 flags = 0, check;
+
+	if (p->wire > 0xffff)
+		return 0;
+	f->ifindex = skb->ifindex;
+	f->tot_len = p->wire;
+	f->l4_protocol = p->proto;
+	if ((p->proto == PROTO_TCP || p->proto == PROTO_UDP) && l4 + 4 <= end) {
+		f->sport = ((const u16 *)l4)[0];
+		f->dport = ((const u16 *)l4)[1];
+	}
+	if (p->etype == be16(ETH_P_IPV6)) {
+		if (is_own(s, p->ip6.dst64[0], p->ip6.dst64[1]))
+			return 0;
+		f->family = AF_INET6;
+		f->flow = p->ip6.flow & be32(0x0fffffff);
+		__builtin_memcpy(f->src, p->ip6.src, 16);
+		__builtin_memcpy(f->dst, p->ip6.dst, 16);
+		flags = FIB_MAIN_ONLY;
+	} else {
+		f->family = AF_INET;
+		f->tos = p->ip4.tos;
+		f->src[0] = p->ip4.src;
+		f->dst[0] = p->ip4.dst;
+	}
+	/* Not 0: no route, not to be forwarded, too long, the neighbour not known yet. */
+	if (fib_lookup(skb, f, sizeof(*f), flags) || f->ifindex == s->full)
+		return 0;
+	/* TTL and Hop Limit are at least 2 here. */
+	if (p->etype == be16(ETH_P_IPV6)) {
+		p->ip6.hop--;
+		p->skb_diff = fold32((u64)p->skb_diff + (u32)~be32(1));
+	} else {
+		p->ip4.ttl--;
+		check = p->ip4.check + 1; /* RFC 1624, of the word's low byte in network order */
+		p->ip4.check = check + (check >= 0xffff);
+	}
+	return 1;
+}
+
 SEC("tc")
 int translate(struct __sk_buff *skb)
 {
 	u32 proto = skb->protocol, need;
 	const struct settings *s;
 	struct plan p = {};
+	struct fib_lookup f = {};
 	void *data, *end;
-	int outcome;
+	int outcome, direct = 0;
 
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return testing ? 100 + PASS_NO_MAPPING : TC_NEXT;
@@ -79,6 +130,8 @@ int translate(struct __sk_buff *skb)
 		outcome = plan4(data, end, skb->len - ETH_LEN, skb->gso_size, s, &p);
 	else
 		outcome = plan6(data, end, skb->len - ETH_LEN, skb->gso_size, s, &p);
+	if (s->flags & DIRECT && outcome <= SIX_TO_SIX)
+		direct = next_hop(skb, s, data + ETH_LEN + (proto == be16(ETH_P_IP) ? 20 : 40), end, &p, &f);
 
 	switch (outcome) {
 	case FOUR_TO_SIX:
@@ -103,6 +156,11 @@ int translate(struct __sk_buff *skb)
 		return done(outcome, skb->len - ETH_LEN, TC_NEXT);
 	}
 	count_mapping(p.id, p.out, p.bytes);
+	if (direct) {
+		struct next_hop hop = {f.family, {f.dst[0], f.dst[1], f.dst[2], f.dst[3]}};
+
+		return done(outcome, p.bytes, redirect_neigh(f.ifindex, &hop, sizeof(hop), 0));
+	}
 	return done(outcome, p.bytes, TC_NEXT);
 }
 

@@ -88,6 +88,7 @@ enum {
 	ZERO_TRAFFIC_CLASS = 8,
 	ALLOW_PRIVATE = 16,
 	HAS_SIX_PREFIXES = 32,
+	DIRECT = 64, /* send to the next hop, past the stack */
 };
 
 /* Replaced as a whole: each packet sees one value. Host order, but for own. */
@@ -96,6 +97,7 @@ struct settings {
 	u32 hops; /* to take off TTL and Hop Limit */
 	u32 mtu4, mtu6, lowest_mtu6;
 	u32 n_inside;
+	u32 full, unused; /* index of the full path's device */
 	/* RFC 6052: an address under the prefix has (a & pref_mask) == pref. The IPv4
 	 * address has its upper bits at the end of the first half, >> up, and those of
 	 * low_mask << down in the second. */

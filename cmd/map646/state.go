@@ -79,6 +79,15 @@ func printFast(f *map646.FastStats) {
 		state = "off: " + f.Why
 	}
 	fmt.Printf("%-28s %s; devices: %s; room for %d mappings\n", "fast", state, strings.Join(f.Attached, " "), f.Room)
+	switch {
+	case !f.On:
+	case f.Direct:
+		fmt.Printf("%-28s %s\n", "fast, forwarding", "direct")
+	case len(f.Hooks) > 0:
+		fmt.Printf("%-28s %s\n", "fast, forwarding", "by the kernel: "+strings.Join(f.Hooks, ", "))
+	default:
+		fmt.Printf("%-28s %s\n", "fast, forwarding", "by the kernel")
+	}
 	for _, dev := range slices.Sorted(maps.Keys(f.Refused)) {
 		fmt.Printf("%-28s %s\n", "fast, not taken: "+dev, f.Refused[dev])
 	}

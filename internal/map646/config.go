@@ -73,6 +73,10 @@ type FastConfig struct {
 	MaxMappings, MaxPrefixes int
 	// Clsact has it attached by clsact filters also where the kernel has tcx.
 	Clsact bool
+	// Forward is who sends on what is translated: "kernel", "direct" (the program,
+	// past netfilter and policy rules), or "auto": the program while there is nothing
+	// that the kernel would have to look at.
+	Forward string
 	// Keep leaves the fast path at work when the daemon is told to stop.
 	Keep bool
 }
@@ -131,7 +135,7 @@ func load(path string, mappings bool) (*Config, error) {
 	c := &Config{
 		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true, BulkNice: -6},
 		Table: 647, Priority: 640, ICMPRate: 1000, Linger: 6 * time.Second, Control: "/run/map646.sock",
-		Fast: FastConfig{Pin: "/sys/fs/bpf/map646", MaxPrefixes: 1024}, Busiest: 100,
+		Fast: FastConfig{Pin: "/sys/fs/bpf/map646", MaxPrefixes: 1024, Forward: "auto"}, Busiest: 100,
 	}
 	from := &origin{}
 	if !strings.HasSuffix(path, ".toml") {
@@ -179,6 +183,8 @@ func (c *Config) finish() error {
 		return fieldError("fast.max_mappings", "%d is not from 1 to %d", c.Fast.MaxMappings, 1<<24)
 	case c.Fast.MaxPrefixes < 1 || c.Fast.MaxPrefixes > 1<<20:
 		return fieldError("fast.max_prefixes", "%d is not from 1 to %d", c.Fast.MaxPrefixes, 1<<20)
+	case c.Fast.Forward != "auto" && c.Fast.Forward != "kernel" && c.Fast.Forward != "direct":
+		return fieldError("fast.forward", "%q is not auto, kernel or direct", c.Fast.Forward)
 	case c.Fast.Pin != "" && !filepath.IsAbs(c.Fast.Pin):
 		return fieldError("fast.pin", "%q is not an absolute path", c.Fast.Pin)
 	case c.Busiest < 0 || c.Busiest > mostBusy:

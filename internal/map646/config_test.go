@@ -118,6 +118,7 @@ inside = "2001:db8:a::10"
 		{"[tun]", "[fast]\ndevices = [\"map*\"]\n[tun]", ":3: fast.devices[0]: \"map*\" would take"},
 		{"[tun]", "[fast]\nxdp = [\"[\"]\n[tun]", ":3: fast.xdp[0]: bad pattern"},
 		{"[tun]", "[fast]\npin = \"here\"\n[tun]", ":3: fast.pin: "},
+		{"[tun]", "[fast]\nforward = \"fast\"\n[tun]", ":3: fast.forward: \"fast\" is not auto, kernel or direct"},
 		{"[tun]", "[fast]\nmax_mappings = -1\n[tun]", ":3: fast.max_mappings: "},
 		{"[tun]", "[metrics]\nlisten = \"9646\"\n[tun]", ":3: metrics.listen: "},
 		{"[tun]", "[metrics]\nbusiest = -1\n[tun]", ":3: metrics.busiest: "},

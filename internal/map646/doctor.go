@@ -236,6 +236,27 @@ func (d *doctor) fast() {
 		at += ", for the kernel has no tcx (6.6)"
 	}
 	d.want(f.Close() == nil, FindWarn, "eBPF program", "the kernel takes it; devices get it by "+at, "")
+	if len(d.c.Fast.Devices) > 0 {
+		d.forwarding()
+	}
+}
+
+// forwarding is who sends on what the fast path has translated, and why.
+func (d *doctor) forwarding() {
+	const name = "fast.forward"
+	how := d.c.Fast.Forward
+	hooks, err := d.ns.ForwardHooks(routeProtocol)
+	list := strings.Join(hooks, ", ")
+	switch {
+	case err != nil:
+		d.say(FindWarn, name, fmt.Sprintf("%s: cannot see who looks at forwarded packets: %v", how, err), "")
+	case how == "auto" && list != "":
+		d.say(FindOK, name, "auto: the kernel sends on what is translated, for there are "+list, "if translated packets need not pass these, \"direct\" costs less")
+	case how == "direct" && list != "":
+		d.say(FindWarn, name, "direct: translated packets do not pass "+list, "\"auto\" or \"kernel\", if they should")
+	default:
+		d.say(FindOK, name, how, "")
+	}
 }
 
 func (d *doctor) sysctls() {

@@ -20,9 +20,20 @@ type fastState struct {
 	off    bool              // by `map646 fast off`
 	failed string            // why there is none although it is configured
 	unfit  map[string]string // devices that are meant and cannot be taken: why
-	inside []netip.Prefix    // as last configured
+	told   fastTold          // to the kernel, last
 	room   int               // mappings of IPv4, or of both if room6 is 0
 	room6  int
+}
+
+// fastTold is what of the settings follows what happens around us.
+type fastTold struct {
+	inside []netip.Prefix
+	direct bool
+	hooks  []string // why not, if that is not configured
+}
+
+func (t fastTold) equal(o fastTold) bool {
+	return t.direct == o.direct && slices.Equal(t.inside, o.inside) && slices.Equal(t.hooks, o.hooks)
 }
 
 // why says why nothing is to be attached; "": it is.
@@ -41,6 +52,10 @@ type FastStats struct {
 	Why      string            `json:"why,omitempty"` // if not
 	Attached []string          `json:"attached"`
 	Refused  map[string]string `json:"refused,omitempty"` // devices that were meant, and why they are not taken
+	// Direct: the program sends on what it translates. If it might, and does not, Hooks
+	// are what the kernel has to look at.
+	Direct bool     `json:"direct"`
+	Hooks  []string `json:"hooks,omitempty"`
 	// Packets and Bytes by outcome: "4to6", "6to4", "6to6", "pass_…": left to the
 	// full path.
 	Packets map[string]uint64 `json:"packets"`
@@ -84,7 +99,7 @@ func (d *Daemon) openFast() {
 		return
 	}
 	d.fastPath.Store(f)
-	if err = f.Configure(d.fastSettings()); err == nil {
+	if err = d.tellFast(f); err == nil {
 		err = d.syncFast(f, t)
 	}
 	if err == nil {
@@ -251,7 +266,7 @@ func (d *Daemon) syncFast(f *netio.Fast, t *siit.Table) error {
 // fastSettings are what the kernel has to know beside the mappings. The full path
 // costs two hops more than the kernel behind the program counts (into the device
 // and, with decrement_ttl, the translator's own).
-func (d *Daemon) fastSettings() netio.FastSettings {
+func (d *Daemon) fastSettings() (netio.FastSettings, fastTold) {
 	t := d.table.Load()
 	s := t.Spec()
 	out := netio.FastSettings{
@@ -291,7 +306,43 @@ func (d *Daemon) fastSettings() netio.FastSettings {
 		}
 	}
 	slices.SortFunc(out.Inside, func(a, b netip.Prefix) int { return slices.Compare([]byte(a.String()), []byte(b.String())) })
-	return out
+	told := fastTold{inside: out.Inside}
+	switch d.config.Fast.Forward {
+	case "direct":
+		told.direct = true
+	case "auto":
+		var err error
+		if told.hooks, err = d.ns.ForwardHooks(routeProtocol); err != nil {
+			told.hooks = []string{err.Error()}
+		}
+		told.direct = len(told.hooks) == 0
+	}
+	if l, err := d.ns.Link(d.config.TUN.Name); err != nil {
+		told.direct, told.hooks = false, []string{err.Error()}
+	} else {
+		out.Device = l.Index
+	}
+	out.Direct = told.direct
+	return out, told
+}
+
+// tellFast tells the kernel the settings.
+func (d *Daemon) tellFast(f *netio.Fast) error {
+	s, told := d.fastSettings()
+	return d.tell(f, s, told)
+}
+
+func (d *Daemon) tell(f *netio.Fast, s netio.FastSettings, told fastTold) error {
+	if err := f.Configure(s); err != nil {
+		return err
+	}
+	if told.direct != d.fast.told.direct || !slices.Equal(told.hooks, d.fast.told.hooks) {
+		d.log.Info("fast path forwarding", "direct", told.direct, "hooks", told.hooks)
+	}
+	d.mu.Lock()
+	d.fast.told = told
+	d.mu.Unlock()
+	return nil
 }
 
 // configureFast tells the kernel of new settings.
@@ -309,11 +360,7 @@ func (d *Daemon) configureFast() {
 	if d.fastPath.Load() == nil {
 		return
 	}
-	s := d.fastSettings()
-	d.mu.Lock()
-	d.fast.inside = s.Inside
-	d.mu.Unlock()
-	if err := d.fastPath.Load().Configure(s); err != nil {
+	if err := d.tellFast(d.fastPath.Load()); err != nil {
 		d.failFast(err)
 		return
 	}
@@ -321,17 +368,14 @@ func (d *Daemon) configureFast() {
 }
 
 // followDevices attaches the fast path to devices that have come, and follows the
-// host's own addresses. again: also to those that did not fit before.
+// host's own addresses and what else there is to see forwarded packets. again: also to those that did not fit before.
 func (d *Daemon) followDevices(again bool) {
 	f := d.fastPath.Load()
 	if f == nil {
 		return
 	}
-	if s := d.fastSettings(); !slices.Equal(s.Inside, d.fast.inside) {
-		d.mu.Lock()
-		d.fast.inside = s.Inside
-		d.mu.Unlock()
-		if err := f.Configure(s); err != nil {
+	if s, told := d.fastSettings(); !told.equal(d.fast.told) {
+		if err := d.tell(f, s, told); err != nil {
 			d.failFast(err)
 			return
 		}
@@ -464,7 +508,8 @@ func (d *Daemon) fastStats() *FastStats {
 		d.mu.Unlock()
 		return nil
 	}
-	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why(), Room: d.fast.room + d.fast.room6}
+	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why(), Room: d.fast.room + d.fast.room6,
+		Direct: d.fast.told.direct, Hooks: d.fast.told.hooks}
 	for dev, why := range d.fast.unfit {
 		s.Refused[dev] = why
 	}

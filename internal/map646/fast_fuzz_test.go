@@ -3,8 +3,12 @@ package map646_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
+	"os/exec"
 	"slices"
 	"sync"
 	"testing"
@@ -17,12 +21,14 @@ import (
 type twin struct {
 	spec siit.Spec
 	own  []netip.Prefix // the host's own addresses, which only the fast path is told
-	v4   []netip.Addr   // addresses to make packets of
-	v6   []netip.Addr
-	good [4][]netip.Addr // such as are likely to be translated: sources and destinations, IPv4 and IPv6
-	full *siit.Table
-	fast *netio.Fast
-	once sync.Once
+	// direct: the fast path sends on by itself what is no longer than a route's MTU.
+	direct bool
+	v4     []netip.Addr // addresses to make packets of
+	v6     []netip.Addr
+	good   [4][]netip.Addr // such as are likely to be translated: sources and destinations, IPv4 and IPv6
+	full   *siit.Table
+	fast   *netio.Fast
+	once   sync.Once
 }
 
 func twins() []*twin {
@@ -59,7 +65,35 @@ func twins() []*twin {
 		}
 		all = append(all, t)
 	}
+	for _, i := range []int{0, 3, 4, 7} {
+		t := all[i]
+		all = append(all, &twin{spec: t.spec, own: t.own, v4: slices.Clone(t.v4), v6: slices.Clone(t.v6), direct: true})
+	}
 	return all
+}
+
+// directMTU is that of a direct twin's routes.
+const directMTU = 1500
+
+// routed is a namespace that would forward everything, to a neighbour that it knows.
+// It has no name, and goes with the process.
+func routed(t testing.TB) *netio.NS {
+	t.Helper()
+	name := fmt.Sprintf("m6z%d-%d", os.Getpid(), worlds.Add(1))
+	ns, err := netio.CreateNS(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs := []error{ns.SetForwarding(true), ns.SetUp("lo"), netio.DeleteNS(name)}
+	const setup = `ip link add d0 mtu 1500 type veth peer name d1 && ip link set d0 up && ip link set d1 up &&
+		ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:99 dev d0 nud permanent && ip neigh add fe80::99 lladdr 02:00:00:00:00:99 dev d0 nud permanent &&
+		ip route add default via 192.0.2.1 dev d0 onlink && ip route add default via fe80::99 dev d0`
+	cmd := exec.Command("sh", "-c", setup)
+	errs = append(errs, ns.Do(cmd.Start), cmd.Wait())
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return ns
 }
 
 // open makes both forms, once.
@@ -73,12 +107,16 @@ func (w *twin) open(t testing.TB) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if w.direct {
+			ns = routed(t)
+		}
 		if w.fast, err = ns.OpenFast(netio.FastSpec{MaxMappings: 16, MaxPrefixes: 16}); err != nil {
 			t.Fatal(err)
 		}
 		s := netio.FastSettings{
 			Pref64: w.spec.Pref64, Hops: 2, ZeroTrafficClass: w.spec.ZeroTrafficClass, MTU4: w.spec.MTU4, MTU6: w.spec.MTU6,
 			LowestIPv6MTU: w.spec.LowestIPv6MTU, AllowPrivate: w.full.AllowsPrivate(), Inside: append(slices.Clone(w.spec.Inside), w.own...),
+			Direct: w.direct,
 		}
 		if w.spec.KeepTTL {
 			s.Hops = 1
@@ -315,25 +353,43 @@ func (w *twin) reference(in []byte) (out []byte, v siit.Verdict) {
 	v.Action, v.Mapping = siit.Drop, siit.NoEntry
 	buf := append(make([]byte, siit.Headroom), in...)
 	ip := buf[siit.Headroom:]
+	if !hop(ip) {
+		return nil, v
+	}
+	p := siit.Packet{Buf: buf, Off: siit.Headroom, Len: len(in)}
+	v = w.full.Translate(&p)
+	return p.Bytes(), v
+}
+
+// hop does to a packet what a router does; false: it would not send it on.
+func hop(ip []byte) bool {
 	switch {
 	case len(ip) >= 20 && ip[0]>>4 == 4:
 		if ip[8] <= 1 {
-			return nil, v
+			return false
 		}
 		ip[8]--
 		s := uint32(binary.BigEndian.Uint16(ip[10:])) + 0x100
 		binary.BigEndian.PutUint16(ip[10:], uint16(s+s>>16))
 	case len(ip) >= 40 && ip[0]>>4 == 6:
 		if ip[7] <= 1 {
-			return nil, v
+			return false
 		}
 		ip[7]--
 	default:
-		return nil, v
+		return false
 	}
-	p := siit.Packet{Buf: buf, Off: siit.Headroom, Len: len(in)}
-	v = w.full.Translate(&p)
-	return p.Bytes(), v
+	return true
+}
+
+// sendsOn is whether the fast path sends the translated packet on by itself.
+func (w *twin) sendsOn(p []byte) bool {
+	own := false
+	if p[0]>>4 == 6 {
+		a := netip.AddrFrom16([16]byte(p[24:40]))
+		own = slices.Contains(w.own, netip.PrefixFrom(a, 128)) || slices.Contains(w.spec.Inside, netip.PrefixFrom(a, 128))
+	}
+	return w.direct && len(p) <= directMTU && !own
 }
 
 func ipLen(b []byte) int {
@@ -405,7 +461,8 @@ func (w *twin) compare(t *testing.T, which int, r recipe) (v siit.Verdict, trans
 		t.Fatalf("frame of %d bytes: %v", len(frame), err)
 	}
 	in1, out1 := w.fast.MappingCounters(v.Mapping)
-	if byXDP, too, err := w.fast.TestRunXDP(frame); err != nil || too != translated || !bytes.Equal(byXDP, out) {
+	direct := send && w.sendsOn(want)
+	if byXDP, too, err := w.fast.TestRunXDP(frame); err != nil || too != translated || !direct && !bytes.Equal(byXDP, out) {
 		t.Fatalf("twin %d: tc %v and XDP %v (%v) differ:\n%x\n%x\n%x", which, translated, too, err, frame, out, byXDP)
 	}
 	if !translated {
@@ -422,6 +479,9 @@ func (w *twin) compare(t *testing.T, which int, r recipe) (v siit.Verdict, trans
 	}
 	if !bytes.Equal(out[:12], frame[:12]) || binary.BigEndian.Uint16(out[12:]) != map[byte]uint16{4: 0x800, 6: 0x86dd}[out[14]>>4] {
 		t.Fatalf("twin %d: Ethernet header %x", which, out[:14])
+	}
+	if direct {
+		hop(want)
 	}
 	if got := out[14:]; len(got) < ipLen(got) || !bytes.Equal(got[:ipLen(got)], want) {
 		t.Fatalf("twin %d: %v of\n%x gave\n%x, the full path\n%x", which, v.Reason, frame[14:], got, want)

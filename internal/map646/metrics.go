@@ -72,6 +72,7 @@ var (
 	descUpdates        = desc("table_updates_total", "Changes of the table by command.", "result")
 	descReloads        = desc("reloads_total", "Reloads of the configuration.", "result")
 	descAttached       = desc("fast_attached", "1 for each device with the fast path, 0 for one that was meant and could not be taken.", "device")
+	descDirect         = desc("fast_direct", "1 while the fast path sends on by itself what it translates, 0 while the kernel's stack does.")
 	descDraining       = desc("draining", "1 while draining.")
 	descHealthy        = desc("healthy", "1 while nothing is wrong.")
 	descQueue          = desc("queue_packets_total", "Packets of each queue of the device.", "queue")
@@ -80,7 +81,7 @@ var (
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descPackets, descBytes, descICMP, descWriteErrors, descMappingPackets, descMappingBytes, descMappings,
-		descUpdates, descReloads, descAttached, descDraining, descHealthy, descQueue, descLoaded} {
+		descUpdates, descReloads, descAttached, descDirect, descDraining, descHealthy, descQueue, descLoaded} {
 		ch <- d
 	}
 }
@@ -108,6 +109,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			counter(descPackets, n, "fast", outcome)
 			counter(descBytes, f.Bytes[outcome], "fast", outcome)
 		}
+		gauge(descDirect, yes(f.Direct))
 		for _, dev := range f.Attached {
 			gauge(descAttached, 1, dev)
 		}

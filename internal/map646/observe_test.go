@@ -133,7 +133,7 @@ busiest = 1
 		`map646_packets_total\{outcome="no_mapping",path="full"\} 0`, `map646_icmp_errors_total\{outcome="limited"\} 0`, `map646_write_errors_total \d`,
 		`map646_mapping_packets_total\{direction="in",outside="[^"]*"\} [1-9]`, `map646_mapping_bytes_total\{direction="out",outside="[^"]*"\} [1-9]`,
 		`map646_mappings\{family="4"\} 2`, `map646_mappings\{family="6"\} 1`, `map646_table_updates_total\{result="good"\} 1`,
-		`map646_reloads_total\{result="bad"\} 0`, `map646_fast_attached\{device="server"\} 1`, `map646_draining 0`, `map646_healthy 1`,
+		`map646_reloads_total\{result="bad"\} 0`, `map646_fast_attached\{device="server"\} 1`, `map646_fast_direct 1`, `map646_draining 0`, `map646_healthy 1`,
 		`map646_queue_packets_total\{queue="1"\} \d`, `map646_loaded_timestamp_seconds \d`,
 	} {
 		if !regexp.MustCompile("(?m)^" + want).MatchString(text) {

@@ -58,6 +58,7 @@ type file struct {
 		MaxMappings int `toml:"max_mappings"`
 		MaxPrefixes int `toml:"max_prefixes"`
 		Clsact      bool
+		Forward     *string
 		Keep        bool
 	} `toml:"fast"`
 	Metrics struct {
@@ -286,6 +287,9 @@ func (f *file) apply(c *Config) error {
 	}
 	c.Fast.Devices, c.Fast.XDP, c.Fast.Keep, c.MetricsListen = f.Fast.Devices, f.Fast.XDP, f.Fast.Keep, f.Metrics.Listen
 	c.Fast.Clsact = f.Fast.Clsact
+	if f.Fast.Forward != nil {
+		c.Fast.Forward = *f.Fast.Forward
+	}
 	setInt(&c.Fast.MaxMappings, f.Fast.MaxMappings)
 	setInt(&c.Fast.MaxPrefixes, f.Fast.MaxPrefixes)
 	if f.Fast.Pin != nil {

@@ -54,8 +54,8 @@ var (
 
 // Fast is an eBPF translator in the kernel: it translates ordinary packets (TCP,
 // UDP with a checksum, echo; no options, extension headers or fragments) of the
-// mappings that it knows, where they come in, and leaves them to the stack. All
-// else goes on untouched, to where routes lead it. It is safe for concurrent use.
+// mappings that it knows, where they come in, and leaves them to the stack, or sends them
+// (FastSettings.Direct). All else goes on untouched, to where routes lead it. It is safe for concurrent use.
 //
 // Invariants:
 //   - A packet that the program cannot translate to the end is not touched.
@@ -103,7 +103,7 @@ type fastLink struct {
 const FastSeen = 1 << 26
 
 // layout counts the changes of table.h; maps of another layout are not adopted.
-const layout = 3
+const layout = 4
 
 // fastMeta is pinned beside the maps and says what they are.
 type fastMeta struct {
@@ -564,8 +564,12 @@ func (f *Fast) testRun(program string, frame []byte) (out []byte, translated boo
 		clear(in[:6])
 	}
 	opts := ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+64)}
-	ret, err := f.tests[program].Run(&opts)
-	if err != nil {
+	var ret uint32
+	// Inside the namespace, whose routes a direct path asks for.
+	if err := f.ns.Do(func() (err error) {
+		ret, err = f.tests[program].Run(&opts)
+		return err
+	}); err != nil {
 		return nil, false, fmt.Errorf("test run: %w", err)
 	}
 	copy(opts.DataOut[:6], frame[:6])

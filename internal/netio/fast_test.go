@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -181,12 +182,49 @@ type repeat struct{ block []byte }
 
 func (r repeat) Read(b []byte) (int, error) { return copy(b, r.block), nil }
 
+// forwarded is how many packets the namespace's stack has forwarded.
+func forwarded(t *testing.T, ns *netio.NS) (n uint64) {
+	t.Helper()
+	must(t, ns.Do(func() error {
+		four, err := os.ReadFile("/proc/thread-self/net/snmp")
+		if err != nil {
+			return err
+		}
+		six, err := os.ReadFile("/proc/thread-self/net/snmp6")
+		if err != nil {
+			return err
+		}
+		// The sixth of the numbers behind the second "Ip:" (proc_net_snmp(5)).
+		number := func(s string) {
+			v, parseErr := strconv.ParseUint(s, 10, 64)
+			err = errors.Join(err, parseErr)
+			n += v
+		}
+		number(strings.Fields(strings.Split(string(four), "\nIp: ")[1])[5])
+		for line := range strings.Lines(string(six)) {
+			if v, ok := strings.CutPrefix(line, "Ip6OutForwDatagrams"); ok {
+				number(strings.TrimSpace(v))
+			}
+		}
+		return err
+	}))
+	return n
+}
+
 // TestFastTraffic: all that is ordinary goes through the kernel alone, both ways,
 // and super-packets stay whole.
 func TestFastTraffic(t *testing.T) {
+	for name, c := range map[string]struct{ direct, clsact bool }{"stack": {}, "direct": {direct: true}, "direct by clsact": {true, true}} {
+		t.Run(name, func(t *testing.T) { testFastTraffic(t, c.direct, c.clsact) })
+	}
+}
+
+func testFastTraffic(t *testing.T, direct, clsact bool) {
 	w := newFastWorld(t, "ft")
-	f := openFast(t, w.node, netio.FastSpec{MaxMappings: 100})
-	must(t, f.Configure(fastSettings), f.Set(fastEntries), f.Attach("c"), f.Attach("m"), f.Attach("c"))
+	f := openFast(t, w.node, netio.FastSpec{MaxMappings: 100, ForceClsact: clsact})
+	s := fastSettings
+	s.Direct = direct
+	must(t, f.Configure(s), f.Set(fastEntries), f.Attach("c"), f.Attach("m"), f.Attach("c"))
 	if got := f.Attached(); !slices.Equal(got, []string{"c", "m"}) {
 		t.Errorf("attached to %v", got)
 	}
@@ -250,7 +288,11 @@ func TestFastTraffic(t *testing.T) {
 			}
 		}
 	}
+	before := forwarded(t, w.node)
 	w.run(w.client, "ping", "-n", "-c", "2", "-i", "0.05", "-W", "5", "203.0.113.10")
+	if n, want := forwarded(t, w.node)-before, map[bool]uint64{false: 4, true: 0}[direct]; n != want {
+		t.Errorf("the stack forwarded %d packets of two echoes and answers, want %d", n, want)
+	}
 	w.run(w.client, "ping", "-n", "-c", "2", "-i", "0.05", "-W", "5", "-s", "1000", "2001:db8:f::10")
 	w.run(w.machine, "ping", "-n", "-c", "2", "-i", "0.05", "-W", "5", "2001:db8:64::198.51.100.7")
 	// The node's own addresses are not translated, not even from a mapped machine.

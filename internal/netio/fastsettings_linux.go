@@ -33,6 +33,14 @@ type FastSettings struct {
 	// addresses among them, also IPv4 ones, are the host's own: nothing to them is
 	// translated. At most MaxInside prefixes and MaxOwn addresses.
 	Inside []netip.Prefix
+	// Direct sends what is translated to its next hop (bpf_redirect_neigh), past
+	// netfilter, policy rules and other tc programs, by the routes that the kernel
+	// gives for it (IPv6: of the main table, or of the device's VRF). What has no
+	// route or neighbour, may not be forwarded, is too long for its way or goes to
+	// the host itself or to Device is left to the kernel as without Direct.
+	Direct bool
+	// Device is the full path's, by its index.
+	Device int
 }
 
 // Limits of FastSettings.Inside.
@@ -44,6 +52,7 @@ const (
 // The same as struct settings of bpf/table.h.
 type fastSettings struct {
 	Flags, Hops, MTU4, MTU6, LowestMTU6, NInside uint32
+	Full, _                                      uint32
 	PrefHi, PrefLo, MaskHi, MaskLo               uint64
 	Up, Down                                     uint32
 	HighMask, LowMask                            uint64
@@ -62,6 +71,7 @@ const (
 	zeroTrafficClass = 8
 	allowPrivate     = 16
 	hasSixPrefixes   = 32
+	direct           = 64
 )
 
 // Configure replaces the settings: each packet sees the old or the new ones,
@@ -169,7 +179,7 @@ func occupied(maps ...*ebpf.Map) (bool, error) {
 }
 
 func (s FastSettings) compile() (*fastSettings, error) {
-	v := &fastSettings{Hops: uint32(s.Hops), MTU4: uint32(s.MTU4), MTU6: uint32(s.MTU6), LowestMTU6: uint32(max(s.LowestIPv6MTU, 1280))}
+	v := &fastSettings{Hops: uint32(s.Hops), MTU4: uint32(s.MTU4), MTU6: uint32(s.MTU6), LowestMTU6: uint32(max(s.LowestIPv6MTU, 1280)), Full: uint32(s.Device)}
 	for _, m := range []struct {
 		field string
 		mtu   int
@@ -177,6 +187,9 @@ func (s FastSettings) compile() (*fastSettings, error) {
 		if m.mtu < 0 || m.mtu > 65535 {
 			return nil, fmt.Errorf("%s: %d is not 0 to 65535", m.field, m.mtu)
 		}
+	}
+	if s.Direct {
+		v.Flags |= direct
 	}
 	if s.ZeroTrafficClass {
 		v.Flags |= zeroTrafficClass
