@@ -22,3 +22,8 @@ var SIIT []byte
 //
 //go:embed steer.o
 var Steer []byte
+
+// Backlog is the object of backlog.c: the socket filter "limit", and its map.
+//
+//go:embed backlog.o
+var Backlog []byte

@@ -133,7 +133,7 @@ func load(path string, mappings bool) (*Config, error) {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	c := &Config{
-		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true, BulkNice: -6},
+		TUN:   netio.TUNSpec{Name: "map646", MTU: 1500, Offload: true, BulkNice: -6, BulkBacklog: 3 << 20},
 		Table: 647, Priority: 640, ICMPRate: 1000, Linger: 6 * time.Second, Control: "/run/map646.sock",
 		Fast: FastConfig{Pin: "/sys/fs/bpf/map646", MaxPrefixes: 1024, Forward: "auto"}, Busiest: 100,
 	}
@@ -171,6 +171,8 @@ func (c *Config) finish() error {
 		return fieldError("tun.mtu", "%d is not from 1280 to 65535", c.TUN.MTU)
 	case c.TUN.Queues < 0 || c.TUN.Queues > 256:
 		return fieldError("tun.queues", "%d is not from 1 to 256 (0: one for each CPU, up to 8)", c.TUN.Queues)
+	case c.TUN.BulkBacklog < 0 || c.TUN.BulkBacklog > 1<<30:
+		return fieldError("tun.bulk_backlog", "%d is not from 0 to %d", c.TUN.BulkBacklog, 1<<30)
 	case c.TUN.BulkNice < -20 || c.TUN.BulkNice > 0:
 		return fieldError("tun.bulk_nice", "%d is not from -20 to 0", c.TUN.BulkNice)
 	case c.ICMPRate < 0:

@@ -99,6 +99,7 @@ inside = "2001:db8:a::10"
 		{"[tun]", "[tun]\nname = \"a name that is too long\"", ":3: tun.name: "},
 		{"[tun]", "[tun]\nqueues = -1", ":3: tun.queues: "},
 		{"[tun]", "[tun]\nbulk_nice = 1", ":3: tun.bulk_nice: "},
+		{"[tun]", "[tun]\nbulk_backlog = -1", ":3: tun.bulk_backlog: "},
 		{"[tun]", "[route]\ntable = 254\n[tun]", ":3: route.table: "},
 		{"[tun]", "[route]\npriority = 40000\n[tun]", ":3: route.priority: "},
 		{"[tun]", "[route]\npriority = 5\n[tun]", ":3: route.priority: "},

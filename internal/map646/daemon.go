@@ -324,7 +324,7 @@ func (d *Daemon) reload() error {
 	if err := errors.Join(
 		fixed("tun.name", c.TUN.Name == old.TUN.Name), fixed("tun.queues", c.TUN.Queues == old.TUN.Queues),
 		fixed("tun.offload", c.TUN.Offload == old.TUN.Offload), fixed("tun.mtu", c.TUN.MTU == old.TUN.MTU),
-		fixed("tun.bulk_nice", c.TUN.BulkNice == old.TUN.BulkNice),
+		fixed("tun.bulk_nice", c.TUN.BulkNice == old.TUN.BulkNice), fixed("tun.bulk_backlog", c.TUN.BulkBacklog == old.TUN.BulkBacklog),
 		fixed("route.table", c.Table == old.Table), fixed("route.priority", c.Priority == old.Priority),
 		fixed("icmp.rate", c.ICMPRate == old.ICMPRate), fixed("control", c.Control == old.Control),
 		fixed("metrics.listen", c.MetricsListen == old.MetricsListen),

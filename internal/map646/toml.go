@@ -33,12 +33,13 @@ type file struct {
 	MappingsFile  string `toml:"mappings_file"`
 	Inside        []string
 	TUN           struct {
-		Name      string
-		MTU       int
-		Queues    int
-		Offload   *bool
-		BulkNice  *int `toml:"bulk_nice"`
-		Addresses []string
+		Name        string
+		MTU         int
+		Queues      int
+		Offload     *bool
+		BulkNice    *int `toml:"bulk_nice"`
+		BulkBacklog *int `toml:"bulk_backlog"`
+		Addresses   []string
 	} `toml:"tun"`
 	ICMP struct {
 		Source4 string
@@ -274,6 +275,9 @@ func (f *file) apply(c *Config) error {
 	setInt(&c.Priority, f.Route.Priority)
 	if f.TUN.Offload != nil {
 		c.TUN.Offload = *f.TUN.Offload
+	}
+	if f.TUN.BulkBacklog != nil {
+		c.TUN.BulkBacklog = *f.TUN.BulkBacklog
 	}
 	if f.TUN.BulkNice != nil {
 		c.TUN.BulkNice = *f.TUN.BulkNice

@@ -35,6 +35,10 @@ type TUNSpec struct {
 	// BulkNice is the nice value, -20 to -1, of a reader's thread while its queue
 	// carries super-packets, if the thread's own is not below it. 0: no other.
 	BulkNice int
+	// BulkBacklog is how many bytes of super-packets may wait in a queue; the device
+	// drops those that come when there are more. 0: as many as it has room for
+	// (500 packets).
+	BulkBacklog int
 }
 
 // TUN is an open TUN device. It goes, with its addresses and routes, when all
@@ -44,6 +48,7 @@ type TUN struct {
 	ns     *NS
 	queues []*TUNQueue
 	lacks  []error // see Lacks
+	shared []byte  // what the filter program shares: the queues' backlogs
 }
 
 // OpenTUN makes the device and sets it up. fs.ErrExist if there is a device of
@@ -164,6 +169,11 @@ func (t *TUN) tune() {
 			t.lacks = append(t.lacks, fmt.Errorf("the kernel spreads packets over the queues of %s, which costs more: %w", t.spec.Name, err))
 		}
 	}
+	if t.spec.Offload && t.spec.BulkBacklog > 0 {
+		if err := t.limit(t.spec.BulkBacklog); err != nil {
+			t.lacks = append(t.lacks, fmt.Errorf("as much bulk waits in %s as it has room for, which costs more: %w", t.spec.Name, err))
+		}
+	}
 	if err := mayPrefer(t.spec.BulkNice); err != nil {
 		t.lacks = append(t.lacks, fmt.Errorf("readers of %s get no priority for bulk: %w", t.spec.Name, err))
 		for _, q := range t.queues {
@@ -205,6 +215,10 @@ func (t *TUN) Close() error {
 	var errs []error
 	for _, q := range t.queues {
 		errs = append(errs, q.close())
+	}
+	if t.shared != nil {
+		errs = append(errs, unix.Munmap(t.shared)) // no Read is left, nor comes one
+		t.shared = nil
 	}
 	return errors.Join(errs...)
 }

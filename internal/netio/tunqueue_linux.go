@@ -39,6 +39,7 @@ type TUNQueue struct {
 	wait [2]unix.PollFd
 	busy bool
 	bulk
+	backlog
 }
 
 const (
@@ -170,13 +171,18 @@ func (q *TUNQueue) read(buf []byte) (int, error) {
 		case queueClosed:
 			return 0, q.fail("read", os.ErrClosed)
 		}
+		given := q.given()
 		n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
 		switch e {
 		case 0:
 			q.busy = true
 			q.weigh(int(n))
+			if q.offload && n > VNetHeaderLen && buf[1] != 0 { // gso_type
+				q.took(int(n) - VNetHeaderLen)
+			}
 			return int(n), nil
 		case unix.EAGAIN:
+			q.empty(given)
 			if err := q.await(); err != nil {
 				return 0, q.fail("wait for", err)
 			}

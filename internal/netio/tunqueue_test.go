@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"widecloud/internal/netio"
 )
 
@@ -205,5 +207,110 @@ func TestTUNBulk(t *testing.T) {
 			t.Errorf("%d threads have the priority and read nothing", n)
 		}
 		must(t, q.Unpark())
+	}
+}
+
+// Of super-packets no more wait in a queue than they may, and small packets do not
+// count; it is found out again how many wait after packets that had no room.
+func TestTUNBacklog(t *testing.T) {
+	for _, queues := range []int{1, 2} {
+		t.Run(fmt.Sprint(queues), func(t *testing.T) { testTUNBacklog(t, queues) })
+	}
+}
+
+func testTUNBacklog(t *testing.T, queues int) {
+	const segment, segments = 1400, 40
+	const length = 28 + segment*segments
+	ns := newNS(t, "backlog")
+	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0", Queues: queues, Offload: true, BulkBacklog: 2*length - 1})
+	must(t, err)
+	defer tun.Close()
+	if l := tun.Lacks(); l != nil {
+		t.Errorf("lacks %v", l)
+	}
+	must(t, tun.SetAddrs([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}))
+	for _, q := range tun.Queues() {
+		must(t, q.Park())
+	}
+	// Enough connections that each queue has one.
+	var large []net.Conn
+	for range 8 * queues {
+		c := dialUDP(t, ns, "203.0.113.77:9")
+		defer c.Close()
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		must(t, err, raw.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, segment)
+		}), err)
+		large = append(large, c)
+	}
+	small := dialUDP(t, ns, "203.0.113.77:9")
+	defer small.Close()
+	send := func(c net.Conn, n, size int) {
+		for range n {
+			c.Write(make([]byte, size)) // an error is how a dropped packet shows
+		}
+	}
+	sendLarge := func() {
+		for _, c := range large {
+			send(c, 5, segment*segments)
+		}
+	}
+	// read empties the queues and returns how many packets of each kind there were.
+	read := func() (large []int, small int) {
+		for i, q := range tun.Queues() {
+			large = append(large, 0)
+			must(t, q.Unpark())
+			// The reader finds the queue empty before it is parked again.
+			timer := time.AfterFunc(50*time.Millisecond, func() { q.Park() })
+			buf := make([]byte, 70000)
+			for {
+				n, h, err := q.Read(buf, 64)
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					break
+				}
+				must(t, err)
+				switch {
+				case n == length && h.GSOType != 0:
+					large[i]++
+				case n == 28+5:
+					small++
+				}
+			}
+			timer.Stop()
+		}
+		return large, small
+	}
+	read() // the device's own
+	for range 2 {
+		send(small, 100, 5)
+		sendLarge()
+		send(small, 100, 5)
+		if l, s := read(); !slices.Equal(l, []int{2, 2}[:queues]) || s != 200 {
+			t.Errorf("%v super-packets and %d small packets waited, want two in each queue, and 200", l, s)
+		}
+		if queues > 1 {
+			continue
+		}
+		// What the ring has no room for was counted before.
+		send(small, 600, 5)
+		sendLarge()
+		// (A ring frees its slots several at a time.)
+		if l, s := read(); l[0] != 0 || s < 480 || s > 500 {
+			t.Errorf("%v super-packets and %d small packets waited, want none, and 480 to 500", l, s)
+		}
+	}
+	programs := func(name string) bool {
+		all, err := netio.BPFPrograms()
+		must(t, err)
+		return slices.ContainsFunc(all, func(p netio.BPFProgram) bool { return p.Name == name })
+	}
+	if !programs("limit") {
+		t.Error("no program limits")
+	}
+	must(t, tun.Close())
+	for deadline := time.Now().Add(5 * time.Second); programs("limit"); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the program is there without the device")
+		}
 	}
 }
