@@ -69,7 +69,7 @@ func near() cmp.Option {
 }
 
 func TestSequence(t *testing.T) {
-	if got, want := [][]int{sequence(3, 0), sequence(3, 1), sequence(3, 2)}, [][]int{{0, 1, 2}, {2, 1, 0}, {0, 1, 2}}; !cmp.Equal(got, want) {
+	if got, want := [][]int{sequence(3, 0), sequence(3, 1), sequence(3, 2), sequence(3, 3), sequence(3, 6)}, [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}, {0, 2, 1}, {0, 1, 2}}; !cmp.Equal(got, want) {
 		t.Errorf("sequences %v, want %v", got, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -18,8 +19,7 @@ import (
 
 // Ports of the server; the client has the UDP sink, too.
 const (
-	portSink   = 5001 // TCP: reads to the end, answers with the number of bytes
-	portSource = 5002 // TCP: writes until the other side has closed its half
+	portStream = 5001
 	portUDP    = 5003 // counts
 	portEcho   = 5004
 	portWeb    = 8080
@@ -28,13 +28,12 @@ const (
 // order is a line of JSON on the standard input of an end; an answer on its
 // standard output is what came of it. An end does one thing at a time.
 type order struct {
-	Op string `json:"op"` // listen, tcp, udp, count, pingpong
+	Op string `json:"op"` // listen, connect, accept, push, pull, hangup, udp, count, pingpong
 
 	To      netip.AddrPort `json:"to"`
 	Seconds float64        `json:"seconds"` // how long; pingpong: how long to wait for each echo
 
-	Streams int  `json:"streams,omitempty"`
-	Reverse bool `json:"reverse,omitempty"`
+	Streams int `json:"streams,omitempty"`
 
 	Size  int `json:"size,omitempty"`  // bytes of payload
 	Rate  int `json:"rate,omitempty"`  // packets a second
@@ -104,15 +103,24 @@ func runWeb(cpu int) error {
 }
 
 type end struct {
-	sinks []*udpSink
+	sinks    []*udpSink
+	listener *net.TCPListener
+	streams  []stream
 }
 
 func (e *end) do(o order) (answer, error) {
 	switch o.Op {
 	case "listen":
 		return answer{}, e.listen()
-	case "tcp":
-		return blast(o)
+	case "connect":
+		return answer{}, e.connect(o)
+	case "accept":
+		return answer{}, e.accept(o)
+	case "push", "pull":
+		return e.slice(o)
+	case "hangup":
+		e.hangUp()
+		return answer{}, nil
 	case "udp":
 		return sendUDP(o)
 	case "count":
@@ -128,7 +136,8 @@ func (e *end) do(o order) (answer, error) {
 }
 
 func (e *end) listen() error {
-	if err := listenTCP(); err != nil {
+	var err error
+	if e.listener, err = listen(portStream); err != nil {
 		return err
 	}
 	for _, family := range []int{syscall.AF_INET, syscall.AF_INET6} {

@@ -68,15 +68,13 @@ func (r *run) bookCost(j job, round int, all, daemon, per float64) {
 func (r *run) sample(ctx context.Context, j job, round int) error {
 	w := r.worlds[j.World]
 	switch j.Load {
-	case "tcp1", "tcp1r", "tcp4", "tcp_mtu":
-		return r.tcp(w, j, round)
 	case "udp64":
 		return r.udp(w, j, round, r.plan.Burst)
 	case "udp64_single":
 		return r.udp(w, j, round, 1)
 	case "udp64_burst":
 		return r.udp(w, j, round, 32)
-	case "one_mapping", "full_table":
+	case "one_address", "one_mapping", "full_table":
 		return r.spreadUDP(w, j, round, r.plan.Seconds)
 	case "scraped":
 		// The same load again, scraped.
@@ -115,24 +113,53 @@ func (r *run) sample(ctx context.Context, j job, round int) error {
 	return fmt.Errorf("no load %q", j.Load)
 }
 
-func (r *run) tcp(w *world, j job, round int) error {
-	o := order{Op: "tcp", To: netip.AddrPortFrom(w.spec.target(), 0), Seconds: r.plan.Stream, Streams: 1, Reverse: j.Load == "tcp1r"}
-	if j.Load == "tcp4" {
-		o.Streams = 4
+// turn is how long a stream's traffic on one path lasts before it is another one's
+// turn, in seconds. What streams cost changes from second to second (how far a
+// receiver lags, what others do to the caches), so paths are compared within less.
+const turn = .1
+
+// streams has a group of jobs take turns, on connections that last for the round, and
+// books what each has cost in all.
+func (r *run) streams(ctx context.Context, group []job, round int) error {
+	for _, j := range group {
+		w := r.worlds[j.World]
+		defer w.hangUp()
+		if err := w.connect(j.Load); err != nil {
+			return fmt.Errorf("%s.%s: %w", j.Path, j.Load, err)
+		}
 	}
-	var a answer
-	cpu, daemon, err := r.measured(w, func() (err error) {
-		a, err = w.client.do(o)
-		return err
-	})
-	if err != nil {
-		return err
+	turns := max(1, int(r.plan.Stream/turn+.5))
+	sums := make([]struct{ cpu, daemon, bytes, seconds float64 }, len(group))
+	// In the first turn, which is not counted, the windows grow.
+	for t := range turns + 1 {
+		for _, i := range sequence(len(group), round*(turns+1)+t) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			j, w := group[i], r.worlds[group[i].World]
+			var a answer
+			cpu, daemon, err := r.measured(w, func() (err error) {
+				a, err = w.slice(j.Load == "tcp1r", r.plan.Stream/float64(turns))
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("%s.%s: %w", j.Path, j.Load, err)
+			}
+			if s := &sums[i]; t > 0 {
+				s.cpu += cpu
+				s.daemon += daemon
+				s.bytes += float64(a.Bytes)
+				s.seconds += a.Seconds
+			}
+			// Others want to live, too.
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
-	if a.Bytes == 0 {
-		return fmt.Errorf("no bytes came through")
+	for i, j := range group {
+		s := sums[i]
+		r.bookCost(j, round, s.cpu, s.daemon, s.bytes/1024/1e9)
+		r.book.add(key{j.Path, j.Load + "_gbit"}, round, s.bytes*8/1e9/s.seconds)
 	}
-	r.bookCost(j, round, cpu, daemon, float64(a.Bytes)/1024/1e9)
-	r.book.add(key{j.Path, j.Load + "_gbit"}, round, float64(a.Bytes)*8/1e9/a.Seconds)
 	return nil
 }
 
@@ -157,7 +184,7 @@ func (r *run) spreadUDP(w *world, j job, round int, seconds float64) error {
 	n, first := w.spec.Table, manyV4
 	if j.Path == base {
 		n, first = r.plan.Mappings, manyV6
-		if j.Load == "one_mapping" {
+		if j.Load == "one_address" {
 			n = 1
 		}
 	}

@@ -9,7 +9,7 @@ import (
 // Colours of the paths: distinguishable also to those who see few colours
 // (Okabe and Ito).
 var colours = map[string]string{
-	"ipv6": "#999999", "ipv4": "#bbbbbb", "tun": "#e69f00", "fast": "#009e73", "fast66": "#56b4e9",
+	"ipv6": "#999999", "ipv4": "#bbbbbb", "tun": "#e69f00", "fast": "#009e73", "fast66": "#56b4e9", "stack": "#8fd3bd", "stack66": "#b5dcf3",
 	"full": "#0072b2", "full66": "#cc79a7", "tayga": "#d55e00",
 }
 

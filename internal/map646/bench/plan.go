@@ -8,9 +8,13 @@ import (
 
 // All paths and loads, in the order of the report.
 var (
-	allPaths = []string{"ipv6", "ipv4", "tun", "fast", "full", "fast66", "full66", "tayga"}
+	allPaths = []string{"ipv6", "ipv4", "tun", "fast", "stack", "full", "fast66", "stack66", "full66", "tayga"}
 	allLoads = []string{"tcp1", "tcp1r", "tcp4", "tcp_mtu", "udp64", "udp64_single", "udp64_burst", "web", "full_table", "scraped", "rtt", "zero_loss", "table"}
 )
+
+// stackLoads are what the fast path is measured with, too, when the kernel's stack
+// sends on what it translates.
+var stackLoads = []string{"tcp1", "tcp1r", "tcp4", "udp64", "rtt"}
 
 // base is what all is compared to: plain IPv6 forwarding.
 const base = "ipv6"
@@ -20,7 +24,7 @@ type plan struct {
 	Paths, Loads []string
 	Rounds       int
 	Seconds      float64 // of a sample
-	Stream       float64 // of a sample of TCP streams, in seconds
+	Stream       float64 // of TCP streams on a path in a round
 	Mappings     int     // in the big table
 	Rate         int     // of small packets, a second
 	Burst        int     // of small packets
@@ -83,12 +87,23 @@ func (p plan) single(path string) worldSpec {
 	return w
 }
 
+// prefix is the world of a path with one mapping that stands for all of those of the
+// big table.
+func (p plan) prefix(path string) worldSpec {
+	w := p.full(path)
+	w.Prefix = true
+	return w
+}
+
 // job is a load on a world; the sample counts for Path.
 type job struct {
 	Load  string
 	Path  string
 	World worldSpec
 }
+
+// streams is whether the load is TCP streams, which paths carry in turns.
+func (j job) streams() bool { return strings.HasPrefix(j.Load, "tcp") }
 
 // jobs are the samples of a round but their order; those of one load are together.
 func (p plan) jobs() [][]job {
@@ -99,6 +114,9 @@ func (p plan) jobs() [][]job {
 		for _, path := range paths {
 			ours := path == "fast" || path == "full"
 			w := worldSpec{Path: path}
+			if strings.HasPrefix(path, "stack") && !slices.Contains(stackLoads, load) {
+				continue
+			}
 			switch load {
 			case "tcp_mtu":
 				if path == "ipv4" || strings.HasSuffix(path, "66") {
@@ -109,8 +127,8 @@ func (p plan) jobs() [][]job {
 				if path != base && !ours {
 					continue
 				}
-				// The same generator and one mapping, for comparison.
-				group = append(group, job{"one_mapping", path, p.single(path)})
+				// For comparison: the same packets and one mapping, and packets to one address.
+				group = append(group, job{"one_address", path, p.single(path)}, job{"one_mapping", path, p.prefix(path)})
 				w = p.full(path)
 			case "scraped":
 				if path != base && !ours {

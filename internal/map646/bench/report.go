@@ -60,7 +60,7 @@ func (r *report) overTUN(load string) summary {
 var units = []struct{ load, unit string }{
 	{"tcp1", "ns/KB"}, {"tcp1r", "ns/KB"}, {"tcp4", "ns/KB"}, {"tcp_mtu", "ns/KB"},
 	{"tcp1_gbit", "Gbit/s"}, {"tcp1r_gbit", "Gbit/s"}, {"tcp4_gbit", "Gbit/s"}, {"tcp_mtu_gbit", "Gbit/s"},
-	{"udp64", "us/packet"}, {"udp64_single", "us/packet"}, {"udp64_burst", "us/packet"}, {"one_mapping", "us/packet"},
+	{"udp64", "us/packet"}, {"udp64_single", "us/packet"}, {"udp64_burst", "us/packet"}, {"one_address", "us/packet"}, {"one_mapping", "us/packet"},
 	{"full_table", "us/packet"}, {"scraped", "us/packet"}, {"scrapes", "count"},
 	{"rtt_p10", "us"}, {"rtt_p50", "us"}, {"zero_loss", "packets/s"},
 	{"web", "us/request"}, {"web_short", "us/request"}, {"web_long", "us/request"},
@@ -103,8 +103,10 @@ func (r *report) figures() []figure {
 		}
 	}
 	for _, path := range allPaths {
-		// ipv6 has no table: what it shows is the generator's own share.
+		// ipv6 has no table: what it shows is noise, and with one address what many
+		// addresses cost without a translator.
 		add(path+".full_table_growth", r.book.ratio(key{path, "full_table"}, key{path, "one_mapping"}).Median, "ratio")
+		add(path+".full_table_of_one_address", r.book.ratio(key{path, "full_table"}, key{path, "one_address"}).Median, "ratio")
 		add(path+".scraped_growth", r.book.ratio(key{path, "scraped"}, key{path, "full_table"}).Median, "ratio")
 		if strings.HasPrefix(path, "fast") {
 			// Without the daemon, which is not in the packets' way and spends its time on
@@ -250,15 +252,15 @@ const seed = `| 2011 | plain IPv4 | plain IPv6 | map646 | kernel NAT64 (Ecdysis)
 `
 
 // legend explains the paths and loads.
-var legend = fmt.Sprintf(`- `+"`ipv6`, `ipv4`"+`: plain forwarding. `+"`fast`"+`: map646 with its eBPF program. `+"`full`"+`: map646 by its TUN device alone. `+"`fast66`, `full66`"+`: the
-  same, 1:1 between IPv6 addresses. `+"`tayga`"+`: TAYGA of Debian. `+"`tun`"+`: a TUN device like map646's, and a loop that puts IPv6 packets back as it
+var legend = fmt.Sprintf(`- `+"`ipv6`, `ipv4`"+`: plain forwarding. `+"`fast`"+`: map646 with its eBPF program. `+"`stack`"+`: the same, but the kernel's stack sends on what
+  that has translated (`+"`fast.forward`"+`). `+"`full`"+`: map646 by its TUN device alone. `+"`fast66`, `stack66`, `full66`"+`: the same, 1:1 between IPv6 addresses. `+"`tayga`"+`: TAYGA of Debian. `+"`tun`"+`: a TUN device like map646's, and a loop that puts IPv6 packets back as it
   read them, two system calls each, without the priority that map646 gives a reader of super-packets.
-- `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
+- `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB; paths take turns of %g s on connections that last for the round. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
   the translator's devices.
 - `+"`udp64`"+`: datagrams of %d bytes, 10,000 a second, four at a time; `+"`udp64_single`"+`: one at a time (each wakes everybody on its way, which is dear
   without a translator, too); `+"`udp64_burst`"+`: 32 at a time (a translator's own share shows most).
 - `+"`web`"+`: wrk against a web server written in Go, page of 4 KB; mean of what a request costs on 16 connections of one request each and on 4 long ones.
-`, chunk>>10, payload)
+`, chunk>>10, turn, payload)
 
 func (r *report) ratios() string {
 	return r.grid(ratioLoads, func(path, load string) string {
@@ -308,7 +310,8 @@ func (r *report) markdown() string {
 	p("Client, server, translator and the kernel's work for them: the CPU time of a cgroup around all three, and of ksoftirqd. Median of the rounds (quartiles).\n")
 	p("%s", r.ratios())
 	b.WriteString(legend)
-	p("- `full_table`: %d mappings, addresses spread over them at random, half of the packets to and half from the mapped; `scraped`: the same while", r.mapping)
+	p("- `full_table`: %d mappings, addresses spread over them at random, half of the packets to and half from the mapped; `one_mapping`: the same packets, and one mapping", r.mapping)
+	p("  of a prefix in the place of all; `one_address`: all packets to one address, with its one mapping (many addresses cost the hosts at both ends, too); `scraped`: `full_table` while")
 	p("  `/metrics` is fetched ten times a second, in samples ten times as long (`scraped_path`, `full_table_path`: without the daemon's own time, which is not in a fast packet's way).\n")
 	if v := r.verdicts(); len(v) > 0 {
 		p("## What it must hold\n")
@@ -333,7 +336,7 @@ func (r *report) markdown() string {
 		}
 		return short(r.book.summary(key{path, load}).Median)
 	}))
-	p("`tcp*`: ns of CPU per KB; `*_gbit`: Gbit/s; `udp64*`, `one_mapping` (the generator of `full_table` and one mapping), `full_table`, `scraped`: us of CPU per packet;")
+	p("`tcp*`: ns of CPU per KB; `*_gbit`: Gbit/s; `udp64*`, `one_address`, `one_mapping`, `full_table`, `scraped`: us of CPU per packet;")
 	p("`rtt_*`: us, a UDP packet and its echo; `zero_loss`: packets/s, the highest rate without loss (RFC 8219 by bisection; trials of half a second at most, not a minute;")
 	p("the generator itself is on the same CPUs); `web*`: us of CPU per request, `*_rps`: requests/s, `*_p50`, `*_p99`: latency in us.\n")
 	if len(r.extra) > 0 {

@@ -40,14 +40,14 @@ func left(t *testing.T, pid string) []string {
 // written, nothing is left behind.
 func TestRun(t *testing.T) {
 	exe, dir := build(t), t.TempDir()
-	cmd := exec.Command(exe, "-paths", "ipv6,ipv4,tun,fast,full,tayga", "-loads", "tcp1,udp64,full_table,scraped,rtt,table", "-rounds", "1", "-seconds", "0.1", "-stream", "0.1", "-mappings", "500", "-pings", "50", "-write", dir)
+	cmd := exec.Command(exe, "-paths", "ipv6,ipv4,tun,fast,stack,full,tayga", "-loads", "tcp1,udp64,full_table,scraped,rtt,table", "-rounds", "2", "-seconds", "0.1", "-stream", "0.1", "-mappings", "500", "-pings", "50", "-write", dir)
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
 	}
 	for _, want := range []string{
-		`(?m)^ratio ipv4\.tcp1 [0-9.]+$`, `(?m)^ratio tayga\.tcp1 [0-9.]+$`, `(?m)^ratio tun\.udp64 [0-9.]+$`, `(?m)^figure full\.udp64_of_tun [0-9.]+ ratio$`, `(?m)^ratio fast\.udp64 [0-9.]+$`, `(?m)^ratio full\.full_table [0-9.]+$`, `(?m)^ratio fast\.scraped [0-9.]+$`,
+		`(?m)^ratio ipv4\.tcp1 [0-9.]+$`, `(?m)^ratio tayga\.tcp1 [0-9.]+$`, `(?m)^ratio tun\.udp64 [0-9.]+$`, `(?m)^figure full\.udp64_of_tun [0-9.]+ ratio$`, `(?m)^ratio fast\.udp64 [0-9.]+$`, `(?m)^ratio stack\.tcp1 [0-9.]+$`, `(?m)^ratio full\.full_table [0-9.]+$`, `(?m)^ratio fast\.scraped [0-9.]+$`,
 		`(?m)^figure fast\.rtt_p10 [0-9.]+ us$`, `(?m)^figure table\.load_seconds [0-9.]+ s$`, `(?m)^figure table\.bytes_per_mapping [-0-9.]+ bytes$`, `(?m)^figure fast\.share `,
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {

@@ -45,6 +45,10 @@ func udpSocket(family int) (int, error) {
 	}
 	if family == syscall.AF_INET6 {
 		err = syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, syscall.IPV6_V6ONLY, 1)
+	} else {
+		// Without DF the kernel keeps an Identification for each destination, somewhere in
+		// a megabyte.
+		err = syscall.SetsockoptInt(fd, syscall.IPPROTO_IP, syscall.IP_MTU_DISCOVER, syscall.IP_PMTUDISC_DO)
 	}
 	if err == nil {
 		err = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, soRcvbufForce, 8<<20)

@@ -76,14 +76,15 @@ func (b *book) difference(k, base key) summary {
 func (b *book) has(k key) bool { return len(b.samples[k]) > 0 }
 
 // sequence is the order in which n things are done in a round: to and fro, so
-// that what drifts favours none.
+// that what drifts favours none, and each time another one is the first to go and
+// the last to come, who goes twice in a row.
 func sequence(n, round int) []int {
 	out := make([]int, n)
 	for i := range out {
-		out[i] = i
-		if round%2 == 1 {
-			out[i] = n - 1 - i
-		}
+		out[i] = (round/2 + i) % n
+	}
+	if round%2 == 1 {
+		slices.Reverse(out)
 	}
 	return out
 }

@@ -3,15 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -43,150 +41,143 @@ func cubic(_, _ string, c syscall.RawConn) (err error) {
 }
 
 // listen takes connections of both families; they inherit the congestion control.
-func listen(port int) (net.Listener, error) {
+func listen(port int) (*net.TCPListener, error) {
 	c := net.ListenConfig{Control: cubic}
-	return c.Listen(context.Background(), "tcp", fmt.Sprintf("[::]:%d", port))
+	l, err := c.Listen(context.Background(), "tcp", fmt.Sprintf("[::]:%d", port))
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
 }
 
-func listenTCP() error {
-	for port, serve := range map[int]func(*net.TCPConn){portSink: serveSink, portSource: serveSource} {
-		l, err := listen(port)
+// A stream is a connection that carries slices of traffic, one after the other and
+// either way. Both ends are told when a slice begins, and who sends it; he sends
+// chunks, the last of which is marked by its first byte. There is nothing else on the
+// connection: a message of a few bytes would shift all that follows in the kernel's
+// pages, and a copy costs many times as much if its destination is a few bytes ahead
+// of its source modulo 4096.
+type stream struct {
+	c   net.Conn
+	buf []byte // a chunk, which begins a page
+}
+
+func newStream(c net.Conn) stream { return stream{c, make([]byte, chunk)} }
+
+// lastChunk is the first byte of a slice's last chunk; of others it is 0.
+const lastChunk = 1
+
+// push sends chunks until it is time for the last one, and returns the number of
+// bytes.
+func (s stream) push(until time.Time) (sent uint64, err error) {
+	for s.buf[0] = 0; s.buf[0] != lastChunk; {
+		if !time.Now().Before(until) {
+			s.buf[0] = lastChunk
+		}
+		n, err := s.c.Write(s.buf)
+		sent += uint64(n)
+		if err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// pull reads to the end of the last chunk, and returns the number of bytes.
+func (s stream) pull() (got uint64, err error) {
+	in, last := 0, false // how far into a chunk, and whether it is the last
+	for {
+		n, err := s.c.Read(s.buf)
+		got += uint64(n)
+		for rest := s.buf[:n]; len(rest) > 0; {
+			if in == 0 {
+				last = rest[0] == lastChunk
+			}
+			some := min(chunk-in, len(rest))
+			rest = rest[some:]
+			if in += some; in == chunk {
+				in = 0
+				if last {
+					return got, nil
+				}
+			}
+		}
+		if err != nil {
+			return got, err
+		}
+	}
+}
+
+// patience is how long a stream's end waits for the other.
+const patience = 10 * time.Second
+
+// connect opens streams, in place of those that are open.
+func (e *end) connect(o order) error {
+	e.hangUp()
+	for range o.Streams {
+		d := net.Dialer{Timeout: patience, Control: cubic}
+		c, err := d.Dial("tcp", netip.AddrPortFrom(o.To.Addr(), portStream).String())
 		if err != nil {
 			return err
 		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					serve(c.(*net.TCPConn))
-				}()
-			}
-		}()
+		e.streams = append(e.streams, newStream(c))
 	}
 	return nil
 }
 
-var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
-
-// drain reads to the end without splice or WriterTo, which would cost otherwise.
-func drain(r io.Reader) (n uint64, err error) {
-	buf := buffers.Get().(*[chunk]byte)
-	defer buffers.Put(buf)
-	b := buf[:]
-	for {
-		m, err := r.Read(b)
-		n += uint64(m)
-		if errors.Is(err, io.EOF) {
-			return n, nil
+// accept takes the other end's streams, in place of those that are open.
+func (e *end) accept(o order) error {
+	e.hangUp()
+	for range o.Streams {
+		if err := e.listener.SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
 		}
+		c, err := e.listener.Accept()
 		if err != nil {
-			return n, err
+			return err
 		}
+		e.streams = append(e.streams, newStream(c))
 	}
+	return nil
 }
 
-func serveSink(c *net.TCPConn) {
-	n, err := drain(c)
-	if err == nil {
-		c.Write(binary.BigEndian.AppendUint64(nil, n))
+func (e *end) hangUp() {
+	for _, s := range e.streams {
+		s.c.Close()
 	}
+	e.streams = nil
 }
 
-// serveSource writes until the client has closed its half, and then closes its
-// own, so that each byte sent is a byte received.
-func serveSource(c *net.TCPConn) {
-	stop := make(chan struct{})
-	go func() {
-		defer close(stop)
-		drain(c)
-	}()
-	buf := buffers.Get().(*[chunk]byte)
-	defer buffers.Put(buf)
-	b := buf[:]
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-			if _, err := c.Write(b); err != nil {
-				return
-			}
-		}
-	}
-}
-
-// blast sends, or has the server send, on some streams at once.
-func blast(o order) (answer, error) {
-	port := uint16(portSink)
-	if o.Reverse {
-		port = portSource
-	}
-	var conns []*net.TCPConn
-	for range max(o.Streams, 1) {
-		d := net.Dialer{Timeout: 3 * time.Second, Control: cubic}
-		c, err := d.Dial("tcp", net.JoinHostPort(o.To.Addr().String(), strconv.Itoa(int(port))))
-		if err != nil {
-			return answer{}, err
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(time.Duration(o.Seconds*1e9) + 10*time.Second))
-		conns = append(conns, c.(*net.TCPConn))
-	}
+// slice sends, or receives, on all open streams at once.
+func (e *end) slice(o order) (answer, error) {
 	type result struct {
 		n   uint64
 		err error
 	}
-	results := make(chan result, len(conns))
+	results := make(chan result, len(e.streams))
 	start := time.Now()
-	for _, c := range conns {
+	until := start.Add(time.Duration(o.Seconds * 1e9))
+	for _, s := range e.streams {
 		go func() {
-			n, err := pushOrPull(c, o.Reverse, start.Add(time.Duration(o.Seconds*1e9)))
-			results <- result{n, err}
+			var r result
+			if r.err = s.c.SetDeadline(until.Add(patience)); r.err == nil {
+				if o.Op == "push" {
+					r.n, r.err = s.push(until)
+				} else {
+					r.n, r.err = s.pull()
+				}
+			}
+			results <- r
 		}()
 	}
 	var a answer
 	var errs []error
-	for range conns {
+	for range e.streams {
 		r := <-results
 		a.Bytes += r.n
 		errs = append(errs, r.err)
 	}
 	a.Seconds = since(start)
 	return a, errors.Join(errs...)
-}
-
-func pushOrPull(c *net.TCPConn, pull bool, until time.Time) (uint64, error) {
-	if pull {
-		timer := time.AfterFunc(time.Until(until), func() { c.CloseWrite() })
-		defer timer.Stop()
-		return drain(c)
-	}
-	buf := buffers.Get().(*[chunk]byte)
-	defer buffers.Put(buf)
-	b := buf[:]
-	var sent uint64
-	for time.Now().Before(until) {
-		n, err := c.Write(b)
-		sent += uint64(n)
-		if err != nil {
-			return sent, err
-		}
-	}
-	if err := c.CloseWrite(); err != nil {
-		return sent, err
-	}
-	var reply [8]byte
-	if _, err := io.ReadFull(c, reply[:]); err != nil {
-		return sent, fmt.Errorf("the server's count: %w", err)
-	}
-	if got := binary.BigEndian.Uint64(reply[:]); got != sent {
-		return sent, fmt.Errorf("%d bytes sent, %d received", sent, got)
-	}
-	return sent, nil
 }
 
 // serveWeb is a web server with one page of 4 KB, at any path.

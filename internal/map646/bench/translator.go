@@ -33,8 +33,7 @@ func config(s worldSpec, control, mappings, listen string, queues int) string {
 	p("control = %q", control)
 	p("linger = \"0s\"")
 	p("inside = [\"2001:db8:a::/48\"]")
-	six := s.Path == "fast66" || s.Path == "full66"
-	if !six {
+	if !s.sixes() {
 		p("pref64 = \"2001:db8:64::/96\"")
 	}
 	if mappings != "" {
@@ -44,25 +43,34 @@ func config(s worldSpec, control, mappings, listen string, queues int) string {
 	p("name = \"map646\"")
 	p("queues = %d", queues)
 	switch {
-	case six:
+	case s.sixes():
 		p("addresses = [\"2001:db8:f::ffff/64\"]")
 	case s.Table > 0:
 		p("addresses = [\"10.31.255.254/11\", \"2001:db8:64::1/96\"]")
 	default:
 		p("addresses = [\"203.0.113.254/24\", \"2001:db8:64::1/96\"]")
 	}
-	if strings.HasPrefix(s.Path, "fast") {
+	if s.fast() {
 		p("[fast]")
 		p("devices = [\"c\", \"s\"]")
 		p("pin = \"\"")
-		p("max_mappings = %d", max(2*s.Table, 1024))
+		if s.Prefix {
+			p("max_mappings = 1024")
+		} else {
+			p("max_mappings = %d", max(2*s.Table, 1024))
+		}
+		if s.stack() {
+			p("forward = \"kernel\"")
+		}
 	}
 	if listen != "" {
 		p("[metrics]")
 		p("listen = %q", listen)
 	}
 	switch {
-	case six:
+	case s.Prefix:
+		p("[[map]]\nv4 = \"%v\"\nv6 = \"%v\"", prefixV4, prefixV6)
+	case s.sixes():
 		p("[[map66]]\nservice = \"%v\"\ninside = \"%v\"", serviceV6, serverV6)
 	case s.Table == 0:
 		p("[[map]]\nv4 = \"%v\"\nv6 = \"%v\"", serviceV4, serverV6)
@@ -123,7 +131,7 @@ func (w *world) translate(ctx context.Context, binary string, queues int) (err e
 		return err
 	}
 	mappings, listen := "", ""
-	if w.spec.Table > 0 {
+	if w.spec.Table > 0 && !w.spec.Prefix {
 		mappings = filepath.Join(w.dir, "many.conf")
 		if err := writeMappings(mappings, w.spec.Table); err != nil {
 			return err

@@ -33,6 +33,9 @@ var (
 	// left out, since the network's own address is among them.
 	manyV4 = netip.MustParseAddr("10.0.1.0")
 	manyV6 = netip.MustParseAddr("2001:db8:a:1::100")
+	// One mapping that says the same.
+	prefixV4 = netip.MustParsePrefix("10.0.0.0/12")
+	prefixV6 = netip.MustParsePrefix("2001:db8:a:1::/108")
 )
 
 // many is how many mappings the big table has.
@@ -44,6 +47,8 @@ type worldSpec struct {
 	// Table is how many mappings of the big table the translator has, and no others;
 	// 0: one mapping, of the server's own address.
 	Table int
+	// Prefix: one mapping takes the place of the big table's.
+	Prefix bool
 	// MTU: frames of MTU size from both ends (no segmentation offload), GRO on at the
 	// translator's devices.
 	MTU bool
@@ -53,6 +58,8 @@ type worldSpec struct {
 
 func (s worldSpec) name() string {
 	switch {
+	case s.Prefix:
+		return s.Path + "-prefix"
 	case s.MTU:
 		return s.Path + "-mtu"
 	case s.Table > 0:
@@ -61,17 +68,24 @@ func (s worldSpec) name() string {
 	return s.Path
 }
 
+// sixes is whether the translator is one between IPv6 and IPv6.
+func (s worldSpec) sixes() bool { return strings.HasSuffix(s.Path, "66") }
+
+// fast is whether it has its fast path, stack whether the kernel's stack sends on
+// what that translates.
+func (s worldSpec) fast() bool  { return strings.HasPrefix(s.Path, "fast") || s.stack() }
+func (s worldSpec) stack() bool { return strings.HasPrefix(s.Path, "stack") }
+
 // target is where the client sends to, to reach the server.
 func (s worldSpec) target() netip.Addr {
-	switch s.Path {
-	case "ipv4":
+	switch {
+	case s.Path == "ipv4":
 		return serverV4
-	case "ipv6", "tun":
+	case s.Path == base || s.Path == "tun":
 		return serverV6
-	case "fast66", "full66":
+	case s.sixes():
 		return serviceV6
-	}
-	if s.Table > 0 {
+	case s.Table > 0:
 		return manyV4
 	}
 	return serviceV4
@@ -79,10 +93,10 @@ func (s worldSpec) target() netip.Addr {
 
 // back is where the server sends to, to reach the client.
 func (s worldSpec) back() netip.Addr {
-	switch s.Path {
-	case "ipv4":
+	switch {
+	case s.Path == "ipv4":
 		return clientV4
-	case "ipv6", "tun", "fast66", "full66":
+	case s.Path == base || s.Path == "tun" || s.sixes():
 		return clientV6
 	}
 	return clientPref
@@ -266,6 +280,8 @@ func (w *world) wire(ctx context.Context) error {
 			{"net/ipv6/ip_nonlocal_bind", "1"}, {"net/ipv4/ip_local_port_range", "10000 65000"},
 			// What a connection has learnt about the path must not help the next one.
 			{"net/ipv4/tcp_no_metrics_save", "1"},
+			// A stream's slices go on where the one before has ended.
+			{"net/ipv4/tcp_slow_start_after_idle", "0"},
 		} {
 			if err := w.ns[n].Sysctl(s[0], s[1]); err != nil {
 				return err
@@ -391,6 +407,57 @@ func (w *world) reach(a netip.Addr) error {
 		err = fmt.Errorf("%d of %d packets to %v arrived", got.Packets, sent.Packets, a)
 	}
 	return err
+}
+
+// connect opens the streams of a load.
+func (w *world) connect(load string) error {
+	o := order{To: netip.AddrPortFrom(w.spec.target(), 0), Streams: 1}
+	if load == "tcp4" {
+		o.Streams = 4
+	}
+	for _, end := range []struct {
+		op   string
+		peer *peer
+	}{{"connect", w.client}, {"accept", w.server}} {
+		o.Op = end.op
+		if _, err := end.peer.do(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) hangUp() {
+	for _, p := range []*peer{w.client, w.server} {
+		p.do(order{Op: "hangup"})
+	}
+}
+
+// slice has the open streams carry traffic for some seconds from the client to the
+// server, or from the server to the client. The work is done when it returns.
+func (w *world) slice(reverse bool, seconds float64) (answer, error) {
+	from, to := w.client, w.server
+	if reverse {
+		from, to = to, from
+	}
+	type result struct {
+		answer
+		err error
+	}
+	pulled := make(chan result, 1)
+	go func() {
+		a, err := to.do(order{Op: "pull", Seconds: seconds})
+		pulled <- result{a, err}
+	}()
+	sent, err := from.do(order{Op: "push", Seconds: seconds})
+	got := <-pulled
+	if err := errors.Join(err, got.err); err != nil {
+		return answer{}, err
+	}
+	if sent.Bytes != got.Bytes {
+		return answer{}, fmt.Errorf("%d bytes sent, %d received", sent.Bytes, got.Bytes)
+	}
+	return got.answer, nil
 }
 
 // close takes everything down; errors are about what could not be.
