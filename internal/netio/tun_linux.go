@@ -134,6 +134,14 @@ func openTUNQueue(s TUNSpec) (*TUNQueue, error) {
 func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
 	s.Queues = len(fds)
 	t := &TUN{spec: s, ns: n}
+	ok := false
+	defer func() {
+		if !ok { // the descriptors stay the caller's
+			for _, q := range t.queues {
+				unix.Close(q.bell)
+			}
+		}
+	}()
 	for _, fd := range fds {
 		unix.CloseOnExec(fd)
 		ifr, err := unix.NewIfreq("")
@@ -158,6 +166,7 @@ func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
 		}
 		t.queues = append(t.queues, q)
 	}
+	ok = true
 	t.tune()
 	return t, nil
 }

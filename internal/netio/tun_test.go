@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"widecloud/internal/netio"
@@ -253,6 +254,19 @@ func TestAdoptTUN(t *testing.T) {
 	must(t, err)
 	if _, err := ns.AdoptTUN(netio.TUNSpec{Name: "t1", Offload: true}, fds); err == nil {
 		t.Error("adopted under another name")
+	}
+	// What cannot be adopted leaves nothing open of its own.
+	open := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return len(list)
+	}
+	before := open()
+	if _, err := ns.AdoptTUN(spec, []int{fds[0], 1 << 20}); !errors.Is(err, syscall.EBADF) {
+		t.Errorf("adopted by what is no descriptor: %v", err)
+	}
+	if after := open(); after != before {
+		t.Errorf("%d descriptors, %d before", after, before)
 	}
 	must(t, tun.Close())
 	ctx, cancel := context.WithCancel(t.Context())
