@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"sync"
 )
 
 // FastEntry is a mapping with the index of its counters, which has to be below
@@ -444,14 +445,18 @@ func (f *Fast) sync(want iter.Seq[FastEntry]) error {
 // reconcile takes out of t what the kernel's table has already, and lists for
 // deletion what it should not have.
 func reconcile[K, V comparable](have fastStore[K, V], t *table[K, V], id func(V) (uint32, bool), m *moves) error {
-	at := make(map[K]int, len(t.keys))
-	for i, k := range t.keys {
-		at[k] = i
-	}
+	// Of no use, and dear, for a table that is empty yet.
+	at := sync.OnceValue(func() map[K]int {
+		at := make(map[K]int, len(t.keys))
+		for i, k := range t.keys {
+			at[k] = i
+		}
+		return at
+	})
 	done := make([]bool, len(t.keys))
 	seen := make([]bool, len(t.keys))
 	if err := have.each(func(k K, v V) {
-		i, ok := at[k]
+		i, ok := at()[k]
 		if !ok {
 			t.old = append(t.old, k)
 			return

@@ -232,10 +232,12 @@ func TestConfig(t *testing.T) {
 		{worldSpec{Path: "full"}, []string{`v4 = "203.0.113.10"`, "pref64"}, []string{"[fast]", "map66", "mappings_file"}},
 		{worldSpec{Path: "fast"}, []string{"[fast]", `devices = ["c", "s"]`}, []string{"map66"}},
 		{worldSpec{Path: "full66"}, []string{`service = "2001:db8:f::10"`}, []string{"pref64", "[[map]]", "[fast]"}},
-		{worldSpec{Path: "fast", Table: 1000}, []string{"mappings_file", "max_mappings = 2000"}, []string{"[[map]]"}},
+		{worldSpec{Path: "fast", Table: 1000}, []string{"mappings_file"}, []string{"[[map]]", "max_mappings", "forward"}},
+		{worldSpec{Path: "fast", Table: 1000, Prefix: true}, []string{`v4 = "10.0.0.0/12"`}, []string{"mappings_file"}},
+		{worldSpec{Path: "stack66"}, []string{"[fast]", `forward = "kernel"`, "map66"}, []string{"pref64"}},
 	} {
 		mappings := ""
-		if c.world.Table > 0 {
+		if c.world.Table > 0 && !c.world.Prefix {
 			mappings = "/nowhere/many.conf"
 		}
 		got := config(c.world, "/nowhere/control", mappings, "", 0)

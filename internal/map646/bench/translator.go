@@ -54,11 +54,6 @@ func config(s worldSpec, control, mappings, listen string, queues int) string {
 		p("[fast]")
 		p("devices = [\"c\", \"s\"]")
 		p("pin = \"\"")
-		if s.Prefix {
-			p("max_mappings = 1024")
-		} else {
-			p("max_mappings = %d", max(2*s.Table, 1024))
-		}
 		if s.stack() {
 			p("forward = \"kernel\"")
 		}
