@@ -178,6 +178,8 @@ func (t *TUN) tune() {
 			t.lacks = append(t.lacks, fmt.Errorf("the kernel spreads packets over the queues of %s, which costs more: %w", t.spec.Name, err))
 		}
 	}
+	// What an adopted device has would count what no reader of ours takes off.
+	t.unlimit()
 	if t.spec.Offload && t.spec.BulkBacklog > 0 {
 		if err := t.limit(t.spec.BulkBacklog); err != nil {
 			t.lacks = append(t.lacks, fmt.Errorf("as much bulk waits in %s as it has room for, which costs more: %w", t.spec.Name, err))

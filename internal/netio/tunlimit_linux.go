@@ -49,6 +49,10 @@ func (b *backlog) empty(given uint64) {
 	}
 }
 
+// unlimit takes the filter program from the device, if it has one. A kernel that knows
+// of none has none.
+func (t *TUN) unlimit() { _ = unix.IoctlSetPointerInt(t.queues[0].fd, unix.TUNSETFILTEREBPF, -1) }
+
 // limit puts bpf/backlog.c before the device. The device keeps it until it goes.
 func (t *TUN) limit(most int) error {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(objects.Backlog))

@@ -307,6 +307,21 @@ func testTUNBacklog(t *testing.T, queues int) {
 	if !programs("limit") {
 		t.Error("no program limits")
 	}
+	// Whoever takes the device over without a limit does not keep one that nobody
+	// tells what is read.
+	fds, err := tun.Descriptors()
+	must(t, err, tun.Close())
+	tun, err = ns.AdoptTUN(netio.TUNSpec{Name: "t0", Offload: true}, fds)
+	must(t, err)
+	defer tun.Close()
+	for _, q := range tun.Queues() {
+		must(t, q.Park())
+	}
+	read()
+	sendLarge()
+	if l, _ := read(); l[0]+l[len(l)-1]*(queues-1) != 5*len(large) {
+		t.Errorf("adopted without a limit: %v super-packets waited, want %d in all", l, 5*len(large))
+	}
 	must(t, tun.Close())
 	for deadline := time.Now().Add(5 * time.Second); programs("limit"); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
