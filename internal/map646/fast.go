@@ -509,7 +509,8 @@ func (d *Daemon) fastStats() *FastStats {
 		return nil
 	}
 	s := &FastStats{Attached: []string{}, Refused: map[string]string{}, Packets: map[string]uint64{}, Bytes: map[string]uint64{}, Why: d.fast.why(), Room: d.fast.room + d.fast.room6,
-		Direct: d.fast.told.direct, Hooks: d.fast.told.hooks}
+		Hooks: d.fast.told.hooks}
+	direct := d.fast.told.direct
 	for dev, why := range d.fast.unfit {
 		s.Refused[dev] = why
 	}
@@ -522,6 +523,7 @@ func (d *Daemon) fastStats() *FastStats {
 		s.Attached = a
 	}
 	s.On = s.Why == ""
+	s.Direct = s.On && direct
 	for name, n := range f.Counters() {
 		s.Packets[name], s.Bytes[name] = n.Packets, n.Bytes
 	}

@@ -190,13 +190,13 @@ func TestFastPath(t *testing.T) {
 		w.must(w.ask(socket, "fast?on=false", "", &s))
 		time.Sleep(200 * time.Millisecond)
 		off := w.stats(socket)
-		if off.Fast.On || len(off.Fast.Attached) > 0 || off.Packets["6to4"] == before.Packets["6to4"] || off.Packets["6to6"] == before.Packets["6to6"] {
+		if off.Fast.On || off.Fast.Direct || len(off.Fast.Attached) > 0 || off.Packets["6to4"] == before.Packets["6to4"] || off.Packets["6to6"] == before.Packets["6to6"] {
 			t.Errorf("turned off, round %d: %+v", i, off.Fast)
 		}
 		w.must(w.ask(socket, "fast?on=true", "", &s))
 		time.Sleep(200 * time.Millisecond)
 		on := w.stats(socket)
-		if !on.Fast.On || len(on.Fast.Attached) != 2 || on.Fast.Packets["6to4"] == off.Fast.Packets["6to4"] || on.Fast.Packets["6to6"] == off.Fast.Packets["6to6"] {
+		if !on.Fast.On || !on.Fast.Direct || len(on.Fast.Attached) != 2 || on.Fast.Packets["6to4"] == off.Fast.Packets["6to4"] || on.Fast.Packets["6to6"] == off.Fast.Packets["6to6"] {
 			t.Errorf("turned on, round %d: %+v", i, on.Fast)
 		}
 	}
