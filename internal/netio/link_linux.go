@@ -383,6 +383,8 @@ func netlinkAddr(p netip.Prefix) *netlink.Addr {
 	a := &netlink.Addr{IPNet: ipNet(p)}
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
+	} else if p.Addr().IsLinkLocalUnicast() {
+		a.Scope = unix.RT_SCOPE_LINK // no source for what goes further
 	}
 	return a
 }

@@ -235,25 +235,35 @@ func (t *TUN) Close() error {
 }
 
 // SetAddrs gives the device these addresses and takes all others but link-local
-// ones from it. New ones come before old ones go, but for an IPv6 address that
-// only gets another prefix length, which the kernel does not hold twice.
+// ones from it. New ones come before old ones go, but for an address that only
+// gets another prefix length: the kernel does not hold one of IPv6 twice, and
+// FRR's ospfd, which knows an interface by its address alone, takes the end of
+// the old length for that of both.
+//
+// A device that has had an IPv4 address keeps a link-local one, for with the last
+// one the kernel would take its IPv4 routes away.
 func (t *TUN) SetAddrs(want []netip.Prefix) error {
 	have, err := t.ns.Addrs(t.spec.Name)
 	if err != nil {
 		return err
 	}
+	is4 := func(p netip.Prefix) bool { return p.Addr().Is4() }
+	if slices.ContainsFunc(want, is4) || slices.ContainsFunc(have, is4) {
+		want = append(slices.Clone(want), linkLocal4)
+	}
 	for _, p := range want {
-		if !slices.Contains(have, p) {
-			same := func(h netip.Prefix) bool { return h.Addr() == p.Addr() }
-			if i := slices.IndexFunc(have, same); i >= 0 && p.Addr().Is6() {
-				if err := t.ns.DelAddr(t.spec.Name, have[i]); err != nil {
-					return err
-				}
-				have = slices.Delete(have, i, i+1)
-			}
-			if err := t.ns.AddAddr(t.spec.Name, p); err != nil {
+		if slices.Contains(have, p) {
+			continue
+		}
+		same := func(h netip.Prefix) bool { return h.Addr() == p.Addr() }
+		if i := slices.IndexFunc(have, same); i >= 0 {
+			if err := t.ns.DelAddr(t.spec.Name, have[i]); err != nil {
 				return err
 			}
+			have = slices.Delete(have, i, i+1)
+		}
+		if err := t.ns.AddAddr(t.spec.Name, p); err != nil {
+			return err
 		}
 	}
 	for _, p := range have {
@@ -265,6 +275,9 @@ func (t *TUN) SetAddrs(want []netip.Prefix) error {
 	}
 	return nil
 }
+
+// linkLocal4 is an address that no routing daemon tells others of (RFC 3927 §7).
+var linkLocal4 = netip.MustParsePrefix("169.254.6.46/32")
 
 // NS returns the device's namespace.
 func (t *TUN) NS() *NS { return t.ns }

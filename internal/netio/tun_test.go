@@ -14,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"widecloud/internal/netio"
 )
 
@@ -243,6 +246,21 @@ func TestAdoptTUN(t *testing.T) {
 	must(t, tun.SetAddrs([]netip.Prefix{a}), tun.SetAddrs([]netip.Prefix{netip.PrefixFrom(a.Addr(), 128)}), tun.SetAddrs([]netip.Prefix{a}))
 	if have, err := ns.Addrs("t0"); err != nil || !slices.Contains(have, a) {
 		t.Errorf("addresses %v, %v", have, err)
+	}
+	// The IPv4 routes stay when the address goes, and whatever becomes of its length.
+	four := netip.MustParsePrefix("203.0.113.1/24")
+	must(t, tun.SetAddrs([]netip.Prefix{a, four}), ns.AddRoute(netio.Route{Dst: four.Masked(), Link: "t0", Metric: 1}))
+	for _, want := range [][]netip.Prefix{{four, a}, {a}, {netip.PrefixFrom(four.Addr(), 32), a}, {four, a}} {
+		must(t, tun.SetAddrs(want))
+		if r, err := ns.RouteTo(netip.MustParseAddr("203.0.113.9"), netip.Addr{}, ""); err != nil || r.Link != "t0" {
+			t.Errorf("with %v, the route has gone: %+v, %v", want, r, err)
+		}
+		have, err := ns.Addrs("t0")
+		must(t, err)
+		have = slices.DeleteFunc(have, func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+		if d := cmp.Diff(want, have, cmpopts.EquateComparable(netip.Prefix{})); d != "" {
+			t.Errorf("addresses: %s", d)
+		}
 	}
 	for _, q := range tun.Queues() {
 		must(t, q.Park())
