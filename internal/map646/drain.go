@@ -16,13 +16,15 @@ import (
 func pid() int { return os.Getpid() }
 
 // drained is what is left of the device's addresses when their prefixes are
-// withdrawn. An address with a prefix around it stays as a host's address, for
-// it is this node's own; one that stands alone is shared with other nodes, and
-// becomes a local address on no device: packets for it are still taken, but no
-// routing daemon announces it.
+// withdrawn. One of IPv6 with a prefix around it stays as a host's address, for
+// it is this node's own. Others become local addresses on no device: packets for
+// them are still taken, but no routing daemon announces them. One that stands
+// alone is shared with other nodes. One of IPv4 would make two changes of one, the
+// second of which OSPF's routers may not hear of for seconds (RFC 2328,
+// MinLSArrival).
 func drained(addrs []netip.Prefix) (stay []netip.Prefix, locals []netip.Addr) {
 	for _, p := range addrs {
-		if p.IsSingleIP() {
+		if p.IsSingleIP() || p.Addr().Is4() {
 			locals = append(locals, p.Addr())
 		} else {
 			stay = append(stay, netip.PrefixFrom(p.Addr(), p.Addr().BitLen()))

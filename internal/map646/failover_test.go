@@ -286,6 +286,10 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 		ready("router", "-4", "203.0.113.0/24")
 		ready("router", "-6", "2001:db8:f::/64")
 		ready("inner", "-6", "2001:db8:64::/96")
+		// Routers may have heard of a prefix and not yet of its end.
+		if out := w.run("gwa", "vtysh", "--vty_socket", gws["gwa"].node.dir, "-c", "show ip ospf interface map646"); !strings.Contains(out, "203.0.113.254/24") {
+			t.Errorf("the prefix is announced no more: %s", out)
+		}
 	}
 }
 
