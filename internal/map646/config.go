@@ -45,6 +45,8 @@ type Config struct {
 	// machines still go nowhere, while the routers turn to another node. (ospf6d may
 	// take 5 s to say that the prefixes have gone.)
 	Linger time.Duration
+	// Ways are the routes without which the node withdraws its prefixes.
+	Ways []Way
 	// Fast is the way through the kernel.
 	Fast FastConfig
 	// MetricsListen is where Prometheus asks, as HOST:PORT; "": nowhere.
@@ -194,6 +196,17 @@ func (c *Config) finish() error {
 	}
 	if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil && c.MetricsListen != "" {
 		return fieldError("metrics.listen", "%q is not HOST:PORT", c.MetricsListen)
+	}
+	for i, w := range c.Ways {
+		field := fmt.Sprintf("health.route[%d]", i)
+		if !w.To.IsValid() || w.To.IsUnspecified() || w.To.Is4In6() || w.To.Zone() != "" || w.To.IsMulticast() || w.To.IsLoopback() {
+			return fieldError(field+".to", "%q is no address behind another router", w.To)
+		}
+		for j, d := range w.Devices {
+			if _, err := pathpkg.Match(d, "eth0"); err != nil || d == "" {
+				return fieldError(fmt.Sprintf("%s.devices[%d]", field, j), "bad pattern %q", d)
+			}
+		}
 	}
 	for i, d := range c.Fast.XDP {
 		if _, err := pathpkg.Match(d, "eth0"); err != nil || d == "" {

@@ -39,7 +39,7 @@ func TestReferenceConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(def, ref, cmpopts.IgnoreUnexported(map646.Config{}),
-		cmpopts.IgnoreFields(map646.Config{}, "Translation", "Addresses", "Fast.Devices", "Fast.XDP", "MetricsListen", "DNS64")); d != "" {
+		cmpopts.IgnoreFields(map646.Config{}, "Translation", "Addresses", "Ways", "Fast.Devices", "Fast.XDP", "MetricsListen", "DNS64")); d != "" {
 		t.Error(d)
 	}
 	host := func(s string) netip.Prefix {
@@ -56,6 +56,9 @@ func TestReferenceConfiguration(t *testing.T) {
 		Served:      []netip.Prefix{netip.MustParsePrefix("2001:db8:f::/64"), netip.MustParsePrefix("2001:db8:64::/96")},
 		ICMPSource4: netip.MustParseAddr("203.0.113.254"), ICMPSource6: netip.MustParseAddr("2001:db8:f::ffff"),
 		Pool4: netip.MustParsePrefix("203.0.113.240/29"), LowestIPv6MTU: 1280,
+	}
+	if d := cmp.Diff([]map646.Way{{To: netip.MustParseAddr("2001:db8:a::1"), Devices: []string{"vx-*"}}}, ref.Ways, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+		t.Error(d)
 	}
 	if !slices.Equal(ref.Fast.Devices, []string{"eth0", "vx-*"}) || ref.DNS64 == nil || ref.DNS64.Prefix != ref.Translation.Pref64 {
 		t.Errorf("fast path %+v, DNS64 %+v", ref.Fast, ref.DNS64)
@@ -115,6 +118,9 @@ inside = "2001:db8:a::10"
 		{"pref64", "private = \"yes\"\npref64", ":1: private: "},
 		{"[tun]", "[icmp]\npool4 = \"203.0.113.1/29\"\n[tun]", ":3: icmp.pool4: bad prefix"},
 		{"[tun]", "[route]\nsources = \"all\"\n[tun]", ":3: route.sources: "},
+		{"[tun]", "[[health.route]]\ndevices = [\"dc\"]\n[tun]", ":2: health.route[0].to: bad address \"\""},
+		{"[tun]", "[[health.route]]\nto = \"ff02::5\"\n[tun]", ":3: health.route[0].to: \"ff02::5\" is no address"},
+		{"[tun]", "[[health.route]]\nto = \"2001:db8:b::1\"\n[[health.route]]\nto = \"192.0.2.1\"\ndevices = [\"[\"]\n[tun]", ":6: health.route[1].devices[0]: bad pattern"},
 		{"[tun]", "[fast]\ndevices = [\"eth0\", \"[\"]\n[tun]", ":3: fast.devices[1]: bad pattern"},
 		{"[tun]", "[fast]\ndevices = [\"map*\"]\n[tun]", ":3: fast.devices[0]: \"map*\" would take"},
 		{"[tun]", "[fast]\nxdp = [\"[\"]\n[tun]", ":3: fast.xdp[0]: bad pattern"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,7 @@ type Daemon struct {
 	lastErr  string
 	draining bool
 	sick     []string // why we are not healthy
+	lacks    []string // those of it that are about routes
 	// withdrawn: the addresses are off the device, for draining or for health.
 	withdrawn bool
 	carried   carried // counted by the program before an upgrade
@@ -227,7 +229,14 @@ func (d *Daemon) begin(ns *netio.NS) (tun *netio.TUN, err error) {
 	if v, err := ns.GetSysctl("net/ipv4/conf/all/rp_filter"); err == nil && v == "1" {
 		d.log.Warn("the strict reverse path filter may drop translated packets", "sysctl", "net/ipv4/conf/all/rp_filter")
 	}
-	if err := d.place(c, d.draining); err != nil {
+	lacks := missingWays(ns, c)
+	for _, s := range lacks {
+		d.log.Warn("not announced until there is a route", "lacks", s)
+	}
+	d.mu.Lock()
+	d.lacks, d.sick = lacks, slices.Clone(lacks)
+	d.mu.Unlock()
+	if err := d.place(c, d.draining || len(lacks) > 0); err != nil {
 		return tun, err
 	}
 	if c.DNS64 != nil {

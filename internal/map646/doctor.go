@@ -80,6 +80,7 @@ func Doctor(ctx context.Context, o DoctorOptions) ([]Finding, error) {
 	d.fast()
 	d.sysctls()
 	d.devices()
+	d.ways()
 	d.addresses(running)
 	d.routing(ctx)
 	return d.list, nil
@@ -435,6 +436,17 @@ func (d *doctor) detour() {
 	}
 	if v, err := d.ns.GetSysctl("net/ipv6/fwmark_reflect"); err == nil && v == "1" {
 		d.say(FindWarn, "fwmark_reflect", "1: this node's errors about pings that took the fast path quote inside addresses", "sysctl -w net.ipv6.fwmark_reflect=0")
+	}
+}
+
+func (d *doctor) ways() {
+	for i, w := range d.c.Ways {
+		check := fmt.Sprintf("health.route[%d]", i)
+		if err := w.lack(d.ns, d.c.TUN.Name); err != nil {
+			d.say(FindBad, check, err.Error(), "the prefixes are withdrawn until it is there")
+		} else {
+			d.say(FindOK, check, "there is a way to "+w.To.String(), "")
+		}
 	}
 }
 

@@ -242,7 +242,10 @@ func TestHealth(t *testing.T) {
 		return map646.Control(ctx, socket, "stats", new(map646.Stats)) == nil && strings.Contains(addrs(), "203.0.113.254/24")
 	})
 	sick.Store(true)
-	w.until("withdrawal", 5*time.Second, func() bool { s := addrs(); return !strings.Contains(s, "/24") && !strings.Contains(s, "/96") })
+	w.until("withdrawal", 5*time.Second, func() bool {
+		s := addrs()
+		return !strings.Contains(s, "/24") && !strings.Contains(s, "/96") && w.stats(socket).Withdrawn
+	})
 	s := w.stats(socket)
 	if !s.Withdrawn || s.Draining || !slices.Contains(s.Unhealthy, "a test says so") {
 		t.Errorf("stats %+v", s)
@@ -267,6 +270,65 @@ func TestHealth(t *testing.T) {
 		return err == nil && err6 == nil
 	})
 	w.run("gw", "ip", "link", "del", "map646")
+}
+
+// TestWays: a node is announced while it has its ways to both sides, and no longer.
+func TestWays(t *testing.T) {
+	w := small(t)
+	const ways = "[[health.route]]\nto = \"2001:db8:b::1\"\ndevices = [\"dc\", \"serv*\"]\n[[health.route]]\nto = \"198.51.100.7\"\n"
+	_, path, socket := w.translator("gw", conf+ways)
+	state := func(lacks ...string) {
+		t.Helper()
+		var s map646.Stats
+		w.until(fmt.Sprintf("lack of %q", lacks), 5*time.Second, func() bool {
+			s = map646.Stats{}
+			return map646.Control(t.Context(), socket, "stats", &s) == nil && s.Withdrawn == (len(lacks) > 0) && len(s.Unhealthy) == len(lacks)
+		})
+		for i, l := range lacks {
+			if !strings.Contains(s.Unhealthy[i], l) {
+				t.Errorf("unhealthy %q, want %q", s.Unhealthy, lacks)
+			}
+		}
+		if out := w.run("gw", "ip", "addr", "show", "dev", "map646"); strings.Contains(out, "203.0.113.254/24") != (len(lacks) == 0) {
+			t.Errorf("lack of %q:\n%s", lacks, out)
+		}
+		list, err := map646.Doctor(t.Context(), map646.DoctorOptions{ConfigPath: path, NS: w.ns["gw"]})
+		w.must(err)
+		for _, l := range lacks {
+			field, why, _ := strings.Cut(l, ": ")
+			if !found(list, map646.FindBad, field, why) {
+				t.Errorf("the doctor does not say %q: %+v", l, list)
+			}
+		}
+	}
+	// What leads out by the other side, as a loop between two nodes would begin, is
+	// not the way inside.
+	state("health.route[0]: 2001:db8:b::1 leads to router, not to dc or serv*")
+	w.run("gw", "ip", "-6", "route", "add", "2001:db8:b::/64", "via", "2001:db8:a::10")
+	state()
+	w.run("gw", "ip", "-6", "route", "add", "blackhole", "2001:db8:b::1")
+	state("health.route[0]: 2001:db8:b::1 leads to a black hole")
+	w.run("gw", "ip", "route", "del", "default")
+	state("health.route[0]: ", "health.route[1]: find route to 198.51.100.7: network is unreachable")
+	w.run("gw", "ip", "-6", "route", "del", "blackhole", "2001:db8:b::1")
+	w.route("gw", "0.0.0.0/0", "192.0.2.1")
+	state()
+	w.run("gw", "ip", "addr", "add", "198.51.100.7/32", "dev", "server")
+	state("health.route[1]: 198.51.100.7 is this node itself")
+	w.run("gw", "ip", "addr", "del", "198.51.100.7/32", "dev", "server")
+	// Mapped by ourselves, it is no way.
+	w.must(map646.Control(t.Context(), socket, "drain", new(map646.Stats)))
+	w.run("gw", "ip", "route", "add", "198.51.100.7", "dev", "map646")
+	state("health.route[1]: 198.51.100.7 leads to the translator")
+	w.must(map646.Control(t.Context(), socket, "undrain", new(map646.Stats)))
+	state("health.route[1]: 198.51.100.7 leads to the translator")
+	w.run("gw", "ip", "route", "del", "198.51.100.7", "dev", "map646")
+	state()
+	w.run("server", "ip", "link", "set", "gw", "down")
+	state("health.route[0]: 2001:db8:b::1 leads to server, which has no carrier")
+	w.config(path, conf, socket)
+	w.must(map646.Control(t.Context(), socket, "reload", new(map646.Stats)))
+	state()
 }
 
 // TestDoctor finds what is wrong with a machine, also without a daemon.

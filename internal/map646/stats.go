@@ -2,6 +2,7 @@ package map646
 
 import (
 	"maps"
+	"os"
 	"slices"
 	"time"
 
@@ -85,7 +86,7 @@ func (d *Daemon) Stats() Stats {
 		Mappings: d.count4, Mappings66: d.count6, Started: d.started, Loaded: d.loaded,
 		Reloads: d.reloads + d.carried.Reloads, ReloadErrors: d.failures + d.carried.ReloadErrors, ReloadError: d.lastErr,
 		Updates: d.updates + d.carried.Updates, UpdatesRefused: d.refused + d.carried.Refused,
-		Draining: d.draining, Withdrawn: d.withdrawn, Unhealthy: slices.Clone(d.sick), PID: pid(), Upgrades: d.carried.Upgrades,
+		Draining: d.draining, Withdrawn: d.withdrawn, Unhealthy: slices.Clone(d.sick), PID: os.Getpid(), Upgrades: d.carried.Upgrades,
 	}
 	d.mu.Unlock()
 	if s.Packets == nil {

@@ -52,6 +52,12 @@ type file struct {
 		Priority int
 		Sources  string
 	} `toml:"route"`
+	Health struct {
+		Route []struct {
+			To      string
+			Devices []string
+		}
+	} `toml:"health"`
 	Fast struct {
 		Devices     []string
 		XDP         []string `toml:"xdp"`
@@ -288,6 +294,13 @@ func (f *file) apply(c *Config) error {
 		c.WholeInside = true
 	default:
 		return fieldError("route.sources", `%q is neither "mapped" nor "inside"`, f.Route.Sources)
+	}
+	for i, r := range f.Health.Route {
+		to, err := netip.ParseAddr(r.To)
+		if err != nil {
+			return fieldError(fmt.Sprintf("health.route[%d].to", i), "bad address %q", r.To)
+		}
+		c.Ways = append(c.Ways, Way{To: to, Devices: r.Devices})
 	}
 	c.Fast.Devices, c.Fast.XDP, c.Fast.Keep, c.MetricsListen = f.Fast.Devices, f.Fast.XDP, f.Fast.Keep, f.Metrics.Listen
 	c.Fast.Clsact = f.Fast.Clsact
