@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"widecloud/internal/map646"
 	"widecloud/internal/netio"
 )
 
@@ -143,6 +144,9 @@ func (f *Federation) makeDCNetwork(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.router.Setup(func(ns *netio.NS) error { return ns.AddAddr("lo", dcLoopback) }); err != nil {
+		return err
+	}
 	for _, s := range d.spec.Servers {
 		router := f.inet.Node
 		if s.At == "" {
@@ -198,6 +202,12 @@ func (d *dataCentre) config(i int, t *TranslatorStmt) translatorConfig {
 	}
 	if t.Path == "fast" {
 		c.devices = []string{"inet", "dc"}
+	}
+	// Announced only while it has its own ways to both sides: when it comes back,
+	// OSPF may bring one long before the other, or lead it through the other node.
+	c.ways = []map646.Way{
+		{To: dcLoopback.Addr(), Devices: []string{"dc"}},
+		{To: client4Addr.Addr(), Devices: []string{"inet"}}, {To: client6Addr.Addr(), Devices: []string{"inet"}},
 	}
 	if d.spec.Fill > 0 {
 		c.extra = []string{fmt.Sprintf("10.207.255.%d/12", 250+i)}
@@ -262,7 +272,7 @@ func (d *dataCentre) inetRouting() Routing {
 }
 
 func (d *dataCentre) insideRouting() Routing {
-	r := Routing{RouterID: routerID(251, 1), BFD: bfdInterval}
+	r := Routing{RouterID: routerID(251, 1), Passive: []string{"lo"}, BFD: bfdInterval}
 	for _, s := range d.spec.Servers {
 		if s.At == "" {
 			r.Passive = append(r.Passive, s.Name)
@@ -275,7 +285,6 @@ func (d *dataCentre) insideRouting() Routing {
 	}
 	r = d.routing(r, b)
 	r.Extra["zebra"] = wayOut
-	r.Extra["staticd"] += fmt.Sprintf("ipv6 route 2000::/3 %s\n", anycastVTEP)
 	return r
 }
 
@@ -366,41 +375,61 @@ func (f *Federation) staticRoutes() error {
 }
 
 // waitRoutes waits until the routers have a way to what each side needs over each
-// of the translators that are on.
+// of the translators, and gives the inside's router its way out.
 func (f *Federation) waitRoutes(ctx context.Context) error {
-	want := map[string]int{} // by device
-	for _, t := range f.dc.spec.Translators {
-		if f.dc.translators[t.Name].On() {
-			want[t.Name] = 1
-		}
+	if f.dc.spec.Routing == "static" {
+		return nil
 	}
+	common := netip.PrefixFrom(anycastVTEP, 128)
 	for _, w := range []struct {
 		node *Node
 		to   netip.Prefix
-	}{{f.inet.Node, servicePrefix4}, {f.inet.Node, servicePrefix6}, {f.dc.router, pref64}} {
-		if f.dc.spec.Routing == "static" {
-			continue
-		}
-		if err := until(ctx, 45*time.Second, func(context.Context) error {
-			ways := map[string]int{}
-			err := w.node.Inspect(func(ns *netio.NS) error {
-				routes, err := ns.Routes(0)
-				for _, r := range routes {
-					if r.Dst == w.to {
-						ways[r.Link]++
-					}
-				}
-				return err
-			})
-			if err == nil && !maps.Equal(ways, want) {
-				err = fmt.Errorf("%s has ways to %s over %v, not over %v", w.node.name, w.to, slices.Sorted(maps.Keys(ways)), slices.Sorted(maps.Keys(want)))
-			}
-			return err
-		}); err != nil {
+	}{{f.inet.Node, servicePrefix4}, {f.inet.Node, servicePrefix6}, {f.dc.router, pref64}, {f.dc.router, common}} {
+		if err := f.waitWays(ctx, w.node, w.to, 45*time.Second); err != nil {
 			return err
 		}
 	}
-	return nil
+	return f.leadOut(ctx)
+}
+
+// leadOut gives the inside's router its way out. Zebra 8.4 takes a static route for
+// unreachable that it looks at while OSPF is changing the route to its next hop,
+// and does not look again; so this comes when all is quiet, and again if it is lost.
+func (f *Federation) leadOut(ctx context.Context) (err error) {
+	out := fmt.Sprintf("ipv6 route %s %s", world6, anycastVTEP)
+	for range 5 {
+		if text, err := f.dc.router.Vtysh(ctx, "staticd", "configure terminal", "no "+out, out); err != nil {
+			return fmt.Errorf("%s: %s: %w: %s", f.dc.router.name, out, err, text)
+		}
+		if err = f.waitWays(ctx, f.dc.router, world6, 3*time.Second); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// waitWays waits until a router has a way to a prefix over each translator.
+func (f *Federation) waitWays(ctx context.Context, node *Node, to netip.Prefix, limit time.Duration) error {
+	want := map[string]int{} // by device
+	for _, t := range f.dc.spec.Translators {
+		want[t.Name] = 1
+	}
+	return until(ctx, limit, func(context.Context) error {
+		ways := map[string]int{}
+		err := node.Inspect(func(ns *netio.NS) error {
+			routes, err := ns.Routes(0)
+			for _, r := range routes {
+				if r.Dst == to {
+					ways[r.Link]++
+				}
+			}
+			return err
+		})
+		if err == nil && !maps.Equal(ways, want) {
+			err = fmt.Errorf("%s has ways to %s over %v, not over %v", node.name, to, slices.Sorted(maps.Keys(ways)), slices.Sorted(maps.Keys(want)))
+		}
+		return err
+	})
 }
 
 // dcMachine is a machine of the data centre by its name in the script; nil: none.

@@ -38,8 +38,10 @@ func trunk(s, t int) cable { return leaf(200+s, t) }
 // The data centre's plan. Its links to the Internet have public addresses, so
 // that what a router there says of itself can be translated, too.
 var (
+	world6      = netip.MustParsePrefix("2000::/3") // all that is global
 	dcPrefix    = netip.MustParsePrefix("2001:db8:a::/48")
-	dns64Addr   = netip.MustParseAddr("2001:db8:64:53::1") // of all translators
+	dcLoopback  = netip.MustParsePrefix("2001:db8:a:ffff::1/128") // of the data centre's router
+	dns64Addr   = netip.MustParseAddr("2001:db8:64:53::1")        // of all translators
 	namesAddr4  = netip.MustParseAddr("192.0.2.2")
 	namesAddr6  = netip.MustParseAddr("2001:db8:53::2")
 	fillOutside = netip.MustParsePrefix("10.192.0.0/12") // mappings of nobody's

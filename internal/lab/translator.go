@@ -29,6 +29,7 @@ type translatorConfig struct {
 	extra   []string     // more addresses for the device
 	inside  []netip.Prefix
 	devices []string // of the fast path; none: the full path takes all
+	ways    []map646.Way
 	dns64   bool
 }
 
@@ -60,6 +61,9 @@ func (c translatorConfig) text() string {
 	fmt.Fprintf(&b, "[tun]\nmtu = %d\naddresses = %s\n", c.mtu, list(append(addresses, c.extra...)))
 	if len(c.devices) > 0 {
 		fmt.Fprintf(&b, "[fast]\ndevices = %s\n", list(c.devices))
+	}
+	for _, w := range c.ways {
+		fmt.Fprintf(&b, "[[health.route]]\nto = %q\ndevices = %s\n", w.To, list(w.Devices))
 	}
 	if c.dns64 {
 		fmt.Fprintf(&b, "[dns64]\nlisten = %s\nupstream = %s\nallow_from = %s\n", list([]string{netip.AddrPortFrom(dns64Addr, 53).String()}),
