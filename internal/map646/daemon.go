@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -234,7 +233,7 @@ func (d *Daemon) begin(ns *netio.NS) (tun *netio.TUN, err error) {
 		d.log.Warn("not announced until there is a route", "lacks", s)
 	}
 	d.mu.Lock()
-	d.lacks, d.sick = lacks, slices.Clone(lacks)
+	d.lacks, d.sick = lacks, lacks
 	d.mu.Unlock()
 	if err := d.place(c, d.draining || len(lacks) > 0); err != nil {
 		return tun, err

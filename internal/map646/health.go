@@ -151,7 +151,7 @@ func (w Way) lack(ns *netio.NS, tun string) error {
 	switch {
 	case r.Link == "lo":
 		return fmt.Errorf("%v is this node itself", w.To)
-	case r.Link == tun || r.Link == "":
+	case r.Link == tun:
 		return fmt.Errorf("%v leads to the translator", w.To)
 	case len(w.Devices) > 0 && !slices.ContainsFunc(w.Devices, matches):
 		return fmt.Errorf("%v leads to %s, not to %s", w.To, r.Link, strings.Join(w.Devices, " or "))

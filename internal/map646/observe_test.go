@@ -331,6 +331,20 @@ func TestWays(t *testing.T) {
 	state()
 }
 
+// TestReloadLengths: a reload may give the device's addresses other lengths.
+func TestReloadLengths(t *testing.T) {
+	w := small(t)
+	_, path, socket := w.translator("gw", conf)
+	w.config(path, strings.NewReplacer("254/24", "254/25", "ffff/64", "ffff/60").Replace(conf), socket)
+	w.must(map646.Control(t.Context(), socket, "reload", new(map646.Stats)))
+	out := w.run("gw", "ip", "-o", "addr", "show", "dev", "map646")
+	for address, want := range map[string]int{"203.0.113.254/": 1, "203.0.113.254/25": 1, "2001:db8:f::ffff/": 1, "2001:db8:f::ffff/60": 1} {
+		if n := strings.Count(out, address); n != want {
+			t.Errorf("%d x %s:\n%s", n, address, out)
+		}
+	}
+}
+
 // TestDoctor finds what is wrong with a machine, also without a daemon.
 func TestDoctor(t *testing.T) {
 	w := small(t)

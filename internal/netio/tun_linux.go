@@ -238,7 +238,7 @@ func (t *TUN) Close() error {
 // ones from it. New ones come before old ones go, but for an address that only
 // gets another prefix length: the kernel does not hold one of IPv6 twice, and
 // FRR's ospfd, which knows an interface by its address alone, takes the end of
-// the old length for that of both.
+// the old length for that of both. Of two lengths in want, the first counts.
 //
 // A device that has had an IPv4 address keeps a link-local one, for with the last
 // one the kernel would take its IPv4 routes away.
@@ -251,11 +251,11 @@ func (t *TUN) SetAddrs(want []netip.Prefix) error {
 	if slices.ContainsFunc(want, is4) || slices.ContainsFunc(have, is4) {
 		want = append(slices.Clone(want), linkLocal4)
 	}
-	for _, p := range want {
-		if slices.Contains(have, p) {
+	for i, p := range want {
+		same := func(h netip.Prefix) bool { return h.Addr() == p.Addr() }
+		if slices.Contains(have, p) || slices.ContainsFunc(want[:i], same) {
 			continue
 		}
-		same := func(h netip.Prefix) bool { return h.Addr() == p.Addr() }
 		if i := slices.IndexFunc(have, same); i >= 0 {
 			if err := t.ns.DelAddr(t.spec.Name, have[i]); err != nil {
 				return err
@@ -276,7 +276,8 @@ func (t *TUN) SetAddrs(want []netip.Prefix) error {
 	return nil
 }
 
-// linkLocal4 is an address that no routing daemon tells others of (RFC 3927 §7).
+// linkLocal4 is for this link alone (RFC 3927 §2.7); neither OSPF nor BGP of FRR
+// tells others of it.
 var linkLocal4 = netip.MustParsePrefix("169.254.6.46/32")
 
 // NS returns the device's namespace.
