@@ -428,6 +428,22 @@ func (d *Daemon) followDevices(again bool) {
 	d.mu.Unlock()
 }
 
+// oldTablesCame tells whether the older iptables has tables that the fast path has not
+// been told of. The kernel does not say when they come; they go only with the namespace.
+func (d *Daemon) oldTablesCame() bool {
+	if d.fastPath.Load() == nil {
+		return false
+	}
+	d.mu.Lock()
+	matters, told := d.config.Fast.Forward == "auto", d.fast.told.hooks
+	d.mu.Unlock()
+	if !matters {
+		return false
+	}
+	tables, err := d.ns.OldTables()
+	return err != nil || slices.ContainsFunc(tables, func(t string) bool { return !slices.Contains(told, t) })
+}
+
 // takes tells whether a device is one that the fast path is meant for.
 func (c *Config) takes(dev string) bool {
 	return match(c.Fast.Devices, dev)

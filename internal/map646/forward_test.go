@@ -75,5 +75,8 @@ func TestForwarding(t *testing.T) {
 	forwarding(false, "IPv6 rule 99")
 	w.run("gw", "ip", "-6", "rule", "del", "priority", "99")
 	forwarding(true)
+	// Of this the kernel does not notify.
+	w.run("gw", "iptables-legacy", "-t", "mangle", "-L")
+	forwarding(false, "ip_tables mangle")
 	end()
 }

@@ -16,8 +16,20 @@ import (
 	"widecloud/internal/packet/siit"
 )
 
-// watch looks after what may change around us: devices and addresses come and
-// go, and so may our health. It ends with ctx.
+const (
+	// examineEvery is how often we look whether we are healthy.
+	examineEvery = time.Second
+	// followEvery is how often the fast path is compared with the kernel's devices,
+	// addresses and filters, in case a notification of theirs has been lost.
+	followEvery = 10 * examineEvery
+	// retryEvery is how often it tries devices again that did not fit.
+	retryEvery = 6 * followEvery
+	// settle is for how long notifications are gathered after one.
+	settle = 50 * time.Millisecond
+)
+
+// watch looks after what may change around us: devices, addresses and what has a say
+// in forwarded packets come and go, and so may our health. It ends with ctx.
 func (d *Daemon) watch(ctx context.Context) error {
 	changed, err := d.ns.Watch(ctx)
 	if err != nil {
@@ -27,15 +39,18 @@ func (d *Daemon) watch(ctx context.Context) error {
 		for range changed { // until its sender has gone, too
 		}
 	}()
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(examineEvery)
 	defer tick.Stop()
-	glance := time.NewTicker(glanceEvery)
-	defer glance.Stop()
-	for n := 0; ; {
+	for age := time.Duration(0); ; {
+		var glance <-chan time.Time
+		if d.hasWays() {
+			glance = time.After(glanceEvery)
+		}
+		follow, again := false, false
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-glance.C:
+		case <-glance:
 			if !d.waysChanged() {
 				continue
 			}
@@ -45,17 +60,28 @@ func (d *Daemon) watch(ctx context.Context) error {
 					return err
 				}
 			}
+			follow = true
 		case <-tick.C:
+			follow = age%followEvery == 0 || d.oldTablesCame()
+			again = age%retryEvery == 0
+			age += examineEvery
 		}
 		d.changing.Lock()
 		if d.tun != nil && ctx.Err() == nil {
-			d.followDevices(n%60 == 0)
+			if follow {
+				d.followDevices(again)
+			}
 			err = d.examine(ctx)
-			n++
 		}
 		d.changing.Unlock()
 		if err != nil {
 			return err
+		}
+		if follow {
+			select {
+			case <-ctx.Done():
+			case <-time.After(settle):
+			}
 		}
 	}
 }
@@ -170,6 +196,12 @@ func missingWays(ns *netio.NS, c *Config) (out []string) {
 		}
 	}
 	return out
+}
+
+func (d *Daemon) hasWays() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.config.Ways) > 0
 }
 
 // waysChanged tells whether other ways lack than when we were last examined.

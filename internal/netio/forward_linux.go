@@ -21,7 +21,7 @@ import (
 func (n *NS) ForwardHooks(protocol int) ([]string, error) {
 	var out []string
 	for _, look := range []func() ([]string, error){
-		n.nftChains, n.oldTables, func() ([]string, error) { return n.foreignRules(protocol) }, n.ipsecPolicies,
+		n.nftChains, n.OldTables, func() ([]string, error) { return n.foreignRules(protocol) }, n.ipsecPolicies,
 	} {
 		found, err := look()
 		if err != nil {
@@ -72,27 +72,26 @@ func (n *NS) ipsecPolicies() ([]string, error) {
 	return nil, nil
 }
 
-// oldTables lists the tables of iptables that are not made of nftables. They are there
-// once they have been looked at, and then see each packet.
-func (n *NS) oldTables() ([]string, error) {
+// OldTables lists the tables of iptables that are not made of nftables, as ForwardHooks
+// does. They are there once they have been looked at, and then see each packet.
+func (n *NS) OldTables() ([]string, error) {
 	var out []string
-	for _, name := range []string{"ip_tables", "ip6_tables"} {
-		var text []byte
-		err := n.Do(func() (err error) {
-			text, err = os.ReadFile("/proc/thread-self/net/" + name + "_names")
-			return err
-		})
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+	err := n.Do(func() error {
+		for _, name := range []string{"ip_tables", "ip6_tables"} {
+			text, err := os.ReadFile("/proc/thread-self/net/" + name + "_names")
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			for table := range strings.FieldsSeq(string(text)) {
+				out = append(out, name+" "+table)
+			}
 		}
-		if err != nil {
-			return nil, err
-		}
-		for table := range strings.FieldsSeq(string(text)) {
-			out = append(out, name+" "+table)
-		}
-	}
-	return out, nil
+		return nil
+	})
+	return out, err
 }
 
 // Of linux/netfilter/nf_tables.h and linux/netfilter.h.

@@ -2,6 +2,7 @@ package netio_test
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"net/netip"
 	"os"
@@ -12,10 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"widecloud/internal/netio"
 )
@@ -202,22 +201,66 @@ func TestForwardHooks(t *testing.T) {
 		}
 	}
 	// The older iptables has its tables once somebody has asked for them.
-	must(t, ns.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		var info [84]byte // struct ipt_getinfo of linux/netfilter_ipv4/ip_tables.h
-		copy(info[:], "filter")
-		size := uint32(len(info))
-		const getInfo = 64 // IPT_SO_GET_INFO
-		if _, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_IP, getInfo, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0); e != 0 {
-			return e
-		}
-		return nil
-	}))
+	run("iptables-legacy -t filter -L")
 	if d := cmp.Diff([]string{"ip_tables filter"}, hooks()); d != "" {
 		t.Errorf("iptables (-want +got):\n%s", d)
+	}
+}
+
+// Watch tells of all that ForwardHooks, Links and Addrs look at, and of nothing that
+// they do not.
+func TestWatch(t *testing.T) {
+	ns := newNS(t, "wa")
+	ctx, cancel := context.WithCancel(t.Context())
+	changed, err := ns.Watch(ctx)
+	must(t, err)
+	// told is whether a value comes; the kernel notifies before the change's call returns.
+	told := func(within time.Duration) bool {
+		select {
+		case _, ok := <-changed:
+			if !ok {
+				t.Fatal("the watch has ended")
+			}
+			return true
+		case <-time.After(within):
+			return false
+		}
+	}
+	for _, c := range []struct {
+		command string
+		silent  bool
+	}{
+		{command: "ip addr add 192.0.2.1/24 dev lo"},
+		{command: "ip addr add 2001:db8::1/64 dev lo"},
+		{command: "ip rule add from 192.0.2.7 lookup 100 priority 7"},
+		{command: "ip -6 rule add from 2001:db8::7 lookup 100 priority 7"},
+		{command: "ip route add 198.51.100.0/24 dev lo", silent: true},
+		{command: "ip -6 route add 2001:db8:1::/64 dev lo", silent: true},
+		{command: "nft add table inet fw"},
+		{command: "nft add chain inet fw f { type filter hook forward priority 0 ; policy drop ; }"},
+		{command: "nft add rule inet fw f counter"},
+		{command: "nft delete table inet fw"},
+		{command: "ip xfrm policy add src 192.0.2.0/24 dst 198.51.100.0/24 dir out tmpl src 192.0.2.1 dst 198.51.100.1 proto esp mode tunnel"},
+		{command: "ip -6 rule del priority 7"},
+		{command: "ip addr del 192.0.2.1/24 dev lo"},
+		{command: "ip link add d0 type veth peer name d1"},
+		{command: "ip link del d0"},
+	} {
+		for told(300 * time.Millisecond) { // of what came before
+		}
+		f := strings.Fields(c.command)
+		if out, err := output(t, ns, f[0], f[1:]...); err != nil {
+			t.Fatalf("%s: %v\n%s", c.command, err, out)
+		}
+		within := 5 * time.Second
+		if c.silent {
+			within = 300 * time.Millisecond
+		}
+		if got := told(within); got == c.silent {
+			t.Errorf("%s: told %v", c.command, got)
+		}
+	}
+	cancel()
+	for range changed {
 	}
 }

@@ -2,59 +2,76 @@ package netio
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
-// Watch returns a channel that gets a value soon after a device or an address
-// of the namespace has come, changed or gone; many changes in a row may give
-// one. It is closed when ctx ends, or when the kernel's notifications end.
+// watched are the kernel's notifications that Watch listens to.
+var watched = []struct {
+	what     string
+	protocol int
+	groups   []uint
+}{
+	{"devices, addresses and rules", unix.NETLINK_ROUTE, []uint{
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	}},
+	{"nftables", unix.NETLINK_NETFILTER, []uint{unix.NFNLGRP_NFTABLES}},
+	{"IPsec policies", unix.NETLINK_XFRM, []uint{nl.XFRMNLGRP_POLICY}},
+}
+
+// Watch returns a channel that gets a value soon after something has come, changed or
+// gone in the namespace that Links, Addrs or ForwardHooks tell of, but for the tables of
+// the older iptables (OldTables), of which the kernel says nothing; many changes in a
+// row may give one. It is closed when ctx ends, or when one of the kernel's
+// notifications ends.
 func (n *NS) Watch(ctx context.Context) (<-chan struct{}, error) {
-	out, done := make(chan struct{}, 1), make(chan struct{})
-	links, addrs := make(chan netlink.LinkUpdate), make(chan netlink.AddrUpdate)
-	ignore := func(error) {} // an overrun: the next notification brings a fresh look
-	stop := func() {
-		close(done)
-		go func() {
-			for range links {
-			}
-		}()
-		go func() {
-			for range addrs {
-			}
-		}()
+	out := make(chan struct{}, 1)
+	var sockets []*nl.NetlinkSocket
+	hangUp := func() {
+		for _, s := range sockets {
+			s.Close()
+		}
 	}
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &n.fd, ErrorCallback: ignore}); err != nil {
-		return nil, fmt.Errorf("watch devices: %w", err)
+	for _, w := range watched {
+		s, err := nl.SubscribeAt(n.fd, netns.None(), w.protocol, w.groups...)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			continue // a kernel without it has none of them
+		}
+		if err != nil {
+			hangUp()
+			return nil, fmt.Errorf("watch %s: %w", w.what, err)
+		}
+		sockets = append(sockets, s)
 	}
-	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &n.fd, ErrorCallback: ignore}); err != nil {
-		close(addrs)
-		stop()
-		return nil, fmt.Errorf("watch addresses: %w", err)
+	ctx, end := context.WithCancel(ctx)
+	context.AfterFunc(ctx, hangUp)
+	var readers sync.WaitGroup
+	for _, s := range sockets {
+		readers.Go(func() {
+			defer end() // of the others, too
+			for {
+				// What was lost (ENOBUFS) is a change, too.
+				if _, _, err := s.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+					return
+				}
+				select {
+				case out <- struct{}{}:
+				default:
+				}
+			}
+		})
 	}
 	go func() {
-		defer close(out)
-		defer stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case _, ok := <-links:
-				if !ok {
-					return
-				}
-			case _, ok := <-addrs:
-				if !ok {
-					return
-				}
-			}
-			select {
-			case out <- struct{}{}:
-			default:
-			}
-		}
+		defer end()
+		readers.Wait()
+		close(out)
 	}()
 	return out, nil
 }
