@@ -66,6 +66,7 @@ func (c *statsCmd) Run(ctx context.Context) error {
 	}
 	counters("full", s.Packets, s.Bytes)
 	line("icmp errors", "%d sent, %d withheld", s.ICMPSent, s.ICMPLimited)
+	line("joined datagrams", "%d", s.Joined)
 	line("failed writes", "%d", s.WriteErrors)
 	for i, n := range s.QueuePackets {
 		line(fmt.Sprintf("queue %d", i), "%d packets", n)

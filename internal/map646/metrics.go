@@ -65,6 +65,7 @@ var (
 	descPackets        = desc("packets_total", "IP packets by path and outcome; a super-packet is one.", "path", "outcome")
 	descBytes          = desc("bytes_total", "Bytes of IP packets, as they came in.", "path", "outcome")
 	descICMP           = desc("icmp_errors_total", "ICMP errors of the translator's own.", "outcome")
+	descJoined         = desc("joined_total", "Datagrams of the full path that went on in the super-packet of the one before them.")
 	descWriteErrors    = desc("write_errors_total", "Packets that the device did not take.")
 	descMappingPackets = desc("mapping_packets_total", "Packets of the busiest mappings.", "outside", "direction")
 	descMappingBytes   = desc("mapping_bytes_total", "Bytes of the busiest mappings.", "outside", "direction")
@@ -80,7 +81,7 @@ var (
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descPackets, descBytes, descICMP, descWriteErrors, descMappingPackets, descMappingBytes, descMappings,
+	for _, d := range []*prometheus.Desc{descPackets, descBytes, descICMP, descJoined, descWriteErrors, descMappingPackets, descMappingBytes, descMappings,
 		descUpdates, descReloads, descAttached, descDirect, descDraining, descHealthy, descQueue, descLoaded} {
 		ch <- d
 	}
@@ -119,6 +120,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(descICMP, s.ICMPSent, "sent")
 	counter(descICMP, s.ICMPLimited, "limited")
+	counter(descJoined, s.Joined)
 	counter(descWriteErrors, s.WriteErrors)
 	gauge(descMappings, float64(s.Mappings), "4")
 	gauge(descMappings, float64(s.Mappings66), "6")

@@ -20,6 +20,7 @@ type queue struct {
 	packets, bytes [siit.NumReasons]atomic.Uint64
 	icmpSent       atomic.Uint64
 	icmpLimited    atomic.Uint64
+	joined         atomic.Uint64
 	writeErrors    atomic.Uint64
 	mappings       mappingCounters
 
@@ -103,15 +104,25 @@ func count(c *atomic.Uint64, n uint64) { c.Store(c.Load() + n) }
 
 // run reads until the device is closed or parked; nil then.
 func (q *queue) run(dev *netio.TUNQueue) error {
-	buf := make([]byte, siit.Headroom+1<<16+64)
+	const size = siit.Headroom + 1<<16 + 64
+	buf, spare := make([]byte, size), make([]byte, size)
 	reply := make([]byte, netio.VNetHeaderLen, netio.VNetHeaderLen+1280)
-	var p siit.Packet // here, for it escapes
+	// Here, for they escape.
+	var p siit.Packet
+	var train siit.Train // it waits for nothing: only what is there already can join
 	for {
-		n, h, err := dev.Read(buf, siit.Headroom)
-		if errors.Is(err, os.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
-		}
+		n, h, err := dev.ReadNow(buf, siit.Headroom)
 		if err != nil {
+			q.depart(dev, &train)
+			if err == netio.ErrEmpty {
+				err = dev.Wait()
+			}
+			switch {
+			case err == nil:
+				continue
+			case errors.Is(err, os.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded):
+				return nil
+			}
 			return err
 		}
 		p = siit.Packet{Buf: buf, Off: siit.Headroom, Len: n, Offload: siit.Offload(h)}
@@ -122,9 +133,18 @@ func (q *queue) run(dev *netio.TUNQueue) error {
 		if v.Mapping != siit.NoEntry {
 			q.mappings.count(v.Mapping, v.Outbound, n)
 		}
+		if v.Action == siit.Send && train.Join(&p) {
+			count(&q.joined, 1)
+			continue
+		}
+		q.depart(dev, &train) // nothing overtakes it
 		switch v.Action {
 		case siit.Send:
-			q.wrote(dev.Write(buf, p.Off, p.Len, netio.VNetHeader(p.Offload)))
+			if dev.USO() && train.Start(&p) {
+				buf, spare = spare, buf
+				break
+			}
+			q.wrote(1, dev.Write(buf, p.Off, p.Len, netio.VNetHeader(p.Offload)))
 		case siit.SendFragments:
 			for it := t.Fragments(&p); ; {
 				piece, ok := it.Next()
@@ -133,7 +153,7 @@ func (q *queue) run(dev *netio.TUNQueue) error {
 				}
 				// The virtio-net header goes before the piece, where the end of the
 				// piece before it was.
-				q.wrote(dev.Write(buf, piece.Off, piece.Len, netio.VNetHeader{}))
+				q.wrote(1, dev.Write(buf, piece.Off, piece.Len, netio.VNetHeader{}))
 			}
 		case siit.Reject:
 			e := t.AppendError(reply, p.Bytes(), v.Error)
@@ -145,16 +165,26 @@ func (q *queue) run(dev *netio.TUNQueue) error {
 				break
 			}
 			count(&q.icmpSent, 1)
-			q.wrote(dev.Write(e, len(reply), len(e)-len(reply), netio.VNetHeader{}))
+			q.wrote(1, dev.Write(e, len(reply), len(e)-len(reply), netio.VNetHeader{}))
 		}
 	}
 }
 
-// wrote counts a failed write. The device refuses packets while it is down, and
-// nonsensical ones; neither is a reason to stop.
-func (q *queue) wrote(err error) {
+// depart writes the train, if there is one.
+func (q *queue) depart(dev *netio.TUNQueue, train *siit.Train) {
+	n := train.Len()
+	if n == 0 {
+		return
+	}
+	p := train.Packet()
+	q.wrote(n, dev.Write(p.Buf, p.Off, p.Len, netio.VNetHeader(p.Offload)))
+}
+
+// wrote counts a failed write of n packets. The device refuses packets while it is down,
+// and nonsensical ones; neither is a reason to stop.
+func (q *queue) wrote(n int, err error) {
 	if err != nil && !errors.Is(err, fs.ErrClosed) {
-		count(&q.writeErrors, 1)
+		count(&q.writeErrors, uint64(n))
 	}
 }
 

@@ -21,7 +21,9 @@ type Stats struct {
 	QueuePackets []uint64 `json:"queue_packets"`
 	ICMPSent     uint64   `json:"icmp_sent"`
 	ICMPLimited  uint64   `json:"icmp_limited"`
-	WriteErrors  uint64   `json:"write_errors"`
+	// Joined datagrams went on in the super-packet of the one before them.
+	Joined      uint64 `json:"joined"`
+	WriteErrors uint64 `json:"write_errors"`
 
 	// Fast is the path through the kernel; nil: it is not configured.
 	Fast *FastStats `json:"fast,omitempty"`
@@ -54,11 +56,12 @@ type TableEntry struct {
 
 // carried are counters that a program before this one has left.
 type carried struct {
-	Packets, Bytes                     map[string]uint64
-	ICMPSent, ICMPLimited, WriteErrors uint64
-	Reloads, ReloadErrors              uint64
-	Updates, Refused                   uint64
-	Upgrades                           int
+	Packets, Bytes        map[string]uint64
+	ICMPSent, ICMPLimited uint64
+	Joined, WriteErrors   uint64
+	Reloads, ReloadErrors uint64
+	Updates, Refused      uint64
+	Upgrades              int
 	// Mappings by the text of their Outside.
 	Mappings map[string]MappingCount
 }
@@ -74,6 +77,7 @@ func (c *carried) add(s Stats) {
 	}
 	c.ICMPSent += s.ICMPSent
 	c.ICMPLimited += s.ICMPLimited
+	c.Joined += s.Joined
 	c.WriteErrors += s.WriteErrors
 }
 
@@ -82,7 +86,7 @@ func (d *Daemon) Stats() Stats {
 	d.mu.Lock()
 	s := Stats{
 		Device: d.config.TUN.Name, Packets: maps.Clone(d.carried.Packets), Bytes: maps.Clone(d.carried.Bytes),
-		ICMPSent: d.carried.ICMPSent, ICMPLimited: d.carried.ICMPLimited, WriteErrors: d.carried.WriteErrors,
+		ICMPSent: d.carried.ICMPSent, ICMPLimited: d.carried.ICMPLimited, Joined: d.carried.Joined, WriteErrors: d.carried.WriteErrors,
 		Mappings: d.count4, Mappings66: d.count6, Started: d.started, Loaded: d.loaded,
 		Reloads: d.reloads + d.carried.Reloads, ReloadErrors: d.failures + d.carried.ReloadErrors, ReloadError: d.lastErr,
 		Updates: d.updates + d.carried.Updates, UpdatesRefused: d.refused + d.carried.Refused,
@@ -104,6 +108,7 @@ func (d *Daemon) Stats() Stats {
 		s.QueuePackets = append(s.QueuePackets, all)
 		s.ICMPSent += q.icmpSent.Load()
 		s.ICMPLimited += q.icmpLimited.Load()
+		s.Joined += q.joined.Load()
 		s.WriteErrors += q.writeErrors.Load()
 	}
 	return s

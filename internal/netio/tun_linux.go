@@ -14,9 +14,10 @@ import (
 // §5.1.6) that precedes each packet of a TUN with offload.
 const VNetHeaderLen = 10
 
-// VNetHeader is that header. The zero value says nothing about the packet.
+// VNetHeader is that header. The zero value says nothing about the packet. DataValid
+// (VIRTIO_NET_HDR_F_DATA_VALID) is what a device says; Write does not.
 type VNetHeader struct {
-	NeedsCsum             bool
+	NeedsCsum, DataValid  bool
 	GSOType               uint8
 	HdrLen, GSOSize       uint16
 	CsumStart, CsumOffset uint16
@@ -109,13 +110,6 @@ func openTUNQueue(s TUNSpec) (*TUNQueue, error) {
 	if err == nil {
 		ifr.SetUint16(flags)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
-	}
-	if err == nil && s.Offload {
-		const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
-		// USO is younger (Linux 6.2); without it UDP comes in single packets.
-		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|unix.TUN_F_USO4|unix.TUN_F_USO6); errors.Is(err, unix.EINVAL) {
-			err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso)
-		}
 	}
 	var q *TUNQueue
 	if err == nil {

@@ -25,8 +25,8 @@ import (
 // meanwhile. Whoever has n queues gives the runtime n processors more than it
 // would have (runtime.GOMAXPROCS), or other goroutines may wait for patience.
 type TUNQueue struct {
-	name    string
-	offload bool
+	name         string
+	offload, uso bool
 
 	inUse sync.RWMutex // for writing: to close the descriptors
 	fd    int
@@ -59,9 +59,29 @@ func newTUNQueue(fd int, s TUNSpec) (*TUNQueue, error) {
 		return nil, fmt.Errorf("make eventfd: %w", err)
 	}
 	q := &TUNQueue{name: "tun " + s.Name, offload: s.Offload, fd: fd, bell: bell, bulk: bulk{bulkNice: s.BulkNice}}
+	if s.Offload {
+		if q.uso, err = setOffload(fd); err != nil {
+			unix.Close(bell)
+			return nil, fmt.Errorf("set offload: %w", err)
+		}
+	}
 	q.wait = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(bell), Events: unix.POLLIN}}
 	return q, nil
 }
+
+// setOffload has super-packets cross the device, of UDP, too, if the kernel knows such (uso).
+func setOffload(fd int) (uso bool, err error) {
+	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso|unix.TUN_F_USO4|unix.TUN_F_USO6)
+	if !errors.Is(err, unix.EINVAL) {
+		return err == nil, err
+	}
+	// USO is younger (Linux 6.2); without it UDP comes in single packets.
+	return false, unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tso)
+}
+
+// USO tells whether super-packets of UDP may be written, and may be read.
+func (q *TUNQueue) USO() bool { return q.uso }
 
 // use keeps the descriptors open until inUse.RUnlock.
 func (q *TUNQueue) use(op string) error {
@@ -133,10 +153,26 @@ func (q *TUNQueue) duplicate() (int, error) {
 	return unix.FcntlInt(uintptr(q.fd), unix.F_DUPFD, 3)
 }
 
+// ErrEmpty is that no packet waits.
+var ErrEmpty = errors.New("no packet waits")
+
 // Read reads one packet to buf[off:], using the VNetHeaderLen bytes before it,
-// and returns its length. With a BulkNice it may lock the calling goroutine to its
-// thread for good; the thread ends with it.
+// and returns its length; it waits for one. With a BulkNice it may lock the calling
+// goroutine to its thread for good; the thread ends with it.
 func (q *TUNQueue) Read(buf []byte, off int) (int, VNetHeader, error) {
+	for {
+		n, h, err := q.ReadNow(buf, off)
+		if err != ErrEmpty {
+			return n, h, err
+		}
+		if err := q.Wait(); err != nil {
+			return 0, h, err
+		}
+	}
+}
+
+// ReadNow is Read, but returns ErrEmpty, as it is, instead of waiting.
+func (q *TUNQueue) ReadNow(buf []byte, off int) (int, VNetHeader, error) {
 	var h VNetHeader
 	if !q.offload {
 		n, err := q.read(buf[off:])
@@ -151,7 +187,7 @@ func (q *TUNQueue) Read(buf []byte, off int) (int, VNetHeader, error) {
 	}
 	v := buf[off-VNetHeaderLen : off]
 	h = VNetHeader{
-		NeedsCsum: v[0]&1 != 0, GSOType: v[1],
+		NeedsCsum: v[0]&1 != 0, DataValid: v[0]&2 != 0, GSOType: v[1],
 		HdrLen: binary.NativeEndian.Uint16(v[2:]), GSOSize: binary.NativeEndian.Uint16(v[4:]),
 		CsumStart: binary.NativeEndian.Uint16(v[6:]), CsumOffset: binary.NativeEndian.Uint16(v[8:]),
 	}
@@ -163,15 +199,15 @@ func (q *TUNQueue) read(buf []byte) (int, error) {
 		return 0, err
 	}
 	defer q.inUse.RUnlock()
+	switch q.state.Load() {
+	case queueParked:
+		q.leave()
+		return 0, q.fail("read", os.ErrDeadlineExceeded)
+	case queueClosed:
+		return 0, q.fail("read", os.ErrClosed)
+	}
+	given := q.given()
 	for {
-		switch q.state.Load() {
-		case queueParked:
-			q.leave()
-			return 0, q.fail("read", os.ErrDeadlineExceeded)
-		case queueClosed:
-			return 0, q.fail("read", os.ErrClosed)
-		}
-		given := q.given()
 		n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
 		switch e {
 		case 0:
@@ -183,14 +219,25 @@ func (q *TUNQueue) read(buf []byte) (int, error) {
 			return int(n), nil
 		case unix.EAGAIN:
 			q.empty(given)
-			if err := q.await(); err != nil {
-				return 0, q.fail("wait for", err)
-			}
+			return 0, ErrEmpty
 		case unix.EINTR:
 		default:
 			return 0, q.fail("read", e)
 		}
 	}
+}
+
+// Wait returns when ReadNow may have something else to say than ErrEmpty. It may
+// return early. It is for the goroutine that reads.
+func (q *TUNQueue) Wait() error {
+	if err := q.use("wait"); err != nil {
+		return err
+	}
+	defer q.inUse.RUnlock()
+	if err := q.await(); err != nil {
+		return q.fail("wait for", err)
+	}
+	return nil
 }
 
 // await returns when there is a packet, the bell has rung, or there is reason to

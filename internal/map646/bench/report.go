@@ -258,7 +258,8 @@ var legend = fmt.Sprintf(`- `+"`ipv6`, `ipv4`"+`: plain forwarding. `+"`fast`"+`
 - `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB; paths take turns of %g s on connections that last for the round. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
   the translator's devices.
 - `+"`udp64`"+`: datagrams of %d bytes, 10,000 a second, four at a time; `+"`udp64_single`"+`: one at a time (each wakes everybody on its way, which is dear
-  without a translator, too); `+"`udp64_burst`"+`: 32 at a time (a translator's own share shows most).
+  without a translator, too); `+"`udp64_burst`"+`: 32 at a time (a translator's own share shows most). They are all of one flow, and those that wait together go through map646's
+  full path as one super-packet; `+"`full_table`"+`'s and `+"`scraped`"+`'s are of many, and do not.
 - `+"`web`"+`: wrk against a web server written in Go, page of 4 KB; mean of what a request costs on 16 connections of one request each and on 4 long ones.
 `, chunk>>10, turn, payload)
 

@@ -19,7 +19,9 @@ const (
 type Offload struct {
 	// NeedsCsum: the field at CsumStart+CsumOffset holds the bare sum of the
 	// pseudo-header.
-	NeedsCsum             bool
+	NeedsCsum bool
+	// DataValid: a device has found the checksum right.
+	DataValid             bool
 	GSOType               uint8
 	HdrLen, GSOSize       uint16
 	CsumStart, CsumOffset uint16
