@@ -117,12 +117,12 @@ func TestChoose(t *testing.T) {
 }
 
 func TestPlan(t *testing.T) {
-	good := plan{Paths: allPaths, Loads: allLoads, Rounds: 10, Seconds: 1, Stream: 2, Mappings: many, Rate: 10_000, Burst: 4, Pings: 100}
+	good := plan{Paths: allPaths, Loads: allLoads, Rounds: 10, Seconds: 1, Stream: 2, Turn: .1, Mappings: many, Rate: 10_000, Burst: 4, Pings: 100}
 	if err := good.check(); err != nil {
 		t.Fatal(err)
 	}
 	for field, spoil := range map[string]func(*plan){
-		"rounds": func(p *plan) { p.Rounds = 0 }, "seconds": func(p *plan) { p.Seconds = math.NaN() }, "stream": func(p *plan) { p.Stream = 0 }, "mappings": func(p *plan) { p.Mappings = many + 1 },
+		"rounds": func(p *plan) { p.Rounds = 0 }, "seconds": func(p *plan) { p.Seconds = math.NaN() }, "stream": func(p *plan) { p.Stream = 0 }, "turn": func(p *plan) { p.Turn = 3 }, "mappings": func(p *plan) { p.Mappings = many + 1 },
 		"rate": func(p *plan) { p.Rate = 1 << 30 }, "burst": func(p *plan) { p.Burst = 0 }, "pings": func(p *plan) { p.Pings = 1 }, "queues": func(p *plan) { p.Queues = -1 },
 	} {
 		bad := good

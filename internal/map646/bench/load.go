@@ -113,13 +113,10 @@ func (r *run) sample(ctx context.Context, j job, round int) error {
 	return fmt.Errorf("no load %q", j.Load)
 }
 
-// turn is how long a stream's traffic on one path lasts before it is another one's
-// turn, in seconds. What streams cost changes from second to second (how far a
-// receiver lags, what others do to the caches), so paths are compared within less.
-const turn = .1
-
 // streams has a group of jobs take turns, on connections that last for the round, and
-// books what each has cost in all.
+// books what each has cost in all. What streams cost changes from second to second (how
+// far a receiver lags, what others do to the caches), so paths are compared within less;
+// but the shorter a turn, the more of it is the streams' start after their rest.
 func (r *run) streams(ctx context.Context, group []job, round int) error {
 	for _, j := range group {
 		w := r.worlds[j.World]
@@ -128,7 +125,7 @@ func (r *run) streams(ctx context.Context, group []job, round int) error {
 			return fmt.Errorf("%s.%s: %w", j.Path, j.Load, err)
 		}
 	}
-	turns := max(1, int(r.plan.Stream/turn+.5))
+	turns := max(1, int(r.plan.Stream/r.plan.Turn+.5))
 	sums := make([]struct{ cpu, daemon, bytes, seconds float64 }, len(group))
 	// In the first turn, which is not counted, the windows grow.
 	for t := range turns + 1 {

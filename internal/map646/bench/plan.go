@@ -25,6 +25,7 @@ type plan struct {
 	Rounds       int
 	Seconds      float64 // of a sample
 	Stream       float64 // of TCP streams on a path in a round
+	Turn         float64 // of TCP streams on a path, before it is another one's turn
 	Mappings     int     // in the big table
 	Rate         int     // of small packets, a second
 	Burst        int     // of small packets
@@ -59,6 +60,8 @@ func (p plan) check() error {
 		return fmt.Errorf("seconds: %v is not from 0.05 to 60", p.Seconds)
 	case !(p.Stream >= 0.05 && p.Stream <= 60):
 		return fmt.Errorf("stream: %v is not from 0.05 to 60", p.Stream)
+	case !(p.Turn >= 0.05 && p.Turn <= p.Stream):
+		return fmt.Errorf("turn: %v is not from 0.05 to stream, %v", p.Turn, p.Stream)
 	case p.Mappings < 2 || p.Mappings > many:
 		return fmt.Errorf("mappings: %d is not from 2 to %d", p.Mappings, many)
 	case p.Rate < 100 || p.Rate > 500_000:

@@ -255,13 +255,13 @@ const seed = `| 2011 | plain IPv4 | plain IPv6 | map646 | kernel NAT64 (Ecdysis)
 var legend = fmt.Sprintf(`- `+"`ipv6`, `ipv4`"+`: plain forwarding. `+"`fast`"+`: map646 with its eBPF program. `+"`stack`"+`: the same, but the kernel's stack sends on what
   that has translated (`+"`fast.forward`"+`). `+"`full`"+`: map646 by its TUN device alone. `+"`fast66`, `stack66`, `full66`"+`: the same, 1:1 between IPv6 addresses. `+"`tayga`"+`: TAYGA of Debian. `+"`tun`"+`: a TUN device like map646's, and a loop that puts IPv6 packets back as it
   read them, two system calls each, without the priority that map646 gives a reader of super-packets.
-- `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB; paths take turns of %g s on connections that last for the round. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
+- `+"`tcp1`"+`: one stream to the server; `+"`tcp1r`"+`: from it; `+"`tcp4`"+`: four at once; writes of %d KB; paths take turns on connections that last for the round. `+"`tcp_mtu`"+`: one stream in frames of MTU size, GRO on at
   the translator's devices.
 - `+"`udp64`"+`: datagrams of %d bytes, 10,000 a second, four at a time; `+"`udp64_single`"+`: one at a time (each wakes everybody on its way, which is dear
   without a translator, too); `+"`udp64_burst`"+`: 32 at a time (a translator's own share shows most). They are all of one flow, and those that wait together go through map646's
   full path as one super-packet; `+"`full_table`"+`'s and `+"`scraped`"+`'s are of many, and do not.
 - `+"`web`"+`: wrk against a web server written in Go, page of 4 KB; mean of what a request costs on 16 connections of one request each and on 4 long ones.
-`, chunk>>10, turn, payload)
+`, chunk>>10, payload)
 
 func (r *report) ratios() string {
 	return r.grid(ratioLoads, func(path, load string) string {
