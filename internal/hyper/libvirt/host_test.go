@@ -93,7 +93,14 @@ func newHost(t testing.TB, name string) *host {
 	if err := h.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(h.powerOff)
+	t.Cleanup(func() {
+		if t.Failed() && h.pid != 0 {
+			// The first thing that is asked of a guest that is gone.
+			logs, _ := h.in("sh", "-c", "tail -n 30 /var/log/libvirt/qemu/*.log /var/log/libvirt/libvirtd.log 2>&1").CombinedOutput()
+			t.Logf("logs of %s:\n%s", name, logs)
+		}
+		h.powerOff()
+	})
 	children := fmt.Sprintf("/proc/%d/task/%d/children", h.cmd.Process.Pid, h.cmd.Process.Pid)
 	until(t, "host "+name, func() bool {
 		b, _ := os.ReadFile(children)

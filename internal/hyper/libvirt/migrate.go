@@ -335,27 +335,28 @@ func cancelled(ctx context.Context) error {
 	return err
 }
 
-// abort asks libvirtd to end the job until Perform comes back. While the copy is being set up libvirtd may have no job to
-// abort yet, so it is asked again; the streams are cut after a while, which ends it in any case.
+// abort ends Perform by cutting the streams, as a broken network does: then QEMU's migration fails in one thread, which takes
+// the disks back before the guest runs on. Libvirtd is only asked to end the job if that is not enough, for it cancels, and a
+// QEMU (7.2) that is cancelled in its last step, with the disks given away already, may start the guest before it has them back,
+// and dies of the guest's next write ("Assertion `!(bs->open_flags & BDRV_O_INACTIVE)' failed").
 func (d *Driver) abort(ctx context.Context, f *flight, r *relay, done <-chan error) error {
+	r.cut(context.Cause(ctx))
 	if errors.Is(context.Cause(ctx), hyper.ErrUnreachable) {
-		r.cut(context.Cause(ctx)) // the driver was closed: as if the process had died
-		return <-done
+		return <-done // the driver was closed: as if the process had died
 	}
-	const again, cutAfter, dropAfter = 100 * time.Millisecond, 20, 300
+	const again, askAfter, dropAfter = 100 * time.Millisecond, 20, 300
 	tick := time.NewTicker(again)
 	defer tick.Stop()
 	for n := 0; ; n++ {
-		short, cancel := context.WithTimeout(d.over, d.o.Patience)
-		err := d.onDomain(short, f.vm, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error { return l.DomainAbortJob(dom) })
-		cancel()
-		if err != nil {
-			d.log.Debug("abort of a migration", "vm", f.vm, "err", err)
+		if n >= askAfter {
+			short, cancel := context.WithTimeout(d.over, d.o.Patience)
+			err := d.onDomain(short, f.vm, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error { return l.DomainAbortJob(dom) })
+			cancel()
+			if err != nil {
+				d.log.Debug("abort of a migration", "vm", f.vm, "err", err)
+			}
 		}
-		switch n {
-		case cutAfter:
-			r.cut(context.Cause(ctx))
-		case dropAfter:
+		if n == dropAfter {
 			f.link.close()
 		}
 		select {
