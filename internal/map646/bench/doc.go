@@ -4,12 +4,13 @@
 // Each path (ipv6, ipv4, tun, fast, stack, full, fast66, stack66, full66, tayga) has a
 // world of its own: three network namespaces (client, translator, server) joined by
 // two cables, the same for all paths, so that nothing that one path needs in the
-// kernel (policy rules, hooks) is paid for by another. Those without a big table are
-// made anew for each round. A load is measured on every path, one after the other for
-// a second or so each, and the next round goes through the paths in the reverse
+// kernel (policy rules, hooks) is paid for by another. They are
+// made anew for each round, those with a big table for each third. A load is measured on
+// every path, one after the other, and the next round goes through the paths in the reverse
 // order. TCP streams last for a round, and paths take turns of a tenth of a second on
 // them: what a stream costs changes within seconds, and one sample each of streams of
-// their own gave medians that differed by 0.15 between runs. A ratio is that of two
+// their own gave medians that differed by 0.15 between runs. Small packets come in turns
+// of a fifth of a second. A ratio is that of two
 // samples of the same round; what is reported is the median of the rounds' ratios and
 // their quartiles.
 //

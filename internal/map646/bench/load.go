@@ -68,35 +68,8 @@ func (r *run) bookCost(j job, round int, all, daemon, per float64) {
 func (r *run) sample(ctx context.Context, j job, round int) error {
 	w := r.worlds[j.World]
 	switch j.Load {
-	case "udp64":
-		return r.udp(w, j, round, r.plan.Burst)
-	case "udp64_single":
-		return r.udp(w, j, round, 1)
-	case "udp64_burst":
-		return r.udp(w, j, round, 32)
-	case "one_address", "one_mapping", "full_table":
-		return r.spreadUDP(w, j, round, r.plan.Seconds)
-	case "scraped":
-		// The same load again, scraped.
-		seconds := r.plan.Seconds
-		if w.daemon != nil {
-			// The daemon looks through all mappings for the busiest, but not more often
-			// than every five seconds: in a short sample there would always be such a look.
-			seconds *= 10
-		}
-		stop, err := w.scrape(ctx)
-		if err != nil {
-			return err
-		}
-		err = r.spreadUDP(w, j, round, seconds)
-		n, scrapeErr := stop()
-		if err == nil && w.daemon != nil {
-			if scrapeErr != nil {
-				return fmt.Errorf("scrape: %w", scrapeErr)
-			}
-			r.book.add(key{j.Path, "scrapes"}, round, float64(n))
-		}
-		return err
+	case "unscraped", "scraped":
+		return r.scraped(ctx, w, j, round)
 	case "web":
 		return r.web(ctx, w, j, round)
 	case "rtt":
@@ -113,10 +86,50 @@ func (r *run) sample(ctx context.Context, j job, round int) error {
 	return fmt.Errorf("no load %q", j.Load)
 }
 
-// streams has a group of jobs take turns, on connections that last for the round, and
-// books what each has cost in all. What streams cost changes from second to second (how
+// total is what a job's turns of a round have done and cost, in CPU seconds.
+type total struct {
+	answer
+	cpu, daemon float64
+}
+
+// turns has a group of jobs take turns, and returns what each has done and cost in all
+// but the first, uncounted ones. What traffic costs changes from second to second (how
 // far a receiver lags, what others do to the caches), so paths are compared within less;
-// but the shorter a turn, the more of it is the streams' start after their rest.
+// but the shorter a turn, the more of it is its start and its end.
+func (r *run) turns(ctx context.Context, group []job, round, uncounted, counted int, one func(job, *world) (answer, error)) ([]total, error) {
+	sums := make([]total, len(group))
+	n := uncounted + counted
+	for t := range n {
+		for _, i := range sequence(len(group), round*n+t) {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			j, w := group[i], r.worlds[group[i].World]
+			var now total
+			if err := r.again(j, func() (err error) {
+				now.cpu, now.daemon, err = r.measured(w, func() (err error) {
+					now.answer, err = one(j, w)
+					return err
+				})
+				return err
+			}); err != nil {
+				return nil, err
+			}
+			if s := &sums[i]; t >= uncounted {
+				s.cpu += now.cpu
+				s.daemon += now.daemon
+				s.Bytes += now.Bytes
+				s.Packets += now.Packets
+				s.Seconds += now.Seconds
+			}
+			// Others want to live, too.
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	return sums, nil
+}
+
+// streams has TCP streams take turns, on connections that last for the round.
 func (r *run) streams(ctx context.Context, group []job, round int) error {
 	for _, j := range group {
 		w := r.worlds[j.World]
@@ -125,59 +138,95 @@ func (r *run) streams(ctx context.Context, group []job, round int) error {
 			return fmt.Errorf("%s.%s: %w", j.Path, j.Load, err)
 		}
 	}
-	turns := max(1, int(r.plan.Stream/r.plan.Turn+.5))
-	sums := make([]struct{ cpu, daemon, bytes, seconds float64 }, len(group))
-	// In the first turn, which is not counted, the windows grow.
-	for t := range turns + 1 {
-		for _, i := range sequence(len(group), round*(turns+1)+t) {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			j, w := group[i], r.worlds[group[i].World]
-			var a answer
-			cpu, daemon, err := r.measured(w, func() (err error) {
-				a, err = w.slice(j.Load == "tcp1r", r.plan.Stream/float64(turns))
-				return err
-			})
-			if err != nil {
-				return fmt.Errorf("%s.%s: %w", j.Path, j.Load, err)
-			}
-			if s := &sums[i]; t > 0 {
-				s.cpu += cpu
-				s.daemon += daemon
-				s.bytes += float64(a.Bytes)
-				s.seconds += a.Seconds
-			}
-			// Others want to live, too.
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
-	for i, j := range group {
-		s := sums[i]
-		r.bookCost(j, round, s.cpu, s.daemon, s.bytes/1024/1e9)
-		r.book.add(key{j.Path, j.Load + "_gbit"}, round, s.bytes*8/1e9/s.seconds)
-	}
-	return nil
-}
-
-// udp sends small packets from client to server.
-func (r *run) udp(w *world, j job, round int, burst int) error {
-	o := order{Op: "udp", To: netip.AddrPortFrom(w.spec.target(), portUDP), Size: payload, Rate: r.plan.Rate, Burst: burst, Seconds: r.plan.Seconds}
-	var n uint64
-	cpu, daemon, err := r.measured(w, func() (err error) {
-		n, err = exchange(w.client, w.server, o)
-		return err
+	n := max(1, int(r.plan.Stream/r.plan.Turn+.5))
+	// In the first turn the windows grow.
+	sums, err := r.turns(ctx, group, round, 1, n, func(j job, w *world) (answer, error) {
+		return w.slice(j.Load == "tcp1r", r.plan.Stream/float64(n))
 	})
 	if err != nil {
 		return err
 	}
-	r.bookCost(j, round, cpu, daemon, float64(n)/1e6)
+	for i, j := range group {
+		s := sums[i]
+		r.bookCost(j, round, s.cpu, s.daemon, float64(s.Bytes)/1024/1e9)
+		r.book.add(key{j.Path, j.Load + "_gbit"}, round, float64(s.Bytes)*8/1e9/s.Seconds)
+	}
 	return nil
+}
+
+// packetTurns is in how many turns a round's small packets come. In all they take two
+// samples' time.
+const packetTurns = 5
+
+// packets has small packets take turns.
+func (r *run) packets(ctx context.Context, group []job, round int) error {
+	seconds := 2 * r.plan.Seconds / packetTurns
+	sums, err := r.turns(ctx, group, round, 0, packetTurns, func(j job, w *world) (answer, error) {
+		switch j.Load {
+		case "udp64":
+			return r.udp(w, r.plan.Burst, seconds)
+		case "udp64_single":
+			return r.udp(w, 1, seconds)
+		case "udp64_burst":
+			return r.udp(w, 32, seconds)
+		}
+		return r.spreadUDP(w, j, seconds)
+	})
+	if err != nil {
+		return err
+	}
+	for i, j := range group {
+		r.bookCost(j, round, sums[i].cpu, sums[i].daemon, float64(sums[i].Packets)/1e6)
+	}
+	return nil
+}
+
+// scraped has packets that are spread over the table, and has the metrics fetched
+// meanwhile, or not.
+func (r *run) scraped(ctx context.Context, w *world, j job, round int) error {
+	seconds := r.plan.Seconds
+	stop := func() (int, error) { return 0, nil }
+	if w.daemon != nil {
+		// The daemon looks through all mappings for the busiest, but not more often
+		// than every five seconds: in a short sample there would always be such a look.
+		seconds *= 10
+		if j.Load == "scraped" {
+			var err error
+			if stop, err = w.scrape(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	var a answer
+	cpu, daemon, err := r.measured(w, func() (err error) {
+		a, err = r.spreadUDP(w, j, seconds)
+		return err
+	})
+	scrapes, scrapeErr := stop()
+	if err != nil {
+		return err
+	}
+	if scrapeErr != nil {
+		return fmt.Errorf("scrape: %w", scrapeErr)
+	}
+	if w.daemon != nil && j.Load == "scraped" {
+		r.book.add(key{j.Path, "scrapes"}, round, float64(scrapes))
+	}
+	r.bookCost(j, round, cpu, daemon, float64(a.Packets)/1e6)
+	return nil
+}
+
+// udp sends small packets from client to server.
+func (r *run) udp(w *world, burst int, seconds float64) (answer, error) {
+	n, err := exchange(w.client, w.server, order{
+		Op: "udp", To: netip.AddrPortFrom(w.spec.target(), portUDP), Size: payload, Rate: r.plan.Rate, Burst: burst, Seconds: seconds,
+	})
+	return answer{Packets: n}, err
 }
 
 // spreadUDP sends half of the packets to addresses spread over the whole table,
 // and the other half back from them.
-func (r *run) spreadUDP(w *world, j job, round int, seconds float64) error {
+func (r *run) spreadUDP(w *world, j job, seconds float64) (answer, error) {
 	n, first := w.spec.Table, manyV4
 	if j.Path == base {
 		n, first = r.plan.Mappings, manyV6
@@ -189,24 +238,15 @@ func (r *run) spreadUDP(w *world, j job, round int, seconds float64) error {
 	there, back := o, o
 	there.First, there.To = first, netip.AddrPortFrom(first, portUDP)
 	back.First, back.Sources, back.To = manyV6, true, netip.AddrPortFrom(w.spec.back(), portUDP)
-	var packets uint64
-	cpu, daemon, err := r.measured(w, func() error {
-		n, err := exchange(w.client, w.server, there)
-		if err != nil {
-			return fmt.Errorf("to the mapped: %w", err)
-		}
-		m, err := exchange(w.server, w.client, back)
-		if err != nil {
-			return fmt.Errorf("from the mapped: %w", err)
-		}
-		packets = n + m
-		return nil
-	})
+	to, err := exchange(w.client, w.server, there)
 	if err != nil {
-		return err
+		return answer{}, fmt.Errorf("to the mapped: %w", err)
 	}
-	r.bookCost(j, round, cpu, daemon, float64(packets)/1e6)
-	return nil
+	from, err := exchange(w.server, w.client, back)
+	if err != nil {
+		return answer{}, fmt.Errorf("from the mapped: %w", err)
+	}
+	return answer{Packets: to + from}, nil
 }
 
 // errLoss is about a sample that is none, since packets went missing: somebody

@@ -108,6 +108,11 @@ type job struct {
 // streams is whether the load is TCP streams, which paths carry in turns.
 func (j job) streams() bool { return strings.HasPrefix(j.Load, "tcp") }
 
+// packets is whether the load is small packets that paths carry in turns, too.
+func (j job) packets() bool {
+	return slices.Contains([]string{"udp64", "udp64_single", "udp64_burst", "one_address", "one_mapping", "full_table"}, j.Load)
+}
+
 // jobs are the samples of a round but their order; those of one load are together.
 func (p plan) jobs() [][]job {
 	paths := p.Paths
@@ -138,6 +143,8 @@ func (p plan) jobs() [][]job {
 					continue
 				}
 				w = p.full(path)
+				// For comparison: the same in samples of the same length.
+				group = append(group, job{"unscraped", path, w})
 			case "udp64_single", "udp64_burst":
 				if strings.HasSuffix(path, "66") {
 					continue

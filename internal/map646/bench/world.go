@@ -76,6 +76,9 @@ func (s worldSpec) sixes() bool { return strings.HasSuffix(s.Path, "66") }
 func (s worldSpec) fast() bool  { return strings.HasPrefix(s.Path, "fast") || s.stack() }
 func (s worldSpec) stack() bool { return strings.HasPrefix(s.Path, "stack") }
 
+// slow is whether it takes seconds to make.
+func (s worldSpec) slow() bool { return s.Table > 1 && !s.Prefix }
+
 // target is where the client sends to, to reach the server.
 func (s worldSpec) target() netip.Addr {
 	switch {
