@@ -335,10 +335,10 @@ func cancelled(ctx context.Context) error {
 	return err
 }
 
-// abort ends Perform by cutting the streams, as a broken network does: then QEMU's migration fails in one thread, which takes
-// the disks back before the guest runs on. Libvirtd is only asked to end the job if that is not enough, for it cancels, and a
-// QEMU (7.2) that is cancelled in its last step, with the disks given away already, may start the guest before it has them back,
-// and dies of the guest's next write ("Assertion `!(bs->open_flags & BDRV_O_INACTIVE)' failed").
+// abort ends Perform by cutting the streams, as a broken network does. Libvirtd is only asked to end the job if that is not
+// enough, for it has QEMU cancel: a QEMU (7.2) that was cancelled in its last step, with the disks given away already, has been
+// seen to let the guest run without them and to die of its next write ("Assertion `!(bs->open_flags & BDRV_O_INACTIVE)' failed");
+// one whose stream broke there has not.
 func (d *Driver) abort(ctx context.Context, f *flight, r *relay, done <-chan error) error {
 	r.cut(context.Cause(ctx))
 	if errors.Is(context.Cause(ctx), hyper.ErrUnreachable) {
