@@ -196,9 +196,9 @@ func (f *Federation) makeDCNetwork(ctx context.Context) error {
 }
 
 func (d *dataCentre) config(i int, t *TranslatorStmt) translatorConfig {
-	c := translatorConfig{number: i + 1, mtu: cmp.Or(t.TunMTU, t.InsideMTU, 1500), common: []netip.Addr{anycastVTEP}, inside: []netip.Prefix{dcPrefix}, dns64: t.DNS64}
+	c := translatorConfig{number: i + 1, mtu: cmp.Or(t.TunMTU, t.InsideMTU, 1500), alone: []netip.Addr{wayOutAddr(i + 1)}, inside: []netip.Prefix{dcPrefix}, dns64: t.DNS64}
 	if d.hasDNS64() {
-		c.common = append(c.common, dns64Addr)
+		c.alone = append(c.alone, dns64Addr)
 	}
 	if t.Path == "fast" {
 		c.devices = []string{"inet", "dc"}
@@ -284,23 +284,30 @@ func (d *dataCentre) insideRouting() Routing {
 		b.Neighbours = append(b.Neighbours, neighbours(asTranslators, insideLink(i+1).a)...)
 	}
 	r = d.routing(r, b)
-	r.Extra["zebra"] = wayOut
+	r.Extra["zebra"] = d.wayOut()
 	return r
 }
 
 // wayOut keeps the inside's router from learning ways out that do not depend on
 // translation: what machines with service addresses send must leave where it is
-// translated. All goes to the translators' common address, which is on map646's
-// device, and leaves the routing with it.
-var wayOut = fmt.Sprintf(`ipv6 prefix-list outside seq 5 permit %s
-ipv6 prefix-list outside seq 10 permit %s/128
-ipv6 prefix-list outside seq 15 permit %s/128
-route-map outside permit 10
+// translated. All goes to an address of each translator that is on map646's device,
+// and leaves the routing with it.
+func (d *dataCentre) wayOut() string {
+	var b strings.Builder
+	permit := func(p netip.Prefix) { fmt.Fprintf(&b, "ipv6 prefix-list outside permit %s\n", p) }
+	permit(pref64)
+	permit(netip.PrefixFrom(dns64Addr, 128))
+	for i := range d.spec.Translators {
+		permit(netip.PrefixFrom(wayOutAddr(i+1), 128))
+	}
+	b.WriteString(`route-map outside permit 10
  match ipv6 address prefix-list outside
 exit
 ipv6 protocol ospf6 route-map outside
 ipv6 protocol bgp route-map outside
-`, pref64, anycastVTEP, dns64Addr)
+`)
+	return b.String()
+}
 
 // translatorRouting is what examples/frr shows.
 func (d *dataCentre) translatorRouting(i int) Routing {
@@ -308,14 +315,24 @@ func (d *dataCentre) translatorRouting(i int) Routing {
 	b.Neighbours = append(neighbours(asInternet, outsideLink(i+1).a), neighbours(asInside, insideLink(i+1).b)...)
 	return d.routing(Routing{
 		RouterID: routerID(252, i+1), Interfaces: []string{"inet", "dc"}, BFD: bfdInterval,
-		Extra: map[string]string{"ospfd": translatorOSPF, "ospf6d": translatorOSPF6},
+		Extra: map[string]string{"ospfd": translatorOSPF, "ospf6d": fmt.Sprintf(translatorOSPF6, wayOutAddr(i+1))},
 	}, b)
 }
 
-// What a translator announces: as a site's gateway, without its networks.
+// What a translator announces: as a site's gateway, without its networks; and its
+// address for the way out (leadOut) as OSPF-internal.
 const (
 	translatorOSPF  = gatewayOSPF
-	translatorOSPF6 = `route-map map646 permit 10
+	translatorOSPF6 = `ipv6 prefix-list way-out permit %s/128
+interface map646
+ ipv6 ospf6 area 0
+ ipv6 ospf6 passive
+ ipv6 ospf6 advertise prefix-list way-out
+exit
+route-map map646 deny 5
+ match ipv6 address prefix-list way-out
+exit
+route-map map646 permit 10
  match interface map646
 exit
 router ospf6
@@ -380,11 +397,10 @@ func (f *Federation) waitRoutes(ctx context.Context) error {
 	if f.dc.spec.Routing == "static" {
 		return nil
 	}
-	common := netip.PrefixFrom(anycastVTEP, 128)
 	for _, w := range []struct {
 		node *Node
 		to   netip.Prefix
-	}{{f.inet.Node, servicePrefix4}, {f.inet.Node, servicePrefix6}, {f.dc.router, pref64}, {f.dc.router, common}} {
+	}{{f.inet.Node, servicePrefix4}, {f.inet.Node, servicePrefix6}, {f.dc.router, pref64}} {
 		if err := f.waitWays(ctx, w.node, w.to, 45*time.Second); err != nil {
 			return err
 		}
@@ -392,14 +408,21 @@ func (f *Federation) waitRoutes(ctx context.Context) error {
 	return f.leadOut(ctx)
 }
 
-// leadOut gives the inside's router its way out. Zebra 8.4 takes a static route for
-// unreachable that it looks at while OSPF is changing the route to its next hop,
-// and does not look again; so this comes when all is quiet, and again if it is lost.
+// leadOut gives the inside's router its ways out. Zebra 8.4 takes a static route for
+// unreachable that it looks at while the route to its next hop is being replaced,
+// and does not look again before that route changes. So each translator has a next
+// hop of its own, OSPF-internal, whose route is let alone when another translator
+// comes or goes: docs/map646.md, "The way out". And this comes when all is quiet, and
+// again if one was lost.
 func (f *Federation) leadOut(ctx context.Context) (err error) {
-	out := fmt.Sprintf("ipv6 route %s %s", world6, anycastVTEP)
+	commands := []string{"configure terminal"}
+	for i := range f.dc.spec.Translators {
+		out := fmt.Sprintf("ipv6 route %s %s", world6, wayOutAddr(i+1))
+		commands = append(commands, "no "+out, out)
+	}
 	for range 5 {
-		if text, err := f.dc.router.Vtysh(ctx, "staticd", "configure terminal", "no "+out, out); err != nil {
-			return fmt.Errorf("%s: %s: %w: %s", f.dc.router.name, out, err, text)
+		if text, err := f.dc.router.Vtysh(ctx, "staticd", commands...); err != nil {
+			return fmt.Errorf("%s: %s: %w: %s", f.dc.router.name, strings.Join(commands, "; "), err, text)
 		}
 		if err = f.waitWays(ctx, f.dc.router, world6, 3*time.Second); err == nil {
 			return nil

@@ -66,6 +66,12 @@ func insideLink(t int) cable {
 	return cable{a: prefixes("2001:db8:2:%x::1/64", t), b: prefixes("2001:db8:2:%x::2/64", t)}
 }
 
+// wayOutAddr is the address on translator number t's device to which the data
+// centre's router sends what leaves.
+func wayOutAddr(t int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:ffff::%x", t))
+}
+
 // prefixes takes formats, each with its number.
 func prefixes(formats ...any) (l []netip.Prefix) {
 	for i := 0; i < len(formats); i += 2 {

@@ -25,7 +25,7 @@ const (
 type translatorConfig struct {
 	number  int // from 1; its own addresses hang on it
 	mtu     int
-	common  []netip.Addr // of all nodes
+	alone   []netip.Addr // more addresses, which a node that drains withdraws
 	extra   []string     // more addresses for the device
 	inside  []netip.Prefix
 	devices []string // of the fast path; none: the full path takes all
@@ -38,7 +38,7 @@ func (c translatorConfig) text() string {
 	addresses := []string{
 		fmt.Sprintf("203.0.113.%d/24", 254-c.number), fmt.Sprintf("2001:db8:f::fff%d/64", c.number), fmt.Sprintf("2001:db8:64::%d/96", c.number),
 	}
-	for _, a := range c.common {
+	for _, a := range c.alone {
 		addresses = append(addresses, netip.PrefixFrom(a, a.BitLen()).String())
 	}
 	list := func(l []string) string {
@@ -89,7 +89,7 @@ func startMap646(n *Node, c translatorConfig, mapped []byte) error {
 
 // startTranslator runs map646 on a site's gateway.
 func (f *Federation) startTranslator(s *fedSite) error {
-	c := translatorConfig{number: s.number, mtu: 1430, common: []netip.Addr{anycastVTEP}}
+	c := translatorConfig{number: s.number, mtu: 1430, alone: []netip.Addr{anycastVTEP}}
 	if s.stmt.Path == "fast" {
 		c.devices = []string{"eth0", "vx-*"}
 	}

@@ -508,10 +508,17 @@ func (c frrConfig) announces(dev string, four bool) string {
 	if !four {
 		area, router = "ipv6 ospf6 area", "router ospf6"
 	}
+	byInterface, some := "", ""
 	for _, l := range c["interface "+dev] {
 		if strings.HasPrefix(l, area) {
-			return "in " + router + " by the interface"
+			byInterface = "in " + router + " by the interface"
 		}
+		if list, ok := strings.CutPrefix(l, "ipv6 ospf6 advertise prefix-list "); ok && !four {
+			some = ", those of prefix-list " + list
+		}
+	}
+	if some == "" && byInterface != "" {
+		return byInterface
 	}
 	for section, lines := range c {
 		head, _, _ := strings.Cut(section, " vrf")
@@ -530,5 +537,8 @@ func (c frrConfig) announces(dev string, four bool) string {
 			}
 		}
 	}
-	return ""
+	if byInterface == "" {
+		return ""
+	}
+	return byInterface + some
 }

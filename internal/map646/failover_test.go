@@ -96,8 +96,12 @@ func ospf(version int, links ...string) string {
 	return s.String()
 }
 
-// external is how OSPFv3 gets to know the device's prefixes, see docs/map646.md.
-const external = "route-map map646 permit 10\n match interface map646\n"
+// announced is how OSPFv3 gets to know the device's prefixes, see docs/map646.md.
+func announced(wayOut string) string {
+	return "ipv6 prefix-list way-out permit " + wayOut + "/128\n" +
+		"interface map646\n ipv6 ospf6 area 0\n ipv6 ospf6 passive\n ipv6 ospf6 advertise prefix-list way-out\n" +
+		"route-map map646 deny 5\n match ipv6 address prefix-list way-out\nroute-map map646 permit 10\n match interface map646\n"
+}
 
 // TestFailover: two translators announce the same prefixes by OSPF and OSPFv3.
 // One of them dies in the middle of downloads; the downloads go on over the
@@ -181,13 +185,13 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 		dir := t.TempDir()
 		g := gateway{socket: dir + "/s"}
 		own := strings.NewReplacer(`linger = "10ms"`, "",
-			".254/24", fmt.Sprintf(".%d/24", 254-i), "ffff/64", fmt.Sprintf("fff%d/64", i), `64::1/96"`, fmt.Sprintf(`64::%d/96", "2001:db8:e::646/128"`, 1+i))
+			".254/24", fmt.Sprintf(".%d/24", 254-i), "ffff/64", fmt.Sprintf("fff%d/64", i), `64::1/96"`, fmt.Sprintf(`64::%d/96", "2001:db8:e::646/128", "2001:db8:e::%d/128"`, 1+i, 1+i))
 		w.config(dir+"/map646.toml", own.Replace(conf), g.socket)
 		g.process = w.start(ns, bin, "run", "-c", dir+"/map646.toml")
 		w.until(ns+": translator", 10*time.Second, func() bool {
 			return map646.Control(context.Background(), g.socket, "stats", new(map646.Stats)) == nil
 		})
-		g.node = w.frr(ns, fmt.Sprintf("10.0.0.%d", i+1), ospf(2, "router", "!map646"), ospf(3, "router", "inner")+external, "")
+		g.node = w.frr(ns, fmt.Sprintf("10.0.0.%d", i+1), ospf(2, "router", "!map646"), ospf(3, "router", "inner")+announced(fmt.Sprintf("2001:db8:e::%d", 1+i)), "")
 		gws[ns] = g
 	}
 	for _, ns := range []string{"router", "inner"} {
@@ -195,9 +199,8 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 		w.must(w.ns[ns].Sysctl("net/ipv4/fib_multipath_hash_policy", "1"), w.ns[ns].Sysctl("net/ipv6/fib_multipath_hash_policy", "1"))
 	}
 	w.frr("router", "10.0.0.3", ospf(2, "gwa", "gwb", "!client4"), ospf(3, "gwa", "gwb"), "")
-	// What goes out does so over whichever node has the gateways' common address:
-	// it stands for the address that a hypervisor's VXLAN sends to.
-	w.frr("inner", "10.0.0.4", "", ospf(3, "gwa", "gwb", "!server"), "ipv6 route ::/0 2001:db8:e::646\n")
+	// What goes out does so over whichever nodes have their address for it.
+	w.frr("inner", "10.0.0.4", "", ospf(3, "gwa", "gwb", "!server"), "ipv6 route ::/0 2001:db8:e::1\nipv6 route ::/0 2001:db8:e::2\n")
 
 	ready := func(ns, family, dst string) {
 		w.until(ns+": two ways to "+dst, 40*time.Second, func() bool {
@@ -286,6 +289,7 @@ func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *nod
 		ready("router", "-4", "203.0.113.0/24")
 		ready("router", "-6", "2001:db8:f::/64")
 		ready("inner", "-6", "2001:db8:64::/96")
+		ready("inner", "-6", "default")
 		// Routers may have heard of a prefix and not yet of its end.
 		if out := w.run("gwa", "vtysh", "--vty_socket", gws["gwa"].node.dir, "-c", "show ip ospf interface map646"); !strings.Contains(out, "203.0.113.254/24") {
 			t.Errorf("the prefix is announced no more: %s", out)
