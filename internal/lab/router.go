@@ -71,7 +71,14 @@ func (n *Node) StartRouting(r Routing) error {
 		// At real-time priority, as a router's control processor has nothing else
 		// to do: emulated guests keep both processors busy, and BFD must not
 		// mistake that for a dead neighbour.
-		args = append([]string{"chrt", "--fifo", "10"}, args...)
+		priority := []string{"chrt", "--fifo", "10"}
+		if d == "bgpd" {
+			// Not so bgpd: of a connection that broke, its I/O thread asks the kernel
+			// over and over until its main thread has closed it, and two of these
+			// threads, on two processors, would never let a main thread run.
+			priority = []string{"nice", "-n", "-20"}
+		}
+		args = append(priority, args...)
 		_, err := n.Start(ProcessOptions{Name: d, Args: args, Boot: true, Ready: func(context.Context) error {
 			_, err := os.Stat(n.Path(socket))
 			return err
