@@ -209,8 +209,8 @@ func (d *Daemon) update(t *siit.Table, c siit.Changes) (removed, set []siit.Entr
 	d.basesMu.Lock()
 	for _, e := range removed {
 		// The next mapping of this ID begins at zero; a replaced one goes on.
-		if n := d.queueCount(e.ID); !stays[e.Outside] && n != (MappingCount{}) {
-			d.bases[e.ID] = n
+		if !stays[e.Outside] {
+			d.bases.set(e.ID, d.queueCount(e.ID))
 		}
 	}
 	d.basesMu.Unlock()

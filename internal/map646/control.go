@@ -70,7 +70,7 @@ func (d *Daemon) controls() http.Handler {
 		if err != nil || n < 1 || n > mostBusy {
 			return nil, fmt.Errorf("top: n: %q is not a number from 1 to %d", r.FormValue("n"), mostBusy)
 		}
-		return append([]Busy{}, d.busiest(n, time.Second)...), nil
+		return d.busiest(n, time.Second), nil
 	})
 	handle("POST /reload", func(*http.Request) (any, error) {
 		err := d.Reload()

@@ -74,7 +74,7 @@ type Daemon struct {
 
 	// bases are what counters stood at when their ID was given to a new mapping.
 	basesMu sync.RWMutex
-	bases   map[uint32]MappingCount
+	bases   baseCounts
 
 	sampler   sampler
 	dns       *dns64.Server
@@ -84,7 +84,7 @@ type Daemon struct {
 
 // New reads the configuration; errors as from Load. Nothing is made yet.
 func New(o Options) (*Daemon, error) {
-	d := &Daemon{o: o, log: o.Log, now: o.Now, bases: map[uint32]MappingCount{}, upgrading: make(chan upgradeRequest)}
+	d := &Daemon{o: o, log: o.Log, now: o.Now, upgrading: make(chan upgradeRequest)}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -110,6 +110,8 @@ func New(o Options) (*Daemon, error) {
 		}
 		h.mappings = nil
 		d.started, d.draining, d.carried = h.Started, h.Draining, h.Carried
+		d.carryOn(c.table, h.Carried.Mappings)
+		d.carried.Mappings = nil // the bases have them
 	}
 	d.table.Store(c.table)
 	for e := range c.table.Entries() {

@@ -16,9 +16,9 @@ import (
 	"widecloud/internal/netio"
 )
 
-// sampleLeast is how old the busiest mappings may be before a scrape has all
-// mappings looked at again, however often it comes.
-const sampleLeast = 5 * time.Second
+// sampleLeast is how long mappings count as the busiest before a scrape has all of
+// them looked at again, however often it comes.
+const sampleLeast = 15 * time.Second
 
 // serveMetrics answers Prometheus at /metrics, and /health, until ctx ends.
 func (d *Daemon) serveMetrics(ctx context.Context, ns *netio.NS, listen string) error {
@@ -36,7 +36,8 @@ func (d *Daemon) serveMetrics(ctx context.Context, ns *netio.NS, listen string) 
 		r.MustRegister(d.dns)
 	}
 	m := http.NewServeMux()
-	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	// To compress an answer takes longer than to make it.
+	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4, DisableCompression: true}))
 	m.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		if why := d.Health(); len(why) > 0 {
 			http.Error(w, strings.Join(why, "\n"), http.StatusServiceUnavailable)

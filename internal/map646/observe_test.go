@@ -86,6 +86,11 @@ addresses = ["10.8.255.254/16", "2001:db8:64::1/96"]
 	}
 	w.until("packets", 10*time.Second, func() bool { return w.stats(socket).Packets["4to6"] == sent })
 	time.Sleep(time.Second) // a sample is good for so long
+	// Of one look, however many are asked for.
+	w.must(w.ask(socket, "top?n=1", "", &top))
+	if len(top) != 1 || top[0].Outside != outside(busy[0]).String() {
+		t.Errorf("the busiest: %+v, want %v", top, outside(busy[0]))
+	}
 	w.must(w.ask(socket, fmt.Sprintf("top?n=%d", most), "", &top))
 	if len(top) != most {
 		t.Fatalf("%d mappings, want %d", len(top), most)

@@ -95,8 +95,31 @@ func (m *mappingCounters) read(id uint32) MappingCount {
 	if p == nil {
 		return MappingCount{}
 	}
-	c := &p[id%pieceLen]
+	return p[id%pieceLen].read()
+}
+
+func (c *mappingCounter) read() MappingCount {
 	return MappingCount{c.packetsIn.Load(), c.bytesIn.Load(), c.packetsOut.Load(), c.bytesOut.Load()}
+}
+
+// baseCounts are what counters by Entry.ID stood at, in pieces as theirs.
+type baseCounts struct {
+	pieces [maxMappings / pieceLen]*[pieceLen]MappingCount
+}
+
+// set is for IDs that are counted.
+func (b *baseCounts) set(id uint32, n MappingCount) {
+	if id >= maxMappings {
+		return
+	}
+	p := &b.pieces[id/pieceLen]
+	if *p == nil {
+		if n == (MappingCount{}) {
+			return
+		}
+		*p = new([pieceLen]MappingCount)
+	}
+	(*p)[id%pieceLen] = n
 }
 
 // count adds without a locked instruction: there is one writer.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"widecloud/internal/netio"
 	"widecloud/internal/packet/siit"
 )
 
@@ -62,7 +63,7 @@ type carried struct {
 	Reloads, ReloadErrors uint64
 	Updates, Refused      uint64
 	Upgrades              int
-	// Mappings by the text of their Outside.
+	// Mappings by the text of their Outside, by the full path.
 	Mappings map[string]MappingCount
 }
 
@@ -122,26 +123,71 @@ func (d *Daemon) queueCount(id uint32) (n MappingCount) {
 	return n
 }
 
-// mappingCount is what a mapping has carried. basesMu is held for reading.
-func (d *Daemon) mappingCount(e siit.Entry) MappingCount {
-	n := d.queueCount(e.ID)
-	if base, ok := d.bases[e.ID]; ok {
-		n.sub(base)
-	}
-	n.add(d.fastCounted(e.ID)) // the kernel's begin at zero by themselves
-	if len(d.carried.Mappings) > 0 {
-		n.add(d.carried.Mappings[short(e.Outside)])
+// fullCount is what the mapping of an ID has carried by the full path.
+func (d *Daemon) fullCount(id uint32) MappingCount {
+	d.basesMu.RLock()
+	defer d.basesMu.RUnlock()
+	n := d.queueCount(id)
+	if id < maxMappings {
+		if p := d.bases.pieces[id/pieceLen]; p != nil {
+			n.sub(p[id%pieceLen])
+		}
 	}
 	return n
+}
+
+// mappingCount is what the mapping of an ID has carried.
+func (d *Daemon) mappingCount(id uint32) MappingCount {
+	n := d.fullCount(id)
+	n.add(d.fastCounted(id)) // the kernel's begin at zero by themselves
+	return n
+}
+
+// mappingCounts is mappingCount of piece number k of the IDs.
+func (d *Daemon) mappingCounts(k uint32, out *[pieceLen]MappingCount) {
+	clear(out[:])
+	if k >= maxMappings/pieceLen {
+		return
+	}
+	d.basesMu.RLock()
+	for _, q := range d.queues {
+		if p := q.mappings.pieces[k].Load(); p != nil {
+			for i := range out {
+				out[i].add(p[i].read())
+			}
+		}
+	}
+	if p := d.bases.pieces[k]; p != nil {
+		for i := range out {
+			out[i].sub(p[i])
+		}
+	}
+	d.basesMu.RUnlock()
+	if f := d.fastPath.Load(); f != nil {
+		f.EachMappingCounters(k*pieceLen, (k+1)*pieceLen, func(id uint32, in, o netio.FastCount) {
+			out[id%pieceLen].add(MappingCount{in.Packets, in.Bytes, o.Packets, o.Bytes})
+		})
+	}
 }
 
 // rebaseCounters makes the counters of a table that came as a whole begin at zero.
 func (d *Daemon) rebaseCounters(t *siit.Table) {
 	d.basesMu.Lock()
 	defer d.basesMu.Unlock()
+	for id := range t.IDs() {
+		d.bases.set(id, d.queueCount(id))
+	}
+}
+
+// carryOn makes them begin where the program before this one has left off.
+func (d *Daemon) carryOn(t *siit.Table, left map[string]MappingCount) {
+	d.basesMu.Lock()
+	defer d.basesMu.Unlock()
 	for e := range t.Entries() {
-		if n := d.queueCount(e.ID); n != (MappingCount{}) {
-			d.bases[e.ID] = n
+		if n, ok := left[short(e.Outside)]; ok {
+			var base MappingCount
+			base.sub(n)
+			d.bases.set(e.ID, base)
 		}
 	}
 }
@@ -153,10 +199,8 @@ func (d *Daemon) Table() []TableEntry {
 	if p := t.Spec().Pref64; p.IsValid() {
 		out = append(out, TableEntry{Outside: "0.0.0.0/0", Inside: p.String()})
 	}
-	d.basesMu.RLock()
-	defer d.basesMu.RUnlock()
 	for e := range t.Entries() {
-		out = append(out, TableEntry{short(e.Outside), short(e.Inside), d.mappingCount(e)})
+		out = append(out, TableEntry{short(e.Outside), short(e.Inside), d.mappingCount(e.ID)})
 	}
 	return out
 }

@@ -199,9 +199,7 @@ func (d *Daemon) traceAddr(t *Traced, a netip.Addr) error {
 			side = "inside"
 		}
 		t.say("mapping", "%s of %s <-> %s (counters %d)", side, short(e.Outside), short(e.Inside), e.ID)
-		d.basesMu.RLock()
-		n := d.mappingCount(e)
-		d.basesMu.RUnlock()
+		n := d.mappingCount(e.ID)
 		t.say("carried", "%d packets, %d bytes in; %d packets, %d bytes out", n.PacketsIn, n.BytesIn, n.PacketsOut, n.BytesOut)
 	} else {
 		t.say("mapping", "none")

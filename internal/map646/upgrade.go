@@ -266,15 +266,11 @@ func (d *Daemon) upgrade(ctx context.Context, tun *netio.TUN, r upgradeRequest, 
 	h.Carried = carried{Reloads: s.Reloads, ReloadErrors: s.ReloadErrors, Updates: s.Updates, Refused: s.UpdatesRefused,
 		Upgrades: s.Upgrades + 1, Mappings: map[string]MappingCount{}}
 	h.Carried.add(s)
-	d.basesMu.RLock()
 	for e := range d.table.Load().Entries() {
-		n := d.mappingCount(e)
-		n.sub(d.fastCounted(e.ID)) // the kernel keeps its own
-		if n != (MappingCount{}) {
+		if n := d.fullCount(e.ID); n != (MappingCount{}) { // the kernel keeps its own
 			h.Carried.Mappings[short(e.Outside)] = n
 		}
 	}
-	d.basesMu.RUnlock()
 	h.StandIn, h.Report, h.Hold = child, dup(reportR), dup(holdW)
 	open = append(open, h.Report, h.Hold)
 	next, err := h.write(d.table.Load())

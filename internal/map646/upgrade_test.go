@@ -84,6 +84,20 @@ func TestUpgrade(t *testing.T) {
 				// What was changed while it ran is still there, though in no file.
 				w.run("client4", "ping", "-c", "1", "-W", "2", "203.0.113.11")
 			}
+			// Its counters went along; those of a mapping that comes anew begin at zero.
+			counted := func(want uint64) {
+				t.Helper()
+				var table []map646.TableEntry
+				w.must(w.ask(socket, "table", "", &table))
+				i := slices.IndexFunc(table, func(e map646.TableEntry) bool { return e.Outside == "203.0.113.11" })
+				if i < 0 || table[i].PacketsIn != want || table[i].PacketsOut != want {
+					t.Errorf("want %d packets to 203.0.113.11 and from it: %+v", want, table)
+				}
+			}
+			counted(2)
+			w.must(w.ask(socket, "change", "remove 203.0.113.11", &done))
+			w.must(w.ask(socket, "change", "add 203.0.113.11 2001:db8:a::11", &done))
+			counted(0)
 			if fast {
 				// What was turned off stays off.
 				var s map646.Stats

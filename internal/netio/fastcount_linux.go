@@ -47,6 +47,20 @@ func (f *Fast) MappingCounters(id uint32) (in, out FastCount) {
 	return f.mappingCounters(id)
 }
 
+// EachMappingCounters calls each with what mappings have counted, from ID first to
+// before end, and holds up changes of the table meanwhile.
+func (f *Fast) EachMappingCounters(first, end uint32, each func(id uint32, in, out FastCount)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.counts == nil {
+		return
+	}
+	for id := first; id < min(end, f.ids); id++ {
+		in, out := f.mappingCounters(id)
+		each(id, in, out)
+	}
+}
+
 func (f *Fast) mappingCounters(id uint32) (in, out FastCount) {
 	if f.counts == nil || id >= f.ids {
 		return in, out

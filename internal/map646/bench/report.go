@@ -61,7 +61,7 @@ var units = []struct{ load, unit string }{
 	{"tcp1", "ns/KB"}, {"tcp1r", "ns/KB"}, {"tcp4", "ns/KB"}, {"tcp_mtu", "ns/KB"},
 	{"tcp1_gbit", "Gbit/s"}, {"tcp1r_gbit", "Gbit/s"}, {"tcp4_gbit", "Gbit/s"}, {"tcp_mtu_gbit", "Gbit/s"},
 	{"udp64", "us/packet"}, {"udp64_single", "us/packet"}, {"udp64_burst", "us/packet"}, {"one_address", "us/packet"}, {"one_mapping", "us/packet"},
-	{"full_table", "us/packet"}, {"unscraped", "us/packet"}, {"scraped", "us/packet"}, {"scrapes", "count"},
+	{"full_table", "us/packet"}, {"unscraped", "us/packet"}, {"scraped", "us/packet"}, {"scrapes", "count"}, {"look", "ms"},
 	{"rtt_p10", "us"}, {"rtt_p50", "us"}, {"zero_loss", "packets/s"},
 	{"web", "us/request"}, {"web_short", "us/request"}, {"web_long", "us/request"},
 	{"web_short_rps", "requests/s"}, {"web_long_rps", "requests/s"},
@@ -313,7 +313,8 @@ func (r *report) markdown() string {
 	b.WriteString(legend)
 	p("- `full_table`: %d mappings, addresses spread over them at random, half of the packets to and half from the mapped; `one_mapping`: the same packets, and one mapping", r.mapping)
 	p("  of a prefix in the place of all; `one_address`: all packets to one address, with its one mapping (many addresses cost the hosts at both ends, too); `scraped`: `full_table` while")
-	p("  `/metrics` is fetched ten times a second, in samples ten times as long; `unscraped`: these, without that (`scraped_path`, `unscraped_path`: without the daemon's own time, which is not in a fast packet's way).\n")
+	p("  `/metrics` is fetched ten times a second, in samples ten times as long; `unscraped`: these, without that (`scraped_path`, `unscraped_path`: without the daemon's own time, which is not in a fast packet's way).")
+	p("  `look`: ms of CPU for looking through all mappings for the busiest, which happens every 15 s at most, and is not in these samples.\n")
 	if v := r.verdicts(); len(v) > 0 {
 		p("## What it must hold\n")
 		p("%s", table([]string{"", "limit", "measured", ""}, v))

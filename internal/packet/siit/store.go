@@ -404,6 +404,35 @@ func (t *Table) Entries() iter.Seq[Entry] {
 	}
 }
 
+// IDs iterates over the IDs of the mappings in force, in their order, without
+// looking at the mappings: for who has something else by ID. As Entries otherwise.
+func (t *Table) IDs() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		p := t.store.chunks.Load()
+		if p == nil {
+			return
+		}
+		for n, c := range *p {
+			for i := range c {
+				if c[i].Load() != nil && !yield(uint32(n*len(c)+i)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Entry returns the mapping that has an ID now; false: none has.
+func (t *Table) Entry(id uint32) (Entry, bool) {
+	p := t.store.chunks.Load()
+	if n := int(id) / len(chunk{}); p != nil && n < len(*p) {
+		if r := (*p)[n][int(id)%len(chunk{})].Load(); r != nil {
+			return r.entry(), true
+		}
+	}
+	return Entry{}, false
+}
+
 // Len is the number of mappings in force.
 func (t *Table) Len() int { return int(t.store.live.Load()) }
 
