@@ -357,6 +357,7 @@ type stream struct {
 
 func (w *fastWorld) stream(addr string, pc net.PacketConn) *stream {
 	s := &stream{stop: make(chan struct{}), done: make(chan map[uint32]bool, 1)}
+	counted := make(chan struct{}) // sent has its last value
 	c := dial(w.t, w.client, "udp", addr)
 	go func() {
 		buf := make([]byte, 100)
@@ -381,7 +382,7 @@ func (w *fastWorld) stream(addr string, pc net.PacketConn) *stream {
 				seen[binary.BigEndian.Uint32(buf)] = true
 			}
 			select {
-			case <-s.stop:
+			case <-counted:
 				if uint32(len(seen)) == s.sent.Load() {
 					s.done <- seen
 					return
@@ -398,7 +399,9 @@ func (w *fastWorld) stream(addr string, pc net.PacketConn) *stream {
 			case <-s.stop:
 				// One more, so that the reader looks again.
 				c.SetReadDeadline(time.Now().Add(3 * time.Second))
-				c.Write(binary.BigEndian.AppendUint32(nil, s.sent.Add(1)-1))
+				last := s.sent.Add(1) - 1
+				close(counted)
+				c.Write(binary.BigEndian.AppendUint32(nil, last))
 				return
 			case <-tick.C:
 				c.Write(binary.BigEndian.AppendUint32(nil, s.sent.Add(1)-1))
