@@ -36,7 +36,7 @@ func (d *Daemon) serveMetrics(ctx context.Context, ns *netio.NS, listen string) 
 		r.MustRegister(d.dns)
 	}
 	m := http.NewServeMux()
-	// To compress an answer takes longer than to make it.
+	// Compressing an answer may take longer than making it.
 	m.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{MaxRequestsInFlight: 4, DisableCompression: true}))
 	m.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		if why := d.Health(); len(why) > 0 {
