@@ -508,17 +508,12 @@ func (c frrConfig) announces(dev string, four bool) string {
 	if !four {
 		area, router = "ipv6 ospf6 area", "router ospf6"
 	}
-	byInterface, some := "", ""
-	for _, l := range c["interface "+dev] {
-		if strings.HasPrefix(l, area) {
-			byInterface = "in " + router + " by the interface"
-		}
-		if list, ok := strings.CutPrefix(l, "ipv6 ospf6 advertise prefix-list "); ok && !four {
-			some = ", those of prefix-list " + list
-		}
+	with := func(start string) bool {
+		return slices.ContainsFunc(c["interface "+dev], func(l string) bool { return strings.HasPrefix(l, start) })
 	}
-	if some == "" && byInterface != "" {
-		return byInterface
+	// One with a list announces the way out, say, and not the prefixes.
+	if with(area) && (four || !with("ipv6 ospf6 advertise prefix-list ")) {
+		return "in " + router + " by the interface"
 	}
 	for section, lines := range c {
 		head, _, _ := strings.Cut(section, " vrf")
@@ -537,8 +532,5 @@ func (c frrConfig) announces(dev string, four bool) string {
 			}
 		}
 	}
-	if byInterface == "" {
-		return ""
-	}
-	return byInterface + some
+	return ""
 }

@@ -107,7 +107,13 @@ type baseCounts struct {
 	pieces [maxMappings / pieceLen]*[pieceLen]MappingCount
 }
 
-// set is for IDs that are counted.
+func (b *baseCounts) read(id uint32) MappingCount {
+	if id >= maxMappings || b.pieces[id/pieceLen] == nil {
+		return MappingCount{}
+	}
+	return b.pieces[id/pieceLen][id%pieceLen]
+}
+
 func (b *baseCounts) set(id uint32, n MappingCount) {
 	if id >= maxMappings {
 		return

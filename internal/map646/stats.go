@@ -128,11 +128,7 @@ func (d *Daemon) fullCount(id uint32) MappingCount {
 	d.basesMu.RLock()
 	defer d.basesMu.RUnlock()
 	n := d.queueCount(id)
-	if id < maxMappings {
-		if p := d.bases.pieces[id/pieceLen]; p != nil {
-			n.sub(p[id%pieceLen])
-		}
-	}
+	n.sub(d.bases.read(id))
 	return n
 }
 

@@ -332,7 +332,7 @@ func (s *store) sweep(gone map[*record]bool, set []record) (int, *crossing) {
 		}
 		all = append(all, place{r.in, r.ibits, false, i})
 	}
-	for r := range s.records() {
+	for _, r := range s.records() {
 		if !gone[r] {
 			put(r, -1)
 		}
@@ -376,15 +376,16 @@ func prefix6(k key, n uint8) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(k.addr6()), int(n))
 }
 
-func (s *store) records() iter.Seq[*record] {
-	return func(yield func(*record) bool) {
+// records iterates by ID, without looking at the records.
+func (s *store) records() iter.Seq2[uint32, *record] {
+	return func(yield func(uint32, *record) bool) {
 		p := s.chunks.Load()
 		if p == nil {
 			return
 		}
-		for _, c := range *p {
+		for n, c := range *p {
 			for i := range c {
-				if r := c[i].Load(); r != nil && !yield(r) {
+				if r := c[i].Load(); r != nil && !yield(uint32(n*len(c)+i), r) {
 					return
 				}
 			}
@@ -396,7 +397,7 @@ func (s *store) records() iter.Seq[*record] {
 // may or may not be among them.
 func (t *Table) Entries() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
-		for r := range t.store.records() {
+		for _, r := range t.store.records() {
 			if !yield(r.entry()) {
 				return
 			}
@@ -408,15 +409,9 @@ func (t *Table) Entries() iter.Seq[Entry] {
 // looking at the mappings: for who has something else by ID. As Entries otherwise.
 func (t *Table) IDs() iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
-		p := t.store.chunks.Load()
-		if p == nil {
-			return
-		}
-		for n, c := range *p {
-			for i := range c {
-				if c[i].Load() != nil && !yield(uint32(n*len(c)+i)) {
-					return
-				}
+		for id := range t.store.records() {
+			if !yield(id) {
+				return
 			}
 		}
 	}
@@ -424,13 +419,11 @@ func (t *Table) IDs() iter.Seq[uint32] {
 
 // Entry returns the mapping that has an ID now; false: none has.
 func (t *Table) Entry(id uint32) (Entry, bool) {
-	p := t.store.chunks.Load()
-	if n := int(id) / len(chunk{}); p != nil && n < len(*p) {
-		if r := (*p)[n][int(id)%len(chunk{})].Load(); r != nil {
-			return r.entry(), true
-		}
+	r := t.store.record(id)
+	if r == nil {
+		return Entry{}, false
 	}
-	return Entry{}, false
+	return r.entry(), true
 }
 
 // Len is the number of mappings in force.

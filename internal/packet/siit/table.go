@@ -189,7 +189,7 @@ func (t *Table) Rebase(s Spec) (*Table, error) {
 	}
 	n.store.mu.Lock()
 	defer n.store.mu.Unlock()
-	for r := range n.store.records() {
+	for _, r := range n.store.records() {
 		switch in := prefix6(r.in, r.ibits); {
 		case !n.has64 && r.v4:
 			return nil, fmt.Errorf("pref64: %w: needed by IPv4 mappings", ErrPrefix)

@@ -3,6 +3,7 @@ package siit_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -312,6 +313,17 @@ func TestTableModel(t *testing.T) {
 			for e := range tab.Entries() {
 				got = append(got, siit.Pair{Outside: e.Outside, Inside: e.Inside})
 				ids[e.ID] = true
+				if same, ok := tab.Entry(e.ID); !ok || same != e {
+					r.Fatalf("entry %d: %v, %v, not %v", e.ID, same, ok, e)
+				}
+			}
+			if in := slices.Collect(tab.IDs()); !slices.Equal(in, slices.Sorted(maps.Keys(ids))) {
+				r.Fatalf("IDs %v, entries have %v", in, ids)
+			}
+			for _, e := range removed {
+				if _, ok := tab.Entry(e.ID); ok && !ids[e.ID] {
+					r.Fatalf("entry %d is there, and was removed", e.ID)
+				}
 			}
 			byOutside := func(a, b siit.Pair) bool { return a.Outside.String() < b.Outside.String() }
 			if d := cmp.Diff([]siit.Pair(m), got, comparePrefixes, cmpopts.SortSlices(byOutside), cmpopts.EquateEmpty()); d != "" || len(ids) != len(m) || tab.Len() != len(m) {
