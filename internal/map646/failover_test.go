@@ -162,6 +162,42 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// TestDoctorFRR: what the doctor says of FRR's configuration is so for each way to
+// announce prefixes, and not for one that announces the way out alone.
+func TestDoctorFRR(t *testing.T) {
+	w := newWorld(t, "gw")
+	path := filepath.Join(t.TempDir(), "map646.toml")
+	w.config(path, conf, path+".s")
+	n := w.frr("gw", "10.0.0.1", ospf(2, "!map646"), ospf(3)+announced("2001:db8:e::1"), "")
+	w.until("the routing daemons", 10*time.Second, func() bool {
+		out, err := w.try("gw", "vtysh", "--vty_socket", n.dir, "-c", "show running-config")
+		return err == nil && strings.Contains(out, "router ospf6") && strings.Contains(out, "router ospf\n")
+	})
+	type finding struct{ level, text string }
+	ok := func(how string) finding { return finding{map646.FindOK, "the prefixes of map646: " + how} }
+	nobody := finding{map646.FindWarn, "nothing that announces them is seen"}
+	for _, step := range []struct {
+		change    string // of the configuration, by lines
+		four, six finding
+	}{
+		{"", ok("in router ospf by"), ok("router ospf6, redistribute connected")},
+		{"router ospf6\nno redistribute connected", ok("in router ospf by"), nobody},
+		{"interface map646\nno ipv6 ospf6 advertise prefix-list way-out", ok("in router ospf by"), ok("in router ospf6 by")},
+		{"interface map646\nno ip ospf area 0\nno ipv6 ospf6 area 0", nobody, nobody},
+		{"router ospf\nredistribute connected", ok("router ospf, redistribute connected"), nobody},
+	} {
+		args := []string{"--vty_socket", n.dir, "-c", "configure terminal"}
+		for line := range strings.Lines(step.change) {
+			args = append(args, "-c", strings.TrimSpace(line))
+		}
+		w.run("gw", "vtysh", args...)
+		list, err := map646.Doctor(t.Context(), map646.DoctorOptions{ConfigPath: path, NS: w.ns["gw"], VTYSocket: n.dir})
+		if err != nil || !found(list, step.four.level, "FRR, IPv4", step.four.text) || !found(list, step.six.level, "FRR, IPv6", step.six.text) {
+			t.Errorf("after %q: %+v, %v; want %q and %q", step.change, list, err, step.four, step.six)
+		}
+	}
+}
+
 func failover(t *testing.T, bin string, die func(*world, string, *exec.Cmd, *node), back func(w *world, bin, path, socket string)) {
 	w := newWorld(t, "client4", "client6", "router", "gwa", "gwb", "inner", "server")
 	w.link("client4", "router", 1500, []string{"198.51.100.7/24"}, []string{"198.51.100.1/24"})
