@@ -45,6 +45,9 @@ func exported(t *testing.T) (labels, values map[string][]string) {
 		}
 		labels[m[1]] = append(strings.Split(m[2], ","), "instance", "job")
 	}
+	for _, m := range mappingMetrics {
+		labels[m.name] = []string{"direction", "outside", "instance", "job"}
+	}
 	r := prometheus.NewPedanticRegistry()
 	r.MustRegister(collector{d})
 	families, err := r.Gather()
