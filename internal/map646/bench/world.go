@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"widecloud/internal/map646"
 	"widecloud/internal/netio"
 )
 
@@ -354,7 +355,8 @@ func cpus() (server, client int) {
 	return 1, 0
 }
 
-// await waits until packets come through.
+// await waits until packets come through, and the translator answers questions, which
+// may be later.
 func (w *world) await(ctx context.Context, started time.Time) error {
 	for {
 		if w.daemon != nil {
@@ -365,10 +367,13 @@ func (w *world) await(ctx context.Context, started time.Time) error {
 			}
 		}
 		err := w.answers()
+		if err == nil && w.ready == 0 {
+			w.ready = time.Since(started)
+		}
+		if err == nil && w.control != "" {
+			err = map646.Control(ctx, w.control, "stats", new(map646.Stats))
+		}
 		if err == nil {
-			if w.ready == 0 {
-				w.ready = time.Since(started)
-			}
 			return nil
 		}
 		if time.Since(started) > 60*time.Second {
