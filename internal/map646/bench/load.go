@@ -154,13 +154,16 @@ func (r *run) streams(ctx context.Context, group []job, round int) error {
 	return nil
 }
 
-// packetTurns is in how many turns a round's small packets come. In all they take two
-// samples' time.
-const packetTurns = 5
+// packetTurns is in how many turns a round's small packets come. In all they take four
+// samples' time: most of what they cost is wake-ups, and that changes from turn to turn.
+const packetTurns = 10
+
+// packetTime is how long they take on each path in a round, in seconds.
+func (p plan) packetTime() float64 { return 4 * p.Seconds }
 
 // packets has small packets take turns.
 func (r *run) packets(ctx context.Context, group []job, round int) error {
-	seconds := 2 * r.plan.Seconds / packetTurns
+	seconds := r.plan.packetTime() / packetTurns
 	sums, err := r.turns(ctx, group, round, 0, packetTurns, func(j job, w *world) (answer, error) {
 		switch j.Load {
 		case "udp64":

@@ -34,9 +34,9 @@ func realMain() (err error) {
 		role   = flag.String("role", "", "what this process does in a benchmark that runs already: end, web, tun")
 		cpu    = flag.Int("cpu", -1, "for -role: the CPU to stay on")
 	)
-	flag.IntVar(&p.Rounds, "rounds", 20, "rounds")
+	flag.IntVar(&p.Rounds, "rounds", 10, "rounds")
 	flag.Float64Var(&p.Seconds, "seconds", .5, "length of a sample, in seconds")
-	flag.Float64Var(&p.Stream, "stream", 2, "TCP streams' time on each path in a round, in seconds")
+	flag.Float64Var(&p.Stream, "stream", 3, "TCP streams' time on each path in a round, in seconds")
 	flag.Float64Var(&p.Turn, "turn", .1, "how long they last on a path before it is another one's turn, in seconds; longer ones hold less of the streams' start")
 	flag.IntVar(&p.Mappings, "mappings", many, "mappings of the full table")
 	flag.IntVar(&p.Rate, "rate", 10_000, "small packets a second")
@@ -216,7 +216,7 @@ func (r *run) report() *report {
 	return &report{
 		book: r.book, paths: r.plan.Paths, extra: extra, mapping: r.plan.Mappings, ended: r.began.UTC().Format("2006-01-02"),
 		about: fmt.Sprintf("Linux %s, %d CPUs (client on the first, server on the second, translator on any), %d rounds, samples of %g s, of TCP %g s in turns of %g s, cubic, of small packets %g s in turns of %g s, paths interleaved, their order reversed each time.",
-			kernel(), numCPU(), r.plan.Rounds, r.plan.Seconds, r.plan.Stream, r.plan.Turn, 2*r.plan.Seconds, 2*r.plan.Seconds/packetTurns),
+			kernel(), numCPU(), r.plan.Rounds, r.plan.Seconds, r.plan.Stream, r.plan.Turn, r.plan.packetTime(), r.plan.packetTime()/packetTurns),
 	}
 }
 
