@@ -72,14 +72,6 @@ func (r *run) sample(ctx context.Context, j job, round int) error {
 		return r.scraped(ctx, w, j, round)
 	case "web":
 		return r.web(ctx, w, j, round)
-	case "rtt":
-		a, err := w.client.do(order{Op: "pingpong", To: netip.AddrPortFrom(w.spec.target(), portEcho), Packets: r.plan.Pings, Size: payload})
-		if err != nil {
-			return err
-		}
-		r.book.add(key{j.Path, "rtt_p10"}, round, a.P10)
-		r.book.add(key{j.Path, "rtt_p50"}, round, a.P50)
-		return nil
 	case "zero_loss":
 		return r.zeroLoss(w, j, round)
 	}
@@ -180,6 +172,31 @@ func (r *run) packets(ctx context.Context, group []job, round int) error {
 	}
 	for i, j := range group {
 		r.bookCost(j, round, sums[i].cpu, sums[i].daemon, float64(sums[i].Packets)/1e6)
+	}
+	return nil
+}
+
+// pingTurns is in how many turns a round's round trips come.
+const pingTurns = 10
+
+// roundTrips has round trips take turns. What is booked is the mean of the turns'
+// percentiles.
+func (r *run) roundTrips(ctx context.Context, group []job, round int) error {
+	means := map[job]answer{}
+	_, err := r.turns(ctx, group, round, 0, pingTurns, func(j job, w *world) (answer, error) {
+		a, err := w.client.do(order{Op: "pingpong", To: netip.AddrPortFrom(w.spec.target(), portEcho), Packets: r.plan.Pings / pingTurns, Size: payload})
+		m := means[j]
+		m.P10 += a.P10 / pingTurns
+		m.P50 += a.P50 / pingTurns
+		means[j] = m
+		return a, err
+	})
+	if err != nil {
+		return err
+	}
+	for j, m := range means {
+		r.book.add(key{j.Path, "rtt_p10"}, round, m.P10)
+		r.book.add(key{j.Path, "rtt_p50"}, round, m.P50)
 	}
 	return nil
 }

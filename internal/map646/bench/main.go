@@ -41,7 +41,7 @@ func realMain() (err error) {
 	flag.IntVar(&p.Mappings, "mappings", many, "mappings of the full table")
 	flag.IntVar(&p.Rate, "rate", 10_000, "small packets a second")
 	flag.IntVar(&p.Burst, "burst", 4, "small packets sent at a time (udp64)")
-	flag.IntVar(&p.Pings, "pings", 2000, "round trips of an RTT sample")
+	flag.IntVar(&p.Pings, "pings", 2000, "round trips on each path in a round")
 	flag.IntVar(&p.Queues, "queues", 0, "queues of map646's device (0: its own choice)")
 	flag.Parse()
 	switch *role {
@@ -236,6 +236,8 @@ func (r *run) samples(ctx context.Context, group []job, round int) error {
 		return r.streams(ctx, group, round)
 	case group[0].packets():
 		return r.packets(ctx, group, round)
+	case group[0].Load == "rtt":
+		return r.roundTrips(ctx, group, round)
 	}
 	for _, i := range sequence(len(group), round) {
 		if err := ctx.Err(); err != nil {
