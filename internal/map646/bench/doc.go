@@ -10,7 +10,7 @@
 // order. TCP streams last for a round, and paths take turns of a tenth of a second on
 // them: what a stream costs changes within seconds, and one sample each of streams of
 // their own gave medians that differed by 0.15 between runs. Small packets come in turns
-// of a fifth of a second. A ratio is that of two
+// of a fifth of a second, round trips in ten turns a round. A ratio is that of two
 // samples of the same round; what is reported is the median of the rounds' ratios and
 // their quartiles.
 //
