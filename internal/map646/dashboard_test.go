@@ -45,14 +45,23 @@ func exported(t *testing.T) (labels, values map[string][]string) {
 		}
 		labels[m[1]] = append(strings.Split(m[2], ","), "instance", "job")
 	}
-	for _, m := range mappingMetrics {
-		labels[m.name] = []string{"direction", "outside", "instance", "job"}
-	}
 	r := prometheus.NewPedanticRegistry()
 	r.MustRegister(collector{d})
-	families, err := r.Gather()
+	families, err := gatherer{d, r}.Gather()
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range families {
+		if len(f.Metric) == 0 {
+			t.Errorf("%s is a family of none: an answer cannot be written", f.GetName())
+		}
+	}
+	for _, f := range mappingFamilies(make([]Busy, 1)) {
+		families = append(families, f)
+		for _, l := range f.Metric[0].Label {
+			labels[f.GetName()] = append(labels[f.GetName()], l.GetName())
+		}
+		labels[f.GetName()] = append(labels[f.GetName()], "instance", "job")
 	}
 	for _, f := range families {
 		for _, m := range f.Metric {
