@@ -113,6 +113,8 @@ func (r *run) turns(ctx context.Context, group []job, round, uncounted, counted 
 				s.Bytes += now.Bytes
 				s.Packets += now.Packets
 				s.Seconds += now.Seconds
+				s.P10 += now.P10
+				s.P50 += now.P50
 			}
 			// Others want to live, too.
 			time.Sleep(5 * time.Millisecond)
@@ -182,21 +184,15 @@ const pingTurns = 10
 // roundTrips has round trips take turns. What is booked is the mean of the turns'
 // percentiles.
 func (r *run) roundTrips(ctx context.Context, group []job, round int) error {
-	means := map[job]answer{}
-	_, err := r.turns(ctx, group, round, 0, pingTurns, func(j job, w *world) (answer, error) {
-		a, err := w.client.do(order{Op: "pingpong", To: netip.AddrPortFrom(w.spec.target(), portEcho), Packets: r.plan.Pings / pingTurns, Size: payload})
-		m := means[j]
-		m.P10 += a.P10 / pingTurns
-		m.P50 += a.P50 / pingTurns
-		means[j] = m
-		return a, err
+	sums, err := r.turns(ctx, group, round, 0, pingTurns, func(_ job, w *world) (answer, error) {
+		return w.client.do(order{Op: "pingpong", To: netip.AddrPortFrom(w.spec.target(), portEcho), Packets: r.plan.Pings / pingTurns, Size: payload})
 	})
 	if err != nil {
 		return err
 	}
-	for j, m := range means {
-		r.book.add(key{j.Path, "rtt_p10"}, round, m.P10)
-		r.book.add(key{j.Path, "rtt_p50"}, round, m.P50)
+	for i, j := range group {
+		r.book.add(key{j.Path, "rtt_p10"}, round, sums[i].P10/pingTurns)
+		r.book.add(key{j.Path, "rtt_p50"}, round, sums[i].P50/pingTurns)
 	}
 	return nil
 }
