@@ -40,7 +40,7 @@ func (c *Controller) Handler() http.Handler {
 		if err := agent(id); err != nil {
 			return err
 		}
-		return c.relayOut(ctx, h, s)
+		return c.relayOut(ctx, id.Host, h, s)
 	})
 
 	// A peer may act on what it lends us of its own VMs, on its guests here, and on the jobs that it coordinates.
@@ -210,32 +210,33 @@ func (c *Controller) peerImage(ctx context.Context, from, digest string) error {
 	})
 }
 
-// relayOut takes a stream of an outgoing migration from an agent of ours on its way: to the target, if we coordinate, or
-// to the home site, which does.
-func (c *Controller) relayOut(ctx context.Context, h wire.ChannelHeader, s *wire.Stream) error {
-	var home string
-	var m migration
+// relayOut takes a stream of an outgoing migration from the agent of its source on its way: to the target, if we coordinate,
+// or to the home site, which does.
+func (c *Controller) relayOut(ctx context.Context, host string, h wire.ChannelHeader, s *wire.Stream) error {
+	var next end
 	if err := c.view(ctx, func(tx store.Tx) error {
-		var err error
-		if m, err = getJSON[migration](tx, prefixMigrations+h.Job); err == nil {
+		unknown := api.Errorf(api.CodeNotFound, "host %s is not the source of a migration %s of VM %s", host, h.Job, h.VM)
+		m, err := getJSON[migration](tx, prefixMigrations+h.Job)
+		if err == nil {
+			if m.UID != h.VM || m.Source.Site != c.o.Site || m.Source.Host != host {
+				return unknown
+			}
+			next = c.endOf(m.Target.Site)
 			return nil
 		}
-		g, err := getJSON[wire.Claim](tx, prefixOrders+h.VM)
-		if errors.Is(err, store.ErrNotFound) {
-			return api.Errorf(api.CodeNotFound, "no migration %s of VM %s is known here", h.Job, h.VM)
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
 		}
-		home = g.Home
+		g, err := getJSON[wire.Claim](tx, prefixOrders+h.VM)
+		if errors.Is(err, store.ErrNotFound) || err == nil && g.Host != host {
+			return unknown
+		}
+		next = peer{c, g.Home}
 		return err
 	}); err != nil {
 		return err
 	}
-	var to net.Conn
-	var err error
-	if home != "" {
-		to, err = peer{c, home}.channel(ctx, h)
-	} else {
-		to, err = c.endOf(m.Target.Site).channel(ctx, h)
-	}
+	to, err := next.channel(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -260,8 +261,8 @@ func (c *Controller) relayIn(ctx context.Context, from string, h wire.ChannelHea
 	var to net.Conn
 	var err error
 	switch {
-	case ours && m.Source.Site != from:
-		return api.Errorf(api.CodeForbidden, "migration %s does not come from %s", h.Job, from)
+	case ours && (m.Source.Site != from || m.UID != h.VM):
+		return api.Errorf(api.CodeForbidden, "migration %s of VM %s does not come from %s", h.Job, h.VM, from)
 	case ours:
 		to, err = c.endOf(m.Target.Site).channel(ctx, h)
 	default:

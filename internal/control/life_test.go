@@ -59,7 +59,7 @@ func (s *site) gone(name string) {
 			return false
 		}
 		for _, h := range s.w.hosts() {
-			if h.disks.has(v.UID) || slices.Contains(h.machine.VMs(), v.UID) {
+			if h.disks.has(v.UID) || h.machine != nil && slices.Contains(h.machine.VMs(), v.UID) {
 				return false
 			}
 		}

@@ -109,11 +109,7 @@ func (c *Controller) migrations(ctx context.Context) error {
 	for job := range all {
 		c.once("migrate/"+job, func(ctx context.Context) {
 			// Read again: between the list and now an earlier run may have taken the saga further, or to its end.
-			var m migration
-			err := c.view(ctx, func(tx store.Tx) (err error) {
-				m, err = getJSON[migration](tx, prefixMigrations+job)
-				return err
-			})
+			m, err := c.readMigration(ctx, job)
 			switch {
 			case err == nil:
 				c.runMigration(ctx, m)
@@ -128,45 +124,88 @@ func (c *Controller) migrations(ctx context.Context) error {
 // errHalt makes runMigration stop for now; the reconciler comes back to it.
 var errHalt = errors.New("halt")
 
+// errJournal is in the chain of an error of the journal itself. Whether the row is there or not is then not known: the
+// journal has to be read again before anything follows from it.
+var errJournal = errors.New("journal")
+
 // runMigration takes the saga from the step it is at to its end, or until ctx ends.
 func (c *Controller) runMigration(ctx context.Context, m migration) {
-	log := c.log.With("job", m.Job, "vm", m.VM, "epoch", m.Epoch)
-	if m.Step == cloud.StepCopying {
-		// A coordinator died while the source was copying: its streams died with it.
-		m.Failure = api.Errorf(api.CodeUnavailable, "the controller was restarted while the VM was being copied")
-		if err := c.advance(ctx, &m, cloud.StepUndo, nil); err != nil {
-			log.Error("journal the undoing", "err", err)
-			return
-		}
-	}
 	for ctx.Err() == nil {
 		c.o.Failpoint("coordinator." + string(m.Step))
-		log.Debug("migration step", "step", m.Step)
-		err := c.stepMigration(ctx, &m)
-		switch {
-		case err == nil:
-		case errors.Is(err, errHalt) || ctx.Err() != nil:
+		c.log.Debug("migration step", "job", m.Job, "vm", m.VM, "epoch", m.Epoch, "step", m.Step)
+		if err := c.stepMigration(ctx, &m); err != nil && !c.recoverMigration(ctx, &m, err) {
 			return
-		default:
-			var e *api.Error
-			if !errors.As(err, &e) {
-				e = api.Errorf(api.CodeInternal, "%v", err)
-			}
-			log.Warn("migration fails", "step", m.Step, "err", err)
-			m.Failure = &api.Error{Code: e.Code, Message: fmt.Sprintf("%s: %s", m.Step.Doing(), e.Message), Reasons: e.Reasons}
-			next := cloud.StepUndo
-			if m.Step == cloud.StepNone {
-				next = cloud.StepFailed
-			}
-			if err := c.advance(ctx, &m, next, nil); err != nil {
-				log.Error("keep the migration's failure", "err", err)
-				return
-			}
 		}
-		if m.Step == cloud.StepDone || m.Step == cloud.StepFailed {
+		if m.Step.Ended() {
 			return
 		}
 	}
+}
+
+// recoverMigration decides what follows an error of a step, and tells whether to go on. Before the decision an error leads
+// back. Past it, and on the way back, the step is only ever repeated, whatever the error is: another way could end with two
+// running copies (law 2).
+func (c *Controller) recoverMigration(ctx context.Context, m *migration, err error) bool {
+	log := c.log.With("job", m.Job, "vm", m.VM, "epoch", m.Epoch, "step", m.Step)
+	switch {
+	case errors.Is(err, errHalt) || ctx.Err() != nil:
+		return false
+	case errors.Is(err, errJournal):
+		log.Error("journal a step; reading the journal again", "err", err)
+		return c.rereadMigration(ctx, m, err)
+	case m.Step.Committed() || m.Step == cloud.StepUndo:
+		log.Warn("migration step; trying again", "err", err)
+		return c.pause(ctx) == nil
+	}
+	log.Warn("migration fails", "err", err)
+	m.Failure = failureOf(m.Step, err)
+	next := cloud.StepUndo
+	if m.Step == cloud.StepNone {
+		next = cloud.StepFailed
+	}
+	if err := c.advance(ctx, m, next, nil); err != nil {
+		return c.recoverMigration(ctx, m, err)
+	}
+	return true
+}
+
+func failureOf(step cloud.MigrateStep, err error) *api.Error {
+	e := &api.Error{Code: api.CodeInternal, Message: err.Error()}
+	errors.As(err, &e)
+	return &api.Error{Code: e.Code, Message: fmt.Sprintf("%s: %s", step.Doing(), e.Message), Reasons: e.Reasons}
+}
+
+// rereadMigration takes the saga to where the store says it is, after a write whose outcome is not known. It tells whether
+// the saga is still there.
+func (c *Controller) rereadMigration(ctx context.Context, m *migration, cause error) bool {
+	failure := m.Failure
+	if failure == nil {
+		failure = failureOf(m.Step, cause)
+	}
+	for c.pause(ctx) == nil {
+		stored, err := c.readMigration(ctx, m.Job)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return false // the row was its last one
+		case err != nil:
+			c.log.Error("read the migration again", "job", m.Job, "vm", m.VM, "err", err)
+			continue
+		}
+		*m = stored
+		if m.Step == cloud.StepCopying {
+			m.Failure = failure // the reason for which stepMigration leads back from there
+		}
+		return true
+	}
+	return false
+}
+
+func (c *Controller) readMigration(ctx context.Context, job string) (m migration, err error) {
+	err = c.view(ctx, func(tx store.Tx) (err error) {
+		m, err = getJSON[migration](tx, prefixMigrations+job)
+		return err
+	})
+	return m, err
 }
 
 // stepMigration does what follows the step that the journal has, and journals it.
@@ -214,16 +253,23 @@ func (c *Controller) stepMigration(ctx context.Context, m *migration) error {
 		return c.advance(ctx, m, cloud.StepPrepared, nil)
 
 	case cloud.StepPrepared:
-		return c.advance(ctx, m, cloud.StepCopying, nil)
-
-	case cloud.StepCopying:
+		if err := c.advance(ctx, m, cloud.StepCopying, nil); err != nil {
+			return err
+		}
+		c.o.Failpoint("coordinator." + string(m.Step))
 		result, err := c.copy(ctx, m, source)
 		if err != nil {
 			return err
 		}
 		m.Result = result.Result
-		p := result.Progress
-		return c.advance(ctx, m, cloud.StepCopied, &p)
+		return c.advance(ctx, m, cloud.StepCopied, &result.Progress)
+
+	case cloud.StepCopying:
+		// Read from the journal: whoever copied is gone, and the streams with it.
+		if m.Failure == nil {
+			m.Failure = api.Errorf(api.CodeUnavailable, "the controller was restarted while the VM was being copied")
+		}
+		return c.advance(ctx, m, cloud.StepUndo, nil)
 
 	case cloud.StepCopied:
 		// The decision. From here on the copy at the source never runs at its old epoch again.
@@ -441,7 +487,7 @@ func (c *Controller) advance(ctx context.Context, m *migration, step cloud.Migra
 		if errors.Is(err, errCancelled) {
 			return err
 		}
-		return fmt.Errorf("journal step %s: %w", step, err)
+		return fmt.Errorf("%w: write step %s: %w", errJournal, step, err)
 	}
 	c.log.Info("migration", "job", m.Job, "vm", m.VM, "step", step)
 	c.poke()

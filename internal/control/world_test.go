@@ -79,11 +79,12 @@ type site struct {
 type host struct {
 	site    *site
 	name    string
-	machine *fake.Host
+	machine *fake.Host // nil: a gateway, without a hypervisor
 	cred    *wire.Credential
 	disks   *disks
 	vtep    netip.Addr
 	room    api.Resources
+	roles   []api.HostRole // of its join token
 
 	proc  *process
 	agent *agent.Agent
@@ -125,7 +126,9 @@ func (w *world) close() {
 	}
 	all.Wait()
 	for _, h := range w.hosts() {
-		h.machine.PowerOff()
+		if h.machine != nil {
+			h.machine.PowerOff()
+		}
 	}
 }
 
@@ -183,12 +186,19 @@ func (w *world) addSite(name string, lease time.Duration) *site {
 }
 
 // start begins the site's controller, as cmd/wcc does.
-func (s *site) start() {
+func (s *site) start() { s.startWith(nil, nil) }
+
+// startWith is start with the store, and what answers the sessions of peers and agents, wrapped; nil leaves them as they are.
+func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Handler) http.Handler) {
 	w := s.w
 	w.t.Helper()
+	s.kill()
 	p := newProcess(w.t, w.net, s.name, filepath.Join(s.dir, "store.db"))
 	log := w.log.With("site", s.name)
-	st := storeGrip{p.store, grip{p}}
+	var st store.Store = storeGrip{p.store, grip{p}}
+	if wrap != nil {
+		st = wrap(st)
+	}
 	node := networkGrip{w.net.Node(s.name), grip{p}}
 	var err error
 	s.cred, err = s.authority.Controller()
@@ -209,6 +219,9 @@ func (s *site) start() {
 	})
 	w.must(err)
 	handler = s.ctl.Handler()
+	if handle != nil {
+		handler = handle(handler)
+	}
 	w.must(s.ctl.Peers(p.ctx))
 	ctl, federation, images := s.ctl, s.fed, s.images
 	p.work.Go(func() { ctl.Run(p.ctx) })
@@ -251,43 +264,72 @@ func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
 		cpu = api.CPU{Accel: "tcg", Model: "Nehalem", Usable: []string{"Nehalem", "Westmere"}}
 	}
 	h := &host{
-		site: s, name: name, vtep: vtep, room: room,
+		site: s, name: name, vtep: vtep, room: room, roles: []api.HostRole{api.RoleHypervisor},
 		machine: fake.New(fake.Options{
 			Name: s.name + "/" + name, World: w.fake, ChunkTime: o.copyTime,
 			Accel: cpu.Accel, CPUModel: cpu.Model, CPUUsable: cpu.Usable,
 		}),
 	}
 	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}}
-	text, err := s.ctl.JoinToken(w.t.Context(), s.admin, name, nil)
-	w.must(err)
-	token, err := wire.ParseToken(text)
-	w.must(err)
-	h.cred, _, err = wire.Join(w.t.Context(), w.net.Node(h.node()), s.name+":646", token, name, nil)
-	w.must(err)
 	s.hosts[name] = h
+	h.join()
 	h.start()
 	return h
 }
 
-// start begins the host's agent.
-func (h *host) start() {
+// addGateway has a host without a hypervisor join.
+func (s *site) addGateway(name string, vtep netip.Addr) *host {
+	s.w.t.Helper()
+	h := &host{site: s, name: name, vtep: vtep, roles: []api.HostRole{api.RoleGateway}}
+	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}}
+	s.hosts[name] = h
+	h.join()
+	h.start()
+	return h
+}
+
+// join gives the host its certificate by a join token for its roles.
+func (h *host) join() {
+	w, s := h.site.w, h.site
+	w.t.Helper()
+	text, err := s.ctl.JoinToken(w.t.Context(), s.admin, h.name, h.roles)
+	w.must(err)
+	token, err := wire.ParseToken(text)
+	w.must(err)
+	h.cred, _, err = wire.Join(w.t.Context(), w.net.Node(h.node()), s.name+":646", token, h.name, nil)
+	w.must(err)
+}
+
+// start begins the host's agent in the roles of its join token.
+func (h *host) start() { h.startWith(nil, h.roles...) }
+
+// startWith is start with the agent's store wrapped (nil leaves it as it is) and with roles of the agent's own choice.
+func (h *host) startWith(wrap func(store.Store) store.Store, roles ...api.HostRole) {
 	w := h.site.w
 	w.t.Helper()
+	h.kill()
 	p := newProcess(w.t, w.net, h.node(), filepath.Join(h.site.dir, h.name+".db"))
 	log := w.log.With("host", h.node())
 	trust, err := wire.NewTrust(wire.TrustOptions{CA: h.cred.CA})
 	w.must(err)
-	driver := h.machine.Connect()
-	p.ends = append(p.ends, func() { driver.Close() })
 	link := agent.NewLink(agent.LinkOptions{
 		Address: h.site.name + ":646", Credential: h.cred, Trust: trust, Network: networkGrip{w.net.Node(h.node()), grip{p}}, Logger: log,
 		KeepAlive: keepAlive, DeadAfter: deadAfter,
 	})
-	a, err := agent.New(p.ctx, agent.Options{
-		Site: h.site.name, Host: h.name, Roles: []api.HostRole{api.RoleHypervisor}, VTEP: h.vtep, Capacity: h.room,
-		Store: storeGrip{p.store, grip{p}}, Hypervisor: driver, Volumes: disksGrip{h.disks, grip{p}}, Networks: &bridges{}, Controller: link,
+	var st store.Store = storeGrip{p.store, grip{p}}
+	if wrap != nil {
+		st = wrap(st)
+	}
+	o := agent.Options{
+		Site: h.site.name, Host: h.name, Roles: roles, VTEP: h.vtep, Capacity: h.room, Store: st, Networks: &bridges{}, Controller: link,
 		Logger: log, Boot: fmt.Sprint(time.Now().UnixNano()), StopGrace: 10 * time.Second, Failpoint: w.failpoint(p),
-	})
+	}
+	if h.machine != nil {
+		driver := h.machine.Connect()
+		p.ends = append(p.ends, func() { driver.Close() })
+		o.Hypervisor, o.Volumes = driver, disksGrip{h.disks, grip{p}}
+	}
+	a, err := agent.New(p.ctx, o)
 	w.must(err)
 	p.work.Go(func() {
 		if err := a.Run(p.ctx); err != nil && p.ctx.Err() == nil {
@@ -465,7 +507,7 @@ func (s *site) wrong(name string) string {
 		if h.disks.has(v.UID) != here {
 			return fmt.Sprintf("a volume of %s on %s/%s: %t", name, h.site.name, h.name, !here)
 		}
-		if slices.Contains(h.machine.VMs(), v.UID) != here {
+		if h.machine != nil && slices.Contains(h.machine.VMs(), v.UID) != here {
 			return fmt.Sprintf("a domain of %s on %s/%s: %t", name, h.site.name, h.name, !here)
 		}
 	}
@@ -549,7 +591,11 @@ func (w *world) state() string {
 		}
 		for _, hn := range slices.Sorted(maps.Keys(s.hosts)) {
 			h := s.hosts[hn]
-			fmt.Fprintf(&b, "  host %s up=%t domains=%v\n", h.name, h.proc != nil, h.machine.VMs())
+			fmt.Fprintf(&b, "  host %s up=%t", h.name, h.proc != nil)
+			if h.machine != nil {
+				fmt.Fprintf(&b, " domains=%v", h.machine.VMs())
+			}
+			b.WriteByte('\n')
 			if h.proc != nil {
 				h.proc.store.View(context.Background(), func(tx store.Tx) error {
 					kvs, err := tx.List("vms/")
