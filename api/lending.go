@@ -72,8 +72,9 @@ const (
 type LoanStatus struct {
 	State   LoanState `json:"state"`
 	Used    Resources `json:"used"`
-	Renewed time.Time `json:"renewed,omitzero"` // by this site's clock
-	Expires time.Time `json:"expires,omitzero"` // by this site's clock
+	Renewed time.Time `json:"renewed,omitzero"`        // by this site's clock
+	Expires time.Time `json:"expires,omitzero"`        // by this site's clock
+	Grace   Seconds   `json:"grace_seconds,omitempty"` // that follows the lease; the borrower's copy only
 	Serial  uint64    `json:"serial"`
 	Message string    `json:"message,omitempty"`
 }

@@ -9,7 +9,8 @@ type Network struct {
 
 // NetworkSpec describes a network.
 type NetworkSpec struct {
-	Prefix   string `json:"prefix"`             // IPv6 /64
+	Prefix   string `json:"prefix"`             // IPv6 /64; empty at creation: the first one that is free in Pool
+	Pool     string `json:"pool,omitempty"`     // of the site's address plan, to take Prefix from; empty: any that is open to the owner
 	IPv4     string `json:"ipv4,omitempty"`     // private IPv4 prefix for DHCP (RFC 1918), /16 to /28; empty: none
 	Mobility string `json:"mobility,omitempty"` // l2 (the default and, so far, the only one)
 	MTU      int    `json:"mtu,omitempty"`      // bytes; default 1430: 1500 less VXLAN over IPv6 (70)
@@ -41,14 +42,22 @@ type Address struct {
 
 // AddressSpec binds an address to a VM.
 type AddressSpec struct {
-	Address string `json:"address"`      // one IPv4 or IPv6 address
-	VM      string `json:"vm,omitempty"` // empty: held, leads nowhere
+	Address string `json:"address"`        // one IPv4 or IPv6 address; empty at creation: the first one that is free in Pool
+	Pool    string `json:"pool,omitempty"` // of the site's address plan, to take Address from; empty: any that is open to the owner
+	VM      string `json:"vm,omitempty"`   // empty: held, leads nowhere
 }
 
 // AddressStatus is what is seen of an address.
 type AddressStatus struct {
-	Target      string   `json:"target,omitempty"`      // the VM's IPv6 address
-	Translators []string `json:"translators,omitempty"` // SITE/HOST that have it in their table
+	Target      string           `json:"target,omitempty"`      // the VM's IPv6 address
+	Translators []string         `json:"translators,omitempty"` // SITE/HOST that have it in their table
+	Refused     []AddressRefusal `json:"refused,omitempty"`     // who does not translate it, and why
+}
+
+// AddressRefusal says why a translator, or a whole peer, does not translate an address.
+type AddressRefusal struct {
+	By      string `json:"by"` // SITE/HOST, or SITE
+	Message string `json:"message"`
 }
 
 // Kind is KindAddress.

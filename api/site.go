@@ -11,7 +11,18 @@ type Site struct {
 
 // SiteSpec is what a site says of itself.
 type SiteSpec struct {
-	Endpoint string `json:"endpoint"` // host:port of the site's one outside port
+	Endpoint string        `json:"endpoint"`        // host:port of the site's one outside port
+	Pools    []AddressPool `json:"pools,omitempty"` // own site only: the parts of its address plan that the reader may use
+}
+
+// AddressPool is a part of a site's address plan. It is set in the site's configuration.
+type AddressPool struct {
+	Name     string   `json:"name"`
+	Use      string   `json:"use"` // networks or addresses
+	Prefixes []string `json:"prefixes"`
+	Except   []string `json:"except,omitempty"` // inside of Prefixes, and never given
+	Owners   []string `json:"owners,omitempty"` // * is all of the site's
+	Peers    []string `json:"peers,omitempty"`  // * is every peer
 }
 
 // SiteStatus is what is seen of a site.
@@ -69,7 +80,8 @@ const (
 	RoleGateway    HostRole = "gateway"
 )
 
-// HostSpec is what the operator wants of a host.
+// HostSpec is what the operator wants of a host. Roles are the join token's, until an admin changes them; a host has a role
+// if its agent's configuration has it too.
 type HostSpec struct {
 	Roles    []HostRole `json:"roles"`
 	Cordoned bool       `json:"cordoned,omitempty"` // takes no new VM
@@ -77,15 +89,16 @@ type HostSpec struct {
 
 // HostStatus is what the agent reports.
 type HostStatus struct {
-	Connected  bool      `json:"connected"`
-	Since      time.Time `json:"since,omitzero"`
-	VTEP       string    `json:"vtep,omitempty"`       // underlay IPv6 address that carries the networks
-	Hypervisor string    `json:"hypervisor,omitempty"` // "qemu 7.2.0 (tcg)"
-	CPU        CPU       `json:"cpu"`
-	Capacity   Resources `json:"capacity"`
-	Allotted   Resources `json:"allotted"`
-	Images     []string  `json:"images,omitempty"` // digests of the base images kept here
-	Message    string    `json:"message,omitempty"`
+	Connected  bool       `json:"connected"`
+	Since      time.Time  `json:"since,omitzero"`
+	Roles      []HostRole `json:"roles,omitempty"`      // of the agent's own configuration
+	VTEP       string     `json:"vtep,omitempty"`       // underlay IPv6 address that carries the networks
+	Hypervisor string     `json:"hypervisor,omitempty"` // "qemu 7.2.0 (tcg)"
+	CPU        CPU        `json:"cpu"`
+	Capacity   Resources  `json:"capacity"`
+	Allotted   Resources  `json:"allotted"`
+	Images     []string   `json:"images,omitempty"` // digests of the base images kept here
+	Message    string     `json:"message,omitempty"`
 }
 
 // CPU is what a host offers to guests; two hosts can exchange running guests when the guest's model is usable at both.

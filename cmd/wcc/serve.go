@@ -87,7 +87,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.W
 	controller, err := control.New(control.Options{
 		Site: site.Site, Store: st, Authority: authority, Federation: federation, Images: images, Logger: log,
 		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
-		MTU: site.Network.MTU, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
+		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
 	})
 	if err != nil {
 		return err

@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"widecloud/api"
 	"widecloud/internal/agent/network"
+	"widecloud/internal/cloud"
 	"widecloud/internal/hyper"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -84,6 +87,9 @@ type Agent struct {
 	o    Options
 	log  *slog.Logger
 	wake chan struct{} // something changed: reconcile and report
+
+	setting sync.Mutex       // held while orders are taken: of two, the older ones must not be the last to be kept
+	parts   []wire.HostState // of orders that come in parts, until all are there; guarded by setting
 
 	mu      sync.Mutex
 	state   wire.HostState
@@ -248,30 +254,28 @@ func (a *Agent) applyNetworks(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	var errs []error
-	for _, n := range orders {
-		converted, err := networkOf(n)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		w.Networks = append(w.Networks, converted)
+	for _, uid := range slices.Sorted(maps.Keys(orders)) {
+		n, bad := networkOf(orders[uid])
+		w.Networks = append(w.Networks, n)
+		errs = append(errs, bad...)
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...) // a half-understood state is not applied: it would take networks down
-	}
-	return a.o.Networks.Apply(ctx, w)
+	return errors.Join(append(errs, a.o.Networks.Apply(ctx, w))...)
 }
 
-func networkOf(n wire.NetworkOrder) (network.Network, error) {
+// networkOf is an order as the driver wants it, without the endpoints and flood addresses that are bad, and an error for each
+// of these. A network that is bad itself is the driver's to leave out: it may carry it already.
+func networkOf(n wire.NetworkOrder) (network.Network, []error) {
+	n, bad := n.Sound("network " + cloud.Line(n.Name, cloud.MaxName))
 	out := network.Network{UID: n.UID, Name: n.Name, VNI: n.VNI, Prefix: n.Prefix, IPv4: n.IPv4, MTU: n.MTU, Flood: n.Flood}
 	for _, e := range n.Endpoints {
 		mac, err := net.ParseMAC(e.MAC)
 		if err != nil {
-			return out, fmt.Errorf("network %s: endpoint of VM %s: mac: %w", n.Name, e.VM, err)
+			bad = append(bad, fmt.Errorf("network %s: endpoint of VM %s: mac: %w", n.Name, e.VM, err))
+			continue
 		}
 		out.Endpoints = append(out.Endpoints, network.Endpoint{VM: e.VM, MAC: mac, IPv6: e.IPv6, IPv4: e.IPv4, VTEP: e.VTEP, Hostname: e.Hostname})
 	}
-	return out, nil
+	return out, bad
 }
 
 func errText(err error) string {

@@ -53,8 +53,11 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 // Prepare is the target's first step: image, volume, network, and an incoming domain that waits.
 func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAnswer, error) {
 	n := c.Network
-	if _, err := networkOf(n); err != nil {
-		return wire.MigrateAnswer{}, api.Invalidf("network", "%v", err)
+	if err := n.Check("network"); err != nil {
+		return wire.MigrateAnswer{}, err
+	}
+	if err := c.Order.Check("order"); err != nil {
+		return wire.MigrateAnswer{}, err
 	}
 	v, unlock, err := a.claim(ctx, c.Order.VM, func(r *record) error {
 		switch {

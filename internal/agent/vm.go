@@ -103,19 +103,23 @@ func (a *Agent) remember(ctx context.Context, uid string, change func(*record) e
 	return v, nil
 }
 
-// SetState takes the controller's orders. They are kept on disk before it returns.
+// SetState takes the controller's orders. They are kept on disk before it returns. Of orders that come in parts the last part
+// puts all of them in force. One that is bad harms nothing but what it is about: reconcile leaves it out and reports it.
 func (a *Agent) SetState(ctx context.Context, s wire.HostState) error {
+	a.setting.Lock()
+	defer a.setting.Unlock()
 	a.mu.Lock()
-	if s.Revision < a.state.Revision {
-		have := a.state.Revision
-		a.mu.Unlock()
+	have := a.state.Revision
+	a.mu.Unlock()
+	if s.Revision < have {
 		return api.Errorf(api.CodeStale, "orders of revision %d are older than the ones in force (%d)", s.Revision, have)
 	}
-	a.mu.Unlock()
-	for _, n := range s.Networks {
-		if _, err := networkOf(n); err != nil {
-			return api.Invalidf("networks", "%v", err)
+	if s.Parts > 0 {
+		whole, err := a.collect(s)
+		if err != nil || whole == nil {
+			return err
 		}
+		s = *whole
 	}
 	value, err := json.Marshal(s)
 	if err != nil {
@@ -130,6 +134,22 @@ func (a *Agent) SetState(ctx context.Context, s wire.HostState) error {
 	a.orders(ctx)
 	a.poke()
 	return nil
+}
+
+// collect keeps a part of orders, and gives the whole when it is the last one. a.setting is held.
+func (a *Agent) collect(s wire.HostState) (*wire.HostState, error) {
+	if s.Part == 0 {
+		a.parts = nil
+	}
+	if s.Part != len(a.parts) || s.Part > 0 && (s.Revision != a.parts[0].Revision || s.Parts != a.parts[0].Parts) {
+		return nil, api.Invalidf("part", "part %d of %d of revision %d does not follow what came before it", s.Part, s.Parts, s.Revision)
+	}
+	if a.parts = append(a.parts, s); len(a.parts) < s.Parts {
+		return nil, nil
+	}
+	whole := wire.JoinParts(a.parts)
+	a.parts = nil
+	return &whole, nil
 }
 
 // orders takes what the newest state orders, as far as epochs and migrations allow. It is done again and again: an order
@@ -154,8 +174,11 @@ func (a *Agent) orders(ctx context.Context) {
 
 var errUnchanged = errors.New("unchanged")
 
-// order takes one VM's order if its epoch allows.
+// order takes one VM's order if it is sound and its epoch allows.
 func (a *Agent) order(ctx context.Context, o wire.VMOrder) error {
+	if err := o.Check("order"); err != nil {
+		return err
+	}
 	_, err := a.remember(ctx, o.VM, func(r *record) error {
 		switch {
 		case r.Order.Home != "" && o.Home != r.Order.Home:

@@ -18,7 +18,12 @@ const (
 	MaxName     = 40       // bytes of a name
 	MaxUserData = 64 << 10 // bytes of cloud-init user-data
 	MaxSSHKeys  = 64
+	MaxKeyBytes = 32 << 10 // of all SSH keys of a VM together
 	MaxDiskGiB  = 1 << 16
+
+	maxCPUs      = 64
+	minMemoryMiB = 64
+	maxMemoryMiB = 1 << 20
 )
 
 // Known is what a new spec must not clash with. An object of the same name as the one that is validated is that object
@@ -26,6 +31,7 @@ const (
 type Known struct {
 	Networks  []api.Network // of the site
 	Addresses []api.Address // of the site
+	Was       api.Object    // what is replaced; nil for a new object. A limit that came later does not forbid what is there
 }
 
 // Default fills in what a spec leaves open and the documentation has a default for.
@@ -68,9 +74,10 @@ func Validate(o api.Object, k Known) error {
 	var err *api.Error
 	switch o := o.(type) {
 	case *api.VM:
-		err = checkVM(o)
+		was, _ := k.Was.(*api.VM)
+		err = checkVM(o, was)
 	case *api.Network:
-		err = checkNetwork(o, k.Networks)
+		err = checkNetwork(o, k)
 	case *api.Address:
 		err = checkAddress(o, k)
 	case *api.Image:
@@ -174,11 +181,11 @@ func firstOf(errs ...*api.Error) *api.Error {
 	return nil
 }
 
-func checkVM(v *api.VM) *api.Error {
+func checkVM(v, was *api.VM) *api.Error {
 	s := &v.Spec
 	err := firstOf(
-		checkRange("spec.cpus", s.CPUs, 1, 64),
-		checkRange("spec.memory_mib", s.MemoryMiB, 64, 1<<20),
+		checkRange("spec.cpus", s.CPUs, 1, maxCPUs),
+		checkRange("spec.memory_mib", s.MemoryMiB, minMemoryMiB, maxMemoryMiB),
 		checkRange("spec.disk_gib", s.DiskGiB, 0, MaxDiskGiB),
 		checkName("spec.image", s.Image),
 		checkName("spec.network", s.Network),
@@ -202,6 +209,11 @@ func checkVM(v *api.VM) *api.Error {
 	for i, k := range s.SSHKeys {
 		if err := checkSSHKey("spec.ssh_keys["+strconv.Itoa(i)+"]", k); err != nil {
 			return err
+		}
+	}
+	if was == nil || !slices.Equal(was.Spec.SSHKeys, s.SSHKeys) {
+		if err := CheckKeys("spec.ssh_keys", s.SSHKeys); err != nil {
+			return err.(*api.Error)
 		}
 	}
 	if s.Place != "" {

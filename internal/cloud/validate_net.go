@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,16 @@ var (
 	}
 )
 
+// NetworkSpace tells whether a prefix is where networks may be: global unicast (RFC 4291 §2.4) or unique local (RFC 4193).
+func NetworkSpace(p netip.Prefix) bool {
+	return within(p, globalUnicast) || within(p, uniqueLocal)
+}
+
+// isPrivate tells whether an IPv4 prefix is of RFC 1918.
+func isPrivate(p netip.Prefix) bool {
+	return slices.ContainsFunc(private4, func(q netip.Prefix) bool { return within(p, q) })
+}
+
 // checkPrefix parses a prefix that has no bits beyond its length.
 func checkPrefix(field, s string) (netip.Prefix, *api.Error) {
 	p, err := netip.ParsePrefix(s)
@@ -35,7 +46,7 @@ func checkPrefix(field, s string) (netip.Prefix, *api.Error) {
 	return p, nil
 }
 
-func checkNetwork(n *api.Network, known []api.Network) *api.Error {
+func checkNetwork(n *api.Network, k Known) *api.Error {
 	s := n.Spec
 	p6, err := checkPrefix("spec.prefix", s.Prefix)
 	if err != nil {
@@ -44,7 +55,7 @@ func checkNetwork(n *api.Network, known []api.Network) *api.Error {
 	if !p6.Addr().Is6() || p6.Bits() != 64 {
 		return api.Invalidf("spec.prefix", "%s is not an IPv6 /64", p6)
 	}
-	if !globalUnicast.Contains(p6.Addr()) && !uniqueLocal.Contains(p6.Addr()) {
+	if !NetworkSpace(p6) {
 		return api.Invalidf("spec.prefix", "%s is neither global unicast (%s) nor unique local (%s)", p6, globalUnicast, uniqueLocal)
 	}
 	var p4 netip.Prefix
@@ -52,11 +63,7 @@ func checkNetwork(n *api.Network, known []api.Network) *api.Error {
 		if p4, err = checkPrefix("spec.ipv4", s.IPv4); err != nil {
 			return err
 		}
-		private := false
-		for _, p := range private4 {
-			private = private || (p.Contains(p4.Addr()) && p4.Bits() >= p.Bits())
-		}
-		if !private {
+		if !isPrivate(p4) {
 			return api.Invalidf("spec.ipv4", "%s is not private: 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16 (RFC 1918)", p4)
 		}
 		if !dhcpPrefix(p4) {
@@ -74,7 +81,12 @@ func checkNetwork(n *api.Network, known []api.Network) *api.Error {
 	if s.VNI > MaxVNI {
 		return api.Invalidf("spec.vni", "%d is not between 1 and %d", s.VNI, MaxVNI)
 	}
-	for _, o := range known {
+	for _, o := range k.Addresses {
+		if a, err := netip.ParseAddr(o.Spec.Address); err == nil && p6.Contains(a) {
+			return taken("spec.prefix", "%s holds the service address %s", p6, a)
+		}
+	}
+	for _, o := range k.Networks {
 		if o.Name == n.Name {
 			continue
 		}
@@ -102,18 +114,15 @@ func checkAddress(a *api.Address, k Known) *api.Error {
 	const field = "spec.address"
 	s := a.Spec
 	addr, err := netip.ParseAddr(s.Address)
-	switch {
-	case err != nil:
+	if err != nil {
 		return api.Invalidf(field, "%.60q is no IPv4 or IPv6 address", s.Address)
-	case addr.Zone() != "":
-		return api.Invalidf(field, "%s has a zone", s.Address)
-	case addr.Is4In6():
-		return api.Invalidf(field, "%s is an IPv4 address in IPv6 form; write %s", s.Address, addr.Unmap())
-	case addr.String() != s.Address:
+	}
+	if err := CheckService(field, addr); err != nil {
+		return err.(*api.Error)
+	}
+	if addr.String() != s.Address {
 		// One form for one address: it is compared and stored as text elsewhere (RFC 5952).
 		return api.Invalidf(field, "%s is not in its canonical form; write %s", s.Address, addr)
-	case !addr.IsGlobalUnicast() || addr.Is4() && (addr.As4()[0] == 0 || addr.As4()[0] >= 240):
-		return api.Invalidf(field, "%s is not a unicast address that can be reached", addr)
 	}
 	if s.VM != "" {
 		if err := checkName("spec.vm", s.VM); err != nil {

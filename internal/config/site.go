@@ -8,19 +8,22 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"widecloud/internal/cloud"
 )
 
 // Site is the configuration of a site's controller, `wcc serve`. examples/site.toml explains every field.
 type Site struct {
-	Site    string         `toml:"site"`
-	DataDir string         `toml:"data_dir"`
-	API     SiteAPI        `toml:"api"`
-	Outside SiteOutside    `toml:"outside"`
-	Network SiteNetwork    `toml:"network"`
-	Lending SiteLending    `toml:"lending"`
-	Volumes SiteVolumes    `toml:"volumes"`
-	Log     Log            `toml:"log"`
-	Metrics MetricsOptions `toml:"metrics"`
+	Site    string              `toml:"site"`
+	DataDir string              `toml:"data_dir"`
+	API     SiteAPI             `toml:"api"`
+	Outside SiteOutside         `toml:"outside"`
+	Network SiteNetwork         `toml:"network"`
+	Pool    map[string]SitePool `toml:"pool"` // the address plan, by the pools' names
+	Lending SiteLending         `toml:"lending"`
+	Volumes SiteVolumes         `toml:"volumes"`
+	Log     Log                 `toml:"log"`
+	Metrics MetricsOptions      `toml:"metrics"`
 }
 
 // SiteAPI is how users reach the controller.
@@ -41,9 +44,20 @@ type SiteOutside struct {
 
 // SiteNetwork is what the site's networks have in common.
 type SiteNetwork struct {
-	Pref64      netip.Prefix `toml:"pref64"`       // RFC 6052; the same at all sites
-	AnycastVTEP netip.Addr   `toml:"anycast_vtep"` // of the site's gateways; invalid: no gateways
-	MTU         int          `toml:"mtu"`          // bytes, of new networks
+	Pref64      netip.Prefix   `toml:"pref64"`       // RFC 6052; the same at all sites
+	AnycastVTEP netip.Addr     `toml:"anycast_vtep"` // of the site's gateways; invalid: no gateways
+	MTU         int            `toml:"mtu"`          // bytes, of new networks
+	Underlay    []netip.Prefix `toml:"underlay"`     // the hosts' VTEPs are in these; empty: anywhere outside of the pools
+	Reserved    []netip.Prefix `toml:"reserved"`     // no network and no service address may touch these
+}
+
+// SitePool is a part of the address plan: cloud.Pool.
+type SitePool struct {
+	Use      cloud.PoolUse  `toml:"use"` // networks or addresses
+	Prefixes []netip.Prefix `toml:"prefixes"`
+	Except   []netip.Prefix `toml:"except"`
+	Owners   []string       `toml:"owners"` // not given: all of them
+	Peers    []string       `toml:"peers"`
 }
 
 // SiteLending has the defaults of new offers.
@@ -53,7 +67,9 @@ type SiteLending struct {
 
 // SiteVolumes is where the controller keeps images.
 type SiteVolumes struct {
-	Dir string `toml:"dir"` // empty: DataDir/images
+	Dir       string         `toml:"dir"`        // empty: DataDir/images
+	Reserve   Bytes          `toml:"reserve"`    // of the disk, that images leave free
+	FetchFrom []netip.Prefix `toml:"fetch_from"` // addresses of no global reach that users' URLs may lead to all the same
 }
 
 // Log is what is logged, to standard error.
@@ -74,6 +90,7 @@ func DefaultSite() *Site {
 		Outside: SiteOutside{Listen: "[::]:7647"},
 		Network: SiteNetwork{MTU: 1430},
 		Lending: SiteLending{Lease: Duration{time.Hour}},
+		Volumes: SiteVolumes{Reserve: 1 << 30},
 		Log:     Log{Level: "info", Format: "text"},
 		Metrics: MetricsOptions{Enabled: true},
 	}
@@ -87,6 +104,12 @@ func LoadSite(path string) (*Site, error) {
 	}
 	if s.Volumes.Dir == "" {
 		s.Volumes.Dir = s.DataDir + "/images"
+	}
+	for name, p := range s.Pool {
+		if p.Owners == nil {
+			p.Owners = []string{"*"}
+			s.Pool[name] = p
+		}
 	}
 	return s, nil
 }
@@ -140,6 +163,10 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 	if m := s.Network.MTU; m < 1280 || m > 9000 {
 		wrong("network.mtu", "is %d, must be 1280 (RFC 8200 §5) to 9000", m)
 	}
+	checkPrefixes(wrong, "network.underlay", s.Network.Underlay)
+	checkPrefixes(wrong, "network.reserved", s.Network.Reserved)
+	s.checkPools(wrong)
+	checkPrefixes(wrong, "volumes.fetch_from", s.Volumes.FetchFrom)
 	if l := s.Lending.Lease.Duration; l < 10*time.Second || l > 30*24*time.Hour {
 		wrong("lending.lease", "is %v, must be 10s to 720h", l)
 	}

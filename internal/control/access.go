@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"widecloud/api"
+	"widecloud/internal/lend"
 	"widecloud/internal/serve"
 	"widecloud/internal/store"
 )
@@ -148,7 +149,7 @@ func (c *Controller) visible(tx store.Tx, p serve.Principal, k api.Kind, name st
 		return nil, err
 	}
 	if k == api.KindSite {
-		for _, s := range c.sites(tx) {
+		for _, s := range c.sites(tx, p) {
 			if s.Name == name {
 				return s, nil
 			}
@@ -184,9 +185,9 @@ func (c *Controller) live(o api.Object) {
 	}
 }
 
-// sites lists this site and its peers.
-func (c *Controller) sites(tx store.Tx) []*api.Site {
-	self := &api.Site{Meta: api.Meta{Name: c.o.Site, Home: c.o.Site, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: c.o.Endpoint}, Status: api.SiteStatus{Self: true, Reached: true}}
+// sites lists this site, with the pools that a principal may use, and its peers.
+func (c *Controller) sites(tx store.Tx, p serve.Principal) []*api.Site {
+	self := &api.Site{Meta: api.Meta{Name: c.o.Site, Home: c.o.Site, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: c.o.Endpoint, Pools: c.poolsFor(p)}, Status: api.SiteStatus{Self: true, Reached: true}}
 	hosts, err := list[api.Host](tx)
 	if err != nil {
 		self.Status.Message = err.Error()
@@ -198,9 +199,7 @@ func (c *Controller) sites(tx store.Tx) []*api.Site {
 	self.Status.Hosts = len(hosts)
 	for _, h := range hosts {
 		used := allotted[h.Name]
-		self.Status.Free.CPUs += max(0, h.Status.Capacity.CPUs-used.CPUs)
-		self.Status.Free.MemoryMiB += max(0, h.Status.Capacity.MemoryMiB-used.MemoryMiB)
-		self.Status.Free.DiskGiB += max(0, h.Status.Capacity.DiskGiB-used.DiskGiB)
+		self.Status.Free = lend.Add(self.Status.Free, lend.Sub(h.Status.Capacity, used))
 	}
 	out := []*api.Site{self}
 	s, err := c.snapshot(tx)
@@ -242,7 +241,7 @@ func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind) (o
 	err = c.view(ctx, func(tx store.Tx) error {
 		revision = tx.Revision()
 		if k == api.KindSite {
-			for _, s := range c.sites(tx) {
+			for _, s := range c.sites(tx, p) {
 				out = append(out, s)
 			}
 			return nil

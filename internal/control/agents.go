@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/cloud"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -81,6 +82,21 @@ func (a *agents) accept(ctx context.Context, host string, s *wire.Session) {
 	}
 }
 
+// disconnect ends a host's sessions, with a reason that its agent gets to see.
+func (a *agents) disconnect(host string, reason error) {
+	a.mu.Lock()
+	var open []*wire.Session
+	if s := a.up[host]; s != nil {
+		open = append(open, s.control, s.bulk)
+	}
+	a.mu.Unlock()
+	for _, s := range open {
+		if s != nil {
+			s.CloseWithError(reason)
+		}
+	}
+}
+
 // push keeps a host's orders with its agent the same as the store's until the session ends.
 func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -102,7 +118,12 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 			text, _ := json.Marshal(state)
 			state.Revision = revision
 			if string(text) != last {
-				if err = wire.Call(ctx, s, http.MethodPut, wire.PathState, state, &wire.Empty{}); err == nil {
+				for _, part := range state.Split() {
+					if err = wire.Call(ctx, s, http.MethodPut, wire.PathState, part, &wire.Empty{}); err != nil {
+						break
+					}
+				}
+				if err == nil {
 					last = string(text)
 				}
 			}
@@ -195,8 +216,12 @@ func (c *Controller) awaitHosts(ctx context.Context) {
 	}
 }
 
-// report takes what an agent sees.
+// report takes what an agent sees, once it is judged.
 func (c *Controller) report(ctx context.Context, host string, r wire.HostReport) error {
+	if err := c.judgeReport(&r); err != nil {
+		c.showReportRefused(ctx, host, err)
+		return err
+	}
 	var tell []wire.GuestReport
 	homes := map[string]string{}
 	err := c.update(ctx, func(tx store.Tx) error {
@@ -205,42 +230,24 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 		if err != nil {
 			return err
 		}
-		if !h.Status.Connected {
-			h.Status.Connected, h.Status.Since = true, c.now()
-		}
-		h.Spec.Roles = r.Roles
-		h.Status.VTEP, h.Status.Hypervisor, h.Status.CPU, h.Status.Capacity = r.VTEP.String(), r.Hypervisor, r.CPU, r.Capacity
-		h.Status.Images, h.Status.Message = r.Images, r.Message
-		allotted, err := c.allotted(tx, "")
-		if err != nil {
+		if err := c.judgeVTEP(tx, host, r.VTEP); err != nil {
 			return err
 		}
-		h.Status.Allotted = allotted[host]
-		if err := put(tx, h); err != nil {
+		if err := c.seeHost(tx, h, r); err != nil {
 			return err
+		}
+		if !slices.Contains(h.Spec.Roles, api.RoleGateway) {
+			r.Translator = nil
 		}
 		if err := c.reportTranslator(tx, host, r.Translator); err != nil {
-			return err
-		}
-		vms, err := list[api.VM](tx)
-		if err != nil {
 			return err
 		}
 		seen := map[string]wire.VMReport{}
 		for _, v := range r.VMs {
 			seen[v.VM] = v
 		}
-		for _, v := range vms {
-			if v.Status.Site != c.o.Site || v.Status.Host != host {
-				continue
-			}
-			s, ok := seen[v.UID]
-			if !ok {
-				continue
-			}
-			if err := c.seeVM(tx, v, s); err != nil {
-				return err
-			}
+		if err := c.seeVMs(tx, host, seen); err != nil {
+			return err
 		}
 		guests, err := listJSON[wire.Claim](tx, prefixOrders)
 		if err != nil {
@@ -259,6 +266,9 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 		}
 		return nil
 	})
+	if errors.Is(err, &api.Error{Code: api.CodeInvalid}) || errors.Is(err, &api.Error{Code: api.CodeRefused}) {
+		c.showReportRefused(ctx, host, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -266,6 +276,55 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 		c.tellHome(homes[t.Report.VM], t)
 	}
 	return nil
+}
+
+// seeHost keeps what an agent says of its host. Roles are its admin's to give: what the agent is configured for is shown, and
+// can only be less.
+func (c *Controller) seeHost(tx store.Tx, h *api.Host, r wire.HostReport) error {
+	if !h.Status.Connected {
+		h.Status.Connected, h.Status.Since = true, c.now()
+	}
+	h.Status.Roles = r.Roles
+	h.Status.VTEP, h.Status.Hypervisor, h.Status.CPU, h.Status.Capacity = r.VTEP.String(), r.Hypervisor, r.CPU, r.Capacity
+	h.Status.Images, h.Status.Message = r.Images, r.Message
+	for _, role := range r.Roles {
+		if !slices.Contains(h.Spec.Roles, role) {
+			h.Status.Message = fmt.Sprintf("its agent is configured as %s, which it is not here (spec.roles); %s", role, r.Message)
+		}
+	}
+	allotted, err := c.allotted(tx, "")
+	if err != nil {
+		return err
+	}
+	h.Status.Allotted = allotted[h.Name]
+	return put(tx, h)
+}
+
+func (c *Controller) seeVMs(tx store.Tx, host string, seen map[string]wire.VMReport) error {
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return err
+	}
+	for _, v := range vms {
+		s, ok := seen[v.UID]
+		if !ok || v.Status.Site != c.o.Site || v.Status.Host != host {
+			continue
+		}
+		if err := c.seeVM(tx, v, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showReportRefused shows at a host why its agent's report is not taken. What it said before stays in force.
+func (c *Controller) showReportRefused(ctx context.Context, host string, why error) {
+	if _, err := change(ctx, c, host, func(_ store.Tx, h *api.Host) error {
+		h.Status.Message = "its agent's report is refused: " + cloud.Line(why.Error(), maxText)
+		return nil
+	}); err != nil && ctx.Err() == nil {
+		c.log.Error("show why a report is refused", "host", host, "err", err)
+	}
 }
 
 // tellHome passes what is seen of a guest to its home, when that is reached; the next report repeats it.
@@ -368,6 +427,12 @@ func (c *Controller) seeVM(tx store.Tx, v *api.VM, s wire.VMReport) error {
 
 func (c *Controller) reportTranslator(tx store.Tx, host string, r *wire.TranslatorReport) error {
 	if r == nil {
+		if _, err := get[api.Translator](tx, host); errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+			return nil
+		}
+		if err := c.reportTranslator(tx, host, &wire.TranslatorReport{}); err != nil { // no address is there any more
+			return err
+		}
 		return remove(tx, keyOf(api.KindTranslator, host))
 	}
 	t := &api.Translator{Meta: c.newMeta(host, ""), Spec: api.TranslatorSpec{Host: host}}
@@ -376,6 +441,13 @@ func (c *Controller) reportTranslator(tx store.Tx, host string, r *wire.Translat
 	}
 	t.Status = api.TranslatorStatus{Running: r.Running, Mappings: len(r.Mappings), Message: r.Message}
 	if err := put(tx, t); err != nil {
+		return err
+	}
+	refused := map[netip.Addr]string{}
+	for _, m := range r.Refused {
+		refused[m.Service] = m.Message
+	}
+	if err := c.showRefused(tx, c.o.Site+"/"+host, refused); err != nil {
 		return err
 	}
 	all, err := list[api.Address](tx)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path"
 	"strings"
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/serve"
 	"widecloud/internal/store"
@@ -17,7 +17,7 @@ import (
 
 var _ serve.Controller = (*Controller)(nil)
 
-// known is what new specs must not clash with: our own, and what our peers told us of theirs.
+// known is what new specs must not clash with: our own, and what is carried here of our peers.
 func (c *Controller) known(tx store.Tx) (k cloud.Known, err error) {
 	networks, err := list[api.Network](tx)
 	if err != nil {
@@ -26,24 +26,23 @@ func (c *Controller) known(tx store.Tx) (k cloud.Known, err error) {
 	for _, n := range networks {
 		k.Networks = append(k.Networks, *n)
 	}
-	views, err := listJSON[wire.NetworkView](tx, prefixViews)
+	addresses, err := list[api.Address](tx)
 	if err != nil {
 		return k, err
 	}
-	for key, v := range views {
-		home, _, _ := strings.Cut(key, "/")
-		n := api.Network{Meta: api.Meta{Name: v.Name + "@" + home, Home: home}, Spec: api.NetworkSpec{Prefix: v.Prefix.String(), VNI: v.VNI}}
-		if v.IPv4.IsValid() {
-			n.Spec.IPv4 = v.IPv4.String()
-		}
-		k.Networks = append(k.Networks, n)
-		for _, m := range v.Mappings {
-			k.Addresses = append(k.Addresses, api.Address{Meta: api.Meta{Name: m.Service.String() + "@" + home}, Spec: api.AddressSpec{Address: m.Service.String()}})
-		}
-	}
-	addresses, err := list[api.Address](tx)
 	for _, a := range addresses {
 		k.Addresses = append(k.Addresses, *a)
+	}
+	foreign, err := c.foreignNetworks(tx)
+	for _, f := range foreign {
+		n := api.Network{Meta: api.Meta{Name: f.view.Name + "@" + f.home, Home: f.home}, Spec: api.NetworkSpec{Prefix: f.view.Prefix.String(), VNI: f.view.VNI}}
+		if f.view.IPv4.IsValid() {
+			n.Spec.IPv4 = f.view.IPv4.String()
+		}
+		k.Networks = append(k.Networks, n)
+		for _, m := range f.mappings {
+			k.Addresses = append(k.Addresses, api.Address{Meta: api.Meta{Name: m.Service.String() + "@" + f.home}, Spec: api.AddressSpec{Address: m.Service.String()}})
+		}
 	}
 	return k, err
 }
@@ -68,8 +67,15 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 	}
 	fresh := c.newMeta(m.Name, m.Owner)
 	*m = fresh
+	clearStatus(o)
 	cloud.Default(o)
 	err := c.update(ctx, func(tx store.Tx) error {
+		if err := cloud.ValidateName("name", m.Name); err != nil {
+			return err
+		}
+		if err := c.allot(tx, o); err != nil {
+			return err
+		}
 		k, err := c.known(tx)
 		if err != nil {
 			return err
@@ -94,6 +100,26 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 	return c.Get(ctx, p, o.Kind(), m.Name)
 }
 
+// clearStatus empties the status of an object that a client sent: it is the server's to write.
+func clearStatus(o api.Object) {
+	switch o := o.(type) {
+	case *api.VM:
+		o.Status = api.VMStatus{}
+	case *api.Network:
+		o.Status = api.NetworkStatus{}
+	case *api.Address:
+		o.Status = api.AddressStatus{}
+	case *api.Image:
+		o.Status = api.ImageStatus{}
+	case *api.Owner:
+		o.Status = api.OwnerStatus{}
+	case *api.User:
+		o.Status = api.UserStatus{}
+	case *api.Offer:
+		o.Status = api.OfferStatus{}
+	}
+}
+
 // created does what a kind's creation means, and writes the object.
 func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error {
 	switch o := o.(type) {
@@ -107,7 +133,11 @@ func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error
 				return api.Invalidf(ref.field, "no %s is called %q", singular(ref.kind), ref.name)
 			}
 		}
-		if err := c.quota(tx, o); err != nil {
+		needs, err := c.needs(tx, o)
+		if err != nil {
+			return err
+		}
+		if err := c.quota(tx, o.Owner, needs); err != nil {
 			return err
 		}
 		if err := c.newVM(tx, o); err != nil {
@@ -137,6 +167,9 @@ func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error
 			o.Status.Message = "waits for its content"
 		}
 	case *api.Address:
+		if err := c.quota(tx, o.Owner, api.Resources{Addresses: 1}); err != nil {
+			return err
+		}
 		if err := c.addressVM(tx, p, o); err != nil {
 			return err
 		}
@@ -148,7 +181,8 @@ func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error
 	return put(tx, o)
 }
 
-// addressVM checks that the VM that an address is to lead to is there and the principal's.
+// addressVM checks that the VM that an address is to lead to is there, the principal's, and has no address of the family
+// yet: a translator has one for each machine (RFC 7757 §3.2).
 func (c *Controller) addressVM(tx store.Tx, p serve.Principal, a *api.Address) error {
 	if a.Spec.VM == "" {
 		return nil
@@ -157,40 +191,71 @@ func (c *Controller) addressVM(tx store.Tx, p serve.Principal, a *api.Address) e
 	if err != nil {
 		return api.Invalidf("spec.vm", "no VM is called %q", a.Spec.VM)
 	}
-	return changes(p, o)
-}
-
-// quota holds an owner to what the site gives it.
-func (c *Controller) quota(tx store.Tx, v *api.VM) error {
-	if v.Owner == "" {
-		return nil
-	}
-	owner, err := get[api.Owner](tx, v.Owner)
-	if err != nil || owner.Spec.Quota == nil {
+	if err := changes(p, o); err != nil {
 		return err
 	}
-	used := api.Resources{CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, DiskGiB: v.Spec.DiskGiB}
-	vms, err := list[api.VM](tx)
+	all, err := list[api.Address](tx)
 	if err != nil {
 		return err
 	}
-	for _, o := range vms {
-		if o.Owner == v.Owner {
-			used.CPUs += o.Spec.CPUs
-			used.MemoryMiB += o.Spec.MemoryMiB
-			used.DiskGiB += o.Spec.DiskGiB
-		}
-	}
-	q := owner.Spec.Quota
-	for _, f := range []struct {
-		field      string
-		used, have int
-	}{{"spec.cpus", used.CPUs, q.CPUs}, {"spec.memory_mib", used.MemoryMiB, q.MemoryMiB}, {"spec.disk_gib", used.DiskGiB, q.DiskGiB}} {
-		if f.used > f.have {
-			return &api.Error{Code: api.CodeRefused, Field: f.field, Message: fmt.Sprintf("owner %s would use %d of a quota of %d", v.Owner, f.used, f.have)}
+	for _, other := range all {
+		if other.Name != a.Name && other.Spec.VM == a.Spec.VM && !other.Deleting && strings.Contains(other.Spec.Address, ":") == strings.Contains(a.Spec.Address, ":") {
+			return &api.Error{Code: api.CodeConflict, Field: "spec.vm", Message: fmt.Sprintf("VM %s has the service address %s already; a VM has one of each family", a.Spec.VM, other.Spec.Address)}
 		}
 	}
 	return nil
+}
+
+// quota holds an owner to what the site gives it; more is what it is to have beside what it has.
+func (c *Controller) quota(tx store.Tx, name string, more api.Resources) error {
+	if name == "" {
+		return nil
+	}
+	owner, err := get[api.Owner](tx, name)
+	if err != nil || owner.Spec.Quota == nil {
+		return err
+	}
+	used, err := c.usedBy(tx, name)
+	if err != nil {
+		return err
+	}
+	total, q := lend.Add(used, more), owner.Spec.Quota
+	for _, f := range []struct {
+		field             string
+		more, total, have int
+	}{
+		{"spec.cpus", more.CPUs, total.CPUs, q.CPUs}, {"spec.memory_mib", more.MemoryMiB, total.MemoryMiB, q.MemoryMiB},
+		{"spec.disk_gib", more.DiskGiB, total.DiskGiB, q.DiskGiB}, {"spec.address", more.Addresses, total.Addresses, q.Addresses},
+	} {
+		if f.more > 0 && f.total > f.have {
+			return &api.Error{Code: api.CodeRefused, Field: f.field, Message: fmt.Sprintf("owner %s would use %d of a quota of %d", name, f.total, f.have)}
+		}
+	}
+	return nil
+}
+
+// usedBy is what an owner's VMs need, wherever they are, and its service addresses.
+func (c *Controller) usedBy(tx store.Tx, owner string) (used api.Resources, err error) {
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return used, err
+	}
+	for _, v := range vms {
+		if v.Owner == owner {
+			needs, err := c.needs(tx, v)
+			if err != nil {
+				return used, err
+			}
+			used = lend.Add(used, needs)
+		}
+	}
+	addresses, err := list[api.Address](tx)
+	for _, a := range addresses {
+		if a.Owner == owner {
+			used.Addresses++
+		}
+	}
+	return used, err
 }
 
 // Update is serve.Controller's.
@@ -218,10 +283,14 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 		owner := m.Owner
 		*m = *have
 		m.Owner = owner
+		if a, ok := o.(*api.Address); ok && a.Spec.Address == "" {
+			a.Spec.Address, a.Spec.Pool = was.(*api.Address).Spec.Address, was.(*api.Address).Spec.Pool
+		}
 		k, err := c.known(tx)
 		if err != nil {
 			return err
 		}
+		k.Was = was
 		if err := cloud.Validate(o, k); err != nil {
 			return err
 		}
@@ -246,12 +315,14 @@ func (c *Controller) updated(tx store.Tx, p serve.Principal, was, now api.Object
 			return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
 		}
 		now.Status = was.Status
+		if err := c.growth(tx, was, now); err != nil {
+			return err
+		}
 	case *api.Network:
 		now.Status = was.(*api.Network).Status
 	case *api.Image:
 		now.Status = was.(*api.Image).Status
 	case *api.Host:
-		now.Spec.Roles = was.(*api.Host).Spec.Roles // the agent tells them
 		now.Status = was.(*api.Host).Status
 	case *api.Owner:
 		now.Status = was.(*api.Owner).Status
@@ -269,7 +340,7 @@ func (c *Controller) updated(tx store.Tx, p serve.Principal, was, now api.Object
 		}
 		now.Status = was.Status
 		if now.Spec.VM != was.Spec.VM {
-			now.Status.Target = ""
+			now.Status.Target, now.Status.Refused = "", nil
 		}
 		if err := put(tx, now); err != nil {
 			return err
@@ -288,172 +359,48 @@ func (c *Controller) updated(tx store.Tx, p serve.Principal, was, now api.Object
 	return put(tx, now)
 }
 
-// Delete is serve.Controller's.
-func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
-	err = c.update(ctx, func(tx store.Tx) error {
-		if o, err = c.visible(tx, p, k, name); err != nil {
-			return err
-		}
-		if err := changes(p, o); err != nil {
-			return err
-		}
-		o.Metadata().Deleting = true
-		return c.deleted(tx, o)
-	})
+// growth holds a VM that is made larger against the quota, and against the host or the loan where its room is.
+func (c *Controller) growth(tx store.Tx, was, now *api.VM) error {
+	before, err := c.needsAt(tx, was, was.Status.Site)
+	if err != nil {
+		return err
+	}
+	after, err := c.needsAt(tx, now, was.Status.Site)
+	if err != nil || after == before {
+		return err
+	}
+	if err := c.quota(tx, now.Owner, api.Resources{CPUs: after.CPUs - before.CPUs, MemoryMiB: after.MemoryMiB - before.MemoryMiB}); err != nil {
+		return err
+	}
+	var reasons []api.Reason
+	switch {
+	case was.Status.Host == "":
+	case was.Status.Site == c.o.Site:
+		reasons, err = c.shortOnHost(tx, was.Status.Host, before, after)
+	default:
+		reasons, err = c.shortInLoan(tx, was.Status.Loan, before, after)
+	}
+	if err == nil && len(reasons) > 0 {
+		err = &api.Error{Code: api.CodeRefused, Field: "spec", Message: fmt.Sprintf("VM %s would need more than there is at %s/%s", now.Name, was.Status.Site, was.Status.Host), Reasons: reasons}
+	}
+	return err
+}
+
+// shortInLoan says what a loan to us has too little of when a VM under it takes more.
+func (c *Controller) shortInLoan(tx store.Tx, name string, before, after api.Resources) ([]api.Reason, error) {
+	l, err := get[api.Loan](tx, name)
 	if err != nil {
 		return nil, err
 	}
-	if k == api.KindPeer {
-		c.o.Federation.RemovePeer(name)
-	}
-	c.poke()
-	return o, nil
-}
-
-// forgetPeer removes a peer and what it told us.
-func (c *Controller) forgetPeer(tx store.Tx, name string) error {
-	for _, prefix := range []string{prefixOffers + name + "/", prefixViews + name + "/"} {
-		kvs, err := tx.List(prefix)
-		if err != nil {
-			return err
-		}
-		for _, kv := range kvs {
-			if err := remove(tx, kv.Key); err != nil {
-				return err
-			}
-		}
-	}
-	offers, err := list[api.Offer](tx)
+	used, err := c.borrowed(tx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, o := range offers {
-		if o.Home == name {
-			if err := remove(tx, keyOf(api.KindOffer, o.Name)); err != nil {
-				return err
-			}
-		}
+	reasons := lend.Fits("loan "+name, lend.Sub(l.Spec.Amount, lend.Sub(used, before)), after)
+	for i := range reasons {
+		reasons[i].Site, reasons[i].Advice = l.Spec.Lender, "borrow more: wcc loan request"
 	}
-	c.event(tx, "peer.removed", "peers/"+name, "", "nothing of it is believed any more")
-	return remove(tx, keyOf(api.KindPeer, name))
-}
-
-// deleted begins, or does, what a kind's deletion means.
-func (c *Controller) deleted(tx store.Tx, o api.Object) error {
-	name := o.Metadata().Name
-	inUse := func(field, by string) error {
-		return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s %s is in use by %s", singular(o.Kind()), name, by), Field: field}
-	}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return err
-	}
-	switch o := o.(type) {
-	case *api.VM:
-		if o.Status.Job != "" {
-			return api.Errorf(api.CodeConflict, "job %s is at work on VM %s; wait for it or cancel it: wcc job cancel %s", o.Status.Job, o.Name, o.Status.Job)
-		}
-		return put(tx, o) // endVMs and the agents do the rest
-	case *api.Image, *api.Network, *api.Owner:
-		for _, v := range vms {
-			if _, ok := o.(*api.Image); ok && v.Spec.Image == name {
-				return inUse("spec.image", "VM "+v.Name)
-			}
-			if _, ok := o.(*api.Network); ok && v.Spec.Network == name {
-				return inUse("spec.network", "VM "+v.Name)
-			}
-			if _, ok := o.(*api.Owner); ok && v.Owner == name {
-				return inUse("owner", "VM "+v.Name)
-			}
-		}
-	case *api.Address:
-		if err := put(tx, o); err != nil {
-			return err
-		}
-		if o.Spec.VM != "" {
-			if err := c.serviceAddresses(tx, o.Spec.VM); err != nil {
-				return err
-			}
-		}
-	case *api.User:
-		for _, id := range o.Status.Tokens {
-			if err := remove(tx, prefixTokens+id); err != nil {
-				return err
-			}
-		}
-	case *api.Host:
-		for _, v := range vms {
-			if v.Status.Site == c.o.Site && v.Status.Host == name {
-				return inUse("status.host", "VM "+v.Name)
-			}
-		}
-		guests, err := listJSON[wire.Claim](tx, prefixOrders)
-		if err != nil {
-			return err
-		}
-		for _, g := range guests {
-			if g.Host == name {
-				return inUse("status.host", "guest "+g.Order.Name+" of "+g.Home)
-			}
-		}
-	case *api.Peer:
-		for _, v := range vms {
-			if v.Status.Site == name {
-				return inUse("status.site", "VM "+v.Name+", which is there")
-			}
-		}
-		for _, prefix := range []string{prefixOrders, prefixClaims} {
-			guests, err := listJSON[wire.Claim](tx, prefix)
-			if err != nil {
-				return err
-			}
-			for _, g := range guests {
-				if g.Home == name {
-					return inUse("home", "its guest "+g.Order.Name+", which is here")
-				}
-			}
-		}
-		loans, err := list[api.Loan](tx)
-		if err != nil {
-			return err
-		}
-		for _, l := range loans {
-			if l.Spec.Lender != name && l.Spec.Borrower != name {
-				continue
-			}
-			if l.Status.State != api.LoanEnded {
-				return inUse("spec.lender", "loan "+l.Name)
-			}
-			if err := remove(tx, keyOf(api.KindLoan, l.Name)); err != nil {
-				return err
-			}
-		}
-		return c.forgetPeer(tx, name)
-	case *api.Offer:
-		if o.Home != c.o.Site {
-			return api.Errorf(api.CodeForbidden, "offer %s is %s's", o.Name, o.Home)
-		}
-		loans, err := c.loansFromUs(tx)
-		if err != nil {
-			return err
-		}
-		for _, l := range loans {
-			if l.Spec.Offer == name && l.Status.State != api.LoanEnded {
-				return inUse("spec.offer", "loan "+l.Name+" (reclaim it first: wcc loan reclaim "+l.Name+")")
-			}
-		}
-	case *api.Loan:
-		if o.Status.State != api.LoanEnded {
-			return api.Errorf(api.CodeConflict, "loan %s is %s; return or reclaim it first", name, o.Status.State)
-		}
-	case *api.Job:
-		if !o.Status.State.Ended() {
-			return api.Errorf(api.CodeConflict, "job %s has not ended; cancel it: wcc job cancel %s", name, name)
-		}
-	default:
-		return api.Errorf(api.CodeInvalid, "%s are not deleted by hand", o.Kind())
-	}
-	return remove(tx, keyOf(o.Kind(), name))
+	return reasons, nil
 }
 
 // own reads a VM that the principal may act on.
@@ -479,7 +426,7 @@ func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target 
 			if _, err := get[api.Peer](tx, site); err != nil {
 				return api.Invalidf("target", "no site is called %q", site)
 			}
-			needs, err := c.needs(tx, v)
+			needs, err := c.needsAt(tx, v, site)
 			if err != nil {
 				return err
 			}
@@ -487,7 +434,7 @@ func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target 
 				return err
 			}
 		}
-		call, err = c.claimFor(tx, v, "check-"+c.shortID())
+		call, err = c.claimFor(tx, v, "check-"+c.shortID(), site)
 		call.Loan, call.Host, call.Order.Epoch = to.Loan, host, v.Status.Epoch+1
 		if site == v.Status.Site {
 			call.Avoid = v.Status.Host
@@ -629,32 +576,13 @@ func (c *Controller) Console(ctx context.Context, p serve.Principal, vm string) 
 	return c.endOf(v.Status.Site).console(ctx, wire.ConsoleHeader{VM: v.UID})
 }
 
-// Upload is serve.Controller's.
-func (c *Controller) Upload(ctx context.Context, p serve.Principal, image string, content io.Reader) (*api.Image, error) {
-	o, err := c.Get(ctx, p, api.KindImage, image)
-	if err != nil {
-		return nil, err
-	}
-	if err := changes(p, o); err != nil {
-		return nil, err
-	}
-	i := o.(*api.Image)
-	if i.Spec.Source != "" {
-		return nil, api.Errorf(api.CodeConflict, "image %s has a source: %s", image, path.Base(i.Spec.Source))
-	}
-	if i.Status.Phase == "ready" {
-		return nil, api.Errorf(api.CodeConflict, "image %s has its content; it never changes: create another one", image)
-	}
-	return c.importImage(ctx, i, content)
-}
-
 // Borrow is serve.Controller's.
 func (c *Controller) Borrow(ctx context.Context, p serve.Principal, lender, offer string, amount api.Resources) (*api.Loan, error) {
 	if !p.Admin {
 		return nil, forbidden("borrow")
 	}
-	name := "loan-" + c.shortID()
-	if err := c.o.Federation.Send(ctx, lender, wire.DocLoanRequest, name, documentTime, wire.LoanRequest{Name: name, Offer: strings.TrimSuffix(offer, "@"+lender), Amount: amount}); err != nil {
+	name, err := c.borrow(ctx, lender, strings.TrimSuffix(offer, "@"+lender), amount)
+	if err != nil {
 		return nil, err
 	}
 	o, err := c.Get(ctx, p, api.KindLoan, name)

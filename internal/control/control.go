@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/cloud"
 	"widecloud/internal/fed"
 	"widecloud/internal/store"
 	"widecloud/internal/volume"
@@ -28,13 +29,16 @@ type Options struct {
 	Images      *volume.Store // the site's base images
 	Network     wire.Network  // to invite and be invited by; nil: TCP
 	Logger      *slog.Logger
-	Endpoint    string        // host:port of the one outside port, as peers dial it
-	AnycastVTEP netip.Addr    // of the gateways
-	Pref64      netip.Prefix  // IPv4 clients appear under it (RFC 6052)
-	MTU         int           // of networks that do not say; default 1430
-	Lease       time.Duration // of offers that do not say; default 24 h
-	Grace       time.Duration // of offers that do not say; default 10 min
-	Codec       string        // of migrations' streams; default zstd
+	Endpoint    string         // host:port of the one outside port, as peers dial it
+	AnycastVTEP netip.Addr     // of the gateways
+	Pref64      netip.Prefix   // IPv4 clients appear under it (RFC 6052)
+	MTU         int            // of networks that do not say; default 1430
+	Plan        cloud.Plan     // what networks and service addresses may be made of
+	Underlay    []netip.Prefix // where the hosts' VTEPs are; empty: anywhere outside of the plan's pools
+	Lease       time.Duration  // of offers that do not say; default 24 h
+	Grace       time.Duration  // of offers that do not say; default 10 min
+	JoinLife    time.Duration  // of join tokens and invitations; default 24 h
+	Codec       string         // of migrations' streams; default zstd
 
 	Retry         time.Duration // between repetitions of a call that has to succeed; default 500 ms
 	Resync        time.Duration // everything is looked at again so often; default 2 s
@@ -50,11 +54,12 @@ type Controller struct {
 	agents *agents
 
 	mu       sync.Mutex
-	busy     map[string]bool   // work that once has under way
-	told     map[string]string // what each peer was told last, by kind of document and peer
-	changed  chan struct{}     // closed and replaced at every change: whoever waits looks again
-	sending  chan struct{}     // one loan is written to a borrower at a time
-	fetching chan struct{}     // one image is fetched from elsewhere at a time
+	busy     map[string]bool                    // work that once has under way
+	told     map[string]string                  // what each peer was told last, by kind of document and peer
+	changed  chan struct{}                      // closed and replaced at every change: whoever waits looks again
+	sending  chan struct{}                      // one loan is written to a borrower at a time
+	fetching map[string]chan struct{}           // by peer: one image is fetched from it at a time
+	imports  map[string]context.CancelCauseFunc // of images whose content is being read, by UID
 	work     sync.WaitGroup
 	ctx      context.Context // of Run
 
@@ -69,7 +74,7 @@ func New(o Options) (*Controller, error) {
 		v   *time.Duration
 		def time.Duration
 	}{
-		{&o.Lease, 24 * time.Hour}, {&o.Grace, 10 * time.Minute}, {&o.Retry, 500 * time.Millisecond},
+		{&o.Lease, 24 * time.Hour}, {&o.Grace, 10 * time.Minute}, {&o.JoinLife, 24 * time.Hour}, {&o.Retry, 500 * time.Millisecond},
 		{&o.Resync, 2 * time.Second}, {&o.ProgressEvery, 500 * time.Millisecond},
 	} {
 		if *d.v == 0 {
@@ -85,7 +90,7 @@ func New(o Options) (*Controller, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: make(chan struct{}, 1), changed: make(chan struct{})}
+	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, imports: map[string]context.CancelCauseFunc{}, changed: make(chan struct{})}
 	c.agents = newAgents(c)
 	c.documents()
 	return c, nil
@@ -237,8 +242,18 @@ func (c *Controller) event(tx store.Tx, typ, object, owner, message string) {
 	}
 }
 
-// forget removes the oldest events and ended jobs.
+// forget removes what is no longer of use: the oldest events, ended jobs and loans, tokens that have expired.
 func (c *Controller) forget(ctx context.Context) error {
+	if err := c.forgetEvents(ctx); err != nil {
+		return err
+	}
+	if err := c.pruneLoans(ctx); err != nil {
+		return err
+	}
+	return c.pruneJoins(ctx)
+}
+
+func (c *Controller) forgetEvents(ctx context.Context) error {
 	var old []string
 	if err := c.view(ctx, func(tx store.Tx) error {
 		kvs, err := tx.List(keyOf(api.KindEvent, ""))

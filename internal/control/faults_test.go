@@ -162,3 +162,12 @@ func wantError(t *testing.T, what string, err error, codes ...api.Code) {
 	}
 	t.Errorf("%s: %v, want an error of %v", what, err, codes)
 }
+
+func codeOf(err error) api.Code {
+	var e *api.Error
+	errors.As(err, &e)
+	if e == nil {
+		return ""
+	}
+	return e.Code
+}

@@ -10,6 +10,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/store"
+	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
 
@@ -32,6 +33,12 @@ func (c *Controller) Handler() http.Handler {
 	})
 	wire.HandleStream(mux, wire.PathAgentImage, func(ctx context.Context, id wire.Identity, h wire.ImageHeader, s *wire.Stream) error {
 		if err := agent(id); err != nil {
+			return err
+		}
+		if err := c.agentImage(ctx, id.Host, h.Digest); err != nil {
+			return err
+		}
+		if err := c.fetchImage(ctx, volume.Digest(h.Digest)); err != nil {
 			return err
 		}
 		return c.sendImage(ctx, h, s)
@@ -186,6 +193,28 @@ func (c *Controller) peerJob(ctx context.Context, from, job, vm string) error {
 	return err
 }
 
+// agentImage tells whether an agent may have an image: something that it was ordered to run is made from it.
+func (c *Controller) agentImage(ctx context.Context, host, digest string) error {
+	return c.view(ctx, func(tx store.Tx) error {
+		orders, err := c.ordersByHost(tx)
+		if err != nil {
+			return err
+		}
+		claims, err := listJSON[wire.Claim](tx, prefixClaims)
+		if err != nil {
+			return err
+		}
+		named := slices.ContainsFunc(orders[host], func(o wire.VMOrder) bool { return o.Image == digest })
+		for _, g := range claims {
+			named = named || g.Host == host && g.Order.Image == digest
+		}
+		if !named {
+			return api.Errorf(api.CodeForbidden, "nothing that host %s was ordered to run is made from %.80s", host, digest)
+		}
+		return nil
+	})
+}
+
 // peerImage tells whether a peer may have an image of ours: it runs, or is about to run, a VM of ours from it.
 func (c *Controller) peerImage(ctx context.Context, from, digest string) error {
 	return c.view(ctx, func(tx store.Tx) error {
@@ -289,6 +318,9 @@ func passOn(ctx context.Context, s *wire.Stream, to net.Conn) error {
 
 // guestReport keeps what a lender sees of a VM of ours.
 func (c *Controller) guestReport(ctx context.Context, from string, g wire.GuestReport) error {
+	if err := judgeVMReport("report", &g.Report); err != nil {
+		return err
+	}
 	orphan := false
 	defer func() {
 		if !orphan || g.Report.State == wire.CopyGone {

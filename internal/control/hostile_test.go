@@ -14,13 +14,13 @@ import (
 	"widecloud/internal/wire"
 )
 
-// contents is everything that a site has stored but what changes by itself.
+// contents is everything that a site has stored but what changes by itself, and views, of which the good parts are taken.
 func (s *site) contents() map[string]string {
 	out := map[string]string{}
 	s.proc.store.View(context.Background(), func(tx store.Tx) error {
 		kvs, err := tx.List("")
 		for _, kv := range kvs {
-			if !strings.HasPrefix(kv.Key, "fed/") && !strings.HasPrefix(kv.Key, "objects/events/") {
+			if !strings.HasPrefix(kv.Key, "fed/") && !strings.HasPrefix(kv.Key, "objects/events/") && !strings.HasPrefix(kv.Key, "views/") {
 				out[kv.Key] = string(kv.Value)
 			}
 		}
@@ -85,6 +85,16 @@ func TestHostilePeer(t *testing.T) {
 		document := func(kind, subject string, body any) func() error {
 			return func() error { return tokyo.fed.Send(t.Context(), "osaka", kind, subject, time.Minute, body) }
 		}
+		views := func(v wire.Views) func() error { // the first entry that is not taken is the error
+			return func() error {
+				var answer wire.ViewsAnswer
+				if err := tokyo.fed.Ask(t.Context(), "osaka", wire.DocViews, "", time.Minute, v, &answer); err != nil || len(answer.Refused) == 0 {
+					return err
+				}
+				r := answer.Refused[0]
+				return &api.Error{Code: r.Code, Field: r.Field, Message: r.Message}
+			}
+		}
 		mappings := func(n int, target string) []wire.Mapping {
 			var out []wire.Mapping
 			for i := range n {
@@ -125,11 +135,11 @@ func TestHostilePeer(t *testing.T) {
 			{"a renewal of another one's loan", document(wire.DocLoanRenew, "x", wire.LoanRenew{Name: kyoto.vm("third").Status.Loan, Return: true}), api.CodeForbidden, "", ""},
 			{"a loan that is not its to give", document(wire.DocLoan, "x", wire.LoanBody{Name: "x", Spec: api.LoanSpec{Lender: "kyoto", Borrower: "osaka"}, State: api.LoanActive}), api.CodeInvalid, "body.spec", ""},
 			{"a body with a field that is not known", document(wire.DocLoanRenew, "x", map[string]any{"name": "x", "forever": true}), api.CodeInvalid, "body.forever", ""},
-			{"a view of the lender's network", document(wire.DocViews, "", network(func(v *wire.NetworkView) { v.UID = osakaNet.UID })), api.CodeInvalid, "body.networks[0].uid", ""},
-			{"a view with its VNI", document(wire.DocViews, "", network(func(v *wire.NetworkView) { v.VNI = osakaNet.Spec.VNI })), api.CodeInvalid, "body.networks[0].vni", ""},
-			{"a view with its prefix", document(wire.DocViews, "", network(func(v *wire.NetworkView) { v.Prefix = netip.MustParsePrefix(osakaNet.Spec.Prefix) })), api.CodeInvalid, "body.networks[0].prefix", ""},
-			{"mappings beyond the loan", document(wire.DocViews, "", network(func(v *wire.NetworkView) { v.Mappings = mappings(2, "2001:db8:77::1") })), api.CodeRefused, "body.networks", "2 service addresses are asked for, 1 are lent"},
-			{"a mapping out of its network", document(wire.DocViews, "", network(func(v *wire.NetworkView) { v.Mappings = mappings(1, "2001:db8:b::1") })), api.CodeInvalid, "body.networks[0].mappings[0].target", ""},
+			{"a view of the lender's network", views(network(func(v *wire.NetworkView) { v.UID = osakaNet.UID })), api.CodeExists, "body.networks[0].uid", ""},
+			{"a view with its VNI", views(network(func(v *wire.NetworkView) { v.VNI = osakaNet.Spec.VNI })), api.CodeExists, "body.networks[0].vni", ""},
+			{"a view with its prefix", views(network(func(v *wire.NetworkView) { v.Prefix = netip.MustParsePrefix(osakaNet.Spec.Prefix) })), api.CodeExists, "body.networks[0].prefix", ""},
+			{"a view out of the address plan", views(network(func(v *wire.NetworkView) { v.Prefix = netip.MustParsePrefix("2001:4860:4860::/64") })), api.CodeRefused, "body.networks[0].prefix", "no pool of this site's address plan"},
+			{"a mapping out of its network", views(network(func(v *wire.NetworkView) { v.Mappings = mappings(1, "2001:db8:b::1") })), api.CodeInvalid, "body.networks[0].mappings[0].target", ""},
 			{"gateways of another site", document(wire.DocOffers, "", wire.Offers{Offers: []wire.OfferBody{{Name: "o", Gateways: []api.NetworkMember{{Site: "kyoto", Host: "h1", VTEP: "2001:db8::1"}}}}}), api.CodeForbidden, "body.offers[0].gateways[0].site", ""},
 		} {
 			before := osaka.contents()
@@ -158,11 +168,33 @@ func TestHostilePeer(t *testing.T) {
 			}
 		}
 
-		// What is honest is taken all the same.
-		if err := document(wire.DocViews, "", network(func(v *wire.NetworkView) { v.Mappings = mappings(1, "2001:db8:77::1") }))(); err != nil {
+		// What is honest is taken all the same, beside what is not.
+		if err := views(network(func(v *wire.NetworkView) { v.Mappings = mappings(1, "2001:db8:77::1") }))(); err != nil {
 			t.Errorf("an honest view: %v", err)
 		}
+		for name, bad := range map[string][]wire.Mapping{
+			"mappings beyond the loan": {{Service: netip.MustParseAddr("203.0.113.11"), Target: netip.MustParseAddr("2001:db8:77::1")}, {Service: netip.MustParseAddr("2001:db8:5e::1"), Target: netip.MustParseAddr("2001:db8:77::1")}},
+			"a second address of a VM": {{Service: netip.MustParseAddr("203.0.113.11"), Target: netip.MustParseAddr("2001:db8:77::1")}, {Service: netip.MustParseAddr("203.0.113.12"), Target: netip.MustParseAddr("2001:db8:77::1")}},
+		} {
+			err := views(network(func(v *wire.NetworkView) { v.Mappings = bad }))()
+			var e *api.Error
+			if !errors.As(err, &e) || !strings.HasPrefix(e.Field, "body.networks[0].mappings[1]") {
+				t.Errorf("%s: %v", name, err)
+			}
+			if kept := valueOf(osaka.proc, "views/tokyo/99999999-2222-4333-8444-555555555555"); !strings.Contains(kept, "203.0.113.11") || strings.Contains(kept, bad[1].Service.String()+`"`) {
+				t.Errorf("%s: kept is %s", name, kept)
+			}
+		}
 	})
+}
+
+func valueOf(p *process, key string) (value string) {
+	p.store.View(context.Background(), func(tx store.Tx) error {
+		kv, err := tx.Get(key)
+		value = string(kv.Value)
+		return err
+	})
+	return value
 }
 
 // TestReplay has documents come twice, late, and from the wrong one.

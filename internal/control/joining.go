@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
@@ -16,10 +17,16 @@ import (
 
 // join is what is kept of a one-time token.
 type join struct {
-	Kind  wire.TokenKind `json:"kind"`
-	Host  string         `json:"host,omitempty"`
-	Roles []api.HostRole `json:"roles,omitempty"`
-	Key   string         `json:"key,omitempty"` // of the agent that used it: it may ask again
+	Kind    wire.TokenKind `json:"kind"`
+	Host    string         `json:"host,omitempty"`
+	Roles   []api.HostRole `json:"roles,omitempty"`
+	Key     string         `json:"key,omitempty"` // of who used it, which may ask again: an agent's key, or the fingerprint of a site
+	Expires time.Time      `json:"expires,omitzero"`
+}
+
+// enrolment is who may speak for a host.
+type enrolment struct {
+	Key string `json:"key"` // as wire.JoinRequest's
 }
 
 // JoinToken is serve.Controller's.
@@ -46,33 +53,89 @@ func (c *Controller) oneTime(ctx context.Context, j join) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	j.Expires = c.now().Add(c.o.JoinLife)
 	return t.String(), c.update(ctx, func(tx store.Tx) error { return putJSON(tx, prefixJoins+t.ID(), j) })
 }
 
-// Join signs an agent's certificate against its one-time token. The same agent may ask again when the answer was lost.
+// redeem reads a one-time token that somebody with a key shows: a new one, or one that the same key has used before.
+func (c *Controller) redeem(tx store.Tx, id string, kind wire.TokenKind, key, advice string) (join, error) {
+	j, err := getJSON[join](tx, prefixJoins+id)
+	refused := func(why string) error {
+		return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: why + "; " + advice}
+	}
+	switch {
+	case errors.Is(err, store.ErrNotFound) || err == nil && j.Kind != kind:
+		return j, refused("it is not known here")
+	case err != nil:
+		return j, err
+	case !c.now().Before(j.Expires):
+		return j, refused("it has expired")
+	case j.Key != "" && j.Key != key:
+		return j, refused("it was used by somebody else")
+	}
+	return j, nil
+}
+
+// pruneJoins removes the tokens that have expired, used or not.
+func (c *Controller) pruneJoins(ctx context.Context) error {
+	expired := func(j join) bool { return !c.now().Before(j.Expires) }
+	any := false
+	if err := c.view(ctx, func(tx store.Tx) error {
+		all, err := listJSON[join](tx, prefixJoins)
+		for _, j := range all {
+			any = any || expired(j)
+		}
+		return err
+	}); err != nil || !any {
+		return err
+	}
+	return c.update(ctx, func(tx store.Tx) error { return c.forgetJoins(tx, expired) })
+}
+
+// forgetJoins removes the tokens that match.
+func (c *Controller) forgetJoins(tx store.Tx, match func(join) bool) error {
+	all, err := listJSON[join](tx, prefixJoins)
+	if err != nil {
+		return err
+	}
+	for id, j := range all {
+		if match(j) {
+			if err := remove(tx, prefixJoins+id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Join signs an agent's certificate against its one-time token. The same agent may ask again when the answer was lost, as
+// long as its host was not removed meanwhile.
 func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
 	err := c.update(ctx, func(tx store.Tx) error {
-		j, err := getJSON[join](tx, prefixJoins+r.Token)
-		if errors.Is(err, store.ErrNotFound) || err == nil && j.Kind != wire.TokenJoin {
-			return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: "it is not known, or was used; get another: wcc host join-token " + r.Host}
-		}
+		j, err := c.redeem(tx, r.Token, wire.TokenJoin, r.Key, "get another: wcc host join-token "+r.Host)
 		if err != nil {
 			return err
 		}
 		if j.Host != r.Host {
 			return &api.Error{Code: api.CodeForbidden, Field: "host", Message: fmt.Sprintf("the token is for host %s, not %s", j.Host, r.Host)}
 		}
-		if j.Key != "" && j.Key != r.Key {
-			return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: "it was used by another agent; get another: wcc host join-token " + r.Host}
+		if j.Key != "" {
+			return c.enrolled(tx, r.Host, r.Key)
 		}
 		j.Key = r.Key
-		h := &api.Host{Meta: c.newMeta(r.Host, "")}
-		if have, err := get[api.Host](tx, r.Host); err == nil {
-			h = have
+		h, err := get[api.Host](tx, r.Host)
+		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+			h, err = &api.Host{Meta: c.newMeta(r.Host, "")}, nil
+		}
+		if err != nil {
+			return err
 		}
 		h.Spec.Roles, h.Deleting = j.Roles, false
 		c.event(tx, "host.joined", "hosts/"+r.Host, "", "it has its certificate")
 		if err := putJSON(tx, prefixJoins+r.Token, j); err != nil {
+			return err
+		}
+		if err := putJSON(tx, prefixEnrolments+r.Host, enrolment{Key: r.Key}); err != nil {
 			return err
 		}
 		return put(tx, h)
@@ -82,6 +145,27 @@ func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinRep
 	}
 	cert, err := c.o.Authority.SignAgent(r.Host, r.CSR)
 	return wire.JoinReply{Certificate: cert}, err
+}
+
+// enrolled tells whether a key may speak for a host. The key of a host that joined before keys were kept becomes its key.
+func (c *Controller) enrolled(tx store.Tx, host, key string) error {
+	advice := "join anew: wcc host join-token " + host
+	if _, err := get[api.Host](tx, host); errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Errorf(api.CodeForbidden, "host %s was removed; %s", host, advice)
+	} else if err != nil {
+		return err
+	}
+	e, err := getJSON[enrolment](tx, prefixEnrolments+host)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		c.event(tx, "host.enrolled", "hosts/"+host, "", "its certificate's key is kept from now on; no other one speaks for it")
+		return putJSON(tx, prefixEnrolments+host, enrolment{Key: key})
+	case err != nil:
+		return err
+	case e.Key != key:
+		return api.Errorf(api.CodeForbidden, "the certificate is not the one by which host %s joined last; %s", host, advice)
+	}
+	return nil
 }
 
 // peerInfo is what two sites tell each other when they exchange certificates.
@@ -134,12 +218,9 @@ func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerRep
 	if r.Site == c.o.Site {
 		return wire.PeerReply{}, api.Invalidf("site", "%s is this site's own name", r.Site)
 	}
+	fingerprint := wire.Fingerprint(r.CA)
 	if err := c.update(ctx, func(tx store.Tx) error {
-		j, err := getJSON[join](tx, prefixJoins+r.Token)
-		fingerprint := wire.Fingerprint(r.CA)
-		if errors.Is(err, store.ErrNotFound) || err == nil && (j.Kind != wire.TokenPeer || j.Key != "" && j.Key != fingerprint) {
-			return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: "the invitation is not known, or was used; ask for another"}
-		}
+		j, err := c.redeem(tx, r.Token, wire.TokenPeer, fingerprint, "ask for another invitation")
 		if err != nil {
 			return err
 		}
@@ -148,7 +229,7 @@ func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerRep
 	}); err != nil {
 		return wire.PeerReply{}, err
 	}
-	_, err := c.peered(ctx, r.Site, info.Endpoint, string(wire.EncodeCertificate(r.CA)), wire.Fingerprint(r.CA))
+	_, err := c.peered(ctx, r.Site, info.Endpoint, string(wire.EncodeCertificate(r.CA)), fingerprint)
 	return wire.PeerReply{Info: wire.RawBody(peerInfo{Endpoint: c.o.Endpoint})}, err
 }
 
@@ -163,6 +244,9 @@ func (c *Controller) peered(ctx context.Context, site, endpoint, certificate, fi
 			}
 			have.Spec.Endpoint = endpoint
 			out = have
+		}
+		if err := cloud.Validate(out, cloud.Known{}); err != nil {
+			return err
 		}
 		c.event(tx, "peer.added", "peers/"+site, "", "certificates are exchanged; fingerprint "+fingerprint)
 		return put(tx, out)

@@ -50,21 +50,18 @@ func (c *Controller) offersOf(tx store.Tx, peer string) ([]wire.OfferBody, error
 }
 
 // takeOffers keeps a peer's offers, all of them at once.
-func (c *Controller) takeOffers(ctx context.Context, d wire.Verified) error {
+func (c *Controller) takeOffers(ctx context.Context, d wire.Verified) (any, error) {
 	var body wire.Offers
 	if err := d.DecodeBody(&body); err != nil {
-		return err
+		return nil, err
 	}
-	for i, o := range body.Offers {
-		at := fmt.Sprintf("body.offers[%d]", i)
-		if err := cloud.ValidateName(at+".name", o.Name); err != nil {
+	if err := c.judgeOffers(d.From, body.Offers); err != nil {
+		return nil, err
+	}
+	return nil, c.update(ctx, func(tx store.Tx) error {
+		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}
-		if err := judgeMembers(at+".gateways", d.From, o.Gateways); err != nil {
-			return err
-		}
-	}
-	return c.update(ctx, func(tx store.Tx) error {
 		old, err := listJSON[wire.OfferBody](tx, prefixOffers+d.From+"/")
 		if err != nil {
 			return err
@@ -138,15 +135,18 @@ func (c *Controller) graceOf(o *api.Offer) time.Duration {
 }
 
 // takeLoanRequest grants a loan if the offer has room for it, and tells the borrower before it answers.
-func (c *Controller) takeLoanRequest(ctx context.Context, d wire.Verified) error {
+func (c *Controller) takeLoanRequest(ctx context.Context, d wire.Verified) (any, error) {
 	var r wire.LoanRequest
 	if err := d.DecodeBody(&r); err != nil {
-		return err
+		return nil, err
 	}
 	if err := cloud.ValidateName("body.name", r.Name); err != nil {
-		return err
+		return nil, err
 	}
 	err := c.update(ctx, func(tx store.Tx) error {
+		if err := c.o.Federation.Advance(tx, d); err != nil {
+			return err
+		}
 		if have, err := get[api.Loan](tx, r.Name); err == nil {
 			if have.Spec.Borrower != d.From || have.Spec.Lender != c.o.Site || have.Spec.Offer != r.Offer || have.Spec.Amount != r.Amount {
 				return api.Errorf(api.CodeExists, "there is another loan called %s", r.Name)
@@ -165,6 +165,9 @@ func (c *Controller) takeLoanRequest(ctx context.Context, d wire.Verified) error
 		if err != nil {
 			return err
 		}
+		if n := liveLoans(loans, d.From); n >= maxLoans {
+			return &api.Error{Code: api.CodeRefused, Field: "body.name", Message: fmt.Sprintf("%s has %d loans from %s already: give one back first", d.From, n, c.o.Site)}
+		}
 		if reasons := lend.CanBorrow(*o, loans, d.From, r.Amount); len(reasons) > 0 {
 			return &api.Error{Code: api.CodeRefused, Field: "body.amount", Message: fmt.Sprintf("offer %s does not lend that to %s", o.Name, d.From), Reasons: reasons}
 		}
@@ -174,9 +177,21 @@ func (c *Controller) takeLoanRequest(ctx context.Context, d wire.Verified) error
 		return put(tx, &l)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return c.sendLoan(ctx, r.Name)
+	return nil, c.sendLoan(ctx, r.Name)
+}
+
+// maxLoans is how many loans a site has from us at a time.
+const maxLoans = 100
+
+func liveLoans(loans []api.Loan, borrower string) (n int) {
+	for _, l := range loans {
+		if l.Spec.Borrower == borrower && l.Status.State != api.LoanEnded {
+			n++
+		}
+	}
+	return n
 }
 
 func text(r api.Resources) string {
@@ -224,7 +239,7 @@ func (c *Controller) sendLoan(ctx context.Context, name string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.told["loan/"+name] = fmt.Sprintf("%p %s", s, seal)
+	c.told["loan/"+name] = fmt.Sprintf("%d %s", s.ID(), seal)
 	return nil
 }
 
@@ -233,39 +248,37 @@ func loanSeal(l *api.Loan) string {
 	return fmt.Sprintf("%s %d", l.Status.State, l.Status.Expires.UnixMilli())
 }
 
-// takeLoan keeps what a lender says of a loan to us.
-func (c *Controller) takeLoan(ctx context.Context, d wire.Verified) error {
+// takeLoan keeps what a lender says of a loan to us. Only what was asked for here is a loan: a gift would send VMs, and
+// what their users wrote for them, to whoever gives it.
+func (c *Controller) takeLoan(ctx context.Context, d wire.Verified) (any, error) {
 	var b wire.LoanBody
 	if err := d.DecodeBody(&b); err != nil {
-		return err
+		return nil, err
 	}
-	if b.Spec.Lender != d.From || b.Spec.Borrower != c.o.Site {
-		return api.Invalidf("body.spec", "a loan of %s to %s is not %s's to tell us of", b.Spec.Lender, b.Spec.Borrower, d.From)
+	if err := c.judgeLoan(d.From, b); err != nil {
+		return nil, err
 	}
-	if err := cloud.ValidateName("body.name", b.Name); err != nil {
-		return err
-	}
-	switch b.State {
-	case api.LoanActive, api.LoanReclaimed, api.LoanEnded:
-	default:
-		return api.Invalidf("body.state", "%q is not active, reclaimed or ended", b.State)
-	}
-	return c.update(ctx, func(tx store.Tx) error {
-		l, err := get[api.Loan](tx, b.Name)
-		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
-			l = &api.Loan{Meta: api.Meta{Name: b.Name, UID: b.UID, Home: d.From, Created: c.now()}}
-		} else if err != nil {
+	return nil, c.update(ctx, func(tx store.Tx) error {
+		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
-		} else if l.Spec.Lender != d.From {
-			return api.Errorf(api.CodeExists, "loan %s is of %s", b.Name, l.Spec.Lender)
+		}
+		l, err := get[api.Loan](tx, b.Name)
+		switch {
+		case errors.Is(err, &api.Error{Code: api.CodeNotFound}):
+			if l, err = c.newLoan(tx, d.From, b); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case l.Spec != b.Spec:
+			return &api.Error{Code: api.CodeConflict, Field: "body.spec", Message: fmt.Sprintf("loan %s was agreed on otherwise: a loan does not change; give it back and borrow anew", b.Name)}
 		}
 		if l.Status.State != b.State && b.State == api.LoanReclaimed {
-			c.event(tx, "loan.reclaimed", "loans/"+b.Name, "", fmt.Sprintf("%s takes it back: %s", d.From, b.Message))
+			c.event(tx, "loan.reclaimed", "loans/"+b.Name, "", fmt.Sprintf("%s takes it back: %s", d.From, cloud.Line(b.Message, maxText)))
 		}
-		l.Spec = b.Spec
 		l.Status = api.LoanStatus{
-			State: b.State, Serial: d.Serial, Message: b.Message, Renewed: c.now(),
-			Expires: c.now().Add(time.Duration(b.LeaseSeconds * float64(time.Second))),
+			State: b.State, Serial: d.Serial, Message: cloud.Line(b.Message, maxText), Renewed: c.now(), Grace: api.Seconds(b.GraceSeconds),
+			Expires: c.now().Add(api.Seconds(b.LeaseSeconds).Duration()),
 		}
 		if l.Status.Used, err = c.borrowed(tx, l.Name); err != nil {
 			return err
@@ -274,13 +287,118 @@ func (c *Controller) takeLoan(ctx context.Context, d wire.Verified) error {
 	})
 }
 
-// takeLoanRenew extends a loan from us, or takes it back from a borrower that has no more use for it.
-func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) error {
-	var b wire.LoanRenew
-	if err := d.DecodeBody(&b); err != nil {
+// loanRequest is a loan that was asked for and has not come yet.
+type loanRequest struct {
+	Offer  string        `json:"offer"`
+	Amount api.Resources `json:"amount"`
+	Asked  time.Time     `json:"asked"`
+}
+
+func requestKey(lender, name string) string { return prefixRequests + lender + "/" + name }
+
+// newLoan makes a loan of what was asked for.
+func (c *Controller) newLoan(tx store.Tx, lender string, b wire.LoanBody) (*api.Loan, error) {
+	r, err := getJSON[loanRequest](tx, requestKey(lender, b.Name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &api.Error{Code: api.CodeForbidden, Field: "body.name", Message: fmt.Sprintf("%s has not asked %s for a loan %s", c.o.Site, lender, b.Name)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if b.Spec.Offer != r.Offer || b.Spec.Amount != r.Amount {
+		return nil, &api.Error{Code: api.CodeConflict, Field: "body.spec", Message: fmt.Sprintf("loan %s was asked for as %s of offer %s", b.Name, text(r.Amount), r.Offer)}
+	}
+	l := &api.Loan{Meta: api.Meta{Name: b.Name, UID: b.UID, Home: lender, Created: c.now()}, Spec: b.Spec}
+	return l, remove(tx, requestKey(lender, b.Name))
+}
+
+// borrow asks a lender for a loan. The request is kept first: the loan comes before the answer does.
+func (c *Controller) borrow(ctx context.Context, lender, offer string, amount api.Resources) (name string, err error) {
+	name = "loan-" + c.shortID()
+	if err := c.update(ctx, func(tx store.Tx) error {
+		if _, err := get[api.Peer](tx, lender); err != nil {
+			return api.Invalidf("lender", "no peer is called %q", lender)
+		}
+		return putJSON(tx, requestKey(lender, name), loanRequest{Offer: offer, Amount: amount, Asked: c.now()})
+	}); err != nil {
+		return "", err
+	}
+	err = c.o.Federation.Send(ctx, lender, wire.DocLoanRequest, name, documentTime, wire.LoanRequest{Name: name, Offer: offer, Amount: amount})
+	if err != nil && !errors.Is(err, wire.ErrNoAnswer) {
+		// The lender's own no, or it was never asked: nothing will come.
+		if e := c.update(ctx, func(tx store.Tx) error { return remove(tx, requestKey(lender, name)) }); e != nil {
+			c.log.Error("forget a loan request", "peer", lender, "loan", name, "err", e)
+		}
+	}
+	return name, err
+}
+
+// endedLoansKept is how many loans that are over are kept for each peer and direction, for people to read.
+const endedLoansKept = 20
+
+// requestLife is how long a loan that was asked for is waited for.
+const requestLife = 24 * time.Hour
+
+// pruneLoans forgets the oldest loans that are over and that nothing is under, and requests that nobody answered.
+func (c *Controller) pruneLoans(ctx context.Context) error {
+	var old []*api.Loan
+	var unanswered []string
+	if err := c.view(ctx, func(tx store.Tx) error {
+		loans, err := list[api.Loan](tx)
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(loans, func(a, b *api.Loan) int { return b.Status.Expires.Compare(a.Status.Expires) })
+		kept := map[string]int{}
+		for _, l := range loans {
+			if between := l.Spec.Lender + " " + l.Spec.Borrower; l.Status.State == api.LoanEnded && l.Status.Used == (api.Resources{}) {
+				if kept[between]++; kept[between] > endedLoansKept {
+					old = append(old, l)
+				}
+			}
+		}
+		requests, err := listJSON[loanRequest](tx, prefixRequests)
+		for key, r := range requests {
+			if c.now().Sub(r.Asked) > requestLife {
+				unanswered = append(unanswered, prefixRequests+key)
+			}
+		}
+		return err
+	}); err != nil || len(old)+len(unanswered) == 0 {
 		return err
 	}
+	return c.update(ctx, func(tx store.Tx) error {
+		for _, key := range unanswered {
+			if err := remove(tx, key); err != nil {
+				return err
+			}
+		}
+		for _, l := range old {
+			peer := l.Spec.Lender
+			if peer == c.o.Site {
+				peer = l.Spec.Borrower
+			}
+			if err := c.o.Federation.ForgetSubject(tx, peer, l.Name, wire.DocLoan, wire.DocLoanRequest, wire.DocLoanRenew); err != nil {
+				return err
+			}
+			if err := remove(tx, keyOf(api.KindLoan, l.Name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// takeLoanRenew extends a loan from us, or takes it back from a borrower that has no more use for it.
+func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) (any, error) {
+	var b wire.LoanRenew
+	if err := d.DecodeBody(&b); err != nil {
+		return nil, err
+	}
 	if err := c.update(ctx, func(tx store.Tx) error {
+		if err := c.o.Federation.Advance(tx, d); err != nil {
+			return err
+		}
 		l, err := get[api.Loan](tx, b.Name)
 		if err != nil {
 			return err
@@ -303,9 +421,9 @@ func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) error {
 		}
 		return put(tx, &changed)
 	}); err != nil {
-		return err
+		return nil, err
 	}
-	return c.sendLoan(ctx, b.Name)
+	return nil, c.sendLoan(ctx, b.Name)
 }
 
 // lending keeps the ledger: uses are counted, leases renewed and ended, reclaimed guests sent home or stopped.
@@ -348,6 +466,11 @@ func (c *Controller) lending(ctx context.Context) error {
 			} else {
 				if l.Status.Used, err = c.borrowed(tx, l.Name); err != nil {
 					return err
+				}
+				if over := l.Status.Expires.Add(l.Status.Grace.Duration()); l.Status.State != api.LoanEnded && now.After(over) {
+					// The lender has not been heard of: by its own word it has ended the loan, and stopped what was there.
+					l.Status.State, l.Status.Message = api.LoanEnded, "its lease ran out, and "+l.Spec.Lender+" was not reached to renew it"
+					c.event(tx, "loan.ended", "loans/"+l.Name, "", l.Status.Message)
 				}
 				if half := l.Status.Expires.Sub(l.Status.Renewed) / 2; l.Status.State == api.LoanActive && now.After(l.Status.Renewed.Add(half)) {
 					renew = append(renew, l.Name+"@"+l.Spec.Lender)
@@ -507,7 +630,9 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 				return err
 			}
 			document(p.Name, wire.DocOffers, out)
-			document(p.Name, wire.DocViews, views)
+			letters = append(letters, letter{p.Name, wire.DocViews + "/" + p.Name, string(wire.RawBody(views)), func(ctx context.Context) error {
+				return c.sendViews(ctx, p.Name, views)
+			}})
 		}
 		loans, err := c.loansFromUs(tx)
 		for _, l := range loans {
@@ -526,7 +651,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 			continue
 		}
 		// A new session means that the peer may have been restored from an old copy: it is told again.
-		seal := fmt.Sprintf("%p %s", s, l.seal)
+		seal := fmt.Sprintf("%d %s", s.ID(), l.seal)
 		c.mu.Lock()
 		same := c.told[l.key] == seal
 		c.mu.Unlock()
@@ -558,7 +683,7 @@ func (c *Controller) cpuKinds(tx store.Tx) ([]api.CPU, error) {
 	}
 	var kinds []api.CPU
 	for _, h := range hosts {
-		if !slices.Contains(h.Spec.Roles, api.RoleHypervisor) || h.Status.Hypervisor == "" {
+		if !hasRole(h, api.RoleHypervisor) || h.Status.Hypervisor == "" {
 			continue
 		}
 		cpu := h.Status.CPU
@@ -570,133 +695,4 @@ func (c *Controller) cpuKinds(tx store.Tx) ([]api.CPU, error) {
 		kinds[i].Usable = slices.DeleteFunc(kinds[i].Usable, func(m string) bool { return !slices.Contains(cpu.Usable, m) })
 	}
 	return kinds, nil
-}
-
-// viewsFor is what a peer must know of our networks: those whose VMs it runs or is about to run, and those that its
-// gateways serve.
-func (c *Controller) viewsFor(tx store.Tx, peer string, own []wire.NetworkView) (wire.Views, error) {
-	out := wire.Views{Networks: []wire.NetworkView{}}
-	loans, err := list[api.Loan](tx)
-	if err != nil {
-		return out, err
-	}
-	lent := 0
-	for _, l := range loans {
-		if l.Spec.Lender == peer && l.Spec.Borrower == c.o.Site && l.Status.State != api.LoanEnded {
-			lent += l.Spec.Amount.Addresses
-		}
-	}
-	for _, v := range own {
-		serves := slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer })
-		if !serves {
-			continue
-		}
-		if !slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer && m.Role == api.RoleGateway }) {
-			v.Mappings = nil
-		}
-		// No more than the peer has lent: it would refuse them all, and the networks with them.
-		v.Mappings = slices.Clone(v.Mappings)
-		slices.SortFunc(v.Mappings, func(a, b wire.Mapping) int { return a.Service.Compare(b.Service) })
-		v.Mappings = v.Mappings[:min(len(v.Mappings), lent)]
-		lent -= len(v.Mappings)
-		out.Networks = append(out.Networks, v)
-	}
-	return out, nil
-}
-
-// takeViews keeps a peer's networks that concern us. Mappings are taken only under a loan of addresses, and only as many,
-// and only those that nobody else has.
-func (c *Controller) takeViews(ctx context.Context, d wire.Verified) error {
-	var body wire.Views
-	if err := d.DecodeBody(&body); err != nil {
-		return err
-	}
-	return c.update(ctx, func(tx store.Tx) error {
-		if err := c.checkViews(tx, d.From, body); err != nil {
-			return err
-		}
-		old, err := listJSON[wire.NetworkView](tx, prefixViews+d.From+"/")
-		if err != nil {
-			return err
-		}
-		for _, v := range body.Networks {
-			delete(old, v.UID)
-			if err := putJSON(tx, prefixViews+d.From+"/"+v.UID, v); err != nil {
-				return err
-			}
-		}
-		for uid := range old {
-			if err := remove(tx, prefixViews+d.From+"/"+uid); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-func (c *Controller) checkViews(tx store.Tx, from string, body wire.Views) error {
-	known, err := c.networksKnown(tx)
-	if err != nil {
-		return err
-	}
-	taken := map[string]string{}
-	own, err := list[api.Address](tx)
-	if err != nil {
-		return err
-	}
-	for _, a := range own {
-		taken[a.Spec.Address] = c.o.Site
-	}
-	views, err := listJSON[wire.NetworkView](tx, prefixViews)
-	if err != nil {
-		return err
-	}
-	for key, v := range views {
-		home, _, _ := strings.Cut(key, "/")
-		for _, m := range v.Mappings {
-			if home != from {
-				taken[m.Service.String()] = home
-			}
-		}
-	}
-	loans, err := c.loansFromUs(tx)
-	if err != nil {
-		return err
-	}
-	allowed, asked := 0, 0
-	for _, l := range loans {
-		if l.Spec.Borrower == from && l.Status.State != api.LoanEnded {
-			allowed += l.Spec.Amount.Addresses
-		}
-	}
-	for i, v := range body.Networks {
-		at := fmt.Sprintf("body.networks[%d]", i)
-		if err := judgeNetwork(at, v.UID, v.Name, v.VNI, v.Prefix); err != nil {
-			return err
-		}
-		if err := judgeMembers(at+".members", "", v.Members); err != nil {
-			return err
-		}
-		for _, k := range known {
-			if k.Home == from && k.UID != v.UID {
-				continue // its networks of before; they are replaced
-			}
-			if field, text := clash(from, v.UID, v.VNI, v.Prefix, k); text != "" {
-				return api.Invalidf(at+"."+field, "%s", text)
-			}
-		}
-		for j, m := range v.Mappings {
-			asked++
-			if home, ok := taken[m.Service.String()]; ok {
-				return api.Invalidf(fmt.Sprintf("body.networks[%d].mappings[%d].service", i, j), "address %s is in use by %s", m.Service, home)
-			}
-			if !v.Prefix.Contains(m.Target) {
-				return api.Invalidf(fmt.Sprintf("body.networks[%d].mappings[%d].target", i, j), "%s is not in %s", m.Target, v.Prefix)
-			}
-		}
-	}
-	if asked > allowed {
-		return &api.Error{Code: api.CodeRefused, Field: "body.networks", Message: fmt.Sprintf("%d service addresses are asked for, %d are lent to %s", asked, allowed, from)}
-	}
-	return nil
 }

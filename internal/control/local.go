@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"widecloud/api"
+	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/store"
@@ -74,19 +75,6 @@ func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason
 	return host, nil, err
 }
 
-// honest holds what a borrower wants to run against what it says that this needs: the loan counts the needs.
-func honest(call wire.ClaimCall) error {
-	switch o, n := call.Order, call.Needs; {
-	case n.CPUs != o.CPUs || o.CPUs < 1:
-		return api.Invalidf("needs.cpus", "is %d, and the VM has %d", n.CPUs, o.CPUs)
-	case n.MemoryMiB != o.MemoryMiB || o.MemoryMiB < 1:
-		return api.Invalidf("needs.memory_mib", "is %d, and the VM has %d", n.MemoryMiB, o.MemoryMiB)
-	case o.DiskMiB < 1 || int64(n.DiskGiB)*1024 < o.DiskMiB:
-		return api.Invalidf("needs.disk_gib", "is %d, and the VM's volume has %d MiB", n.DiskGiB, o.DiskMiB)
-	}
-	return nil
-}
-
 // admit says why a VM does not fit under a loan from us.
 func (c *Controller) admit(tx store.Tx, loan api.Loan, vm, job string, needs api.Resources) ([]api.Reason, error) {
 	used, err := c.loanUse(tx, loan.Name, job)
@@ -102,13 +90,18 @@ func (c *Controller) admit(tx store.Tx, loan api.Loan, vm, job string, needs api
 
 // networkReasons says why a network cannot be carried here beside the ones that are.
 func (l local) networkReasons(tx store.Tx, n wire.NetworkOrder, home string) ([]api.Reason, error) {
+	var reasons []api.Reason
+	if home != l.c.o.Site {
+		if err := l.c.o.Plan.CheckNetwork("network.prefix", n.Prefix, cloud.Party{Peer: home}); err != nil {
+			reasons = append(reasons, api.Reason{Site: l.c.o.Site, Code: "network", Message: err.Error(), Advice: "ask " + l.c.o.Site + " to open a pool of its address plan to " + home})
+		}
+	}
 	all, err := l.c.networksKnown(tx)
 	if err != nil {
 		return nil, err
 	}
-	var reasons []api.Reason
 	for _, other := range all {
-		if field, text := clash(home, n.UID, n.VNI, n.Prefix, other); text != "" {
+		if field, text := clash(knownNetwork{n.UID, n.Name, home, n.VNI, n.Prefix, n.IPv4}, other); text != "" {
 			r := api.Reason{Site: l.c.o.Site, Code: "network", Message: text}
 			if field != "uid" {
 				r.Advice = "give one of the two networks another " + field
@@ -151,7 +144,7 @@ func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, er
 		}
 		claim = wire.Claim{
 			Job: call.Job, VM: call.Order.VM, Home: call.Order.Home, Owner: call.Owner, Loan: call.Loan, Host: host.Name,
-			VTEP: vtep, CPU: guestCPU(host, call.Order.CPUModel), Needs: call.Needs, Order: call.Order, Network: call.Network,
+			VTEP: vtep, CPU: guestCPU(host, call.Order.CPUModel), Needs: call.Needs, Image: call.Image, Order: call.Order, Network: call.Network,
 		}
 		if call.Start {
 			return l.c.takeIn(tx, claim)
@@ -247,6 +240,10 @@ func (l local) prepare(ctx context.Context, c wire.PrepareCall) (out wire.Migrat
 	if claim.VM != c.Order.VM || claim.Order.Epoch != c.Order.Epoch {
 		return out, api.Invalidf("order", "it is not what room was kept for")
 	}
+	if err := c.Network.Check("network"); err != nil {
+		return out, err
+	}
+	c.Network, _ = c.Network.Sound("network")
 	if c.Network.UID != claim.Network.UID || c.Network.VNI != claim.Network.VNI || c.Network.Prefix != claim.Network.Prefix {
 		return out, api.Invalidf("network", "it is not the one of the VM for which room was kept")
 	}
@@ -430,6 +427,11 @@ func (l local) order(ctx context.Context, o wire.GuestOrder) error {
 		}
 		if o.Loan != "" && o.Loan != g.Loan {
 			if err := l.rehouse(tx, &g, o.Loan); err != nil {
+				return err
+			}
+		}
+		if o.Size != nil {
+			if err := l.resize(tx, &g, *o.Size); err != nil {
 				return err
 			}
 		}

@@ -64,7 +64,7 @@ func (c *Controller) startMigration(ctx context.Context, vmName string, to locat
 		if v.Deleting {
 			return api.Errorf(api.CodeConflict, "VM %s is being deleted", v.Name)
 		}
-		call, err := c.claimFor(tx, v, job.Name)
+		call, err := c.claimFor(tx, v, job.Name, to.Site)
 		if err != nil {
 			return err
 		}
@@ -232,6 +232,11 @@ func (c *Controller) stepMigration(ctx context.Context, m *migration) error {
 		claim, err := target.reserve(ctx, m.Call)
 		if err != nil {
 			return err
+		}
+		if m.Target.Site != c.o.Site {
+			if err := c.view(ctx, func(tx store.Tx) error { return c.judgeAnswer(tx, m.Call, claim) }); err != nil {
+				return err
+			}
 		}
 		m.Target.Host, m.Target.VTEP = claim.Host, claim.VTEP.String()
 		return c.advance(ctx, m, cloud.StepReserved, nil)

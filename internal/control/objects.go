@@ -21,6 +21,8 @@ const (
 	prefixTokens     = "tokens/"     // tokens/ID -> token
 	prefixJoins      = "joins/"      // joins/ID -> join
 	prefixViews      = "views/"      // views/HOME/UID -> wire.NetworkView of a peer's network
+	prefixRequests   = "requests/"   // requests/LENDER/LOAN -> loanRequest: a loan that was asked for, and is not here yet
+	prefixEnrolments = "enrolments/" // enrolments/HOST -> enrolment: the key that may speak for a host
 )
 
 func keyOf(k api.Kind, name string) string { return prefixObjects + string(k) + "/" + name }
@@ -190,6 +192,20 @@ func decodeInfo(raw json.RawMessage, v any) error {
 func remove(tx store.Tx, key string) error {
 	if err := tx.Delete(key); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
+	}
+	return nil
+}
+
+// removeAll deletes the keys under a prefix.
+func removeAll(tx store.Tx, prefix string) error {
+	kvs, err := tx.List(prefix)
+	if err != nil {
+		return err
+	}
+	for _, kv := range kvs {
+		if err := remove(tx, kv.Key); err != nil {
+			return err
+		}
 	}
 	return nil
 }

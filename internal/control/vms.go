@@ -84,7 +84,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 				return nil
 			}
 		}
-		call, err = c.claimFor(tx, v, fmt.Sprintf("create-%s-%d", v.UID, v.Status.Epoch))
+		call, err = c.claimFor(tx, v, fmt.Sprintf("create-%s-%d", v.UID, v.Status.Epoch), v.Status.Site)
 		call.Loan, call.Start = v.Status.Loan, true
 		if _, host, ok := strings.Cut(v.Spec.Place, "/"); ok {
 			call.Host = host
@@ -117,10 +117,27 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 	if err != nil {
 		return err // it may have been granted: the same site is asked again
 	}
-	_, err = change(ctx, c, name, func(tx store.Tx, v *api.VM) error {
+	if err := c.view(parent, func(tx store.Tx) error { return c.judgeAnswer(tx, call, claim) }); err != nil {
+		// It may run there all the same: the lender is asked again, and no other one.
+		return c.distrust(parent, name, v.Status.Site, err)
+	}
+	_, err = change(parent, c, name, func(tx store.Tx, v *api.VM) error {
 		c.arrived(tx, v, claim.Host, claim.VTEP.String(), claim.CPU)
 		return nil
 	})
+	return err
+}
+
+// distrust shows why a lender's answer is not believed.
+func (c *Controller) distrust(ctx context.Context, name, site string, why error) error {
+	_, err := change(ctx, c, name, func(_ store.Tx, v *api.VM) error {
+		v.Status.Message = fmt.Sprintf("what %s answers is not believed: %s; delete the VM, or ask that site's admin", site, cloud.Line(why.Error(), maxText))
+		v.Status.Reasons = []api.Reason{{Site: site, Code: "lender", Message: v.Status.Message}}
+		return nil
+	})
+	if err == nil {
+		c.pauseFor(ctx, c.o.Resync)
+	}
 	return err
 }
 
@@ -263,12 +280,32 @@ func (c *Controller) endVMs(ctx context.Context) error {
 					return c.forgetVM(tx, now)
 				})
 			}
+			if errors.Is(err, &api.Error{Code: api.CodeUnavailable}) {
+				err = c.giveUp(ctx, v)
+			}
 			if err != nil {
 				c.log.Debug("end guest", "vm", v.Name, "err", err)
 			}
 		})
 	}
 	return nil
+}
+
+// giveUp forgets a VM that is to be deleted, at a lender that is not reached and whose loan is over: by its own word the lender
+// has stopped it, and nobody can be asked any more.
+func (c *Controller) giveUp(ctx context.Context, v *api.VM) error {
+	return c.update(ctx, func(tx store.Tx) error {
+		now, err := get[api.VM](tx, v.Name)
+		if err != nil || now.UID != v.UID || !now.Deleting || now.Status.Site != v.Status.Site {
+			return err
+		}
+		l, err := get[api.Loan](tx, now.Status.Loan)
+		if err != nil || l.Status.State != api.LoanEnded {
+			return err
+		}
+		c.event(tx, "vm.given-up", "vms/"+v.Name, v.Owner, fmt.Sprintf("%s is not reached, and its loan has ended: the VM's volume may still be there", v.Status.Site))
+		return c.forgetVM(tx, now)
+	})
 }
 
 // forgetVM removes a VM's object and what hangs on it.
@@ -286,19 +323,18 @@ func (c *Controller) forgetVM(tx store.Tx, v *api.VM) error {
 			}
 		}
 	}
+	c.mu.Lock()
+	delete(c.told, "size/"+v.UID)
+	c.mu.Unlock()
 	if err := remove(tx, keyOf(api.KindVolume, v.Name)); err != nil {
 		return err
 	}
 	return remove(tx, keyOf(api.KindVM, v.Name))
 }
 
-// powerGuests passes the wishes for the power of VMs that run at a lender.
+// powerGuests passes on what is wished of VMs that run at a lender: their power, and, of those that are stopped, their size.
 func (c *Controller) powerGuests(ctx context.Context) error {
-	type wish struct {
-		vm   *api.VM
-		call wire.GuestOrder
-	}
-	var wishes []wish
+	var wishes []guestWish
 	if err := c.view(ctx, func(tx store.Tx) error {
 		vms, err := list[api.VM](tx)
 		if err != nil {
@@ -308,17 +344,12 @@ func (c *Controller) powerGuests(ctx context.Context) error {
 			if v.Status.Site == "" || v.Status.Site == c.o.Site || v.Status.Host == "" || v.Deleting || v.Status.Job != "" {
 				continue
 			}
-			o, err := c.orderOf(tx, v)
+			w, err := c.wishFor(tx, v)
 			if err != nil {
 				return err
 			}
-			settled := v.Status.Phase == api.PhaseRunning && o.Run == wire.RunOn || v.Status.Phase == api.PhaseStopped && o.Run != wire.RunOn
-			if !settled {
-				call := wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run}
-				if call.Loan, err = c.loanInstead(tx, v); err != nil {
-					return err
-				}
-				wishes = append(wishes, wish{v, call})
+			if w != nil {
+				wishes = append(wishes, *w)
 			}
 		}
 		return nil
@@ -326,27 +357,71 @@ func (c *Controller) powerGuests(ctx context.Context) error {
 		return err
 	}
 	for _, w := range wishes {
-		c.once("power/"+w.vm.Name, func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			err := c.endOf(w.vm.Status.Site).order(ctx, w.call)
-			if err == nil && w.call.Loan == "" || ctx.Err() != nil {
-				return
-			}
-			if _, err := change(ctx, c, w.vm.Name, func(_ store.Tx, v *api.VM) error {
-				switch {
-				case err != nil:
-					v.Status.Message = err.Error()
-				case v.Status.Site == w.vm.Status.Site:
-					v.Status.Loan = w.call.Loan
-				}
-				return nil
-			}); err != nil {
-				c.log.Debug("show why a guest is not powered", "vm", w.vm.Name, "err", err)
-			}
-		})
+		c.once("power/"+w.vm.Name, func(ctx context.Context) { c.passWish(ctx, w) })
 	}
 	return nil
+}
+
+// guestWish is what a lender is to make of a guest.
+type guestWish struct {
+	vm   *api.VM
+	call wire.GuestOrder
+	size string // seal of the size, to be asked for once
+}
+
+// wishFor is what a VM's lender has to be asked for; nil: nothing.
+func (c *Controller) wishFor(tx store.Tx, v *api.VM) (*guestWish, error) {
+	o, err := c.orderOf(tx, v)
+	if err != nil {
+		return nil, err
+	}
+	stopped := v.Status.Phase == api.PhaseStopped
+	settled := v.Status.Phase == api.PhaseRunning && o.Run == wire.RunOn || stopped && o.Run != wire.RunOn
+	w := &guestWish{vm: v, call: wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run}}
+	if stopped {
+		needs, err := c.needsAt(tx, v, v.Status.Site)
+		if err != nil {
+			return nil, err
+		}
+		w.call.Size = &wire.GuestSize{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, CPUModel: o.CPUModel, Needs: needs}
+		w.size = fmt.Sprintf("%d %+v", v.Status.Epoch, *w.call.Size)
+		c.mu.Lock()
+		settled = settled && c.told["size/"+v.UID] == w.size
+		c.mu.Unlock()
+	}
+	if settled {
+		return nil, nil
+	}
+	w.call.Loan, err = c.loanInstead(tx, v)
+	return w, err
+}
+
+func (c *Controller) passWish(ctx context.Context, w guestWish) {
+	cctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := c.endOf(w.vm.Status.Site).order(cctx, w.call)
+	if err == nil {
+		c.mu.Lock()
+		c.told["size/"+w.vm.UID] = w.size
+		c.mu.Unlock()
+	}
+	if err == nil && w.call.Loan == "" || ctx.Err() != nil {
+		return
+	}
+	if _, err := change(ctx, c, w.vm.Name, func(_ store.Tx, v *api.VM) error {
+		switch {
+		case err != nil:
+			v.Status.Message = cloud.Line(err.Error(), maxText)
+		case v.Status.Site == w.vm.Status.Site:
+			v.Status.Loan = w.call.Loan
+		}
+		return nil
+	}); err != nil {
+		c.log.Debug("show why a guest is not powered", "vm", w.vm.Name, "err", err)
+	}
+	if err != nil {
+		c.pause(ctx)
+	}
 }
 
 // loanInstead is another loan for a guest that is to be started and whose own loan is over; "" when there is no need or none.
@@ -358,7 +433,7 @@ func (c *Controller) loanInstead(tx store.Tx, v *api.VM) (string, error) {
 	if err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return "", err
 	}
-	needs, err := c.needs(tx, v)
+	needs, err := c.needsAt(tx, v, v.Status.Site)
 	if err != nil {
 		return "", err
 	}

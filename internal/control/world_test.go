@@ -20,6 +20,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/agent"
+	"widecloud/internal/cloud"
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/hyper/fake"
@@ -40,7 +41,8 @@ type world struct {
 	net   *wire.Memory
 	fake  *fake.World
 	sites map[string]*site
-	image []byte // what VMs are made of
+	image []byte     // what VMs are made of
+	plan  cloud.Plan // the address plan of every site
 
 	mu    sync.Mutex
 	armed map[string]func() // "NODE NAME" of a failpoint -> what happens there, once
@@ -95,6 +97,14 @@ func (h *host) node() string { return h.site.name + "." + h.name }
 func newWorld(t *testing.T, o options) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), net: wire.NewMemory(), fake: fake.NewWorld(), sites: map[string]*site{}, armed: map[string]func(){}}
+	w.plan = cloud.Plan{Pools: []cloud.Pool{
+		{
+			Name: "nets", Use: cloud.PoolNetworks, Owners: []string{"*"}, Peers: []string{"*"},
+			Prefixes: prefixes("2001:db8:a::/47", "2001:db8:c::/46", "2001:db8:77::/48", "2001:db8:a00::/40"),
+		},
+		{Name: "public4", Use: cloud.PoolAddresses, Owners: []string{"*"}, Peers: []string{"*"}, Prefixes: prefixes("203.0.113.0/24")},
+		{Name: "public6", Use: cloud.PoolAddresses, Owners: []string{"*"}, Peers: []string{"*"}, Prefixes: prefixes("2001:db8:5e::/64")},
+	}}
 	w.log = slog.New(slog.DiscardHandler)
 	if *verbose {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -113,6 +123,13 @@ func newWorld(t *testing.T, o options) *world {
 		}
 	}
 	return w
+}
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, p := range list {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
 }
 
 // close ends everything; the bubble wants no goroutine left.
@@ -215,7 +232,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	w.must(err)
 	s.ctl, err = control.New(control.Options{
 		Site: s.name, Store: st, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log,
-		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, Codec: "none", Failpoint: w.failpoint(p),
+		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, JoinLife: 10 * time.Minute, Codec: "none", Failpoint: w.failpoint(p), Plan: w.plan,
 	})
 	w.must(err)
 	handler = s.ctl.Handler()
@@ -321,7 +338,7 @@ func (h *host) startWith(wrap func(store.Store) store.Store, roles ...api.HostRo
 		st = wrap(st)
 	}
 	o := agent.Options{
-		Site: h.site.name, Host: h.name, Roles: roles, VTEP: h.vtep, Capacity: h.room, Store: st, Networks: &bridges{}, Controller: link,
+		Site: h.site.name, Host: h.name, Roles: roles, VTEP: h.vtep, Capacity: h.room, Store: st, Networks: &strict{}, Controller: link,
 		Logger: log, Boot: fmt.Sprint(time.Now().UnixNano()), StopGrace: 10 * time.Second, Failpoint: w.failpoint(p),
 	}
 	if h.machine != nil {

@@ -7,7 +7,9 @@
 // Invariants:
 //   - a document is believed only if its signer, audience, freshness and serial are right (package wire); the peer's clock
 //     plays no part;
-//   - serials, sent and taken, are on stable storage before they count;
+//   - a sent serial is on stable storage before it counts; a taken one is stored with the document's effect, in one
+//     transaction: what is refused leaves nothing;
+//   - of one peer no more than maxSubjects serials are kept;
 //   - a removed peer's sessions are closed, and nothing of it is believed any more.
 package fed
 
@@ -53,8 +55,12 @@ type Federation struct {
 	ctx   context.Context // of Run; nil before
 	work  sync.WaitGroup
 	peers map[string]*peer
-	takes map[string]func(context.Context, wire.Verified) error
+	takes map[string]Take
 }
+
+// Take has a verified document take effect. It calls Federation.Advance in the transaction of the effect. What it returns is
+// the sender's answer.
+type Take func(context.Context, wire.Verified) (answer any, err error)
 
 type peer struct {
 	endpoint string
@@ -74,7 +80,7 @@ const (
 func New(ctx context.Context, o Options) (*Federation, error) {
 	f := &Federation{
 		o: o, site: o.Credential.Identity.Site,
-		peers: map[string]*peer{}, takes: map[string]func(context.Context, wire.Verified) error{},
+		peers: map[string]*peer{}, takes: map[string]Take{},
 	}
 	var secret []byte
 	if _, err := o.Store.Update(ctx, func(tx store.Tx) error {
@@ -96,7 +102,7 @@ func New(ctx context.Context, o Options) (*Federation, error) {
 	if f.challenges, err = wire.NewChallenges(secret, nil); err != nil {
 		return nil, err
 	}
-	f.verifier = &wire.Verifier{Trust: o.Trust, Challenges: f.challenges, Serials: serials{o.Store}}
+	f.verifier = &wire.Verifier{Trust: o.Trust, Challenges: f.challenges}
 	return f, nil
 }
 
@@ -268,6 +274,11 @@ func (f *Federation) Reached(site string) (up bool, since time.Time, rtt time.Du
 
 // Send signs a document and gives it to a peer, which has taken it when Send returns nil.
 func (f *Federation) Send(ctx context.Context, site, kind, subject string, valid time.Duration, body any) error {
+	return f.Ask(ctx, site, kind, subject, valid, body, &wire.Empty{})
+}
+
+// Ask is Send, and reads the peer's answer into answer.
+func (f *Federation) Ask(ctx context.Context, site, kind, subject string, valid time.Duration, body, answer any) error {
 	s, err := f.Session(site, false)
 	if err != nil {
 		return err
@@ -287,7 +298,7 @@ func (f *Federation) Send(ctx context.Context, site, kind, subject string, valid
 	if err != nil {
 		return err
 	}
-	if err := wire.Call(ctx, s, http.MethodPost, wire.PathFedDocument, e, &wire.Empty{}); err != nil {
+	if err := wire.Call(ctx, s, http.MethodPost, wire.PathFedDocument, e, answer); err != nil {
 		return fmt.Errorf("give %s to %s: %w", kind, site, err)
 	}
 	return nil
@@ -319,8 +330,8 @@ func (f *Federation) nextSerial(ctx context.Context, site, kind, subject string)
 	return serial, nil
 }
 
-// OnDocument has take called for each verified document of a kind. Its error is the sender's answer.
-func (f *Federation) OnDocument(kind string, take func(context.Context, wire.Verified) error) {
+// OnDocument has take called for each verified document of a kind.
+func (f *Federation) OnDocument(kind string, take Take) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.takes[kind] = take
@@ -334,60 +345,97 @@ func (f *Federation) Handle(mux *http.ServeMux) {
 		}
 		return f.challenges.New(from.Site), nil
 	})
-	wire.Handle(mux, wire.PathFedDocument, func(ctx context.Context, from wire.Identity, e wire.Envelope) (wire.Empty, error) {
-		return wire.Empty{}, f.Take(ctx, from, e)
-	})
+	wire.Handle(mux, wire.PathFedDocument, f.Take)
 }
 
 // Take verifies a document that came by a session and has it take effect. A document that was taken before takes effect
 // again: its first effect may have been lost with a crash, and every effect is idempotent.
-func (f *Federation) Take(ctx context.Context, from wire.Identity, e wire.Envelope) error {
+func (f *Federation) Take(ctx context.Context, from wire.Identity, e wire.Envelope) (answer any, err error) {
 	if from.Role != wire.RoleController || from.Site != e.From {
-		return &api.Error{Code: api.CodeForbidden, Field: "from", Message: fmt.Sprintf("document of %q comes from %s", e.From, from)}
+		return nil, &api.Error{Code: api.CodeForbidden, Field: "from", Message: fmt.Sprintf("document of %q comes from %s", e.From, from)}
 	}
 	f.mu.Lock()
 	take := f.takes[e.Kind]
 	f.mu.Unlock()
 	if take == nil {
-		return api.Invalidf("kind", "no document is called %q", e.Kind)
+		return nil, api.Invalidf("kind", "no document is called %q", e.Kind)
 	}
-	d, err := f.verifier.Verify(ctx, e)
+	d, err := f.verifier.Check(e)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return take(ctx, d)
+	if answer, err = take(ctx, d); err != nil {
+		return nil, err
+	}
+	if answer == nil {
+		answer = wire.Empty{}
+	}
+	return answer, nil
 }
 
-// serials keeps the taken serials in the site's store.
-type serials struct{ store store.Store }
-
+// seen is the newest document that was taken of a peer, kind and subject.
 type seen struct {
 	Serial uint64            `json:"serial"`
 	Digest [sha256.Size]byte `json:"digest"`
 }
 
-// Advance is wire.Serials's.
-func (s serials) Advance(ctx context.Context, key wire.SerialKey, serial uint64, digest [sha256.Size]byte) (fresh bool, err error) {
-	at := keySeen + key.From + "/" + key.Kind + "/" + key.Subject
-	_, err = s.store.Update(ctx, func(tx store.Tx) error {
-		var have seen
-		kv, err := tx.Get(at)
-		if err == nil {
-			err = json.Unmarshal(kv.Value, &have)
-		} else if errors.Is(err, store.ErrNotFound) {
-			err = nil
+// maxSubjects bounds what is kept of one peer's documents.
+const maxSubjects = 1000
+
+// Advance takes a document's serial in the transaction of its effect: an error of either leaves nothing. The same document
+// again is no error, since its answer may have been lost; every effect is idempotent.
+func (f *Federation) Advance(tx store.Tx, d wire.Verified) error {
+	at := keySeen + d.From + "/" + d.Kind + "/" + d.Subject
+	var have seen
+	kv, err := tx.Get(at)
+	switch {
+	case err == nil:
+		err = json.Unmarshal(kv.Value, &have)
+	case errors.Is(err, store.ErrNotFound):
+		err = f.roomFor(tx, d.From)
+	}
+	if err != nil {
+		return err
+	}
+	fresh, err := wire.NextSerial(have.Serial, have.Digest, d.Serial, d.Digest)
+	if err != nil || !fresh {
+		return err
+	}
+	value, err := json.Marshal(seen{d.Serial, d.Digest})
+	if err != nil {
+		return err
+	}
+	return tx.Put(at, value)
+}
+
+// roomFor keeps a peer from filling our store with documents of ever new subjects.
+func (f *Federation) roomFor(tx store.Tx, site string) error {
+	kvs, err := tx.List(keySeen + site + "/")
+	if err == nil && len(kvs) >= maxSubjects {
+		err = &api.Error{Code: api.CodeRefused, Field: "subject", Message: fmt.Sprintf("documents of %d subjects are kept of %s already: end what is no longer used", len(kvs), site)}
+	}
+	return err
+}
+
+// ForgetSubject removes what is kept of documents about a subject, to a peer and from it: there will be no more of them.
+func (f *Federation) ForgetSubject(tx store.Tx, site, subject string, kinds ...string) error {
+	for _, prefix := range []string{keySent, keySeen} {
+		for _, kind := range kinds {
+			if err := tx.Delete(prefix + site + "/" + kind + "/" + subject); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
 		}
-		if err != nil {
+	}
+	return nil
+}
+
+// Forget removes what is kept of a peer's documents. Serials that were sent stay: the peer may remember them.
+func (f *Federation) Forget(tx store.Tx, site string) error {
+	kvs, err := tx.List(keySeen + site + "/")
+	for _, kv := range kvs {
+		if err := tx.Delete(kv.Key); err != nil {
 			return err
 		}
-		if fresh, err = wire.NextSerial(have.Serial, have.Digest, serial, digest); err != nil || !fresh {
-			return err
-		}
-		value, err := json.Marshal(seen{serial, digest})
-		if err != nil {
-			return err
-		}
-		return tx.Put(at, value)
-	})
-	return fresh, err
+	}
+	return err
 }

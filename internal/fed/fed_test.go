@@ -3,6 +3,7 @@ package fed_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/fed"
+	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/wire"
 )
@@ -23,6 +25,20 @@ type end struct {
 	authority *wire.Authority
 	mux       *http.ServeMux
 	taken     chan wire.Verified
+	store     store.Store
+}
+
+// seen counts the serials that are kept of a peer.
+func (e *end) seen(t *testing.T, site string) (n int) {
+	t.Helper()
+	if err := e.store.View(t.Context(), func(tx store.Tx) error {
+		kvs, err := tx.List("fed/seen/" + site + "/")
+		n = len(kvs)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 type note struct {
@@ -49,13 +65,20 @@ func start(t *testing.T, ctx context.Context, work *sync.WaitGroup, m *wire.Memo
 	e.Federation, err = fed.New(ctx, fed.Options{Credential: cred, Trust: trust, Store: st, Network: m.Node(authority.Site()), Handler: e.mux, Logger: log})
 	must(err)
 	e.Handle(e.mux)
-	e.OnDocument("note", func(_ context.Context, d wire.Verified) error {
+	e.store = st
+	e.OnDocument("note", func(ctx context.Context, d wire.Verified) (any, error) {
 		var n note
 		if err := d.DecodeBody(&n); err != nil {
-			return err
+			return nil, err
+		}
+		if n.Text == "refuse" {
+			return nil, api.Invalidf("body.text", "is refused")
+		}
+		if _, err := st.Update(ctx, func(tx store.Tx) error { return e.Advance(tx, d) }); err != nil {
+			return nil, err
 		}
 		e.taken <- d
-		return nil
+		return note{"taken: " + n.Text}, nil
 	})
 	server, err := wire.Listen(ctx, ":1", wire.Options{
 		Credential: cred, Trust: trust, Network: m.Node(authority.Site()), Handler: e.mux,
@@ -129,6 +152,43 @@ func TestOneSideDials(t *testing.T) {
 		}
 		if err := tokyo.Send(ctx, "osaka", "note", "", time.Minute, map[string]int{"texts": 1}); !errors.As(err, &e) || e.Field != "body.texts" {
 			t.Errorf("a field that is not known: %v", err)
+		}
+
+		var answer note
+		if err := tokyo.Ask(ctx, "osaka", "note", "asked", time.Minute, note{"hello"}, &answer); err != nil || answer.Text != "taken: hello" {
+			t.Errorf("an answer: %+v, %v", answer, err)
+		}
+		<-osaka.taken
+		// What is refused leaves nothing, and what is taken has a bound.
+		before := osaka.seen(t, "tokyo")
+		for i := range 20 {
+			if err := tokyo.Send(ctx, "osaka", "note", fmt.Sprint("refused-", i), time.Minute, note{"refuse"}); !errors.As(err, &e) || e.Field != "body.text" {
+				t.Fatalf("a refused document: %v", err)
+			}
+		}
+		if after := osaka.seen(t, "tokyo"); after != before {
+			t.Errorf("refused documents left %d keys", after-before)
+		}
+		for i := 0; ; i++ {
+			err := tokyo.Send(ctx, "osaka", "note", fmt.Sprint("subject-", i), time.Minute, note{"x"})
+			if errors.As(err, &e) && e.Code == api.CodeRefused && e.Field == "subject" {
+				break
+			}
+			if err != nil || i > 2000 {
+				t.Fatalf("document %d of as many subjects: %v", i, err)
+			}
+			<-osaka.taken
+		}
+		if n := osaka.seen(t, "tokyo"); n != 1000 {
+			t.Errorf("%d subjects are kept, want 1000", n)
+		}
+		for i := range 500 {
+			if _, err := osaka.store.Update(ctx, func(tx store.Tx) error { return osaka.ForgetSubject(tx, "tokyo", fmt.Sprint("subject-", i), "note") }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := osaka.seen(t, "tokyo"); n != 500 {
+			t.Errorf("%d subjects are kept, want 500", n)
 		}
 
 		stopOsaka()

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // The federation's address plan. Documentation prefixes only, and 10.0.0.0/8,
@@ -18,6 +19,26 @@ var (
 	client6Addr    = netip.MustParsePrefix("2001:db8:c::7/64")
 	client6Router  = netip.MustParsePrefix("2001:db8:c::1/64")
 )
+
+// pools are the address plan of every site: the whole federation shares its networks' and service prefixes.
+var pools = []struct{ name, use, prefix, except string }{
+	{"networks", "networks", "2001:db8:b000::/36", ""},
+	// Without the translators' own addresses.
+	{"public4", "addresses", servicePrefix4.String(), "203.0.113.240/28"},
+	{"public6", "addresses", servicePrefix6.String(), "2001:db8:f::fff0/124"},
+}
+
+// poolsText is the pools as a site's configuration has them.
+func poolsText() string {
+	var b strings.Builder
+	for _, p := range pools {
+		fmt.Fprintf(&b, "[pool.%s]\nuse = %q\nprefixes = [%q]\npeers = [\"*\"]\n", p.name, p.use, p.prefix)
+		if p.except != "" {
+			fmt.Fprintf(&b, "except = [%q]\n", p.except)
+		}
+	}
+	return b.String()
+}
 
 // cable is a point-to-point link's addresses, at either end.
 type cable struct{ a, b []netip.Prefix }

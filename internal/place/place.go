@@ -48,13 +48,14 @@ type Host struct {
 // Request is what is to be placed.
 type Request struct {
 	Needs    api.Resources
-	CPUModel string   // guest CPU model; empty: any host will do
-	Arch     string   // empty: any
-	Accel    string   // a running VM keeps its accelerator, kvm or tcg; empty: any
-	Sites    []string // permitted sites; empty: any
-	Place    string   // SITE or SITE/HOST wanted; empty: wherever there is room
-	Image    string   // digest of the base image
-	Exclude  []Choice // hosts, or with an empty Host whole sites, that are out of the question: where it is now
+	Lent     api.Resources // what a lender counts; zero: Needs
+	CPUModel string        // guest CPU model; empty: any host will do
+	Arch     string        // empty: any
+	Accel    string        // a running VM keeps its accelerator, kvm or tcg; empty: any
+	Sites    []string      // permitted sites; empty: any
+	Place    string        // SITE or SITE/HOST wanted; empty: wherever there is room
+	Image    string        // digest of the base image
+	Exclude  []Choice      // hosts, or with an empty Host whole sites, that are out of the question: where it is now
 }
 
 // Plan is what was decided.
@@ -211,18 +212,21 @@ func decidePeer(p *Plan, st Site, r Request) {
 	loans := slices.SortedFunc(slices.Values(st.Loans), func(a, b Loan) int { return cmp.Compare(a.Name, b.Name) })
 	var fit []Score
 	var short []api.Reason
-	active := 0
+	active, needs := 0, r.Lent
+	if needs == (api.Resources{}) {
+		needs = r.Needs
+	}
 	for _, l := range loans {
 		if l.State != api.LoanActive {
 			continue
 		}
 		active++
-		if rs := lend.Fits("loan "+l.Name, lend.Sub(l.Amount, l.Used), r.Needs); rs != nil {
+		if rs := lend.Fits("loan "+l.Name, lend.Sub(l.Amount, l.Used), needs); rs != nil {
 			short = append(short, rs...)
 			continue
 		}
 		_, host, _ := strings.Cut(r.Place, "/")
-		fit = append(fit, Score{Choice: Choice{Site: st.Name, Host: host, Loan: l.Name}, Free: free(l.Amount, l.Used, r.Needs)})
+		fit = append(fit, Score{Choice: Choice{Site: st.Name, Host: host, Loan: l.Name}, Free: free(l.Amount, l.Used, needs)})
 	}
 	switch {
 	case active == 0 && len(loans) > 0:

@@ -32,23 +32,23 @@ type imageContent struct {
 func (i imageContent) Close() error { return i.s.Close() }
 
 // OpenImage asks for an image by a session. A stream that ends early is an error of the reader.
-func OpenImage(ctx context.Context, s *Session, path, digest string) (format string, content io.ReadCloser, err error) {
+func OpenImage(ctx context.Context, s *Session, path, digest string) (format string, n int64, content io.ReadCloser, err error) {
 	st, err := OpenStream(ctx, s, path, ImageHeader{Digest: digest})
 	if err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	var size uint64
 	r := bufio.NewReader(st)
 	if err := binary.Read(r, binary.BigEndian, &size); err != nil {
 		st.Close()
-		return "", nil, fmt.Errorf("read the image's size: %w", err)
+		return "", 0, nil, fmt.Errorf("read the image's size: %w", err)
 	}
 	line, err := r.ReadString('\n')
 	if err != nil {
 		st.Close()
-		return "", nil, fmt.Errorf("read the image's format: %w", err)
+		return "", 0, nil, fmt.Errorf("read the image's format: %w", err)
 	}
-	return strings.TrimSpace(line), imageContent{&exactly{r, int64(size)}, st}, nil
+	return strings.TrimSpace(line), int64(size), imageContent{&exactly{r, int64(size)}, st}, nil
 }
 
 // exactly reads n bytes and makes an early end an error.

@@ -123,7 +123,8 @@ type Mapping struct {
 	Target  netip.Addr `json:"target"`
 }
 
-// HostState is everything that a host is to be. What it does not name is left as it is and shows in the report.
+// HostState is everything that a host is to be. What it does not name is left as it is and shows in the report. One that is
+// too large for a message comes in parts (Split), which are in force when all have come.
 type HostState struct {
 	Revision    int64          `json:"revision"` // of the controller's store; an agent ignores an older one than it has
 	AnycastVTEP netip.Addr     `json:"anycast_vtep,omitzero"`
@@ -131,6 +132,8 @@ type HostState struct {
 	VMs         []VMOrder      `json:"vms"`
 	Networks    []NetworkOrder `json:"networks"`
 	Mappings    []Mapping      `json:"mappings,omitempty"` // gateways only
+	Part        int            `json:"part,omitempty"`     // from 0
+	Parts       int            `json:"parts,omitempty"`    // how many there are; 0: this is the whole
 }
 
 // VMReport is what an agent sees of one VM.
@@ -176,9 +179,16 @@ type HostReport struct {
 
 // TranslatorReport is what a gateway's agent sees of its map646.
 type TranslatorReport struct {
-	Running  bool         `json:"running"`
-	Mappings []netip.Addr `json:"mappings"` // service addresses in its table
-	Message  string       `json:"message,omitempty"`
+	Running  bool             `json:"running"`
+	Mappings []netip.Addr     `json:"mappings"`          // service addresses in its table
+	Refused  []RefusedMapping `json:"refused,omitempty"` // what was ordered and is not in it
+	Message  string           `json:"message,omitempty"`
+}
+
+// RefusedMapping says why a service address is not translated.
+type RefusedMapping struct {
+	Service netip.Addr `json:"service"`
+	Message string     `json:"message"`
 }
 
 // RebootCall asks for a reboot.
@@ -268,8 +278,9 @@ type ClaimCall struct {
 	Loan    string        `json:"loan,omitempty"`
 	Owner   string        `json:"owner"`
 	Needs   api.Resources `json:"needs"`
-	Host    string        `json:"host,omitempty"`  // wanted; empty: the site chooses
-	Avoid   string        `json:"avoid,omitempty"` // host to avoid (where it runs now)
+	Image   int64         `json:"image_bytes,omitempty"` // size of the base image's file, bytes; the loan's disk counts it
+	Host    string        `json:"host,omitempty"`        // wanted; empty: the site chooses
+	Avoid   string        `json:"avoid,omitempty"`       // host to avoid (where it runs now)
 	Order   VMOrder       `json:"order"`
 	Network NetworkOrder  `json:"network"`
 	Running api.CPU       `json:"running,omitzero"` // what the copy that is to move runs on; a running VM keeps architecture and accelerator
@@ -292,16 +303,26 @@ type Claim struct {
 	VTEP    netip.Addr    `json:"vtep"`
 	CPU     api.CPU       `json:"cpu,omitzero"` // of the host; Model is what a VM gets that names none
 	Needs   api.Resources `json:"needs"`
+	Image   int64         `json:"image_bytes,omitempty"` // as ClaimCall's
 	Order   VMOrder       `json:"order"`
 	Network NetworkOrder  `json:"network"`
 }
 
 // GuestOrder is the home's wish for a VM that runs at a lender.
 type GuestOrder struct {
-	VM    string `json:"vm"`
-	Epoch uint64 `json:"epoch"`
-	Run   Run    `json:"run"`
-	Loan  string `json:"loan,omitempty"` // to be under from now on; empty: the one that it is under
+	VM    string     `json:"vm"`
+	Epoch uint64     `json:"epoch"`
+	Run   Run        `json:"run"`
+	Loan  string     `json:"loan,omitempty"` // to be under from now on; empty: the one that it is under
+	Size  *GuestSize `json:"size,omitempty"` // to have from its next start on; nil: the one that it has
+}
+
+// GuestSize is what a stopped guest can be changed to.
+type GuestSize struct {
+	CPUs      int           `json:"cpus"`
+	MemoryMiB int           `json:"memory_mib"`
+	CPUModel  string        `json:"cpu_model,omitempty"`
+	Needs     api.Resources `json:"needs"` // what the loan is to count
 }
 
 // GuestReport is what a lender sees of a guest.
@@ -319,6 +340,20 @@ const (
 	DocLoanRenew   = "loan-renew"   // LoanRenew: borrower to lender; answered by DocLoan
 	DocViews       = "networks"     // Views: home to lenders, all of them at once
 )
+
+// Refusal is an entry of a document that was not taken. The others were.
+type Refusal struct {
+	Code    api.Code   `json:"code"`
+	Field   string     `json:"field"`             // body.networks[0].mappings[1].service
+	Network string     `json:"network,omitempty"` // UID
+	Service netip.Addr `json:"service,omitzero"`  // of a mapping
+	Message string     `json:"message"`
+}
+
+// ViewsAnswer is the answer to Views.
+type ViewsAnswer struct {
+	Refused []Refusal `json:"refused,omitempty"`
+}
 
 // Offers is everything that a lender offers to one peer now; what it does not name is withdrawn.
 type Offers struct {

@@ -1,0 +1,274 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"widecloud/api"
+	"widecloud/internal/serve"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// Delete is serve.Controller's.
+func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
+	err = c.update(ctx, func(tx store.Tx) error {
+		if o, err = c.visible(tx, p, k, name); err != nil {
+			return err
+		}
+		if err := changes(p, o); err != nil {
+			return err
+		}
+		o.Metadata().Deleting = true
+		return c.deleted(tx, o)
+	})
+	if err != nil {
+		return nil, err
+	}
+	switch k {
+	case api.KindImage:
+		c.endImport(o.Metadata().UID)
+	case api.KindPeer:
+		c.o.Federation.RemovePeer(name)
+	case api.KindHost:
+		c.agents.disconnect(name, api.Errorf(api.CodeForbidden, "host %s was removed", name))
+	}
+	c.poke()
+	return o, nil
+}
+
+// deleted begins, or does, what a kind's deletion means. What is in use is not deleted.
+func (c *Controller) deleted(tx store.Tx, o api.Object) error {
+	switch o := o.(type) {
+	case *api.VM:
+		if o.Status.Job != "" {
+			return api.Errorf(api.CodeConflict, "job %s is at work on VM %s; wait for it or cancel it: wcc job cancel %s", o.Status.Job, o.Name, o.Status.Job)
+		}
+		return put(tx, o) // endVMs and the agents do the rest
+	case *api.Image, *api.Network:
+		if err := unusedByVMs(tx, o); err != nil {
+			return err
+		}
+	case *api.Owner:
+		if err := c.ownerGone(tx, o); err != nil {
+			return err
+		}
+	case *api.Address:
+		if err := c.addressGone(tx, o); err != nil {
+			return err
+		}
+	case *api.User:
+		if err := c.userGone(tx, o); err != nil {
+			return err
+		}
+	case *api.Host:
+		if err := c.hostGone(tx, o); err != nil {
+			return err
+		}
+	case *api.Peer:
+		return c.peerGone(tx, o)
+	case *api.Offer:
+		if err := c.offerGone(tx, o); err != nil {
+			return err
+		}
+	case *api.Loan:
+		if o.Status.State != api.LoanEnded {
+			return api.Errorf(api.CodeConflict, "loan %s is %s; return or reclaim it first", o.Name, o.Status.State)
+		}
+	case *api.Job:
+		if !o.Status.State.Ended() {
+			return api.Errorf(api.CodeConflict, "job %s has not ended; cancel it: wcc job cancel %s", o.Name, o.Name)
+		}
+	default:
+		return api.Errorf(api.CodeInvalid, "%s are not deleted by hand", o.Kind())
+	}
+	return remove(tx, keyOf(o.Kind(), o.Metadata().Name))
+}
+
+// inUse refuses the deletion of what something else needs.
+func inUse(o api.Object, field, format string, args ...any) error {
+	return &api.Error{Code: api.CodeConflict, Field: field, Message: fmt.Sprintf("%s %s is in use by ", singular(o.Kind()), o.Metadata().Name) + fmt.Sprintf(format, args...)}
+}
+
+func unusedByVMs(tx store.Tx, o api.Object) error {
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return err
+	}
+	name := o.Metadata().Name
+	for _, v := range vms {
+		switch {
+		case o.Kind() == api.KindImage && v.Spec.Image == name:
+			return inUse(o, "spec.image", "VM %s", v.Name)
+		case o.Kind() == api.KindNetwork && v.Spec.Network == name:
+			return inUse(o, "spec.network", "VM %s", v.Name)
+		}
+	}
+	return nil
+}
+
+// ownedKinds are the kinds whose objects an organisation answers for. Its jobs and events go with it.
+var ownedKinds = []api.Kind{api.KindVM, api.KindNetwork, api.KindAddress, api.KindImage, api.KindVolume, api.KindUser}
+
+// ownerGone keeps an owner while anything is left of it: whoever gets its name later must not get what was its.
+func (c *Controller) ownerGone(tx store.Tx, o *api.Owner) error {
+	for _, k := range append(slices.Clone(ownedKinds), api.KindJob, api.KindEvent) {
+		kvs, err := tx.List(keyOf(k, ""))
+		if err != nil {
+			return err
+		}
+		for _, kv := range kvs {
+			x, err := decode(k, kv)
+			if err != nil {
+				return err
+			}
+			if x.Metadata().Owner != o.Name {
+				continue
+			}
+			if slices.Contains(ownedKinds, k) {
+				return inUse(o, "owner", "%s %s", singular(k), x.Metadata().Name)
+			}
+			if err := remove(tx, kv.Key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Controller) addressGone(tx store.Tx, a *api.Address) error {
+	if err := put(tx, a); err != nil {
+		return err
+	}
+	if a.Spec.VM == "" {
+		return nil
+	}
+	return c.serviceAddresses(tx, a.Spec.VM)
+}
+
+func (c *Controller) userGone(tx store.Tx, u *api.User) error {
+	for _, id := range u.Status.Tokens {
+		if err := remove(tx, prefixTokens+id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hostGone forgets a host's enrolment with it: its certificate and its join token admit nobody any more, also when another
+// host has its name.
+func (c *Controller) hostGone(tx store.Tx, h *api.Host) error {
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return err
+	}
+	for _, v := range vms {
+		if v.Status.Site == c.o.Site && v.Status.Host == h.Name {
+			return inUse(h, "status.host", "VM %s", v.Name)
+		}
+	}
+	for _, prefix := range []string{prefixOrders, prefixClaims} {
+		guests, err := listJSON[wire.Claim](tx, prefix)
+		if err != nil {
+			return err
+		}
+		for _, g := range guests {
+			if g.Host == h.Name {
+				return inUse(h, "status.host", "VM %s of %s", g.Order.Name, g.Home)
+			}
+		}
+	}
+	if err := c.forgetJoins(tx, func(j join) bool { return j.Kind == wire.TokenJoin && j.Host == h.Name }); err != nil {
+		return err
+	}
+	if err := remove(tx, prefixEnrolments+h.Name); err != nil {
+		return err
+	}
+	return c.reportTranslator(tx, h.Name, nil) // what it said of its translator is said no more
+}
+
+// peerGone ends a peering with which nothing is left between the two sites.
+func (c *Controller) peerGone(tx store.Tx, p *api.Peer) error {
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return err
+	}
+	for _, v := range vms {
+		if v.Status.Site == p.Name {
+			return inUse(p, "status.site", "VM %s, which is there", v.Name)
+		}
+	}
+	for _, prefix := range []string{prefixOrders, prefixClaims} {
+		guests, err := listJSON[wire.Claim](tx, prefix)
+		if err != nil {
+			return err
+		}
+		for _, g := range guests {
+			if g.Home == p.Name {
+				return inUse(p, "home", "its guest %s, which is here", g.Order.Name)
+			}
+		}
+	}
+	loans, err := list[api.Loan](tx)
+	if err != nil {
+		return err
+	}
+	for _, l := range loans {
+		if l.Spec.Lender != p.Name && l.Spec.Borrower != p.Name {
+			continue
+		}
+		if l.Status.State != api.LoanEnded {
+			return inUse(p, "spec.lender", "loan %s", l.Name)
+		}
+		if err := remove(tx, keyOf(api.KindLoan, l.Name)); err != nil {
+			return err
+		}
+	}
+	return c.forgetPeer(tx, p)
+}
+
+// forgetPeer removes a peer, what it told us, and the invitation by which it came.
+func (c *Controller) forgetPeer(tx store.Tx, p *api.Peer) error {
+	name := p.Name
+	for _, prefix := range []string{prefixOffers + name + "/", prefixViews + name + "/", prefixRequests + name + "/"} {
+		if err := removeAll(tx, prefix); err != nil {
+			return err
+		}
+	}
+	if err := c.o.Federation.Forget(tx, name); err != nil {
+		return err
+	}
+	if err := c.forgetJoins(tx, func(j join) bool { return j.Kind == wire.TokenPeer && j.Key == p.Spec.Fingerprint }); err != nil {
+		return err
+	}
+	offers, err := list[api.Offer](tx)
+	if err != nil {
+		return err
+	}
+	for _, o := range offers {
+		if o.Home == name {
+			if err := remove(tx, keyOf(api.KindOffer, o.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	c.event(tx, "peer.removed", "peers/"+name, "", "nothing of it is believed any more")
+	return remove(tx, keyOf(api.KindPeer, name))
+}
+
+func (c *Controller) offerGone(tx store.Tx, o *api.Offer) error {
+	if o.Home != c.o.Site {
+		return api.Errorf(api.CodeForbidden, "offer %s is %s's", o.Name, o.Home)
+	}
+	loans, err := c.loansFromUs(tx)
+	if err != nil {
+		return err
+	}
+	for _, l := range loans {
+		if l.Spec.Offer == o.Name && l.Status.State != api.LoanEnded {
+			return inUse(o, "spec.offer", "loan %s (reclaim it first: wcc loan reclaim %s)", l.Name, l.Name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+package wire
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+)
+
+// The checks of what one process orders of another. The same ones judge a peer's word at a site's controller, and a
+// controller's word at its agents. An error names the field, with field before it.
+
+// Check judges a VM's order by itself.
+func (o VMOrder) Check(field string) error {
+	at := func(name string) string { return field + "." + name }
+	for _, err := range []error{
+		cloud.CheckUID(at("vm"), o.VM),
+		cloud.ValidateName(at("name"), o.Name),
+		cloud.ValidateName(at("home"), o.Home),
+		cloud.CheckSize(field, o.CPUs, o.MemoryMiB, o.CPUModel),
+		cloud.ValidateDigest(at("image"), o.Image),
+		o.NIC.check(at("nic")),
+		cloud.CheckSeed(at("seed"), o.Seed.Hostname, o.Seed.UserData, o.Seed.SSHKeys),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.Epoch == 0:
+		return api.Invalidf(at("epoch"), "is 0, and counts from 1")
+	case !slices.Contains([]Run{RunOn, RunOff, RunHard, RunGone}, o.Run):
+		return api.Invalidf(at("run"), "%q is not on, off, hard or gone", o.Run)
+	case o.DiskMiB < 1 || o.DiskMiB > cloud.MaxDiskGiB*1024:
+		return api.Invalidf(at("disk_mib"), "%d is not between 1 and %d", o.DiskMiB, cloud.MaxDiskGiB*1024)
+	}
+	return nil
+}
+
+func (n NICOrder) check(field string) error {
+	if err := cloud.CheckUID(field+".network", n.Network); err != nil {
+		return err
+	}
+	if err := cloud.CheckMAC(field+".mac", n.MAC); err != nil {
+		return err
+	}
+	for _, a := range []struct{ name, text string }{{"ipv6", n.IPv6}, {"ipv4", n.IPv4}} {
+		if _, err := netip.ParseAddr(a.text); a.text != "" && err != nil {
+			return api.Invalidf(field+"."+a.name, "%.60q is not an IP address", a.text)
+		}
+	}
+	return cloud.CheckMTU(field+".mtu", n.MTU)
+}
+
+// Check judges a network's own fields. Endpoints and flood list have checks of their own: one that is bad spoils none but itself.
+func (n NetworkOrder) Check(field string) error {
+	if err := cloud.CheckUID(field+".uid", n.UID); err != nil {
+		return err
+	}
+	if err := cloud.ValidateName(field+".name", n.Name); err != nil {
+		return err
+	}
+	return cloud.CheckCarried(field, n.VNI, n.Prefix, n.IPv4, n.MTU)
+}
+
+// Check judges an endpoint of a network.
+func (e EndpointOrder) Check(field string, n NetworkOrder) error {
+	if err := cloud.CheckUID(field+".vm", e.VM); err != nil {
+		return err
+	}
+	if e.Hostname != "" {
+		if err := cloud.ValidateName(field+".hostname", e.Hostname); err != nil {
+			return err
+		}
+	}
+	if err := cloud.CheckMAC(field+".mac", e.MAC); err != nil {
+		return err
+	}
+	if e.VTEP.IsValid() {
+		if err := cloud.CheckVTEP(field+".vtep", e.VTEP); err != nil {
+			return err
+		}
+	}
+	return cloud.CheckGuestAddresses(field, n.Prefix, n.IPv4, e.IPv6, e.IPv4)
+}
+
+// Sound gives the network without the endpoints and the flood addresses that are bad, and an error for each of these. Of two
+// endpoints with the same VM, MAC or address the first one stays.
+func (n NetworkOrder) Sound(field string) (NetworkOrder, []error) {
+	var errs []error
+	flood := n.Flood
+	n.Flood = nil
+	for i, a := range flood {
+		if err := cloud.CheckVTEP(fmt.Sprintf("%s.flood[%d]", field, i), a); err != nil {
+			errs = append(errs, err)
+		} else if !slices.Contains(n.Flood, a) {
+			n.Flood = append(n.Flood, a)
+		}
+	}
+	endpoints := n.Endpoints
+	n.Endpoints = nil
+	seen := map[string]bool{}
+	for i, e := range endpoints {
+		at := fmt.Sprintf("%s.endpoints[%d]", field, i)
+		err := e.Check(at, n)
+		keys := []string{"vm " + e.VM, "mac " + e.MAC, "address " + e.IPv6.String()}
+		if e.IPv4.IsValid() {
+			keys = append(keys, "address "+e.IPv4.String())
+		}
+		for _, key := range keys {
+			if err == nil && seen[key] {
+				err = api.Invalidf(at, "%s is there twice", key)
+			}
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, key := range keys {
+			seen[key] = true
+		}
+		n.Endpoints = append(n.Endpoints, e)
+	}
+	return n, errs
+}
+
+// maxPart bounds a part of a state, in bytes of JSON: far less than a message may have, so that one VM more never matters.
+const maxPart = 4 << 20
+
+// Split gives the state as parts that fit into messages; one that fits as a whole is the only one.
+func (s HostState) Split() []HostState {
+	head := s
+	head.VMs, head.Networks, head.Mappings = []VMOrder{}, []NetworkOrder{}, nil
+	parts, size := []HostState{head}, 0
+	part := func(v any) *HostState {
+		b, _ := json.Marshal(v) // of plain data: it cannot fail
+		if size > 0 && size+len(b) > maxPart {
+			parts, size = append(parts, head), 0
+		}
+		size += len(b)
+		return &parts[len(parts)-1]
+	}
+	for _, v := range s.VMs {
+		p := part(v)
+		p.VMs = append(p.VMs, v)
+	}
+	for _, n := range s.Networks {
+		p := part(n)
+		p.Networks = append(p.Networks, n)
+	}
+	for _, m := range s.Mappings {
+		p := part(m)
+		p.Mappings = append(p.Mappings, m)
+	}
+	if len(parts) > 1 {
+		for i := range parts {
+			parts[i].Part, parts[i].Parts = i, len(parts)
+		}
+	}
+	return parts
+}
+
+// JoinParts puts the parts of a state together. They are of one revision, and in order.
+func JoinParts(parts []HostState) HostState {
+	whole := parts[0]
+	for _, p := range parts[1:] {
+		whole.VMs = append(whole.VMs, p.VMs...)
+		whole.Networks = append(whole.Networks, p.Networks...)
+		whole.Mappings = append(whole.Mappings, p.Mappings...)
+	}
+	whole.Part, whole.Parts = 0, 0
+	return whole
+}
