@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"io"
 	"strings"
 
 	"widecloud/api"
@@ -302,6 +301,9 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 	if err != nil {
 		return nil, err
 	}
+	if o.Kind() == api.KindUser {
+		c.endStreams(m.Name)
+	}
 	c.poke()
 	return c.Get(ctx, p, o.Kind(), m.Name)
 }
@@ -565,15 +567,6 @@ func (c *Controller) Reboot(ctx context.Context, p serve.Principal, vm string, h
 		return err
 	}
 	return c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard})
-}
-
-// Console is serve.Controller's.
-func (c *Controller) Console(ctx context.Context, p serve.Principal, vm string) (io.ReadWriteCloser, error) {
-	v, err := c.running(ctx, p, vm)
-	if err != nil {
-		return nil, err
-	}
-	return c.endOf(v.Status.Site).console(ctx, wire.ConsoleHeader{VM: v.UID})
 }
 
 // Borrow is serve.Controller's.

@@ -49,9 +49,10 @@ type Options struct {
 
 // Controller is a site's controller.
 type Controller struct {
-	o      Options
-	log    *slog.Logger
-	agents *agents
+	o       Options
+	log     *slog.Logger
+	agents  *agents
+	streams streams
 
 	mu       sync.Mutex
 	busy     map[string]bool                    // work that once has under way
@@ -91,7 +92,7 @@ func New(o Options) (*Controller, error) {
 		o.Failpoint = func(string) {}
 	}
 	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, imports: map[string]context.CancelCauseFunc{}, changed: make(chan struct{})}
-	c.agents = newAgents(c)
+	c.agents, c.streams.open = newAgents(c), map[string]map[*stream]bool{}
 	c.documents()
 	return c, nil
 }

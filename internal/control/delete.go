@@ -29,6 +29,8 @@ func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, 
 	switch k {
 	case api.KindImage:
 		c.endImport(o.Metadata().UID)
+	case api.KindUser:
+		c.endStreams(name)
 	case api.KindPeer:
 		c.o.Federation.RemovePeer(name)
 	case api.KindHost:

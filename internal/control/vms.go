@@ -375,10 +375,10 @@ func (c *Controller) wishFor(tx store.Tx, v *api.VM) (*guestWish, error) {
 	if err != nil {
 		return nil, err
 	}
-	stopped := v.Status.Phase == api.PhaseStopped
-	settled := v.Status.Phase == api.PhaseRunning && o.Run == wire.RunOn || stopped && o.Run != wire.RunOn
+	running := v.Status.Phase == api.PhaseRunning
+	settled := running && o.Run == wire.RunOn || v.Status.Phase == api.PhaseStopped && o.Run != wire.RunOn
 	w := &guestWish{vm: v, call: wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run}}
-	if stopped {
+	if !running {
 		needs, err := c.needsAt(tx, v, v.Status.Site)
 		if err != nil {
 			return nil, err

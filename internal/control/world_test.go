@@ -199,6 +199,7 @@ func (w *world) addSite(name string, lease time.Duration) *site {
 	w.must(err)
 	w.sites[name] = s
 	s.start()
+	w.must(s.write("objects/users/admin", `{"name":"admin","spec":{"admin":true},"status":{}}`))
 	return s
 }
 
