@@ -336,7 +336,7 @@ func (c *Controller) Session(ctx context.Context, s *wire.Session) {
 }
 
 // Admit refuses sessions of hosts that were removed.
-func (c *Controller) Admit(id wire.Identity, _ wire.Purpose) error {
+func (c *Controller) Admit(id wire.Caller) error {
 	if id.Role != wire.RoleAgent {
 		return nil
 	}

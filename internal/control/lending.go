@@ -224,7 +224,7 @@ func (c *Controller) sendLoan(ctx context.Context, name string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.told["loan/"+name] = fmt.Sprintf("%p %s", s, seal)
+	c.told["loan/"+name] = fmt.Sprintf("%d %s", s.ID(), seal)
 	return nil
 }
 
@@ -526,7 +526,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 			continue
 		}
 		// A new session means that the peer may have been restored from an old copy: it is told again.
-		seal := fmt.Sprintf("%p %s", s, l.seal)
+		seal := fmt.Sprintf("%d %s", s.ID(), l.seal)
 		c.mu.Lock()
 		same := c.told[l.key] == seal
 		c.mu.Unlock()
