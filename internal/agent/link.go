@@ -127,7 +127,8 @@ func (l *Link) Image(ctx context.Context, digest string) (string, io.ReadCloser,
 	if err != nil {
 		return "", nil, err
 	}
-	return wire.OpenImage(ctx, s, wire.PathAgentImage, digest)
+	format, _, content, err := wire.OpenImage(ctx, s, wire.PathAgentImage, digest)
+	return format, content, err
 }
 
 // Channel is Controller's.

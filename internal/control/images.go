@@ -140,7 +140,7 @@ func (c *Controller) fetchImage(ctx context.Context, digest volume.Digest) error
 	if err != nil {
 		return err
 	}
-	format, content, err := wire.OpenImage(ctx, s, wire.PathFedImage, string(digest))
+	format, _, content, err := wire.OpenImage(ctx, s, wire.PathFedImage, string(digest))
 	if err != nil {
 		return fmt.Errorf("image from %s: %w", home, err)
 	}
