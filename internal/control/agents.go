@@ -82,21 +82,6 @@ func (a *agents) accept(ctx context.Context, host string, s *wire.Session) {
 	}
 }
 
-// disconnect ends a host's sessions, with a reason that its agent gets to see.
-func (a *agents) disconnect(host string, reason error) {
-	a.mu.Lock()
-	var open []*wire.Session
-	if s := a.up[host]; s != nil {
-		open = append(open, s.control, s.bulk)
-	}
-	a.mu.Unlock()
-	for _, s := range open {
-		if s != nil {
-			s.CloseWithError(reason)
-		}
-	}
-}
-
 // push keeps a host's orders with its agent the same as the store's until the session ends.
 func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 	ctx, cancel := context.WithCancel(ctx)

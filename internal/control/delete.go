@@ -34,7 +34,7 @@ func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, 
 	case api.KindPeer:
 		c.o.Federation.RemovePeer(name)
 	case api.KindHost:
-		c.agents.disconnect(name, api.Errorf(api.CodeForbidden, "host %s was removed", name))
+		c.o.Federation.Disconnect(wire.Agent(c.o.Site, name), api.Errorf(api.CodeForbidden, "host %s was removed", name))
 	}
 	c.poke()
 	return o, nil

@@ -368,16 +368,10 @@ func (c *Controller) Session(ctx context.Context, s *wire.Session) {
 	c.o.Federation.Accept(s)
 }
 
-// Admit refuses sessions of hosts that were removed.
-func (c *Controller) Admit(id wire.Identity, _ wire.Purpose) error {
-	if id.Role != wire.RoleAgent {
+// Admit refuses sessions of hosts that were removed, and of machines that are no longer the host of their name.
+func (c *Controller) Admit(caller wire.Caller) error {
+	if caller.Role != wire.RoleAgent {
 		return nil
 	}
-	return c.view(context.Background(), func(tx store.Tx) error {
-		_, err := get[api.Host](tx, id.Host)
-		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
-			return api.Errorf(api.CodeForbidden, "host %s was removed; join anew: wcc host join-token %s", id.Host, id.Host)
-		}
-		return err
-	})
+	return c.update(context.Background(), func(tx store.Tx) error { return c.enrolled(tx, caller.Host, caller.Key) })
 }

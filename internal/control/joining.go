@@ -143,6 +143,7 @@ func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinRep
 	if err != nil {
 		return wire.JoinReply{}, err
 	}
+	c.o.Federation.Disconnect(wire.Agent(c.o.Site, r.Host), api.Errorf(api.CodeForbidden, "host %s has joined anew", r.Host))
 	cert, err := c.o.Authority.SignAgent(r.Host, r.CSR)
 	return wire.JoinReply{Certificate: cert}, err
 }

@@ -157,6 +157,9 @@ func (f *Federation) RemovePeer(site string) {
 	f.o.Trust.RemovePeer(site) // closes the sessions
 }
 
+// Disconnect ends all sessions with an identity, an agent of ours or a peer, with a reason that it gets to see.
+func (f *Federation) Disconnect(id wire.Identity, reason error) { f.o.Trust.Disconnect(id, reason) }
+
 // dial starts the dialers of a peer; f.mu is held.
 func (f *Federation) dial(site string, p *peer) {
 	if p.stop != nil {

@@ -240,6 +240,15 @@ func (c *Credential) tlsCertificate() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{c.leaf.Raw, c.CA.Raw}, PrivateKey: c.key, Leaf: c.leaf}
 }
 
+// Key names the credential's key: the SHA-256 of its SubjectPublicKeyInfo (RFC 5280 §4.1.2.7), in lower-case hex. It is
+// the same for every certificate of the key, and what JoinRequest.Key and Caller.Key have.
+func (c *Credential) Key() string { return keyOf(c.leaf.RawSubjectPublicKeyInfo) }
+
+func keyOf(publicKeyInfo []byte) string {
+	sum := sha256.Sum256(publicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
 // Fingerprint is the SHA-256 of a certificate, in lower-case hex.
 func Fingerprint(cert *x509.Certificate) string {
 	sum := sha256.Sum256(cert.Raw)

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"widecloud/internal/wire"
 )
@@ -32,11 +30,37 @@ func say(text string) []byte {
 
 const politeHello = `{"version":1,"purpose":"control","window":262144}`
 
-// hostile is a peer with a good certificate and bad manners: the TLS connection, after hello.
+// hostile is a third site, nagoya, with a good certificate and bad manners: the TLS connection, after hello.
 func hostile(t testing.TB, p *pair, greeting []byte) *tls.Conn {
 	t.Helper()
+	conn := shake(t, p, p.nagoya.cred, "widecloud/1")
+	conn.Write(greeting)
+	return conn
+}
+
+// shake is a TLS connection to osaka with a credential, or none, and nothing said on it.
+func shake(t testing.TB, p *pair, cred *wire.Credential, proto string) *tls.Conn {
+	t.Helper()
+	config := &tls.Config{NextProtos: []string{proto}, InsecureSkipVerify: true}
+	if cred != nil {
+		config.Certificates = []tls.Certificate{tlsCertificate(t, cred)}
+	}
+	raw, err := p.net.Node("evil").Dial(t.Context(), "osaka:7646")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// tlsCertificate is a credential as crypto/tls wants it.
+func tlsCertificate(t testing.TB, cred *wire.Credential) tls.Certificate {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "c.pem")
-	if err := p.tokyo.cred.Save(path); err != nil {
+	if err := cred.Save(path); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(path)
@@ -47,16 +71,35 @@ func hostile(t testing.TB, p *pair, greeting []byte) *tls.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := p.net.Node("tokyo").Dial(t.Context(), "osaka:7646")
+	return cert
+}
+
+// listenTLS is a listener at osaka that has osaka's certificate and is no wire.Server.
+func listenTLS(t testing.TB, p *pair) (net.Listener, *tls.Config) {
+	t.Helper()
+	ln, err := p.net.Node("osaka").Listen(t.Context(), "osaka:1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := tls.Client(raw, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"widecloud/1"}, InsecureSkipVerify: true})
-	if err := conn.HandshakeContext(t.Context()); err != nil {
-		t.Fatal(err)
+	return ln, &tls.Config{
+		Certificates: []tls.Certificate{tlsCertificate(t, p.osaka.cred)}, NextProtos: []string{"widecloud/1"}, ClientAuth: tls.RequestClientCert,
 	}
-	conn.Write(greeting)
-	return conn
+}
+
+// answerTLS takes one connection and says something on it.
+func answerTLS(ln net.Listener, config *tls.Config, words []byte) {
+	raw, err := ln.Accept()
+	if err != nil {
+		return
+	}
+	defer raw.Close()
+	conn := tls.Server(raw, config)
+	if conn.Handshake() != nil {
+		return
+	}
+	conn.Write(words)
+	conn.CloseWrite()
+	io.Copy(io.Discard, conn)
 }
 
 func TestHelloRefusals(t *testing.T) {
@@ -150,42 +193,16 @@ func TestMuxGreed(t *testing.T) {
 	go conn.Write(many)
 	got := make([]byte, 0, 1<<20)
 	buf := make([]byte, 4096)
-	// Which bound comes first, that on the open ones or that on those not accepted yet, is a matter of speed.
-	for !strings.Contains(string(got), "more than 4096 streams") && !strings.Contains(string(got), "too many streams wait") {
+	// Which bound comes first, that on the open ones, on those not accepted yet, or on the refusals, is a matter of speed.
+	for !strings.Contains(string(got), "more than 1024 streams") && !strings.Contains(string(got), "too many streams wait") &&
+		!strings.Contains(string(got), "does not take their refusals") {
 		n, err := conn.Read(buf)
-		if err != nil {
-			t.Fatalf("streams: %v after %d octets", err, len(got))
-		}
 		got = append(got, buf[:n]...)
+		if err != nil {
+			t.Fatalf("streams: %v after %q", err, got)
+		}
 	}
 	conn.Close()
-}
-
-// Strangers who open the port and say nothing, or half of something, are gone after the time for handshakes.
-func TestSlowStranger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, wire.Control, nil)
-		defer p.close()
-		var conns []net.Conn
-		for _, words := range []string{"", "\x16\x03\x01", "GET / HTTP/1.1\r\n\r\n"} {
-			c, err := p.net.Node("x").Dial(t.Context(), "osaka:7646")
-			if err != nil {
-				t.Fatal(err)
-			}
-			io.WriteString(c, words)
-			conns = append(conns, c)
-		}
-		shy := hostile(t, p, nil) // a certificate, and then no hello
-		conns = append(conns, shy)
-		began := time.Now()
-		for _, c := range conns {
-			io.Copy(io.Discard, c)
-			c.Close()
-		}
-		if d := time.Since(began); d > 11*time.Second {
-			t.Errorf("the last was thrown out after %v", d)
-		}
-	})
 }
 
 func FuzzFrames(f *testing.F) {

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"reflect"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,9 +21,6 @@ import (
 )
 
 const (
-	maxMessage = 16 << 20 // of a call, each way
-	maxHeader  = 64 << 10 // of a request, a stream's header in it
-
 	fieldTimeout = "Widecloud-Timeout-Ms" // what is left of the caller's deadline: a duration, since clocks differ
 	fieldHeader  = "Widecloud-Header"     // a stream's header: JSON in base64
 	fieldUnsure  = "Widecloud-No-Answer"  // of an error answer: a call further on had no answer
@@ -68,6 +64,8 @@ func Call(ctx context.Context, s *Session, method, path string, in, out any) err
 		}
 		body = bytes.NewReader(text)
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, method, "http://widecloud"+path, body)
 	if err != nil {
 		return fmt.Errorf("call %s: %w", path, err)
@@ -79,12 +77,19 @@ func Call(ctx context.Context, s *Session, method, path string, in, out any) err
 		return notAnswered(ctx, s, "call "+path, err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage+1))
+	// The work behind an answer may last for hours; the answer itself may not.
+	slow := time.AfterFunc(messageTime, func() { cancel(fmt.Errorf("the answer is not complete after %v", messageTime)) })
+	defer slow.Stop()
+	limit := maxMessage
+	if resp.StatusCode != http.StatusOK {
+		limit = maxErrorText
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
 	if err != nil {
 		return notAnswered(ctx, s, "call "+path, err)
 	}
-	if len(text) > maxMessage {
-		return api.Errorf(api.CodeInternal, "call %s at %s: answer is longer than %d octets", path, s.peer, maxMessage)
+	if len(text) > limit {
+		return api.Errorf(api.CodeInternal, "call %s at %s: answer with status %d is longer than %d octets", path, s.peer, resp.StatusCode, limit)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return decodeAnswer(resp, text)
@@ -92,7 +97,10 @@ func Call(ctx context.Context, s *Session, method, path string, in, out any) err
 	if out == nil {
 		return nil
 	}
-	if err := json.Unmarshal(text, out); err != nil {
+	if _, err = decodedSize(text); err == nil {
+		err = json.Unmarshal(text, out)
+	}
+	if err != nil {
 		return api.Errorf(api.CodeInternal, "call %s at %s: read answer: %v", path, s.peer, err)
 	}
 	return nil
@@ -156,50 +164,54 @@ func decodeStrict(text []byte, v any) error {
 
 // Handle makes f answer calls of a pattern (as of http.ServeMux). A body with an unknown field is refused and names it;
 // no body is right only where In has no fields. An error of f crosses as it is if it has an api.Error in its chain,
-// and as CodeInternal if not. f's context ends with the caller's, with its deadline, and with the session.
+// and as CodeInternal if not, to another site without paths and addresses. A panic of f is logged, and the caller gets
+// CodeInternal. f's context ends with the caller's, with its deadline, and with the session.
 func Handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Context, Identity, In) (Out, error)) {
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		s := SessionOf(r.Context())
+		if s == nil {
+			refuseOutsider(w)
+			return
+		}
 		ctx, cancel := withTimeout(r)
 		defer cancel()
-		out, err := func() (out Out, err error) {
-			defer recoverAs(&err)
-			peer, ok := PeerOf(ctx)
-			if !ok {
-				return out, api.Errorf(api.CodeUnauthenticated, "the request came by no session")
-			}
-			// To its end, so that net/http watches for the caller's going away.
-			text, err := io.ReadAll(io.LimitReader(r.Body, maxMessage+1))
+		text, err := func() (text []byte, err error) {
+			defer s.out.guard(pattern, &err)
+			text, release, err := s.readMessage(w, r)
+			defer release()
 			if err != nil {
-				return out, api.Errorf(api.CodeInvalid, "read message: %v", err)
-			}
-			if len(text) > maxMessage {
-				return out, api.Errorf(api.CodeInvalid, "message is longer than %d octets", maxMessage)
+				return nil, err
 			}
 			var in In
-			if len(text) == 0 {
-				text = []byte("{}")
-				if t := reflect.TypeFor[In](); t.Kind() != reflect.Struct || t.NumField() > 0 {
-					return out, api.Errorf(api.CodeInvalid, "message is missing")
-				}
+			if err := decodeMessage(text, &in); err != nil {
+				return nil, err
 			}
-			if err := decodeStrict(text, &in); err != nil {
-				return out, err
+			out, err := f(ctx, s.peer, in)
+			if err != nil {
+				return nil, err
 			}
-			return f(ctx, peer, in)
+			if text, err = json.Marshal(out); err != nil {
+				return nil, fmt.Errorf("write answer: %w", err)
+			}
+			return text, nil
 		}()
 		if err != nil {
-			writeError(w, err)
+			s.writeError(w, err)
 			return
 		}
-		text, err := json.Marshal(out)
-		if err != nil {
-			writeError(w, fmt.Errorf("write answer: %w", err))
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-		w.Write(text)
+		writeAnswer(w, http.StatusOK, text)
 	})
+}
+
+// decodeMessage reads a call's body into in.
+func decodeMessage(text []byte, in any) error {
+	if len(text) > 0 {
+		return decodeStrict(text, in)
+	}
+	if t := reflect.TypeOf(in).Elem(); t.Kind() != reflect.Struct || t.NumField() > 0 {
+		return api.Errorf(api.CodeInvalid, "message is missing")
+	}
+	return nil
 }
 
 func withTimeout(r *http.Request) (context.Context, context.CancelFunc) {
@@ -210,37 +222,33 @@ func withTimeout(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), time.Duration(ms)*time.Millisecond)
 }
 
-// recoverAs makes an error of a panic: one wrong request must not end a controller that others rely on.
-func recoverAs(err *error) {
-	if p := recover(); p != nil {
-		if p == http.ErrAbortHandler {
-			panic(p)
-		}
-		*err = api.Errorf(api.CodeInternal, "panic: %v\n%s", p, debug.Stack())
-	}
-}
-
-func writeError(w http.ResponseWriter, err error) {
-	e := answerError(err)
-	text, mErr := json.Marshal(e)
-	if mErr != nil {
-		text = nil
-	}
+// writeAnswer writes an answer, within messageTime: a caller that does not take it holds nothing for longer.
+func writeAnswer(w http.ResponseWriter, status int, text []byte) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(messageTime)) // an error shows in the writing
 	w.Header().Set("Content-Type", "application/json")
-	if errors.Is(err, ErrNoAnswer) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		w.Header().Set(fieldUnsure, "1")
-	}
-	w.WriteHeader(e.HTTPStatus())
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
 	w.Write(text)
 }
 
-// answerError is asError for a handler: running out of time is no defect.
-func answerError(err error) *api.Error {
-	var e *api.Error
-	if !errors.As(err, &e) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
-		return api.Errorf(api.CodeUnavailable, "%v", err)
+func (s *Session) writeError(w http.ResponseWriter, err error) {
+	if errors.Is(err, ErrNoAnswer) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		w.Header().Set(fieldUnsure, "1")
 	}
-	return asError(err)
+	writeAPIError(w, s.out.tell(err))
+}
+
+// refuseOutsider answers a request of a server that is not a session's, where a handler was put by mistake.
+func refuseOutsider(w http.ResponseWriter) {
+	writeAPIError(w, api.Errorf(api.CodeUnauthenticated, "the request came by no session"))
+}
+
+func writeAPIError(w http.ResponseWriter, e *api.Error) {
+	text, err := json.Marshal(e)
+	if err != nil || len(text) > maxErrorText {
+		text, _ = json.Marshal(api.Errorf(e.Code, "%.1000s", e.Message))
+	}
+	writeAnswer(w, e.HTTPStatus(), text)
 }
 
 // Stream is one end of a bulk stream: a net.Conn with half-close and with a reason when it is torn.
@@ -337,13 +345,15 @@ func upgrade(st *stream, req *http.Request) (*Stream, error) {
 	if err := req.Write(st); err != nil {
 		return nil, transportError(err)
 	}
-	r := bufio.NewReaderSize(st, 4<<10)
+	// The head of an answer, or an answer that is an error, is bounded; what follows an accepted opening is not.
+	head := &io.LimitedReader{R: st, N: maxHeader + maxErrorText}
+	r := bufio.NewReaderSize(head, 4<<10)
 	resp, err := http.ReadResponse(r, req)
 	if err != nil {
 		return nil, transportError(err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		text, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
+		text, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if err != nil {
 			return nil, transportError(err)
@@ -353,7 +363,7 @@ func upgrade(st *stream, req *http.Request) (*Stream, error) {
 	if resp.Header.Get("Upgrade") != upgradeTo {
 		return nil, api.Errorf(api.CodeInternal, "the other end switches to %q, not %q", resp.Header.Get("Upgrade"), upgradeTo)
 	}
-	return &Stream{stream: st, rest: r}, nil
+	return &Stream{stream: st, rest: r}, nil // rest is read only as far as it is filled
 }
 
 // transportError keeps a reset's or a closing's api.Error from passing for the handler's answer, except a reset's,
@@ -383,21 +393,22 @@ func HandleStream[H any](mux *http.ServeMux, pattern string, f func(context.Cont
 }
 
 func serveStream(w http.ResponseWriter, r *http.Request, f func(context.Context, Identity, []byte, *Stream) error) {
-	peer, ok := PeerOf(r.Context())
+	session := SessionOf(r.Context())
 	under, _ := r.Context().Value(keyStream).(*stream)
-	if !ok || under == nil {
-		writeError(w, api.Errorf(api.CodeUnauthenticated, "the request came by no session"))
+	if session == nil || under == nil {
+		refuseOutsider(w)
 		return
 	}
+	writeError := func(err error) { session.writeError(w, err) }
 	if r.Header.Get("Upgrade") != upgradeTo {
-		writeError(w, api.Invalidf("upgrade", "%s is a stream: the request must upgrade to %s", r.URL.Path, upgradeTo))
+		writeError(api.Invalidf("upgrade", "%s is a stream: the request must upgrade to %s", r.URL.Path, upgradeTo))
 		return
 	}
 	text := []byte("{}")
 	if enc := r.Header.Get(fieldHeader); enc != "" {
 		var err error
 		if text, err = base64.StdEncoding.DecodeString(enc); err != nil {
-			writeError(w, api.Invalidf("header", "is not base64"))
+			writeError(api.Invalidf("header", "is not base64"))
 			return
 		}
 	}
@@ -427,8 +438,8 @@ func serveStream(w http.ResponseWriter, r *http.Request, f func(context.Context,
 		}
 	}()
 	err := func() (err error) {
-		defer recoverAs(&err)
-		return f(ctx, peer, text, s)
+		defer session.out.guard(r.URL.Path, &err)
+		return f(ctx, session.peer, text, s)
 	}()
 	if err == nil {
 		err = s.Accept()
@@ -437,9 +448,9 @@ func serveStream(w http.ResponseWriter, r *http.Request, f func(context.Context,
 	}
 	switch {
 	case !accepted && err != nil:
-		writeError(w, err)
+		writeError(err)
 	case err != nil:
-		s.CloseWithError(answerError(err))
+		s.CloseWithError(err)
 	default:
 		s.Close()
 	}

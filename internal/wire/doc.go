@@ -21,6 +21,16 @@
 //     without it is the other end's answer. No call is ever sent twice by this package.
 //   - A peer that stays silent for Options.DeadAfter is closed; all its calls and streams fail then.
 //   - No peer makes us hold more than Options.Window octets per stream, and no stranger more than one request.
+//   - What others make a port hold is bounded: connections before their handshake in all and per source (strangers take no
+//     place from those with a good certificate), sessions per identity, and per session streams, requests being handled,
+//     octets that nobody reads, and the memory of messages. What is beyond is refused with a reason.
+//   - Nothing that another end begins may last for ever without it: a handshake, a request's headers and its body, an answer
+//     and the rest of a closed stream each have a time for the whole. A peer that takes nothing for Options.DeadAfter is
+//     closed as one that says nothing. Only accepted streams may be slow; images (OpenImage, SendImage) may not stand still.
+//   - Disconnect and RemovePeer end every session that the identity has or is about to have.
+//   - A panic is logged here, and the other end is told of an internal error. Texts that nobody chose for another site go
+//     there without URLs, paths and addresses.
+//   - Lines that others cause in Options.Log are few per source and minute; how many were left out is logged.
 //   - Locks that are held while a connection is written to are channels or none, so that a bubble's clock goes on.
 //   - Whether a certificate, a document or a challenge is in time is told by our own clock alone.
 package wire

@@ -114,6 +114,13 @@ func isLabel(s string) bool {
 	return true
 }
 
+// Caller is who asks for a session: what its certificate proves, and what the session is for.
+type Caller struct {
+	Identity
+	Purpose Purpose
+	Key     string // of the certificate, as Credential.Key gives it: another key under the same name is another machine
+}
+
 type contextKey int
 
 const (

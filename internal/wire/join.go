@@ -284,10 +284,14 @@ func (s *Server) serveJoin(ctx context.Context, conn *tls.Conn) error {
 		return fmt.Errorf("read join request: %w", err)
 	}
 	defer req.Body.Close()
-	answer, err := s.answerJoin(ctx, req)
+	out := s.outwardTo(conn.RemoteAddr())
+	answer, err := func() (answer joinAnswer, err error) {
+		defer out.guard(req.URL.Path, &err)
+		return s.answerJoin(ctx, req)
+	}()
 	status, body := http.StatusOK, []byte(nil)
 	if err != nil {
-		e := asError(err)
+		e := out.tell(err)
 		status = e.HTTPStatus()
 		body, _ = json.Marshal(e)
 	} else if body, err = json.Marshal(answer); err != nil {
@@ -352,8 +356,7 @@ func (s *Server) answerJoin(ctx context.Context, req *http.Request) (joinAnswer,
 	if err != nil {
 		return joinAnswer{}, api.Invalidf("csr", "%v", err)
 	}
-	key := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
-	reply, err := s.o.Join(ctx, JoinRequest{Token: id, Host: m.Host, CSR: []byte(m.CSR), Key: hex.EncodeToString(key[:]), Info: m.Info})
+	reply, err := s.o.Join(ctx, JoinRequest{Token: id, Host: m.Host, CSR: []byte(m.CSR), Key: keyOf(csr.RawSubjectPublicKeyInfo), Info: m.Info})
 	if err != nil {
 		return joinAnswer{}, err
 	}

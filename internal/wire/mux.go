@@ -35,11 +35,14 @@ const (
 	maxData    = 16 << 10 // one TLS record; also the longest that a ping waits within our own queue
 	maxReason  = 4 << 10
 	sendBuffer = 32 << 10 // what a stream's writer may be ahead of the wire
-	maxStreams = 4096     // that the peer may have open
+	maxStreams = 1024     // that the peer may have open
+	maxUnread  = 32 << 20 // octets that all streams of a session may have received and not read
+	maxSpare   = 8 << 20  // octets of buffers that streams may keep empty
 	backlog    = 256
 	minWindow  = 16 << 10
 	maxWindow  = 16 << 20
 	byeGrace   = time.Second
+	lingerTime = time.Minute // for the peer to take the rest of a stream that is closed here
 )
 
 // ErrClosed is in the chain of every error that comes of the end of a session.
@@ -51,6 +54,7 @@ type muxOptions struct {
 	peerWin   int // what the peer grants per stream
 	keepAlive time.Duration
 	deadAfter time.Duration
+	tell      func(error) *api.Error // what the peer gets to see of an error
 }
 
 type mux struct {
@@ -63,7 +67,11 @@ type mux struct {
 	streams  map[uint32]*stream
 	lastMine uint32
 	lastPeer uint32
-	peers    int       // streams opened by the peer, now
+	peers    int // streams opened by the peer, now
+	refusals int // resets of streams that the peer has opened beyond maxStreams, not sent
+	unread   int // octets that streams hold for their readers
+	holding  map[*stream]struct{}
+	spare    int       // octets of empty buffers of streams
 	urgent   []*stream // have an opening, a window or a reset to send
 	ready    []*stream // have data or a FIN to send
 	ping     []byte
@@ -71,6 +79,7 @@ type mux struct {
 	bye      []byte
 	err      error
 	lastRecv time.Time
+	writing  time.Time // since when the connection has been taking what it was given last; zero: it has taken all
 	pingSent time.Time
 	pingSeq  uint64
 	rtt      time.Duration
@@ -83,7 +92,7 @@ type mux struct {
 func newMux(conn, raw net.Conn, o muxOptions) *mux {
 	m := &mux{
 		conn: conn, raw: raw, o: o,
-		streams: map[uint32]*stream{}, accept: make(chan *stream, backlog), done: make(chan struct{}),
+		streams: map[uint32]*stream{}, holding: map[*stream]struct{}{}, accept: make(chan *stream, backlog), done: make(chan struct{}),
 		lastRecv: time.Now(),
 	}
 	m.wake = sync.NewCond(&m.mu)
@@ -129,6 +138,9 @@ func (m *mux) open() (*stream, error) {
 	if m.lastMine >= 1<<32-3 && m.lastMine != ^uint32(0) {
 		return nil, fmt.Errorf("%w: stream numbers are used up", ErrClosed)
 	}
+	if len(m.streams)-m.peers >= maxStreams {
+		return nil, api.Errorf(api.CodeUnavailable, "more than %d streams of this end are open", maxStreams)
+	}
 	m.lastMine += 2
 	s := m.newStream(m.lastMine)
 	s.wantOpen = true
@@ -150,6 +162,7 @@ func (m *mux) forget(s *stream) {
 		return
 	}
 	delete(m.streams, s.id)
+	stopTimer(s.linger)
 	if !m.mine(s.id) {
 		m.peers--
 	}
@@ -223,6 +236,9 @@ func (m *mux) fill(b []byte) ([]byte, bool) {
 		if s.wantReset != nil {
 			b = putFrame(b, frameReset, 0, s.id, s.wantReset)
 			s.wantReset, s.grant = nil, 0
+			if s.refused {
+				m.refusals--
+			}
 		}
 		if s.grant > 0 {
 			b = putFrame(b, frameWindow, 0, s.id, binary.BigEndian.AppendUint32(nil, uint32(s.grant)))
@@ -269,8 +285,12 @@ func (m *mux) writeLoop() {
 		}
 		var last bool
 		b, last = m.fill(b[:0])
+		m.writing = time.Now()
 		m.mu.Unlock()
 		_, err := m.conn.Write(b)
+		m.mu.Lock()
+		m.writing = time.Time{}
+		m.mu.Unlock()
 		if last {
 			m.raw.Close()
 			return
@@ -364,15 +384,14 @@ func (m *mux) handle(typ, flags byte, id uint32, p []byte) error {
 		s := m.newStream(id)
 		m.peers++
 		if m.peers > maxStreams {
-			s.reset(api.Errorf(api.CodeUnavailable, "more than %d streams", maxStreams))
-			return nil
+			return m.refuse(s, "more than %d streams", maxStreams)
 		}
 		select {
 		case m.accept <- s:
+			return nil
 		default:
-			s.reset(api.Errorf(api.CodeUnavailable, "too many streams wait to be accepted"))
+			return m.refuse(s, "too many streams wait to be accepted")
 		}
-		return nil
 	case frameData, frameFin, frameReset, frameWindow:
 	default:
 		return breach("frame type %d", typ)
@@ -395,7 +414,8 @@ func (m *mux) handle(typ, flags byte, id uint32, p []byte) error {
 		}
 		s.credit -= len(p)
 		if !s.closed {
-			s.in.Write(p)
+			s.receive(p)
+			m.limitUnread()
 			s.canRead.Broadcast()
 		}
 	case frameFin:
@@ -429,6 +449,32 @@ func (m *mux) handle(typ, flags byte, id uint32, p []byte) error {
 	return nil
 }
 
+// refuse resets a stream that the peer has just opened. A peer that opens more without taking the refusals breaks the protocol.
+// The lock is held.
+func (m *mux) refuse(s *stream, format string, args ...any) error {
+	if m.refusals >= maxStreams {
+		return breach("opens streams and does not take their refusals")
+	}
+	m.refusals++
+	s.refused = true
+	s.reset(api.Errorf(api.CodeUnavailable, format, args...))
+	return nil
+}
+
+// limitUnread tears the streams that have most while all have more than maxUnread: a grant of a window to each stream is a
+// promise that cannot be kept for all of them at once. The lock is held.
+func (m *mux) limitUnread() {
+	for m.unread > max(maxUnread, 2*m.o.window) {
+		var most *stream
+		for s := range m.holding {
+			if most == nil || s.in.Len() > most.in.Len() {
+				most = s
+			}
+		}
+		most.reset(api.Errorf(api.CodeUnavailable, "the streams of this session hold %d octets that nobody reads", m.unread))
+	}
+}
+
 // byeError is the peer's own reason for the end of the session.
 type byeError struct{ reason *api.Error }
 
@@ -450,7 +496,11 @@ func (m *mux) keepAliveLoop() {
 			m.mu.Unlock()
 			return
 		}
-		silent := time.Since(m.lastRecv)
+		silent, what := time.Since(m.lastRecv), "heard from"
+		if !m.writing.IsZero() && time.Since(m.writing) > silent {
+			// It sends, and takes nothing: what we have for it must not pile up.
+			silent, what = time.Since(m.writing), "taken by"
+		}
 		if silent < m.o.deadAfter {
 			m.pingSeq++
 			m.ping = binary.BigEndian.AppendUint64(nil, m.pingSeq)
@@ -458,7 +508,7 @@ func (m *mux) keepAliveLoop() {
 		}
 		m.mu.Unlock()
 		if silent >= m.o.deadAfter {
-			m.fail(fmt.Errorf("%w: nothing heard from the other end for %v", ErrClosed, silent.Round(time.Millisecond)), nil)
+			m.fail(fmt.Errorf("%w: nothing %s the other end for %v", ErrClosed, what, silent.Round(time.Millisecond)), nil)
 			return
 		}
 		select {

@@ -311,7 +311,7 @@ func TestToken(t *testing.T) {
 }
 
 // door is a site that takes joiners with one token of each kind.
-func door(t *testing.T, s *site, n wire.Network) (server *wire.Server, join, peer wire.Token) {
+func door(t *testing.T, s *site, n wire.Network, change ...func(*wire.Options)) (server *wire.Server, join, peer wire.Token) {
 	t.Helper()
 	join, err := wire.NewToken(wire.TokenJoin, s.ca.Certificate())
 	if err != nil {
@@ -342,10 +342,20 @@ func door(t *testing.T, s *site, n wire.Network) (server *wire.Server, join, pee
 		}
 		return wire.PeerReply{Info: r.Info}, s.trust.AddPeer(r.CA)
 	}
-	if server, err = wire.Listen(t.Context(), "", o); err != nil {
+	for _, f := range change {
+		f(&o)
+	}
+	if server, err = wire.Listen(t.Context(), listenAt(n), o); err != nil {
 		t.Fatal(err)
 	}
 	return server, join, peer
+}
+
+func listenAt(n wire.Network) string {
+	if _, ok := n.(wire.TCP); ok {
+		return "127.0.0.1:0"
+	}
+	return ""
 }
 
 func TestJoin(t *testing.T) {

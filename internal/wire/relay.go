@@ -54,13 +54,19 @@ func abort(c net.Conn, reason error) {
 	c.Close()
 }
 
+// relayError says that the other side of a relay failed: no defect of ours.
+type relayError struct{ cause error }
+
+func (e *relayError) Error() string { return "the relay's other side failed: " + e.cause.Error() }
+func (e *relayError) Unwrap() error { return e.cause }
+
 // relayed is the reason that the far side of a relay gets.
 func relayed(err error) error {
 	var e *api.Error
 	if errors.As(err, &e) {
-		return e
+		return err
 	}
-	return api.Errorf(api.CodeUnavailable, "the relay's other side failed: %v", err)
+	return &relayError{err}
 }
 
 // pump copies one direction and ends it.

@@ -5,7 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -13,8 +13,9 @@ import (
 	"widecloud/api"
 )
 
-// maxHandshakes bounds what strangers can make us do at once.
-const maxHandshakes = 128
+// maxSessions bounds the sessions of one identity and purpose. More than one, since an old one may not have noticed its end
+// when the new one comes.
+const maxSessions = 2
 
 // Server takes the sessions that others dial, and the two requests that strangers may make, on one port.
 type Server struct {
@@ -24,7 +25,8 @@ type Server struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	slots  chan struct{}
+
+	strangers, known *door
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
@@ -41,7 +43,7 @@ func Listen(ctx context.Context, addr string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", addr, err)
 	}
-	s := &Server{o: o, ln: ln, slots: make(chan struct{}, maxHandshakes), sessions: map[*Session]struct{}{}}
+	s := &Server{o: o, ln: ln, strangers: newStrangersDoor(), known: newKnownDoor(), sessions: map[*Session]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.wg.Go(s.acceptLoop)
 	return s, nil
@@ -63,53 +65,94 @@ func (s *Server) Close() error {
 	err := s.ln.Close()
 	var wg sync.WaitGroup
 	for _, sess := range open {
-		wg.Go(func() { sess.CloseWithError(api.Errorf(api.CodeUnavailable, "%s shuts down", s.o.Credential.Identity)) })
+		wg.Go(func() { sess.CloseWithError(s.shutsDown()) })
 	}
 	wg.Wait()
 	s.wg.Wait()
+	s.o.sparse.flush()
 	return err
+}
+
+func (s *Server) shutsDown() error {
+	return api.Errorf(api.CodeUnavailable, "%s shuts down", s.o.Credential.Identity)
 }
 
 func (s *Server) acceptLoop() {
 	for {
 		raw, err := s.ln.Accept()
-		if err != nil {
-			if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			// Out of files, or the like: it passes.
-			s.o.Log.Warn("accept", "error", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-s.ctx.Done():
-				return
-			}
+		if err == nil {
+			s.receive(raw)
 			continue
 		}
+		if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of files, or the like: it passes.
+		s.o.sparse.line(slog.LevelWarn, "", "accept", "error", err)
 		select {
-		case s.slots <- struct{}{}:
-		default:
-			s.o.Log.Warn("too many handshakes at once", "from", raw.RemoteAddr().String())
-			raw.Close()
-			continue
+		case <-time.After(100 * time.Millisecond):
+		case <-s.ctx.Done():
+			return
 		}
-		s.wg.Go(func() {
-			defer func() { <-s.slots }()
-			if err := s.welcome(raw); err != nil {
-				raw.Close()
-				s.o.Log.Info("refuse connection", "from", raw.RemoteAddr().String(), "error", err)
-			}
-		})
 	}
 }
 
-// welcome does the handshake and starts what the client asks for.
-func (s *Server) welcome(raw net.Conn) error {
-	ctx, cancel := context.WithTimeout(s.ctx, handshakeTime)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
+// receive welcomes a connection if there is room for it.
+func (s *Server) receive(raw net.Conn) {
+	v := &visit{conn: raw, source: sourceOf(raw.RemoteAddr())}
+	v.ctx, v.end = context.WithCancelCause(s.ctx)
+	if err := v.enter(s.strangers, v.source, errCrowded); err != nil {
+		raw.Close()
+		s.refused(v, err)
+		return
+	}
+	s.wg.Go(func() {
+		defer v.end(nil)
+		defer func() { v.leave() }()
+		if err := s.welcome(v); err != nil {
+			raw.Close()
+			if cause := context.Cause(v.ctx); cause != nil && s.ctx.Err() == nil {
+				err = cause // which has made the error
+			}
+			s.refused(v, err)
+		}
+	})
+}
+
+func (s *Server) refused(v *visit, err error) {
+	s.o.sparse.line(slog.LevelInfo, v.source, "refuse connection", "from", v.conn.RemoteAddr().String(), "error", brief(err))
+}
+
+// visit is a connection until it is a session, or has got its answer.
+type visit struct {
+	conn   net.Conn
+	source string
+	ctx    context.Context
+	end    context.CancelCauseFunc
+	leave  func() // gives the slot back that it has at a door
+}
+
+// enter takes a slot at a door and gives back the one that the visit had.
+func (v *visit) enter(d *door, key string, full error) error {
+	leave, ok := d.enter(key, func() { v.end(errEvicted) })
+	if !ok {
+		return full
+	}
+	if v.leave != nil {
+		v.leave()
+	}
+	v.leave = leave
+	return nil
+}
+
+// welcome does the handshake and starts what the client asks for. All of it together has handshakeTime.
+func (s *Server) welcome(v *visit) (err error) {
+	defer s.outwardTo(v.conn.RemoteAddr()).guard("handshake", &err)
+	slow := time.AfterFunc(handshakeTime, func() { v.end(errTooSlow) })
+	defer slow.Stop()
+	stop := context.AfterFunc(v.ctx, func() { v.conn.Close() })
 	defer stop()
-	conn := tls.Server(raw, &tls.Config{
+	conn := tls.Server(v.conn, &tls.Config{
 		Certificates: []tls.Certificate{s.o.Credential.tlsCertificate()},
 		MinVersion:   tls.VersionTLS13,
 		NextProtos:   []string{protoSession, protoJoin},
@@ -125,54 +168,60 @@ func (s *Server) welcome(raw net.Conn) error {
 			return err
 		},
 	})
-	if err := conn.HandshakeContext(ctx); err != nil {
+	if err := conn.HandshakeContext(v.ctx); err != nil {
 		return err
 	}
 	if conn.ConnectionState().NegotiatedProtocol == protoJoin {
-		return s.serveJoin(ctx, conn)
+		return s.serveJoin(v.ctx, conn)
 	}
-	peer, err := verifyConnection(s.o.Trust, conn.ConnectionState())
+	a, err := s.o.Trust.expect(conn.ConnectionState().PeerCertificates[0])
 	if err != nil {
 		return err
 	}
+	defer s.o.Trust.forget(a)
+	if err := v.enter(s.known, a.peer.String(), errCrowded); err != nil {
+		return fmt.Errorf("%s: %w", a.peer, err)
+	}
+	h, err := s.greet(conn, a)
+	if err != nil {
+		return fmt.Errorf("%s: %w", a.peer, err)
+	}
+	if !stop() {
+		return context.Cause(v.ctx)
+	}
+	return s.open(conn, v.conn, a, h)
+}
+
+// greet reads the client's hello and answers it.
+func (s *Server) greet(conn *tls.Conn, a *arrival) (hello, error) {
 	h, err := readHello(conn)
 	if err == nil && s.o.Admit != nil {
-		err = s.o.Admit(peer, h.Purpose)
+		err = s.o.Admit(Caller{Identity: a.peer, Purpose: h.Purpose, Key: a.key})
 	}
 	answer := hello{Version: 1, Purpose: h.Purpose, Window: s.o.Window}
 	if err != nil {
-		answer.Refused = asError(err)
+		answer.Refused = newOutward(s.o, a.peer).tell(err)
 	}
 	if sendErr := sendHello(conn, answer); sendErr != nil {
-		return sendErr
+		return h, sendErr
 	}
 	if err != nil {
 		conn.Close()
-		return fmt.Errorf("%s: %w", peer, err)
 	}
-	if !stop() {
-		return context.Cause(ctx)
-	}
+	return h, err
+}
+
+// open starts a session.
+func (s *Server) open(conn *tls.Conn, raw net.Conn, a *arrival, h hello) error {
 	o := s.o
 	o.OnSession = func(sess *Session) {
-		s.mu.Lock()
-		closed := s.closed
-		if !closed {
-			s.sessions[sess] = struct{}{}
-		}
-		s.mu.Unlock()
-		if closed {
-			// Not a wait for its end: this is one of the goroutines that Server.Close waits for.
-			sess.m.fail(ErrClosed, api.Errorf(api.CodeUnavailable, "%s shuts down", s.o.Credential.Identity))
-			return
-		}
-		if s.o.OnSession != nil {
+		if s.keep(sess) && s.o.OnSession != nil {
 			s.o.OnSession(sess)
 		}
 	}
-	sess, err := newSession(conn, raw, peer, h.Purpose, o, false, h.Window)
+	sess, err := newSession(conn, raw, a, h.Purpose, o, false, h.Window)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", a.peer, err)
 	}
 	s.wg.Go(func() {
 		sess.wg.Wait()
@@ -183,73 +232,36 @@ func (s *Server) welcome(raw net.Conn) error {
 	return nil
 }
 
-// Dialer keeps a session with a peer up.
-type Dialer struct {
-	Addrs   []string // tried in turn
-	Peer    Identity
-	Purpose Purpose
-	Options Options
-
-	MinBackoff time.Duration  // first wait after a failure; 0: 200 ms
-	MaxBackoff time.Duration  // longest wait; 0: 10 s
-	Jitter     func() float64 // in [0, 1); nil: random. A wait is between half and the whole of the backoff
-
-	Up   func(*Session) // a session is there; may be nil
-	Down func(error)    // a session has ended or could not be made, and why; may be nil
+// keep enters a session in the list of those that Close closes. If its identity has more than it may, the oldest is closed:
+// the other end has most likely been started anew.
+func (s *Server) keep(sess *Session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		sess.fail(s.shutsDown()) // not a wait for its end: this is one of the goroutines that Close waits for
+		return false
+	}
+	s.sessions[sess] = struct{}{}
+	var same int
+	oldest := sess
+	for other := range s.sessions {
+		if other.peer == sess.peer && other.purpose == sess.purpose {
+			same++
+			if other.id < oldest.id {
+				oldest = other
+			}
+		}
+	}
+	if same > maxSessions {
+		delete(s.sessions, oldest)
+		oldest.fail(api.Errorf(api.CodeConflict, "%s has opened a newer %s session; %d at once are kept", sess.peer, sess.purpose, maxSessions))
+	}
+	return true
 }
 
-// Run dials until the context is done, closes the session then, and returns nil. Up and Down are called from this
-// goroutine, one after the other.
-func (d *Dialer) Run(ctx context.Context) error {
-	if len(d.Addrs) == 0 {
-		return fmt.Errorf("dial %s: no address is given", d.Peer)
-	}
-	least, most, jitter := d.MinBackoff, d.MaxBackoff, d.Jitter
-	if least <= 0 {
-		least = 200 * time.Millisecond
-	}
-	if most <= 0 {
-		most = 10 * time.Second
-	}
-	if jitter == nil {
-		jitter = rand.Float64
-	}
-	wait := least
-	for i := 0; ; i++ {
-		s, err := Dial(ctx, d.Addrs[i%len(d.Addrs)], d.Peer, d.Purpose, d.Options)
-		if ctx.Err() != nil {
-			if s != nil {
-				s.Close()
-			}
-			return nil
-		}
-		if err == nil {
-			began := time.Now()
-			if d.Up != nil {
-				d.Up(s)
-			}
-			select {
-			case <-s.Done():
-			case <-ctx.Done():
-			}
-			s.Close()
-			err = s.Err()
-			// One that is closed at once, again and again, does not reset the wait.
-			if time.Since(began) >= most {
-				wait = least
-			}
-			i-- // the address works
-		}
-		if d.Down != nil {
-			d.Down(err)
-		}
-		pause := time.NewTimer(wait/2 + time.Duration(jitter()*float64(wait/2)))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return nil
-		}
-		wait = min(2*wait, most)
-	}
+// outwardTo is for those who have not proved who they are.
+func (s *Server) outwardTo(addr net.Addr) outward {
+	out := newOutward(s.o, Identity{})
+	out.peer = sourceOf(addr)
+	return out
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"widecloud/api"
@@ -35,7 +36,7 @@ const (
 	defaultWindow    = 256 << 10
 	defaultSendBulk  = 256 << 10
 
-	handshakeTime = 10 * time.Second
+	handshakeTime = 10 * time.Second // for all of it, a join request and its answer too
 	maxHello      = 8 << 10
 )
 
@@ -47,8 +48,8 @@ type Options struct {
 	// Handler answers what the peer asks for by the session; PeerOf(r.Context()) says who asks. Nil answers everything
 	// with 404.
 	Handler http.Handler
-	// Admit may refuse an identity that is genuine; the dialer gets the reason. Nil admits all.
-	Admit func(Identity, Purpose) error
+	// Admit may refuse a caller whose certificate is genuine; the dialer gets the reason. Listen only; nil admits all.
+	Admit func(Caller) error
 	// OnSession is told of every session, before the first request of the peer is handled. It may close it. It must not
 	// wait for a call that makes the peer call back.
 	OnSession func(*Session)
@@ -61,6 +62,8 @@ type Options struct {
 	Window     int           // octets per stream that may be under way or unread; 0: 256 KiB; 16 KiB to 16 MiB
 	SendBuffer int           // kernel's send buffer of bulk sessions, octets; 0: 256 KiB; less means quicker back-pressure
 	Log        *slog.Logger  // nil: none
+
+	sparse *sparseLog // on Log; one for all sessions of a port
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -94,14 +97,20 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.sparse = newSparseLog(o.Log)
 	return o, nil
 }
 
 // Session joins two identities: calls and streams in both directions, whoever dialled. All methods may be called from
 // any goroutine.
 type Session struct {
+	id      uint64
 	peer    Identity
+	key     string
 	purpose Purpose
+	out     outward
+	memory  budget       // of the messages that the peer has us hold
+	serving atomic.Int32 // the peer's requests
 	m       *mux
 	trust   *Trust
 	client  *http.Client
@@ -110,8 +119,17 @@ type Session struct {
 	wg      sync.WaitGroup
 }
 
+// lastSession numbers the process's sessions.
+var lastSession atomic.Uint64
+
+// ID tells this session from every other of the process, also from those that have ended.
+func (s *Session) ID() uint64 { return s.id }
+
 // Peer says who is at the other end; the certificate proves it.
 func (s *Session) Peer() Identity { return s.peer }
+
+// Key names the key of the peer's certificate, as Credential.Key does.
+func (s *Session) Key() string { return s.key }
 
 // Purpose says what the session is for.
 func (s *Session) Purpose() Purpose { return s.purpose }
@@ -143,26 +161,33 @@ func (s *Session) Close() error {
 
 // CloseWithError is Close with a reason that the peer gets to see.
 func (s *Session) CloseWithError(err error) {
-	s.m.fail(fmt.Errorf("%w by this end: %w", ErrClosed, err), asError(err))
+	s.fail(err)
 	s.wg.Wait()
 }
 
-// newSession starts a session on a connection whose peer is verified. register must have a last look at the trust.
-func newSession(conn *tls.Conn, raw net.Conn, peer Identity, purpose Purpose, o Options, dialer bool, peerWindow int) (*Session, error) {
+// fail is CloseWithError without the wait.
+func (s *Session) fail(err error) {
+	s.m.fail(fmt.Errorf("%w by this end: %w", ErrClosed, err), s.out.tell(err))
+}
+
+// newSession starts a session on a connection whose peer is verified.
+func newSession(conn *tls.Conn, raw net.Conn, a *arrival, purpose Purpose, o Options, dialer bool, peerWindow int) (*Session, error) {
 	if purpose == Bulk {
 		tune(raw, o.SendBuffer)
 	}
-	s := &Session{peer: peer, purpose: purpose, trust: o.Trust}
+	s := &Session{id: lastSession.Add(1), peer: a.peer, key: a.key, purpose: purpose, out: newOutward(o, a.peer), trust: o.Trust}
+	s.memory.give(sessionMemory)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.m = newMux(conn, raw, muxOptions{
-		dialer: dialer, window: o.Window, peerWin: peerWindow, keepAlive: o.KeepAlive, deadAfter: o.DeadAfter,
+		dialer: dialer, window: o.Window, peerWin: peerWindow, keepAlive: o.KeepAlive, deadAfter: o.DeadAfter, tell: s.out.tell,
 	})
 	s.client = &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(context.Context, string, string) (net.Conn, error) { return s.m.open() },
 			// A stream per call: opening one costs no round trip, and net/http never sends a call twice.
-			DisableKeepAlives:  true,
-			DisableCompression: true,
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: maxHeader,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -173,17 +198,18 @@ func newSession(conn *tls.Conn, raw net.Conn, peer Identity, purpose Purpose, o 
 		s.trust.unregister(s)
 	})
 	server := &http.Server{
-		Handler:           o.Handler,
-		ReadHeaderTimeout: 30 * time.Second,
+		Handler:           s.bounded(o.Handler),
+		ReadHeaderTimeout: headerTime,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			ctx = context.WithValue(ctx, keyPeer, peer)
+			ctx = context.WithValue(ctx, keyPeer, s.peer)
 			ctx = context.WithValue(ctx, keySession, s)
 			return context.WithValue(ctx, keyStream, c)
 		},
 	}
+	server.SetKeepAlivesEnabled(false) // a stream carries one request
 	// Everything that Close waits for is started before anybody can close; requests are served once OnSession has returned.
 	serve := make(chan struct{})
 	s.wg.Go(func() {
@@ -194,8 +220,8 @@ func newSession(conn *tls.Conn, raw net.Conn, peer Identity, purpose Purpose, o 
 		server.Serve(acceptor{s.m}) // always ends with the session's end, which Err tells
 		server.Close()
 	})
-	if err := s.trust.register(s, conn.ConnectionState().PeerCertificates[0]); err != nil {
-		s.CloseWithError(api.Errorf(api.CodeForbidden, "%v", err))
+	if err := s.trust.register(s, a); err != nil {
+		s.CloseWithError(err)
 		return nil, err
 	}
 	if o.OnSession != nil {
@@ -203,6 +229,19 @@ func newSession(conn *tls.Conn, raw net.Conn, peer Identity, purpose Purpose, o 
 	}
 	close(serve)
 	return s, nil
+}
+
+// bounded refuses what the peer asks for beyond maxStreams requests at once. The streams' own bound does not do: a stream that
+// the peer resets is over at once, its handler is not.
+func (s *Session) bounded(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer s.serving.Add(-1)
+		if s.serving.Add(1) > maxStreams {
+			s.writeError(w, api.Errorf(api.CodeUnavailable, "more than %d requests of a session at once", maxStreams))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // acceptor gives the peer's streams to an http.Server.
@@ -305,19 +344,25 @@ func dial(ctx context.Context, addr string, peer Identity, purpose Purpose, o Op
 			return err
 		},
 	})
-	h, err := func() (hello, error) {
+	a, h, err := func() (a *arrival, h hello, err error) {
 		if err := conn.HandshakeContext(ctx); err != nil {
-			return hello{}, err
+			return nil, h, err
+		}
+		if a, err = o.Trust.expect(conn.ConnectionState().PeerCertificates[0]); err != nil {
+			return nil, h, err
 		}
 		if err := sendHello(conn, hello{Version: 1, Purpose: purpose, Window: o.Window}); err != nil {
-			return hello{}, err
+			return a, h, err
 		}
-		h, err := readHello(conn)
+		h, err = readHello(conn)
 		if err == nil && h.Purpose != purpose {
 			err = fmt.Errorf("asked for a %s session, got %s", purpose, h.Purpose)
 		}
-		return h, err
+		return a, h, err
 	}()
+	if a != nil {
+		defer o.Trust.forget(a)
+	}
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -328,7 +373,7 @@ func dial(ctx context.Context, addr string, peer Identity, purpose Purpose, o Op
 		}
 		return nil, err
 	}
-	return newSession(conn, raw, peer, purpose, o, true, h.Window)
+	return newSession(conn, raw, a, purpose, o, true, h.Window)
 }
 
 func verifyConnection(t *Trust, cs tls.ConnectionState) (Identity, error) {

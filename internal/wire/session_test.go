@@ -102,7 +102,7 @@ func TestCallErrors(t *testing.T) {
 	}{
 		{"/refuse", question{}, *refusal},
 		{"/break", question{}, api.Error{Code: api.CodeInternal, Message: "disk on fire"}},
-		{"/panic", question{}, api.Error{Code: api.CodeInternal, Message: "oh no"}},
+		{"/panic", question{}, api.Error{Code: api.CodeInternal, Message: "internal error at osaka/controller"}},
 		{"/refuse", map[string]any{"word": "x", "colour": 1}, api.Error{Code: api.CodeInvalid, Field: "colour", Message: "not known"}},
 		{"/refuse", map[string]any{"word": 1}, api.Error{Code: api.CodeInvalid, Field: "word", Message: "number"}},
 		{"/refuse", []int{1}, api.Error{Code: api.CodeInvalid, Message: "array"}},
@@ -459,8 +459,8 @@ func TestAdmit(t *testing.T) {
 	p := newPair(t, wire.Control, nil)
 	p.close()
 	o := p.osaka.options(p.net.Node("osaka"))
-	o.Admit = func(id wire.Identity, purpose wire.Purpose) error {
-		return api.Errorf(api.CodeForbidden, "%s is on holiday", id)
+	o.Admit = func(c wire.Caller) error {
+		return api.Errorf(api.CodeForbidden, "%s is on holiday", c)
 	}
 	server, err := wire.Listen(t.Context(), ":7646", o)
 	if err != nil {

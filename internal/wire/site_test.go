@@ -51,10 +51,40 @@ func (s *site) options(n wire.Network) wire.Options {
 	return wire.Options{Credential: s.cred, Trust: s.trust, Network: n, Handler: s.mux}
 }
 
+// agent is an agent of the site, with a credential that it got by a join token.
+func (s *site) agent(t testing.TB, host string) *site {
+	t.Helper()
+	m := wire.NewMemory()
+	token, err := wire.NewToken(wire.TokenJoin, s.ca.Certificate())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := s.options(m.Node("controller"))
+	o.Join = func(_ context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
+		cert, err := s.ca.SignAgent(r.Host, r.CSR)
+		return wire.JoinReply{Certificate: cert}, err
+	}
+	server, err := wire.Listen(t.Context(), "controller:1", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	cred, _, err := wire.Join(t.Context(), m.Node(host), "controller:1", token, host, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := wire.NewTrust(wire.TrustOptions{CA: cred.CA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &site{cred: cred, trust: trust, mux: http.NewServeMux()}
+}
+
 // pair is two sites' controllers and a session between them on a memory network, osaka's the listener.
 type pair struct {
 	net          *wire.Memory
 	tokyo, osaka *site
+	nagoya       *site // another peer of osaka
 	server       *wire.Server
 	s            *wire.Session // tokyo's end
 	peer         *wire.Session // osaka's end
@@ -62,8 +92,9 @@ type pair struct {
 
 func newPair(t testing.TB, purpose wire.Purpose, change func(*wire.Options)) *pair {
 	t.Helper()
-	p := &pair{net: wire.NewMemory(), tokyo: newSite(t, "tokyo"), osaka: newSite(t, "osaka")}
+	p := &pair{net: wire.NewMemory(), tokyo: newSite(t, "tokyo"), osaka: newSite(t, "osaka"), nagoya: newSite(t, "nagoya")}
 	befriend(t, p.tokyo, p.osaka)
+	befriend(t, p.nagoya, p.osaka)
 	got := make(chan *wire.Session, 1)
 	o := p.osaka.options(p.net.Node("osaka"))
 	o.OnSession = func(s *wire.Session) {

@@ -29,6 +29,7 @@ type stream struct {
 	canRead  *sync.Cond
 	canWrite *sync.Cond
 
+	refused             bool // the peer had too many; wantReset says so
 	wantOpen, wantFin   bool
 	wantReset           []byte
 	inUrgent, inReady   bool
@@ -39,6 +40,7 @@ type stream struct {
 	err                 error
 	readBy, writeBy     time.Time
 	readTick, writeTick *time.Timer
+	linger              *time.Timer // ends a closed stream whose rest the peer does not take
 
 	done    chan struct{} // closed when neither end can do anything to the other any more
 	torn    chan struct{} // closed when the stream ended by a reset or with the session
@@ -67,12 +69,46 @@ func (s *stream) tear() {
 	s.settle()
 }
 
+// receive keeps what has come until it is read. The lock is held.
+func (s *stream) receive(p []byte) {
+	if s.in.Len() == 0 {
+		s.m.spare -= s.in.Cap()
+		s.m.holding[s] = struct{}{}
+	}
+	s.in.Write(p)
+	s.m.unread += len(p)
+}
+
+// take reads what has come. An empty buffer is kept for what comes next, unless the session's idle streams keep much
+// already. The lock is held.
+func (s *stream) take(p []byte) int {
+	n, _ := s.in.Read(p)
+	s.m.unread -= n
+	if s.in.Len() == 0 {
+		delete(s.m.holding, s)
+		if s.m.spare += s.in.Cap(); s.m.spare > maxSpare {
+			s.discard()
+		}
+	}
+	return n
+}
+
+// discard throws away what has come and is not read, and the buffer. The lock is held.
+func (s *stream) discard() {
+	if s.in.Len() == 0 {
+		s.m.spare -= s.in.Cap()
+	}
+	s.m.unread -= s.in.Len()
+	delete(s.m.holding, s)
+	s.in = bytes.Buffer{}
+}
+
 // fail ends the stream without a word to the peer. The lock is held.
 func (s *stream) fail(err error) {
 	if s.err == nil {
 		s.err = err
 	}
-	s.in.Reset()
+	s.discard()
 	s.out, s.wantFin = nil, false
 	s.m.forget(s)
 	s.tear()
@@ -104,7 +140,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		case len(p) == 0:
 			return 0, nil
 		case s.in.Len() > 0:
-			n, _ := s.in.Read(p)
+			n := s.take(p)
 			s.eaten += n
 			// Granting in quarters keeps the sender going without a grant per read.
 			if s.eaten >= m.o.window/4 && !s.finRecv && m.err == nil {
@@ -183,17 +219,29 @@ func (s *stream) Close() error {
 		return nil
 	}
 	s.closed = true
-	s.in = bytes.Buffer{}
+	s.discard()
 	if s.finSent && !s.finRecv && s.err == nil && m.err == nil {
 		// Our end was sent before; the peer may be writing to nobody.
 		s.reset(api.Errorf(api.CodeUnavailable, "the other end has closed the stream"))
 	} else {
 		s.closeWrite()
+		if len(s.out) > 0 {
+			s.linger = time.AfterFunc(lingerTime, s.giveUp)
+		}
 	}
 	stopTimer(s.readTick)
 	stopTimer(s.writeTick)
 	s.settle()
 	return nil
+}
+
+// giveUp drops what a closed stream still has to send.
+func (s *stream) giveUp() {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.m.streams[s.id] == s {
+		s.reset(api.Errorf(api.CodeUnavailable, "the rest of the stream was not taken within %v", lingerTime))
+	}
 }
 
 // CloseWithError tears the stream: the peer's reads and writes fail with the reason (an api.Error if err has one).
@@ -202,10 +250,11 @@ func (s *stream) CloseWithError(err error) error {
 	if err == nil {
 		return s.Close()
 	}
+	reason := s.m.o.tell(err)
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
 	if !s.closed {
-		s.reset(asError(err))
+		s.reset(reason)
 		s.closed, s.shut = true, true
 		stopTimer(s.readTick)
 		stopTimer(s.writeTick)
@@ -253,12 +302,3 @@ func stopTimer(t *time.Timer) {
 }
 
 func expired(by time.Time) bool { return !by.IsZero() && !time.Now().Before(by) }
-
-// asError makes the api.Error that crosses out of any error.
-func asError(err error) *api.Error {
-	var e *api.Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return api.Errorf(api.CodeInternal, "%v", err)
-}

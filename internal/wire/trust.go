@@ -18,7 +18,16 @@ type Trust struct {
 	mu       sync.Mutex
 	own      *x509.Certificate
 	peers    map[string]*x509.Certificate
+	arrivals map[*arrival]struct{}
 	sessions map[*Session]struct{}
+}
+
+// arrival is a connection whose certificate is good and that is not a session yet. It is in the trust set so that a session
+// that is unwanted by now does not slip in between.
+type arrival struct {
+	peer   Identity
+	key    string
+	refuse error // why no session may come of it any more
 }
 
 // TrustOptions says what a Trust starts with.
@@ -38,7 +47,7 @@ func NewTrust(o TrustOptions) (*Trust, error) {
 	}
 	return &Trust{
 		site: site, own: o.CA, now: o.Now,
-		peers: map[string]*x509.Certificate{}, sessions: map[*Session]struct{}{},
+		peers: map[string]*x509.Certificate{}, arrivals: map[*arrival]struct{}{}, sessions: map[*Session]struct{}{},
 	}, nil
 }
 
@@ -71,15 +80,37 @@ func (t *Trust) AddPeer(ca *x509.Certificate) error {
 func (t *Trust) RemovePeer(site string) {
 	t.mu.Lock()
 	delete(t.peers, site)
+	t.mu.Unlock()
+	t.end(func(id Identity) bool { return id.Site == site && site != t.site },
+		api.Errorf(api.CodeForbidden, "peering with site %q is ended", site))
+}
+
+// Disconnect closes all sessions with an identity, whoever dialled, and tells the other end the reason (an api.Error if reason
+// has one). A connection whose handshake is under way becomes no session either. It does not keep the identity from dialling
+// again: Options.Admit does. Requests that are being handled have their context cancelled; they are not waited for.
+func (t *Trust) Disconnect(id Identity, reason error) {
+	t.end(func(other Identity) bool { return other == id }, reason)
+}
+
+func (t *Trust) end(match func(Identity) bool, reason error) {
+	t.mu.Lock()
+	for a := range t.arrivals {
+		if match(a.peer) {
+			a.refuse = reason
+		}
+	}
 	var gone []*Session
 	for s := range t.sessions {
-		if s.peer.Site == site && site != t.site {
+		if match(s.peer) {
 			gone = append(gone, s)
 		}
 	}
 	t.mu.Unlock()
 	for _, s := range gone {
-		s.CloseWithError(api.Errorf(api.CodeForbidden, "peering with site %q is ended", site))
+		s.fail(reason)
+	}
+	for _, s := range gone {
+		s.wg.Wait()
 	}
 }
 
@@ -132,13 +163,32 @@ func verifyBy(leaf, ca *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// register enters a session in the list that RemovePeer closes. The certificate is verified again under the lock: the
-// peer may have been removed between the handshake and now.
-func (t *Trust) register(s *Session, leaf *x509.Certificate) error {
+// expect verifies a certificate and enters the connection that shows it, until forget.
+func (t *Trust) expect(leaf *x509.Certificate) (*arrival, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, err := t.verify(leaf); err != nil {
-		return err
+	id, err := t.verify(leaf)
+	if err != nil {
+		return nil, err
+	}
+	a := &arrival{peer: id, key: keyOf(leaf.RawSubjectPublicKeyInfo)}
+	t.arrivals[a] = struct{}{}
+	return a, nil
+}
+
+func (t *Trust) forget(a *arrival) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.arrivals, a)
+}
+
+// register enters a session in the list that RemovePeer and Disconnect close, unless its end was asked for between the
+// handshake and now.
+func (t *Trust) register(s *Session, a *arrival) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a.refuse != nil {
+		return a.refuse
 	}
 	select {
 	case <-s.m.done: // unregister may have been here before

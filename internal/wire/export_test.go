@@ -1,0 +1,6 @@
+package wire
+
+import "net"
+
+// OpenRaw opens a stream on which nothing is said yet, for tests of peers with bad manners.
+func (s *Session) OpenRaw() (net.Conn, error) { return s.m.open() }
