@@ -39,18 +39,21 @@ func (c *Controller) importImages(ctx context.Context) error {
 
 // importImage reads an image from its source, or from content, and keeps what came of it.
 func (c *Controller) importImage(ctx context.Context, i *api.Image, content io.Reader) (*api.Image, error) {
+	release := func() {} // once the image's status names the base
+	defer func() { release() }()
 	base, err := func() (volume.Base, error) {
+		var size int64
 		if content == nil {
-			o := volume.FetchOptions{}
+			o := volume.FetchOptions{Logger: c.log}
 			if strings.HasPrefix(i.Spec.Source, "/") {
 				o.Dirs = []string{"/"} // only an admin may name a path of this machine; Create has checked it
 			}
-			r, _, err := volume.Fetch(ctx, i.Spec.Source, o)
+			r, total, err := volume.Fetch(ctx, i.Spec.Source, o)
 			if err != nil {
 				return volume.Base{}, err
 			}
 			defer r.Close()
-			content = r
+			content, size = r, total
 		}
 		want := volume.Digest("")
 		if i.Spec.Digest != "" {
@@ -59,7 +62,11 @@ func (c *Controller) importImage(ctx context.Context, i *api.Image, content io.R
 				return volume.Base{}, err
 			}
 		}
-		return c.o.Images.ImportBase(ctx, content, want, i.Spec.Format, 0)
+		b, done, err := c.o.Images.ImportBase(ctx, content, volume.Import{Digest: want, Format: i.Spec.Format, Bytes: size})
+		if err == nil {
+			release = done
+		}
+		return b, err
 	}()
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -146,10 +153,11 @@ func (c *Controller) fetchImage(ctx context.Context, digest volume.Digest) error
 	}
 	defer content.Close()
 	began := time.Now()
-	base, err := c.o.Images.ImportBase(ctx, content, digest, format, 0)
+	base, release, err := c.o.Images.ImportBase(ctx, content, volume.Import{Digest: digest, Format: format})
 	if err != nil {
 		return fmt.Errorf("image from %s: %w", home, err)
 	}
+	release() // the guest's claim or order names it
 	c.log.Info("image is here", "peer", home, "digest", digest, "bytes", base.Bytes, "seconds", time.Since(began).Seconds())
 	return nil
 }

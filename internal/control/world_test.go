@@ -376,7 +376,7 @@ func (s *site) create(o api.Object) api.Object {
 func (s *site) ready(prefix string) {
 	s.w.t.Helper()
 	s.create(&api.Owner{Meta: api.Meta{Name: "lab"}})
-	s.create(&api.Image{Meta: api.Meta{Name: "tiny"}})
+	s.create(&api.Image{Meta: api.Meta{Name: "tiny"}, Spec: api.ImageSpec{Format: "raw"}})
 	_, err := s.ctl.Upload(s.w.t.Context(), s.admin, "tiny", bytes.NewReader(s.w.image))
 	s.w.must(err)
 	s.create(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: prefix, IPv4: "10.1.0.0/24"}})
