@@ -217,6 +217,9 @@ INLINE int plan4(void *data, void *end, u32 len, u32 gso_size, const struct sett
 		return PASS_ADDRESS;
 	if (unlikely(!(s->flags & ALLOW_PRIVATE) && private4(src)))
 		return PASS_ADDRESS;
+	/* The stack drops what comes from outside with an address of the host's own. */
+	if (unlikely(is_own(s, 0, (u64)src4 << 32 | 0xffff0000)))
+		return PASS_ADDRESS;
 	sum = (u64)((u32 *)h)[0] + ((u32 *)h)[1] + ((u32 *)h)[2] + src4 + dst4;
 	if (unlikely(fold16(sum) != 0xffff))
 		return PASS_CHECKSUM;
@@ -302,6 +305,31 @@ INLINE int lookup66(const struct settings *s, u64 a, u64 b, struct found *to)
 	return r;
 }
 
+INLINE int in_pref64(const struct settings *s, u64 hi, u64 lo)
+{
+	return s->flags & HAS_PREF64 && (hi & s->mask_hi) == s->pref_hi && (lo & s->mask_lo) == s->pref_lo;
+}
+
+/* The IPv4 address under the prefix, in host order (RFC 6052 §2.2). */
+INLINE u32 extract(const struct settings *s, u64 hi, u64 lo)
+{
+	return (hi & s->high_mask) << s->up | ((lo >> s->down) & s->low_mask);
+}
+
+/* Whether a source can be nobody's: the host's own, or under the prefix one that no IPv4 packet comes from. */
+INLINE int bad_source6(const struct settings *s, u64 a, u64 b)
+{
+	u64 hi = be64(a), lo = be64(b);
+	u32 src;
+
+	if (is_own(s, a, b))
+		return 1;
+	if (!in_pref64(s, hi, lo))
+		return 0;
+	src = extract(s, hi, lo);
+	return !usable4(src) || src >> 16 == 0xa9fe;
+}
+
 INLINE int in_prefixes(const struct settings *s, u64 a, u64 b)
 {
 	u64 hi = be64(a), lo = be64(b);
@@ -354,6 +382,8 @@ INLINE int plan66(struct ip6 *h, void *l4, void *end, u32 payload, u32 gso_size,
 	}
 	if (!hit)
 		return PASS_NO_MAPPING;
+	if (unlikely(bad_source6(s, src0, src1)))
+		return PASS_ADDRESS;
 	if (unlikely(h->hop <= s->hops + 1))
 		return PASS_TTL;
 	r = transport(h->proto, PROTO_ICMPV6, l4, payload, end, gso_size);
@@ -411,7 +441,7 @@ INLINE int plan6(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	if (unlikely(40 + payload > len))
 		return PASS_MALFORMED;
 	p->bytes = 40 + payload;
-	if (!(s->flags & HAS_PREF64) || (dhi & s->mask_hi) != s->pref_hi || (dlo & s->mask_lo) != s->pref_lo)
+	if (!in_pref64(s, dhi, dlo))
 		return plan66(h, l4, end, payload, gso_size, s, p, src0, src1, dst0, dst1);
 
 	if (is_own(s, dst0, dst1))
@@ -451,10 +481,12 @@ INLINE int plan6(void *data, void *end, u32 len, u32 gso_size, const struct sett
 	/* RFC 6052 §2.2: octet 8 and what is behind the IPv4 address are zero. */
 	if (unlikely((dhi & ~s->high_mask) != s->pref_hi || (dlo & ~(s->low_mask << s->down)) != s->pref_lo))
 		return PASS_ADDRESS;
-	dst = (dhi & s->high_mask) << s->up | ((dlo >> s->down) & s->low_mask);
+	dst = extract(s, dhi, dlo);
 	if (unlikely(!usable4(src) || !usable4(dst)))
 		return PASS_ADDRESS;
 	if (unlikely(!(s->flags & ALLOW_PRIVATE) && private4(dst)))
+		return PASS_ADDRESS;
+	if (unlikely(is_own(s, src0, src1)))
 		return PASS_ADDRESS;
 	if (unlikely(h->hop <= s->hops + 1))
 		return PASS_TTL;

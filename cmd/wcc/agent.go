@@ -49,7 +49,7 @@ func runAgent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	st, err := bolt.Open(bolt.Options{Path: filepath.Join(c.DataDir, "agent.db"), Logger: log})
+	st, err := bolt.Open(bolt.Options{Path: filepath.Join(c.DataDir, "agent.db"), Logger: log, Reserve: bolt.DefaultReserve})
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func runAgent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
 		if err := os.MkdirAll(c.Libvirt.StateDir, 0o711); err != nil {
 			return fmt.Errorf("libvirt.state_dir: %w", err)
 		}
-		disks, err := volume.Open(volume.Options{Dir: c.Libvirt.StateDir, Logger: log})
+		disks, err := volume.Open(volume.Options{Dir: c.Libvirt.StateDir, Logger: log, Reserve: int64(c.Libvirt.Reserve)})
 		if err != nil {
 			return err
 		}

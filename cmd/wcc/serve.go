@@ -45,7 +45,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.W
 	if err := os.MkdirAll(site.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
-	st, err := bolt.Open(bolt.Options{Path: filepath.Join(site.DataDir, "store.db"), Logger: log})
+	st, err := bolt.Open(bolt.Options{Path: filepath.Join(site.DataDir, "store.db"), Logger: log, Reserve: bolt.DefaultReserve})
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.W
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("volumes.dir: %w", err)
 	}
-	images, err := volume.Open(volume.Options{Dir: dir, Logger: log})
+	images, err := volume.Open(volume.Options{Dir: dir, Logger: log, Reserve: int64(site.Volumes.Reserve), MaxBytes: int64(site.API.MaxUpload)})
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.W
 	controller, err := control.New(control.Options{
 		Site: site.Site, Store: st, Authority: authority, Federation: federation, Images: images, Logger: log,
 		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
-		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
+		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
 	})
 	if err != nil {
 		return err

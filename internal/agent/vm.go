@@ -95,7 +95,7 @@ func (a *Agent) remember(ctx context.Context, uid string, change func(*record) e
 	if err != nil {
 		return v, fmt.Errorf("marshal the record of VM %s: %w", uid, err)
 	}
-	if _, err := a.o.Store.Update(ctx, func(tx store.Tx) error { return tx.Put(keyVMs+uid, value) }); err != nil {
+	if _, err := a.o.Store.Update(store.Urgent(ctx), func(tx store.Tx) error { return tx.Put(keyVMs+uid, value) }); err != nil {
 		return v, fmt.Errorf("keep the record of VM %s: %w", uid, err)
 	}
 	v.record = r
@@ -125,7 +125,7 @@ func (a *Agent) SetState(ctx context.Context, s wire.HostState) error {
 	if err != nil {
 		return fmt.Errorf("marshal the orders: %w", err)
 	}
-	if _, err := a.o.Store.Update(ctx, func(tx store.Tx) error { return tx.Put(keyState, value) }); err != nil {
+	if _, err := a.o.Store.Update(store.Urgent(ctx), func(tx store.Tx) error { return tx.Put(keyState, value) }); err != nil {
 		return fmt.Errorf("keep the orders: %w", err)
 	}
 	a.mu.Lock()

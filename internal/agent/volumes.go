@@ -33,7 +33,13 @@ func (d Disks) Import(ctx context.Context, digest, format string, content io.Rea
 	if err != nil {
 		return err
 	}
-	_, err = d.Store.ImportBase(ctx, content, want, format, 0)
+	if d.Store.HasBase(want) {
+		return nil
+	}
+	_, release, err := d.Store.ImportBase(ctx, content, volume.Import{Digest: want, Format: format})
+	if err == nil {
+		release() // an order names it
+	}
 	return err
 }
 

@@ -27,6 +27,7 @@ type AgentLibvirt struct {
 	Socket   string `toml:"socket"`
 	Accel    string `toml:"accel"`     // auto, kvm or tcg
 	StateDir string `toml:"state_dir"` // disks, seeds and sockets of VMs; empty: DataDir/vms
+	Reserve  Bytes  `toml:"reserve"`   // of that disk, that new images and volumes leave free
 }
 
 // AgentCapacity limits what VMs get of the host. 0: all that is there.
@@ -47,7 +48,7 @@ func DefaultAgent() *Agent {
 	return &Agent{
 		DataDir: "/var/lib/widecloud/agent",
 		Roles:   []api.HostRole{api.RoleHypervisor},
-		Libvirt: AgentLibvirt{Socket: "/run/libvirt/libvirt-sock", Accel: "auto"},
+		Libvirt: AgentLibvirt{Socket: "/run/libvirt/libvirt-sock", Accel: "auto", Reserve: 1 << 30},
 		Map646:  AgentMap646{Control: "/run/map646.sock", Config: "/etc/map646/mappings.conf"},
 		Log:     Log{Level: "info", Format: "text"},
 	}

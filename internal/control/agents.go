@@ -207,6 +207,7 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 		c.showReportRefused(ctx, host, err)
 		return err
 	}
+	ctx = store.Urgent(ctx) // what is seen replaces what was seen; a full disk must not hide that a VM has ended
 	var tell []wire.GuestReport
 	homes := map[string]string{}
 	err := c.update(ctx, func(tx store.Tx) error {

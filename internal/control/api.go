@@ -68,6 +68,9 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 	*m = fresh
 	clearStatus(o)
 	cloud.Default(o)
+	if err := c.room(ctx); err != nil {
+		return nil, err
+	}
 	err := c.update(ctx, func(tx store.Tx) error {
 		if err := cloud.ValidateName("name", m.Name); err != nil {
 			return err
@@ -445,6 +448,9 @@ func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target 
 	}); err != nil {
 		return nil, nil, err
 	}
+	if err := c.room(ctx); err != nil {
+		return nil, nil, err
+	}
 	if dryRun {
 		reasons, err := c.checkMigration(ctx, vm, call, to)
 		return nil, reasons, err
@@ -486,7 +492,7 @@ func (c *Controller) leave(ctx context.Context, v *api.VM) ([]api.Reason, error)
 
 // Cancel is serve.Controller's.
 func (c *Controller) Cancel(ctx context.Context, p serve.Principal, job string) (*api.Job, error) {
-	j, err := change(ctx, c, job, func(tx store.Tx, j *api.Job) error {
+	j, err := change(store.Urgent(ctx), c, job, func(tx store.Tx, j *api.Job) error {
 		if !sees(p, j) {
 			return api.Errorf(api.CodeNotFound, "no job is called %q", job)
 		}

@@ -38,6 +38,8 @@ type Options struct {
 	Lease       time.Duration  // of offers that do not say; default 24 h
 	Grace       time.Duration  // of offers that do not say; default 10 min
 	JoinLife    time.Duration  // of join tokens and invitations; default 24 h
+	FetchFrom   []netip.Prefix // of no global reach, that users' URLs may lead to all the same
+	ImageKept   time.Duration  // a base image that nothing needs is removed after so long; default 1 h
 	Codec       string         // of migrations' streams; default zstd
 
 	Retry         time.Duration // between repetitions of a call that has to succeed; default 500 ms
@@ -64,6 +66,10 @@ type Controller struct {
 	work     sync.WaitGroup
 	ctx      context.Context // of Run
 
+	// Of Run's goroutine alone.
+	sweptImages time.Time
+	unusedSince map[volume.Digest]time.Time
+
 	stateMu  sync.Mutex
 	states   map[string]wire.HostState // of all hosts, as of revision statesAt
 	statesAt int64
@@ -75,7 +81,7 @@ func New(o Options) (*Controller, error) {
 		v   *time.Duration
 		def time.Duration
 	}{
-		{&o.Lease, 24 * time.Hour}, {&o.Grace, 10 * time.Minute}, {&o.JoinLife, 24 * time.Hour}, {&o.Retry, 500 * time.Millisecond},
+		{&o.Lease, 24 * time.Hour}, {&o.Grace, 10 * time.Minute}, {&o.JoinLife, 24 * time.Hour}, {&o.ImageKept, time.Hour}, {&o.Retry, 500 * time.Millisecond},
 		{&o.Resync, 2 * time.Second}, {&o.ProgressEvery, 500 * time.Millisecond},
 	} {
 		if *d.v == 0 {
@@ -91,7 +97,7 @@ func New(o Options) (*Controller, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, imports: map[string]context.CancelCauseFunc{}, changed: make(chan struct{})}
+	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, imports: map[string]context.CancelCauseFunc{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
 	c.agents, c.streams.open = newAgents(c), map[string]map[*stream]bool{}
 	c.documents()
 	return c, nil
@@ -128,7 +134,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			f    func(context.Context) error
 		}{
 			{"place VMs", c.placeVMs}, {"end VMs", c.endVMs}, {"power guests", c.powerGuests}, {"migrate", c.migrations},
-			{"sweep", c.sweep}, {"lending", c.lending}, {"documents", c.sendDocuments}, {"images", c.importImages}, {"events", c.forget},
+			{"sweep", c.sweep}, {"lending", c.lending}, {"documents", c.sendDocuments}, {"images", c.importImages}, {"unused images", c.sweepImages}, {"events", c.forget},
 		} {
 			if err := step.f(ctx); err != nil && ctx.Err() == nil {
 				c.log.Error(step.name, "err", err)
@@ -274,7 +280,7 @@ func (c *Controller) forgetEvents(ctx context.Context) error {
 	}); err != nil || len(old) < 100 {
 		return err
 	}
-	return c.update(ctx, func(tx store.Tx) error {
+	return c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		for _, key := range old {
 			if err := remove(tx, key); err != nil {
 				return err

@@ -13,7 +13,7 @@ import (
 
 // Delete is serve.Controller's.
 func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
-	err = c.update(ctx, func(tx store.Tx) error {
+	err = c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		if o, err = c.visible(tx, p, k, name); err != nil {
 			return err
 		}

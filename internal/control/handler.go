@@ -373,5 +373,5 @@ func (c *Controller) Admit(caller wire.Caller) error {
 	if caller.Role != wire.RoleAgent {
 		return nil
 	}
-	return c.update(context.Background(), func(tx store.Tx) error { return c.enrolled(tx, caller.Host, caller.Key) })
+	return c.update(store.Urgent(context.Background()), func(tx store.Tx) error { return c.enrolled(tx, caller.Host, caller.Key) })
 }

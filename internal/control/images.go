@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -70,7 +72,8 @@ func (c *Controller) importImage(ctx context.Context, i *api.Image, content io.R
 		return nil, err
 	}
 	defer done()
-	base, err := c.readImage(ctx, i, content)
+	base, release, err := c.readImage(ctx, i, content)
+	defer release() // once the image's status names the base
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, cause
 	}
@@ -126,26 +129,53 @@ func (c *Controller) endImport(uid string) {
 	}
 }
 
-func (c *Controller) readImage(ctx context.Context, i *api.Image, content io.Reader) (base volume.Base, err error) {
-	var want volume.Digest
+// readImage reads and checks an image's content. No sweep takes the base away before release is called.
+func (c *Controller) readImage(ctx context.Context, i *api.Image, content io.Reader) (base volume.Base, release func(), err error) {
+	nothing := func() {}
+	in := volume.Import{Format: i.Spec.Format}
 	if i.Spec.Digest != "" {
-		if want, err = volume.ParseDigest(i.Spec.Digest); err != nil {
-			return base, err
+		if in.Digest, err = volume.ParseDigest(i.Spec.Digest); err != nil {
+			return base, nothing, err
 		}
 	}
 	if content == nil {
-		o := volume.FetchOptions{}
+		o, err := c.fetchOptions(ctx)
+		if err != nil {
+			return base, nothing, err
+		}
 		if strings.HasPrefix(i.Spec.Source, "/") {
 			o.Dirs = []string{"/"} // only an admin may name a path of this machine; Create has checked it
 		}
-		r, _, err := volume.Fetch(ctx, i.Spec.Source, o)
+		r, size, err := volume.Fetch(ctx, i.Spec.Source, o)
 		if err != nil {
-			return base, err
+			return base, nothing, err
 		}
 		defer r.Close()
-		content = r
+		content, in.Bytes = r, size
 	}
-	return c.o.Images.ImportBase(ctx, content, want, i.Spec.Format, 0)
+	if base, release, err = c.o.Images.ImportBase(ctx, content, in); err != nil {
+		return base, nothing, err
+	}
+	return base, release, nil
+}
+
+// fetchOptions say where a user's URL may lead: to what has global reach or is named in the configuration, and not to this
+// site's own machines.
+func (c *Controller) fetchOptions(ctx context.Context) (volume.FetchOptions, error) {
+	o := volume.FetchOptions{Allow: c.o.FetchFrom, Pref64: c.o.Pref64, Logger: c.log}
+	for _, r := range c.o.Plan.Reserved {
+		o.Deny = append(o.Deny, r.Prefix)
+	}
+	err := c.view(ctx, func(tx store.Tx) error {
+		hosts, err := list[api.Host](tx)
+		for _, h := range hosts {
+			if a, err := netip.ParseAddr(h.Status.VTEP); err == nil {
+				o.Deny = append(o.Deny, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
+		return err
+	})
+	return o, err
 }
 
 // sendImage answers a request for an image that is here.
@@ -242,12 +272,62 @@ func (c *Controller) fetchImageFrom(ctx context.Context, from imageSource, diges
 		return &api.Error{Code: api.CodeRefused, Message: fmt.Sprintf("the image from %s has %d bytes, its guests' loans have room for %d", from.home, size, from.limit)}
 	}
 	began := time.Now()
-	base, err := c.o.Images.ImportBase(ctx, content, digest, format, from.limit)
+	base, release, err := c.o.Images.ImportBase(ctx, content, volume.Import{Digest: digest, Format: format, Bytes: size, Limit: from.limit})
 	if err != nil {
 		return fmt.Errorf("image from %s: %w", from.home, err)
 	}
+	release() // the guest's claim or order names it
 	c.log.Info("image is here", "peer", from.home, "digest", digest, "bytes", base.Bytes, "seconds", time.Since(began).Seconds())
 	return nil
+}
+
+// sweepImages removes base images that nothing has named for a while: of images that were deleted, and of guests that are gone.
+func (c *Controller) sweepImages(ctx context.Context) error {
+	if c.now().Sub(c.sweptImages) < c.o.ImageKept/10 {
+		return nil
+	}
+	c.sweptImages = c.now()
+	seen := map[volume.Digest]bool{}
+	removed, err := c.o.Images.Sweep(ctx, func(d volume.Digest) bool {
+		used, err := c.imageUsed(ctx, string(d))
+		if err != nil || used {
+			delete(c.unusedSince, d)
+			return true
+		}
+		seen[d] = true
+		if c.unusedSince[d].IsZero() {
+			c.unusedSince[d] = c.now()
+		}
+		return c.now().Sub(c.unusedSince[d]) < c.o.ImageKept
+	})
+	for _, d := range removed {
+		delete(seen, d)
+		c.log.Info("base image that nothing needs is removed", "digest", d)
+	}
+	maps.DeleteFunc(c.unusedSince, func(d volume.Digest, _ time.Time) bool { return !seen[d] })
+	return err
+}
+
+// imageUsed tells whether an image of ours, or a guest, needs a base image.
+func (c *Controller) imageUsed(ctx context.Context, digest string) (used bool, err error) {
+	err = c.view(ctx, func(tx store.Tx) error {
+		images, err := list[api.Image](tx)
+		if err != nil {
+			return err
+		}
+		used = slices.ContainsFunc(images, func(i *api.Image) bool { return i.Status.Digest == digest })
+		for _, prefix := range []string{prefixClaims, prefixOrders} {
+			all, err := listJSON[wire.Claim](tx, prefix)
+			if err != nil {
+				return err
+			}
+			for _, g := range all {
+				used = used || g.Order.Image == digest
+			}
+		}
+		return nil
+	})
+	return used, err
 }
 
 // fetchSlot waits for the turn to fetch from a peer.

@@ -258,7 +258,7 @@ func (c *Controller) takeLoan(ctx context.Context, d wire.Verified) (any, error)
 	if err := c.judgeLoan(d.From, b); err != nil {
 		return nil, err
 	}
-	return nil, c.update(ctx, func(tx store.Tx) error {
+	return nil, c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}
@@ -315,6 +315,9 @@ func (c *Controller) newLoan(tx store.Tx, lender string, b wire.LoanBody) (*api.
 // borrow asks a lender for a loan. The request is kept first: the loan comes before the answer does.
 func (c *Controller) borrow(ctx context.Context, lender, offer string, amount api.Resources) (name string, err error) {
 	name = "loan-" + c.shortID()
+	if err := c.room(ctx); err != nil {
+		return "", err
+	}
 	if err := c.update(ctx, func(tx store.Tx) error {
 		if _, err := get[api.Peer](tx, lender); err != nil {
 			return api.Invalidf("lender", "no peer is called %q", lender)
@@ -367,7 +370,7 @@ func (c *Controller) pruneLoans(ctx context.Context) error {
 	}); err != nil || len(old)+len(unanswered) == 0 {
 		return err
 	}
-	return c.update(ctx, func(tx store.Tx) error {
+	return c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		for _, key := range unanswered {
 			if err := remove(tx, key); err != nil {
 				return err
@@ -395,7 +398,7 @@ func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) (any, e
 	if err := d.DecodeBody(&b); err != nil {
 		return nil, err
 	}
-	if err := c.update(ctx, func(tx store.Tx) error {
+	if err := c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}
@@ -430,7 +433,7 @@ func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) (any, e
 func (c *Controller) lending(ctx context.Context) error {
 	var renew []string
 	var leave []*api.VM
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		renew, leave = renew[:0], leave[:0]
 		offers, err := c.ownOffers(tx)
 		if err != nil {

@@ -115,6 +115,9 @@ func (l local) networkReasons(tx store.Tx, n wire.NetworkOrder, home string) ([]
 // reserve keeps room for a job, and for a new VM takes it in at once.
 func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, error) {
 	var claim wire.Claim
+	if err := l.c.room(ctx); err != nil && !store.IsUrgent(ctx) {
+		return claim, err
+	}
 	err := l.c.update(ctx, func(tx store.Tx) error {
 		key := prefixClaims + call.Job
 		if call.Start {
@@ -294,7 +297,7 @@ func (l local) finish(ctx context.Context, c wire.FinishCall) error {
 		return err // an abort that a newer order has overtaken leaves nothing to put back but the room
 	}
 	l.c.o.Failpoint("target-controller.finished")
-	return l.c.update(ctx, func(tx store.Tx) error {
+	return l.c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		if err := remove(tx, prefixClaims+c.Job); err != nil {
 			return err
 		}
@@ -331,7 +334,7 @@ func (l local) confirm(ctx context.Context, c wire.FinishCall) error {
 		return err
 	}
 	l.c.o.Failpoint("source-controller.confirmed")
-	return l.c.update(ctx, func(tx store.Tx) error {
+	return l.c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		g, err := getJSON[wire.Claim](tx, prefixOrders+c.VM)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil // our own VM: its home record says where it is
@@ -406,7 +409,7 @@ func (l local) stream(ctx context.Context, host, path string, header any) (net.C
 
 // order changes what a guest is to do; only for guests.
 func (l local) order(ctx context.Context, o wire.GuestOrder) error {
-	return l.c.update(ctx, func(tx store.Tx) error {
+	return l.c.update(store.Urgent(ctx), func(tx store.Tx) error {
 		g, err := getJSON[wire.Claim](tx, prefixOrders+o.VM)
 		if errors.Is(err, store.ErrNotFound) {
 			if o.Run == wire.RunGone {

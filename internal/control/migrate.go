@@ -130,6 +130,7 @@ var errJournal = errors.New("journal")
 
 // runMigration takes the saga from the step it is at to its end, or until ctx ends.
 func (c *Controller) runMigration(ctx context.Context, m migration) {
+	ctx = store.Urgent(ctx) // it has begun, and must be able to end
 	for ctx.Err() == nil {
 		c.o.Failpoint("coordinator." + string(m.Step))
 		c.log.Debug("migration step", "job", m.Job, "vm", m.VM, "epoch", m.Epoch, "step", m.Step)
@@ -375,22 +376,26 @@ func (c *Controller) followCopy(ctx context.Context, m *migration, source end) {
 	call := wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Host: m.Source.Host}
 	tick := time.NewTicker(c.o.ProgressEvery)
 	defer tick.Stop()
+	full := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+		if err := c.o.Store.Room(ctx); errors.Is(err, store.ErrFull) != full && ctx.Err() == nil {
+			full = !full
+			c.showFull(ctx, m, full)
+		}
 		p, err := source.progress(ctx, call)
 		if err != nil {
 			continue
 		}
-		cancel := false
-		if _, err := change(ctx, c, m.Job, func(_ store.Tx, j *api.Job) error {
-			j.Status.Progress = p
-			cancel = j.Spec.Cancel
-			return nil
-		}); err != nil {
+		if full {
+			p = api.Progress{} // nothing that can be done without is written
+		}
+		cancel, err := c.keepProgress(ctx, m.Job, p)
+		if err != nil {
 			c.log.Debug("keep progress", "job", m.Job, "err", err)
 		}
 		if cancel {
@@ -398,6 +403,33 @@ func (c *Controller) followCopy(ctx context.Context, m *migration, source end) {
 				c.log.Warn("cancel at the source", "job", m.Job, "err", err)
 			}
 		}
+	}
+}
+
+// keepProgress shows how far the copying is (zero: as before), and tells whether it is to be cancelled.
+func (c *Controller) keepProgress(ctx context.Context, job string, p api.Progress) (cancel bool, err error) {
+	_, err = change(ctx, c, job, func(_ store.Tx, j *api.Job) error {
+		if p != (api.Progress{}) {
+			j.Status.Progress = p
+		}
+		cancel = j.Spec.Cancel
+		return nil
+	})
+	return cancel, err
+}
+
+// showFull says in the job that the store has no room for new work, or has it again. The migration goes on by the reserve.
+func (c *Controller) showFull(ctx context.Context, m *migration, full bool) {
+	message := ""
+	if full {
+		message = "the disk of the controller is full; the migration goes on with the room that is kept for it"
+	}
+	c.log.Warn("room for the journal of a migration", "job", m.Job, "vm", m.VM, "full", full)
+	if _, err := change(ctx, c, m.Job, func(_ store.Tx, j *api.Job) error {
+		j.Status.Message = message
+		return nil
+	}); err != nil && ctx.Err() == nil {
+		c.log.Error("show that the disk is full", "job", m.Job, "err", err)
 	}
 }
 
@@ -531,7 +563,7 @@ func (c *Controller) sweepFor(ctx context.Context, uid string) {
 }
 
 func (c *Controller) sweepOne(ctx context.Context, d debris) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(store.Urgent(ctx), 30*time.Second)
 	defer cancel()
 	var err error
 	if d.Target != nil {

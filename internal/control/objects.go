@@ -225,9 +225,22 @@ func (c *Controller) view(ctx context.Context, f func(store.Tx) error) error {
 	return c.o.Store.View(ctx, f)
 }
 
+// update runs a transaction. One of new work is refused when the store has no room for it; store.Urgent marks the others.
 func (c *Controller) update(ctx context.Context, f func(store.Tx) error) error {
 	_, err := c.o.Store.Update(ctx, f)
-	return err
+	return c.noRoom(err)
+}
+
+// room refuses new work before it begins, when the store has no room for what will follow.
+func (c *Controller) room(ctx context.Context) error { return c.noRoom(c.o.Store.Room(ctx)) }
+
+// noRoom tells a user, or a peer, that the store is full. The log has the figures.
+func (c *Controller) noRoom(err error) error {
+	if !errors.Is(err, store.ErrFull) {
+		return err
+	}
+	c.log.Error("the store is full: new work is refused", "err", err)
+	return &api.Error{Code: api.CodeUnavailable, Message: "the disk of site " + c.o.Site + "'s controller is full: nothing new can be begun until its admin makes room there"}
 }
 
 // change reads a noun, lets f change it, and writes it back in one transaction.

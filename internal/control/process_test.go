@@ -37,11 +37,11 @@ type process struct {
 
 var errDead = errors.New("the process is dead")
 
-func newProcess(t *testing.T, m *wire.Memory, node, storePath string) *process {
+func newProcess(t *testing.T, m *wire.Memory, node, storePath string, reserve int64) *process {
 	t.Helper()
 	p := &process{node: node, net: m}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	st, err := bolt.Open(bolt.Options{Path: storePath, NoSync: true, History: 2000})
+	st, err := bolt.Open(bolt.Options{Path: storePath, NoSync: true, History: 2000, Reserve: reserve})
 	if err != nil {
 		t.Fatal(err)
 	}

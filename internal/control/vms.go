@@ -240,6 +240,7 @@ func (c *Controller) serviceAddresses(tx store.Tx, name string) error {
 // endVMs removes VMs whose deletion was accepted: those without a place at once, those elsewhere by asking their lender,
 // those here when their agent says that they are gone.
 func (c *Controller) endVMs(ctx context.Context) error {
+	ctx = store.Urgent(ctx)
 	var remote []*api.VM
 	if err := c.update(ctx, func(tx store.Tx) error {
 		remote = remote[:0]

@@ -35,14 +35,15 @@ var verbose = flag.Bool("widecloud.log", false, "log what the federation does")
 // world is a whole federation in one process and one testing/synctest bubble: real controllers, agents, stores and TLS
 // sessions; a network, hypervisors and disks in memory, whose faults the tests order.
 type world struct {
-	t     *testing.T
-	dir   string
-	log   *slog.Logger
-	net   *wire.Memory
-	fake  *fake.World
-	sites map[string]*site
-	image []byte     // what VMs are made of
-	plan  cloud.Plan // the address plan of every site
+	t       *testing.T
+	dir     string
+	log     *slog.Logger
+	net     *wire.Memory
+	fake    *fake.World
+	sites   map[string]*site
+	image   []byte     // what VMs are made of
+	plan    cloud.Plan // the address plan of every site
+	reserve int64
 
 	mu    sync.Mutex
 	armed map[string]func() // "NODE NAME" of a failpoint -> what happens there, once
@@ -57,6 +58,7 @@ type options struct {
 	copyTime time.Duration
 	capacity api.Resources
 	cpus     map[string]api.CPU // of the hosts of a site that are not like all others
+	reserve  int64              // of the controllers' stores, bytes; 0: none
 }
 
 // site is a controller's machine: what is left of it when the process is dead.
@@ -109,6 +111,7 @@ func newWorld(t *testing.T, o options) *world {
 	if *verbose {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
+	w.reserve = o.reserve
 	w.image = make([]byte, 64<<10)
 	copy(w.image, "a disk that boots")
 	for i, name := range o.sites {
@@ -211,7 +214,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	w := s.w
 	w.t.Helper()
 	s.kill()
-	p := newProcess(w.t, w.net, s.name, filepath.Join(s.dir, "store.db"))
+	p := newProcess(w.t, w.net, s.name, filepath.Join(s.dir, "store.db"), w.reserve)
 	log := w.log.With("site", s.name)
 	var st store.Store = storeGrip{p.store, grip{p}}
 	if wrap != nil {
@@ -326,7 +329,7 @@ func (h *host) startWith(wrap func(store.Store) store.Store, roles ...api.HostRo
 	w := h.site.w
 	w.t.Helper()
 	h.kill()
-	p := newProcess(w.t, w.net, h.node(), filepath.Join(h.site.dir, h.name+".db"))
+	p := newProcess(w.t, w.net, h.node(), filepath.Join(h.site.dir, h.name+".db"), 0)
 	log := w.log.With("host", h.node())
 	trust, err := wire.NewTrust(wire.TrustOptions{CA: h.cred.CA})
 	w.must(err)
@@ -436,7 +439,7 @@ func (s *site) create(o api.Object) api.Object {
 func (s *site) ready(prefix string) {
 	s.w.t.Helper()
 	s.create(&api.Owner{Meta: api.Meta{Name: "lab"}})
-	s.create(&api.Image{Meta: api.Meta{Name: "tiny"}})
+	s.create(&api.Image{Meta: api.Meta{Name: "tiny"}, Spec: api.ImageSpec{Format: "raw"}})
 	_, err := s.ctl.Upload(s.w.t.Context(), s.admin, "tiny", bytes.NewReader(s.w.image))
 	s.w.must(err)
 	s.create(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: prefix, IPv4: "10.1.0.0/24"}})

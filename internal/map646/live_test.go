@@ -409,6 +409,54 @@ func (w *world) fetch(ns, url string) string {
 	return string(b)
 }
 
+// TestClaimedSources: what comes with a source that nobody else can have, the node's own or under the prefix one that no IPv4 packet
+// comes from, reaches no machine by either path; what is sent behind it does.
+func TestClaimedSources(t *testing.T) {
+	w := small(t)
+	_, _, socket := w.translator("gw", withFast(conf, bpffs(t)+"/p"))
+	var in net.PacketConn
+	w.must(w.ns["server"].Do(func() (err error) {
+		in, err = net.ListenPacket("udp", "[::]:9000")
+		return err
+	}))
+	defer in.Close()
+	send := func(source, to, text string) {
+		t.Helper()
+		var out net.Conn
+		w.must(w.ns["router"].Do(func() (err error) {
+			out, err = (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(source)}}).Dial("udp", to)
+			return err
+		}))
+		defer out.Close()
+		if _, err := out.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, fast := range []bool{true, false} {
+		var s any
+		w.must(w.ask(socket, fmt.Sprintf("fast?on=%t", fast), "", &s))
+		for _, c := range []struct{ source, honest, to string }{
+			{"203.0.113.254", "192.0.2.1", "203.0.113.10:9000"},
+			{"2001:db8:64::127.0.0.1", "2001:db8:1::1", "[2001:db8:f::10]:9000"},
+			{"2001:db8:64::224.0.0.1", "2001:db8:1::1", "[2001:db8:f::10]:9000"},
+			{"2001:db8:64::169.254.169.254", "2001:db8:1::1", "[2001:db8:f::10]:9000"},
+			{"2001:db8:64::255.255.255.255", "2001:db8:1::1", "[2001:db8:f::10]:9000"},
+		} {
+			own := netip.MustParseAddr(c.source)
+			w.must(w.ns["router"].AddAddr("lo", netip.PrefixFrom(own, own.BitLen())))
+			send(c.source, c.to, "claimed from "+c.source)
+			send(c.honest, c.to, "honest")
+			b := make([]byte, 100)
+			w.must(in.SetReadDeadline(time.Now().Add(10 * time.Second)))
+			n, _, err := in.ReadFrom(b)
+			if err != nil || string(b[:n]) != "honest" {
+				t.Errorf("fast path %t: the server received %q, %v", fast, b[:n], err)
+			}
+			w.must(w.ns["router"].DelAddr("lo", netip.PrefixFrom(own, own.BitLen())))
+		}
+	}
+}
+
 // FuzzChanges: no text makes the reader of changes panic.
 func FuzzChanges(f *testing.F) {
 	f.Add("add 203.0.113.1 2001:db8::1\nremove 203.0.113.0/24 # gone\nreplace 2001:db8::1 2001:db8::2")

@@ -66,7 +66,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	wantNoSpace(t, s.Room(ctx, free+1))
 
-	_, err = s.ImportBase(ctx, bytes.NewReader(noise(6*mib)), "", "", 0)
+	_, err = imported(ctx, s, bytes.NewReader(noise(6*mib)), volume.Import{Format: "raw"})
 	wantNoSpace(t, err)
 	unchanged()
 	if now, _ := s.Free(ctx); now != free {
@@ -125,7 +125,7 @@ func TestKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.ImportBase(context.Background(), os.Stdin, "", "", 0)
+		_, err = imported(context.Background(), s, os.Stdin, volume.Import{Format: "raw"})
 		t.Fatalf("the import ended: %v", err)
 	}
 	dir := t.TempDir()

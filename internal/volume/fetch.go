@@ -2,9 +2,11 @@ package volume
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -23,15 +25,20 @@ import (
 type FetchOptions struct {
 	// Dirs are the directories under which a path may lie; symbolic links do not lead out of them. None: no paths.
 	Dirs []string
-	// Permit says whether an address may be connected to; it is asked after name resolution and at every redirect. nil:
-	// all but loopback, link-local, multicast and unspecified ones.
-	Permit func(netip.Addr) bool
+	// Public addresses may be connected to, and those of Allow; never those of Deny, which wins. Each connection is judged,
+	// after name resolution and at every redirect. Loopback, private, shared, link-local and other addresses that are not
+	// public are refused, and IPv6 addresses that a translator or a tunnel turns into a refused IPv4 address.
+	Allow, Deny []netip.Prefix
+	Pref64      netip.Prefix // of the site's translators (RFC 6052), beside 64:ff9b::/96; the zero Prefix: none
 	// Limit is the most bytes to take; 0: no limit.
 	Limit int64
 	// Stall is the longest wait for the next byte, the first included; 0: a minute.
 	Stall time.Duration
 	// Progress is told after each read how many bytes have come and how many will; total is -1 where unknown. It must be quick.
 	Progress func(done, total int64)
+	// Logger is told what the user is not: why a source could not be read, in the words of the server or of this machine's
+	// network. nil: nobody.
+	Logger *slog.Logger
 }
 
 const (
@@ -44,12 +51,13 @@ var errStalled = errors.New("no byte came for too long")
 // Fetch opens a source: an http or https URL, or the absolute path of a regular file. It returns the number of bytes that will
 // come, -1 where unknown. ctx bounds the reading, too. What the user should mend is an *api.Error, code invalid, that names
 // spec.source; what may be better later has code unavailable. More bytes than the limit, and a stall, are errors of Read.
+// No error has words of the server in it, nor anything of this machine's network.
 func Fetch(ctx context.Context, source string, o FetchOptions) (io.ReadCloser, int64, error) {
 	if o.Stall <= 0 {
 		o.Stall = defaultStall
 	}
-	if o.Permit == nil {
-		o.Permit = permitted
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	var body io.ReadCloser
 	var total int64
@@ -61,7 +69,7 @@ func Fetch(ctx context.Context, source string, o FetchOptions) (io.ReadCloser, i
 	case strings.HasPrefix(source, "/"):
 		body, total, err = openPath(source, o.Dirs)
 	case uerr == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
-		body, total, err = get(ctx, u, o.Permit)
+		body, total, err = get(ctx, u, &o)
 	default:
 		err = api.Invalidf("spec.source", "%q is neither an http(s) URL nor an absolute path", clip(source))
 	}
@@ -77,11 +85,6 @@ func Fetch(ctx context.Context, source string, o FetchOptions) (io.ReadCloser, i
 	}
 	f.body, f.total = body, total
 	return f, total, nil
-}
-
-// permitted leaves out what only this machine and its link can reach, the clouds' metadata services among it.
-func permitted(a netip.Addr) bool {
-	return !(a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified())
 }
 
 func openPath(path string, dirs []string) (io.ReadCloser, int64, error) {
@@ -112,28 +115,33 @@ func openPath(path string, dirs []string) (io.ReadCloser, int64, error) {
 	return nil, 0, refused
 }
 
-func get(ctx context.Context, u *url.URL, permit func(netip.Addr) bool) (io.ReadCloser, int64, error) {
+func get(ctx context.Context, u *url.URL, o *FetchOptions) (io.ReadCloser, int64, error) {
 	dialer := &net.Dialer{Timeout: 15 * time.Second, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		ap, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
 		}
-		if !permit(ap.Addr().Unmap()) {
-			return api.Invalidf("spec.source", "address %s may not be fetched from", ap.Addr())
+		if !o.permits(ap.Addr()) {
+			o.Logger.Warn("refused to fetch an image", "address", ap.Addr())
+			return api.Invalidf("spec.source",
+				"its address may not be fetched from (it is private, reserved or the site's own); upload the image, or ask the site's admin to permit the address")
 		}
 		return nil
 	}}
-	// No proxy: it would connect for us to addresses that permit was never asked about. No transparent decompression: the
+	// No proxy: it would connect for us to addresses that nobody has judged. No transparent decompression: the
 	// digest is of the bytes as they are served. One request, so no connection is kept.
 	client := &http.Client{
-		Transport: &http.Transport{DialContext: dialer.DialContext, TLSHandshakeTimeout: 15 * time.Second,
+		// With our context: net/http would go on with a connection that nobody waits for any more.
+		Transport: &http.Transport{DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, address)
+		}, TLSHandshakeTimeout: 15 * time.Second,
 			DisableCompression: true, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) > maxRedirects {
 				return api.Invalidf("spec.source", "more than %d redirects", maxRedirects)
 			}
 			if r.URL.Scheme != "http" && r.URL.Scheme != "https" {
-				return api.Invalidf("spec.source", "redirected to %q, which is no http(s) URL", clip(r.URL.Scheme))
+				return api.Invalidf("spec.source", "redirected to what is no http(s) URL")
 			}
 			if via[0].URL.Scheme == "https" && r.URL.Scheme == "http" {
 				return api.Invalidf("spec.source", "redirected from https to http")
@@ -151,7 +159,7 @@ func get(ctx context.Context, u *url.URL, permit func(netip.Addr) bool) (io.Read
 	}
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
-		e := api.Invalidf("spec.source", "the server answered %s", clip(resp.Status))
+		e := api.Invalidf("spec.source", "the server answered %d, want %d", resp.StatusCode, http.StatusOK)
 		if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
 			e.Code = api.CodeUnavailable
 		}
@@ -208,5 +216,34 @@ func (f *fetched) reason(err error) error {
 	case f.ctx.Err() != nil:
 		return fmt.Errorf("fetch image: %w", context.Cause(f.ctx))
 	}
-	return &api.Error{Code: api.CodeUnavailable, Field: "spec.source", Message: fmt.Sprintf("fetch image: %v", err)}
+	f.o.Logger.Warn("could not fetch an image", "err", err)
+	return &api.Error{Code: api.CodeUnavailable, Field: "spec.source", Message: "fetch image: " + explain(err)}
+}
+
+// explain says in our words what kind an error is. Its own may be the server's (a status line, a header, a certificate's names),
+// or tell a user about this machine's network (a resolver's address, where a name or a redirect leads).
+func explain(err error) string {
+	var dns *net.DNSError
+	var cert *tls.CertificateVerificationError
+	var path *os.PathError
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "the host's name does not exist"
+	case errors.As(err, &dns):
+		return "the host's name could not be resolved; try again later"
+	case errors.As(err, &cert):
+		return "the server's certificate is not valid for this host, or not from a known authority"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "the server refuses connections"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "the server cannot be reached"
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "the server cut the transfer off"
+	case errors.As(err, &path):
+		return "the file could not be read"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "the server does not answer"
+	}
+	return "the server does not speak HTTP or TLS as it should"
 }

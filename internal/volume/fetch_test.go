@@ -23,7 +23,8 @@ import (
 	"widecloud/internal/volume"
 )
 
-func anywhere(netip.Addr) bool { return true }
+// here permits the servers of the tests.
+var here = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
 func TestFetch(t *testing.T) {
 	content := noise(3 * mib)
@@ -116,23 +117,23 @@ func TestFetch(t *testing.T) {
 		total  int64    // when it succeeds
 		code   api.Code // when it does not
 	}{
-		"url":                      {srv.URL + "/image", volume.FetchOptions{Permit: anywhere}, 3 * mib, ""},
-		"url in capitals":          {strings.Replace(srv.URL, "http", "HTTP", 1) + "/image", volume.FetchOptions{Permit: anywhere}, 3 * mib, ""},
-		"chunked":                  {srv.URL + "/chunked", volume.FetchOptions{Permit: anywhere}, -1, ""},
-		"server that compresses":   {srv.URL + "/gzip", volume.FetchOptions{Permit: anywhere}, -1, ""},
-		"three redirects":          {srv.URL + "/redirect/ab", volume.FetchOptions{Permit: anywhere}, 3 * mib, ""},
-		"four redirects":           {srv.URL + "/redirect/abc", volume.FetchOptions{Permit: anywhere}, 0, api.CodeInvalid},
-		"redirect to a file":       {srv.URL + "/to-file", volume.FetchOptions{Permit: anywhere}, 0, api.CodeInvalid},
-		"not found":                {srv.URL + "/nothing", volume.FetchOptions{Permit: anywhere}, 0, api.CodeInvalid},
-		"server error":             {srv.URL + "/broken", volume.FetchOptions{Permit: anywhere}, 0, api.CodeUnavailable},
-		"partial answer":           {srv.URL + "/partial", volume.FetchOptions{Permit: anywhere}, 0, api.CodeInvalid},
-		"cut off":                  {srv.URL + "/cut", volume.FetchOptions{Permit: anywhere}, 0, api.CodeUnavailable},
-		"stall before the answer":  {srv.URL + "/stall-head", volume.FetchOptions{Permit: anywhere, Stall: 50 * time.Millisecond}, 0, api.CodeUnavailable},
-		"stall in the body":        {srv.URL + "/stall-body", volume.FetchOptions{Permit: anywhere, Stall: 50 * time.Millisecond}, 0, api.CodeUnavailable},
-		"too large, said so":       {srv.URL + "/image", volume.FetchOptions{Permit: anywhere, Limit: limit / 2}, 0, api.CodeInvalid},
-		"too large, not said so":   {srv.URL + "/chunked", volume.FetchOptions{Permit: anywhere, Limit: limit / 2}, 0, api.CodeInvalid},
-		"nobody listens":           {"http://" + nobody + "/", volume.FetchOptions{Permit: anywhere}, 0, api.CodeUnavailable},
-		"certificate unknown":      {tlsSrv.URL + "/image", volume.FetchOptions{Permit: anywhere}, 0, api.CodeUnavailable},
+		"url":                      {srv.URL + "/image", volume.FetchOptions{Allow: here}, 3 * mib, ""},
+		"url in capitals":          {strings.Replace(srv.URL, "http", "HTTP", 1) + "/image", volume.FetchOptions{Allow: here}, 3 * mib, ""},
+		"chunked":                  {srv.URL + "/chunked", volume.FetchOptions{Allow: here}, -1, ""},
+		"server that compresses":   {srv.URL + "/gzip", volume.FetchOptions{Allow: here}, -1, ""},
+		"three redirects":          {srv.URL + "/redirect/ab", volume.FetchOptions{Allow: here}, 3 * mib, ""},
+		"four redirects":           {srv.URL + "/redirect/abc", volume.FetchOptions{Allow: here}, 0, api.CodeInvalid},
+		"redirect to a file":       {srv.URL + "/to-file", volume.FetchOptions{Allow: here}, 0, api.CodeInvalid},
+		"not found":                {srv.URL + "/nothing", volume.FetchOptions{Allow: here}, 0, api.CodeInvalid},
+		"server error":             {srv.URL + "/broken", volume.FetchOptions{Allow: here}, 0, api.CodeUnavailable},
+		"partial answer":           {srv.URL + "/partial", volume.FetchOptions{Allow: here}, 0, api.CodeInvalid},
+		"cut off":                  {srv.URL + "/cut", volume.FetchOptions{Allow: here}, 0, api.CodeUnavailable},
+		"stall before the answer":  {srv.URL + "/stall-head", volume.FetchOptions{Allow: here, Stall: 50 * time.Millisecond}, 0, api.CodeUnavailable},
+		"stall in the body":        {srv.URL + "/stall-body", volume.FetchOptions{Allow: here, Stall: 50 * time.Millisecond}, 0, api.CodeUnavailable},
+		"too large, said so":       {srv.URL + "/image", volume.FetchOptions{Allow: here, Limit: limit / 2}, 0, api.CodeInvalid},
+		"too large, not said so":   {srv.URL + "/chunked", volume.FetchOptions{Allow: here, Limit: limit / 2}, 0, api.CodeInvalid},
+		"nobody listens":           {"http://" + nobody + "/", volume.FetchOptions{Allow: here}, 0, api.CodeUnavailable},
+		"certificate unknown":      {tlsSrv.URL + "/image", volume.FetchOptions{Allow: here}, 0, api.CodeUnavailable},
 		"loopback":                 {srv.URL + "/image", volume.FetchOptions{}, 0, api.CodeInvalid},
 		"loopback by name":         {fmt.Sprintf("http://localhost:%d/image", port), volume.FetchOptions{}, 0, api.CodeInvalid},
 		"loopback mapped":          {fmt.Sprintf("http://[::ffff:127.0.0.1]:%d/image", port), volume.FetchOptions{}, 0, api.CodeInvalid},
@@ -189,7 +190,7 @@ func TestFetch(t *testing.T) {
 
 	t.Run("cancelled in the body", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
-		r, _, err := volume.Fetch(ctx, srv.URL+"/stall-body", volume.FetchOptions{Permit: anywhere})
+		r, _, err := volume.Fetch(ctx, srv.URL+"/stall-body", volume.FetchOptions{Allow: here})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -207,11 +208,11 @@ func TestFetch(t *testing.T) {
 		d := t.TempDir()
 		s := open(t, d)
 		before := tree(t, d)
-		r, _, err := volume.Fetch(context.Background(), srv.URL+"/cut", volume.FetchOptions{Permit: anywhere})
+		r, _, err := volume.Fetch(context.Background(), srv.URL+"/cut", volume.FetchOptions{Allow: here})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.ImportBase(context.Background(), r, "", "", 0)
+		_, err = imported(context.Background(), s, r, volume.Import{Format: "raw"})
 		r.Close()
 		if !errors.Is(err, &api.Error{Code: api.CodeUnavailable, Field: "spec.source"}) {
 			t.Errorf("a body that is cut off: %v", err)
@@ -219,12 +220,12 @@ func TestFetch(t *testing.T) {
 		if after := tree(t, d); len(after) != len(before) {
 			t.Errorf("left behind: %v", after)
 		}
-		r, _, err = volume.Fetch(context.Background(), srv.URL+"/image", volume.FetchOptions{Permit: anywhere})
+		r, _, err = volume.Fetch(context.Background(), srv.URL+"/image", volume.FetchOptions{Allow: here})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		if b, err := s.ImportBase(context.Background(), r, digest(content), "raw", limit); err != nil || b.Bytes != 3*mib {
+		if b, err := imported(context.Background(), s, r, volume.Import{Digest: digest(content), Format: "raw", Limit: limit}); err != nil || b.Bytes != 3*mib {
 			t.Errorf("%+v, %v", b, err)
 		}
 	})

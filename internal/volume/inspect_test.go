@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -119,6 +120,7 @@ func TestHostileImages(t *testing.T) {
 		"backing file by hand":         {backed("/etc/passwd"), "qcow2", "spec.source", "the image has a backing file"},
 		"backing file json":            {backed(`json:{"driver":"raw","file":{"driver":"file","filename":"/etc/shadow"}}`), "", "spec.source", "the image has a backing file"},
 		"backing file nbd":             {backed("nbd:192.0.2.1:10809"), "", "spec.source", "the image has a backing file"},
+		"backing file of a terminal":   {backed("\x1b]0;evil\a\x9b31m"), "", "spec.source", "the image has a backing file"},
 		"backing name beyond cluster":  {patched(both(put64(8, 1<<40), put32(16, 10))), "", "spec.source", "is not within the first cluster"},
 		"backing name over its end":    {patched(both(put64(8, 65530), put32(16, 10))), "", "spec.source", "is not within the first cluster"},
 		"backing name in the header":   {patched(both(put64(8, 8), put32(16, 10))), "", "spec.source", "is not within the first cluster"},
@@ -203,12 +205,15 @@ func TestHostileImages(t *testing.T) {
 		"tar":                          {magic(257, "ustar\x0000"), "", "spec.source", "the file is a tar archive"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := s.ImportBase(context.Background(), bytes.NewReader(tc.image), "", tc.format, 0)
+			_, err := imported(context.Background(), s, bytes.NewReader(tc.image), volume.Import{Format: tc.format})
 			if !errors.Is(err, &api.Error{Code: api.CodeInvalid, Field: tc.field}) {
 				t.Errorf("error is %v, want one of field %s", err, tc.field)
 			}
 			if err != nil && !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("error is %q, want it to say %q", err, tc.says)
+			}
+			if err != nil && strings.ContainsFunc(err.Error(), unicode.IsControl) {
+				t.Errorf("control characters reach the user: %q", err)
 			}
 			if d := cmp.Diff(before, tree(t, dir)); d != "" {
 				t.Errorf("the directory changed (-before +after):\n%s", d)

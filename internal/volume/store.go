@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"widecloud/api"
 	"widecloud/internal/volume/seed"
@@ -23,19 +24,23 @@ import (
 var (
 	ErrNoSpace  = errors.New("no space left")         // always a *NoSpaceError
 	ErrNotFound = errors.New("not in the directory")  // no such base or volume
-	ErrInUse    = errors.New("in use")                // a base with volumes over it, a directory that another process has open
+	ErrInUse    = errors.New("in use")                // a directory that another process has open
 	errQemuImg  = errors.New("qemu-img did not work") // the tool itself, not the image
 )
 
 // NoSpaceError is ErrNoSpace with its figures.
 type NoSpaceError struct {
 	Dir  string
-	Need int64 // bytes that were wanted; of an import, those that had come when the disk was full
+	Need int64 // bytes that were wanted; of an import, all that were announced, or the next piece
 	Free int64 // bytes that there are
+	Kept int64 // of them, those that are kept in reserve
 }
 
 // Error gives the figures.
 func (e *NoSpaceError) Error() string {
+	if e.Kept > 0 {
+		return fmt.Sprintf("no space left in %s: %d bytes needed, %d free, %d of them kept in reserve", e.Dir, e.Need, e.Free, min(e.Kept, e.Free))
+	}
 	return fmt.Sprintf("no space left in %s: %d bytes needed, %d free", e.Dir, e.Need, e.Free)
 }
 
@@ -90,6 +95,8 @@ type Options struct {
 	Logger          *slog.Logger // nil: silent
 	QemuImg         string       // the program; empty: qemu-img, from PATH
 	MaxVirtualBytes int64        // largest disk of a base or volume; 0: 8 TiB
+	MaxBytes        int64        // largest file of a base; 0: no limit but the disk's
+	Reserve         int64        // bytes of the disk that imports and new volumes leave free for others; 0: none
 }
 
 const defaultMaxVirtual = 8 << 40
@@ -102,8 +109,11 @@ type Store struct {
 	maxVirt int64
 	lock    *os.File
 
+	maxBytes, reserve int64
+
 	// mu is held while a name appears or goes, so that a base cannot go between the check of a Create and its rename.
-	mu sync.RWMutex
+	mu   sync.RWMutex
+	held map[Digest]int // bases that Sweep leaves alone, and how many want it
 }
 
 // The directories of a Store. tmp holds what is not visible yet.
@@ -124,7 +134,8 @@ func Open(o Options) (*Store, error) {
 	if !dirSyntax.MatchString(o.Dir) {
 		return nil, fmt.Errorf("open volume directory %q: want an absolute path of letters, digits and ._/+@-", o.Dir)
 	}
-	s := &Store{dir: filepath.Clean(o.Dir), log: o.Logger, qemuImg: o.QemuImg, maxVirt: o.MaxVirtualBytes}
+	s := &Store{dir: filepath.Clean(o.Dir), log: o.Logger, qemuImg: o.QemuImg, maxVirt: o.MaxVirtualBytes,
+		maxBytes: o.MaxBytes, reserve: o.Reserve, held: map[Digest]int{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -193,7 +204,7 @@ func (s *Store) Close() error {
 	return errors.Join(unlocked, s.lock.Close())
 }
 
-// Free is the number of bytes that there is room for.
+// Free is the number of free bytes of the disk, the reserve included.
 func (s *Store) Free(ctx context.Context) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -205,15 +216,15 @@ func (s *Store) Free(ctx context.Context) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// Room is nil when there is room for need bytes, and else a *NoSpaceError. It reserves nothing: it is for refusing
-// before the first byte what cannot end well.
+// Room is nil when there is room for need bytes beside the reserve, and else a *NoSpaceError. It reserves nothing: it is for
+// refusing before the first byte what cannot end well.
 func (s *Store) Room(ctx context.Context, need int64) error {
 	free, err := s.Free(ctx)
 	if err != nil {
 		return err
 	}
-	if need > free {
-		return &NoSpaceError{Dir: s.dir, Need: need, Free: free}
+	if need > free-s.reserve {
+		return &NoSpaceError{Dir: s.dir, Need: need, Free: free, Kept: s.reserve}
 	}
 	return nil
 }
@@ -275,7 +286,7 @@ func (s *Store) full(err error, need int64) error {
 	if ferr != nil {
 		return errors.Join(err, ferr)
 	}
-	return &NoSpaceError{Dir: s.dir, Need: need, Free: free}
+	return &NoSpaceError{Dir: s.dir, Need: need, Free: free, Kept: s.reserve}
 }
 
 func syncDir(dir string) error {
@@ -306,6 +317,16 @@ func clip(s string) string {
 		return s[:80] + "..."
 	}
 	return s
+}
+
+// plain makes words that are not ours fit for a user's terminal.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
+			return r
+		}
+		return '?'
+	}, clip(s))
 }
 
 // qemuImgTime is the longest that qemu-img may take for reading a header or making an empty overlay; far more than either

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -101,11 +100,34 @@ func tree(t *testing.T, dir string) map[string]string {
 
 func importBytes(t *testing.T, s *volume.Store, b []byte) volume.Base {
 	t.Helper()
-	base, err := s.ImportBase(context.Background(), bytes.NewReader(b), "", "", 0)
+	format := "raw"
+	if bytes.HasPrefix(b, []byte("QFI\xfb")) {
+		format = "qcow2"
+	}
+	base, err := imported(context.Background(), s, bytes.NewReader(b), volume.Import{Format: format})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return base
+}
+
+// imported imports a base and lets it go, as one that is used already.
+func imported(ctx context.Context, s *volume.Store, r io.Reader, i volume.Import) (volume.Base, error) {
+	b, release, err := s.ImportBase(ctx, r, i)
+	if err == nil {
+		release()
+	}
+	return b, err
+}
+
+// sweep removes the bases that no volume is over.
+func sweep(t *testing.T, s *volume.Store) (removed []volume.Digest) {
+	t.Helper()
+	removed, err := s.Sweep(context.Background(), func(volume.Digest) bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return removed
 }
 
 func TestBaseKeepsItsBytes(t *testing.T) {
@@ -131,7 +153,9 @@ func TestBaseKeepsItsBytes(t *testing.T) {
 			s := open(t, dir)
 			want := volume.Base{Digest: digest(tc.bytes), Format: tc.format, Bytes: int64(len(tc.bytes)), VirtualBytes: tc.virtual}
 			want.Path = filepath.Join(dir, "base", string(want.Digest[7:])+"."+string(tc.format))
-			got, err := s.ImportBase(context.Background(), bytes.NewReader(tc.bytes), want.Digest, string(tc.format), int64(len(tc.bytes)))
+			size := int64(len(tc.bytes))
+			imp := volume.Import{Digest: want.Digest, Format: string(tc.format), Bytes: size, Limit: size}
+			got, err := imported(context.Background(), s, bytes.NewReader(tc.bytes), imp)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,8 +174,8 @@ func TestBaseKeepsItsBytes(t *testing.T) {
 			if sent, err := io.ReadAll(f); err != nil || !bytes.Equal(sent, tc.bytes) || b.Bytes != int64(len(sent)) {
 				t.Fatalf("OpenBase gives other bytes than were imported (%d, %v)", len(sent), err)
 			}
-			// Once more, from a reader that fails when it is read: nothing to do.
-			again, err := s.ImportBase(context.Background(), iotestErr{}, want.Digest, "", 0)
+			// Once more: read again, and the same.
+			again, err := imported(context.Background(), s, bytes.NewReader(tc.bytes), imp)
 			if err != nil || again != want {
 				t.Fatalf("a second import: %+v, %v", again, err)
 			}
@@ -166,10 +190,6 @@ func TestBaseKeepsItsBytes(t *testing.T) {
 		})
 	}
 }
-
-type iotestErr struct{}
-
-func (iotestErr) Read([]byte) (int, error) { return 0, errors.New("was read") }
 
 func TestImportTakesHolesForZeros(t *testing.T) {
 	s := open(t, t.TempDir())
@@ -199,7 +219,7 @@ func (b brokenAfter) Read(p []byte) (int, error) {
 
 func TestImportRefusals(t *testing.T) {
 	dir := t.TempDir()
-	s, err := volume.Open(volume.Options{Dir: dir, MaxVirtualBytes: 64 * mib})
+	s, err := volume.Open(volume.Options{Dir: dir, MaxVirtualBytes: 64 * mib, MaxBytes: 32 * mib})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,17 +237,26 @@ func TestImportRefusals(t *testing.T) {
 		want   volume.Digest
 		format string
 		limit  int64
+		bytes  int64  // announced
 		field  string // of an *api.Error
 		is     error
 	}{
-		"wrong digest":           {r: bytes.NewReader(raw), want: digest([]byte("other")), field: "spec.digest"},
+		"wrong digest":           {r: bytes.NewReader(raw), format: "raw", want: digest([]byte("other")), field: "spec.digest"},
 		"digest with a path":     {r: bytes.NewReader(raw), want: "sha256:../../etc/passwd", field: "spec.digest"},
 		"digest in capitals":     {r: bytes.NewReader(raw), want: volume.Digest(bytes.ToUpper([]byte(digest(raw)))), field: "spec.digest"},
 		"digest of another kind": {r: bytes.NewReader(raw), want: "md5:d41d8cd98f00b204e9800998ecf8427e", field: "spec.digest"},
 		"unknown format":         {r: bytes.NewReader(raw), format: "vmdk", field: "spec.format"},
 		"raw that is qcow2":      {r: bytes.NewReader(qcow2(t)), format: "raw", field: "spec.format"},
 		"qcow2 that is raw":      {r: bytes.NewReader(raw), format: "qcow2", field: "spec.format"},
-		"larger than the limit":  {r: bytes.NewReader(raw), limit: mib - 1, field: "spec.source"},
+		"raw undeclared":         {r: bytes.NewReader(raw), field: "spec.format"},
+		"one sector of anything": {r: bytes.NewReader(raw[:512]), field: "spec.format"},
+		"larger than the limit":  {r: bytes.NewReader(raw), format: "raw", limit: mib - 1, field: "spec.source"},
+		"larger than any may be": {r: bytes.NewReader(noise(33 * mib)), format: "raw", field: "spec.source"},
+		"announced too large":    {r: unread{t}, format: "raw", bytes: 33 * mib, field: "spec.source"},
+		"announced over a limit": {r: unread{t}, format: "raw", bytes: mib, limit: mib - 1, field: "spec.source"},
+		"announced for no disk":  {r: unread{t}, format: "raw", bytes: 1 << 62, limit: 1 << 62, field: "spec.source"},
+		"more than announced":    {r: bytes.NewReader(raw), format: "raw", bytes: mib - 1, field: "spec.source"},
+		"less than announced":    {r: bytes.NewReader(raw), format: "raw", bytes: mib + 1, field: "spec.source"},
 		"disk over the limit":    {r: bytes.NewReader(bigBytes), field: "spec.source"},
 		"empty":                  {r: bytes.NewReader(nil), field: "spec.source"},
 		"source cut off":         {r: brokenAfter{bytes.NewReader(raw), io.ErrUnexpectedEOF}, is: io.ErrUnexpectedEOF},
@@ -238,7 +267,7 @@ func TestImportRefusals(t *testing.T) {
 			if tc.ctx == nil {
 				tc.ctx = context.Background()
 			}
-			_, err := s.ImportBase(tc.ctx, tc.r, tc.want, tc.format, tc.limit)
+			_, err := imported(tc.ctx, s, tc.r, volume.Import{Digest: tc.want, Format: tc.format, Limit: tc.limit, Bytes: tc.bytes})
 			var e *api.Error
 			switch {
 			case err == nil:
@@ -311,8 +340,8 @@ func TestVolume(t *testing.T) {
 				t.Errorf("list: %+v, %v", list, err)
 			}
 			for _, u := range list {
-				if err := s.RemoveBase(b.Digest); !errors.Is(err, volume.ErrInUse) {
-					t.Errorf("removed a base in use: %v", err)
+				if removed := sweep(t, s); removed != nil {
+					t.Errorf("removed a base in use: %v", removed)
 				}
 				for range 2 { // idempotent
 					if err := s.Remove(ctx, u.ID); err != nil {
@@ -326,10 +355,11 @@ func TestVolume(t *testing.T) {
 			if now, err := os.ReadFile(b.Path); err != nil || !bytes.Equal(now, content) {
 				t.Errorf("the base is not what it was: %v", err)
 			}
-			for range 2 {
-				if err := s.RemoveBase(b.Digest); err != nil {
-					t.Error(err)
-				}
+			if d := cmp.Diff([]volume.Digest{b.Digest}, sweep(t, s)); d != "" {
+				t.Errorf("swept (-want +got):\n%s", d)
+			}
+			if removed := sweep(t, s); removed != nil {
+				t.Errorf("removed once more: %v", removed)
 			}
 			if s.HasBase(b.Digest) {
 				t.Error("the base is still there")
@@ -371,14 +401,15 @@ func TestDamagedVolumes(t *testing.T) {
 	if _, err := s.List(ctx); err == nil || errors.As(err, &e) {
 		t.Errorf("list with a volume that is cut off: %v", err)
 	}
-	if err := s.RemoveBase(b.Digest); err == nil || !s.HasBase(b.Digest) {
-		t.Errorf("the base of a volume that cannot be read went: %v", err)
+	nobody := func(volume.Digest) bool { return false }
+	if removed, err := s.Sweep(ctx, nobody); err == nil || removed != nil || !s.HasBase(b.Digest) {
+		t.Errorf("the base of a volume that cannot be read went: %v, %v", removed, err)
 	}
 	if err := s.Remove(ctx, "vm"); err != nil {
 		t.Error(err)
 	}
-	if err := s.RemoveBase(b.Digest); err != nil {
-		t.Error(err)
+	if removed := sweep(t, s); len(removed) != 1 {
+		t.Errorf("removed %v", removed)
 	}
 }
 
@@ -500,35 +531,4 @@ func TestOpenIsExclusiveAndSweeps(t *testing.T) {
 	if !s.HasBase(b.Digest) {
 		t.Error("the base went with the sweep")
 	}
-}
-
-// Creations and removals at once: whatever the order, no volume is ever without its base.
-func TestConcurrentUse(t *testing.T) {
-	ctx := context.Background()
-	s := open(t, t.TempDir())
-	content := noise(mib)
-	var wg sync.WaitGroup
-	for i := range 4 {
-		wg.Go(func() {
-			for j := range 4 {
-				id := fmt.Sprintf("vm-%d-%d", i, j)
-				b, err := s.ImportBase(ctx, bytes.NewReader(content), digest(content), "", 0)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				_, err = s.Create(ctx, id, b.Digest, 0)
-				if rerr := s.RemoveBase(b.Digest); err == nil && !errors.Is(rerr, volume.ErrInUse) {
-					t.Errorf("%s is there and its base could go: %v", id, rerr)
-				}
-				if err != nil && !errors.Is(err, volume.ErrNotFound) {
-					t.Error(err)
-				}
-				if err := s.Remove(ctx, id); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
 }

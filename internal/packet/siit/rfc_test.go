@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -189,6 +190,42 @@ func TestPrivate(t *testing.T) {
 		p := load(build(t, ip4("9.9.9.9", service4, 1), icmp4(3, 1, 0, 0), payload(build(t, ip4(service4, "10.0.0.1", 6), tcp()))))
 		if v := tab.Translate(p); c.allowed != (v.Action == siit.Send) || !c.allowed && v.Reason != siit.UntranslatableInner {
 			t.Errorf("%+v, quoted: %+v", c, v)
+		}
+	}
+}
+
+// Under the prefix, in 1:1 IPv6 too, an address that no IPv4 packet can have come from is nobody's, whatever its rank (RFC 1122
+// §3.2.1.3, RFC 3927 §7): no translator has made it. But in ICMP errors any source goes (RFC 7915 §4.1).
+func TestSourcesUnderPrefix(t *testing.T) {
+	bad := []string{"0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.255.255", "169.254.0.0", "169.254.169.254", "224.0.0.1", "239.255.255.255",
+		"240.0.0.1", "255.255.255.255"}
+	good := []string{"1.0.0.0", "10.0.0.1", "126.255.255.255", "128.0.0.0", "169.253.255.255", "169.255.0.0", "198.51.100.7", "223.255.255.255"}
+	quote := build(t, ip6(service6, client6, 6), tcp())
+	for _, bits := range []string{"2001:db8:64::/32", "2001:db8:6400::/40", "2001:db8:64::/48", "2001:db8:64:6400::/56", "2001:db8:64:6464::/64", "2001:db8:64::/96"} {
+		pref := netip.MustParsePrefix(bits).Masked()
+		tab := table(t, func(s *siit.Spec) {
+			s.Pref64, s.Private = pref, siit.PrivateAllow
+			if pref.Bits() == 32 { // it covers the other addresses of these tests
+				s.Pref64 = netip.MustParsePrefix("2001:dba::/32")
+			}
+		})
+		for _, a := range append(bad, good...) {
+			e, _ := tab.Embed(netip.MustParseAddr(a))
+			for name, in := range map[string][]byte{
+				"tcp":   build(t, ip6(e.String(), service6, 6), tcp(), data),
+				"udp":   build(t, ip6(e.String(), service6, 17), udp(), data),
+				"echo":  build(t, ip6(e.String(), service6, 58), icmp6(128, 0), payload("\x00\x09\x00\x03ping")),
+				"error": build(t, ip6(e.String(), service6, 58), icmp6(1, 0), word(0, quote)),
+				"hop":   build(t, hops(ip6(e.String(), service6, 6), 1), tcp(), data),
+			} {
+				agrees(t, tab, in)
+				p := load(in)
+				v := tab.Translate(p)
+				refused := v == siit.Verdict{Reason: siit.BadSource, Mapping: siit.NoEntry} && bytes.Equal(p.Bytes(), in)
+				if refused != (slices.Contains(bad, a) && name != "error") {
+					t.Errorf("%s from %s under %v: %+v", name, a, pref, v)
+				}
+			}
 		}
 	}
 }

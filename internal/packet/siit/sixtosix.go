@@ -40,6 +40,10 @@ func (t *Table) sixToSix(p *Packet, b []byte, h *head6) Verdict {
 	case to == nil && from == nil && about == nil && !inside:
 		return reject(NoMapping, 1, 3, 0)
 	}
+	if v4, ok := t.extract(h.src); ok && !icmpError && !source4(v4) {
+		// As between IPv4 and IPv6, ICMP errors aside: those of a node's kernel come from its own address under the prefix.
+		return drop(BadSource)
+	}
 	if h.hop <= t.hop {
 		return reject(TTLExceeded, 3, 0, 0)
 	}

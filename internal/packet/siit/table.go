@@ -549,6 +549,10 @@ func usable4(a addr4) bool {
 	return a[0] != 0 && a[0] != 127 && a[0] < 224
 }
 
+// source4: what may stand under the prefix as the source of a packet between IPv6 addresses. No router forwards link-local
+// addresses either (RFC 3927 §7), so nothing has been translated from one.
+func source4(a addr4) bool { return usable4(a) && !(a[0] == 169 && a[1] == 254) }
+
 func usable6(a addr6) bool {
 	switch {
 	case a[0] == 0xff, a[0] == 0xfe && a[1]&0xc0 == 0x80:

@@ -18,6 +18,9 @@ import (
 	"widecloud/internal/store"
 )
 
+// DefaultReserve is the reserve of a site's or an agent's store, in bytes.
+const DefaultReserve = 16 << 20
+
 const (
 	defaultHistory = 10000
 	defaultBuffer  = 1024
@@ -43,6 +46,9 @@ type Options struct {
 	Logger  *slog.Logger // nil: nothing is logged
 	History int          // revisions that watches can catch up on; 0: 10000
 	Buffer  int          // revisions that a live watcher may be behind before it ends with store.ErrSlow; 0: 1024
+	// Reserve is how many bytes of the disk are kept for urgent Updates (store.Urgent), allocated in the file; 0: none.
+	// DefaultReserve is enough for hundreds of journal rows.
+	Reserve int64
 	// NoSync leaves out the sync before an answer. It breaks law 3 on power loss (not on kill -9): only for tests that run
 	// a hundred stores at once.
 	NoSync bool
@@ -51,12 +57,21 @@ type Options struct {
 // Store is a store.Store in a file.
 type Store struct {
 	db      *bbolt.DB
+	file    *os.File // bbolt's
+	path    string
 	log     *slog.Logger
 	history int64
 	buffer  int
+	reserve int64
 
 	write chan struct{} // holds one token: the right to run an Update; a channel, so that waiting heeds a context
 	pumps sync.WaitGroup
+
+	// The bytes of the file, from its beginning, that are blocks of the disk; only with the token.
+	allocated int64
+
+	synced sync.RWMutex // held by a commit, so that readers begin before it or after its sync
+	unsure *unsure      // a commit whose outcome is not known; guarded by synced
 
 	mu        sync.Mutex
 	closed    bool
@@ -74,10 +89,15 @@ func Open(o Options) (*Store, error) {
 	if o.History < 0 || o.Buffer < 0 {
 		return nil, errors.New("store.history: is negative")
 	}
+	if o.Reserve < 0 {
+		return nil, fmt.Errorf("store.reserve: %d is negative", o.Reserve)
+	}
 	s := &Store{
+		path:     o.Path,
 		log:      o.Logger,
 		history:  int64(o.History),
 		buffer:   o.Buffer,
+		reserve:  o.Reserve,
 		write:    make(chan struct{}, 1),
 		watchers: map[*watcher]struct{}{},
 	}
@@ -95,6 +115,7 @@ func Open(o Options) (*Store, error) {
 		Timeout:      lockWait,
 		FreelistType: bbolt.FreelistMapType,
 		NoSync:       o.NoSync,
+		OpenFile:     s.openFile,
 		// Address space only. A writer that has to enlarge the mapping waits for all readers; this way it seldom has to.
 		InitialMmapSize: 128 << 20,
 	})
@@ -103,10 +124,13 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("store.path: %s is in use by another process", o.Path)
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
 		return nil, fmt.Errorf("store.path: %s is not a store: %w", o.Path, err)
+	case noSpace(err):
+		return nil, fmt.Errorf("store.path: %s: %w: %w", o.Path, store.ErrFull, err)
 	case err != nil:
 		return nil, fmt.Errorf("store.path: %w", err)
 	}
 	s.db = db
+	db.AllocSize = 0 // bbolt must not grow the file itself: what it adds is a hole, and a write into it can fail
 	if err := s.init(); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("store.path: %s: %w", o.Path, err)
@@ -130,30 +154,60 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
+// init makes the file what Update needs: allocated, with all buckets, and with no more history than is wanted. On a full disk it
+// opens an existing store all the same, and may use its reserve.
 func (s *Store) init() error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		meta, err := tx.CreateBucketIfNotExists(bucketMeta)
-		if err != nil {
-			return err
-		}
-		switch f := meta.Get(keyFormat); {
-		case f == nil:
-			if err := meta.Put(keyFormat, []byte(format)); err != nil {
-				return err
+	var err error
+	if s.allocated, err = s.used(); err != nil { // bbolt has written all of that
+		return err
+	}
+	switch err := s.grow(minGrowth); {
+	case errors.Is(err, store.ErrFull):
+		s.log.Warn("open store", "err", err)
+	case err != nil:
+		return err
+	}
+	btx, err := s.begin(true)
+	if err != nil {
+		return err
+	}
+	defer btx.Rollback()
+	s.setLimit(s.allocated)
+	changed, err := s.prepare(btx)
+	if err != nil || !changed {
+		return err
+	}
+	err = s.commit(btx, func() {})
+	if errors.Is(err, berrors.ErrMaxSizeReached) {
+		return s.errFull(s.allocated + minGrowth)
+	}
+	return err
+}
+
+func (s *Store) prepare(btx *bbolt.Tx) (changed bool, err error) {
+	for _, name := range [][]byte{bucketMeta, bucketData, bucketChanges} {
+		if btx.Bucket(name) == nil {
+			if _, err := btx.CreateBucket(name); err != nil {
+				return false, err
 			}
-		case string(f) != format:
-			return fmt.Errorf("has format %q, this program knows %q", f, format)
+			changed = true
 		}
-		if _, err := tx.CreateBucketIfNotExists(bucketData); err != nil {
-			return err
+	}
+	meta := btx.Bucket(bucketMeta)
+	switch f := meta.Get(keyFormat); {
+	case f == nil:
+		if err := meta.Put(keyFormat, []byte(format)); err != nil {
+			return false, err
 		}
-		changes, err := tx.CreateBucketIfNotExists(bucketChanges)
-		if err != nil {
-			return err
-		}
-		s.published = revision(tx)
-		return compact(changes, s.published-s.history) // History may have been lowered
-	})
+		changed = true
+	case string(f) != format:
+		return false, fmt.Errorf("has format %q, this program knows %q", f, format)
+	}
+	s.published = revision(btx)
+	if upTo := s.published - s.history; compacted(btx) < upTo { // History was lowered
+		return true, compact(btx.Bucket(bucketChanges), upTo)
+	}
+	return changed, nil
 }
 
 func revision(tx *bbolt.Tx) int64 {
@@ -188,7 +242,7 @@ func (s *Store) View(ctx context.Context, f func(store.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	btx, err := s.begin(false)
+	btx, err := s.read()
 	if err != nil {
 		return err
 	}
@@ -210,21 +264,64 @@ func (s *Store) begin(writable bool) (*bbolt.Tx, error) {
 	return btx, nil
 }
 
-// Update runs f and commits what it wrote, synced. The revision is the newest one: that of this Update if it wrote
-// anything. An error of the commit itself (disk full, I/O) is wrapped; nothing was changed then, as far as the kernel says.
-func (s *Store) Update(ctx context.Context, f func(store.Tx) error) (int64, error) {
+// lock takes the right to write; release gives it back.
+func (s *Store) lock(ctx context.Context) (release func(), err error) {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	select {
 	case s.write <- struct{}{}:
-		defer func() { <-s.write }()
+		return func() { <-s.write }, nil
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return nil, ctx.Err()
 	}
-	btx, err := s.begin(true)
+}
+
+// Update runs f and commits what it wrote, synced. The revision is the newest one: that of this Update if it wrote
+// anything. On a full disk it drops old changes first and, if ctx is urgent, then uses the reserve.
+func (s *Store) Update(ctx context.Context, f func(store.Tx) error) (int64, error) {
+	release, err := s.lock(ctx)
 	if err != nil {
 		return 0, err
+	}
+	defer release()
+	if err := s.settle(); err != nil {
+		return 0, err
+	}
+	need, urgent := int64(minGrowth/4), false
+	for {
+		full := s.grow(need)
+		if full != nil && !errors.Is(full, store.ErrFull) {
+			return 0, full
+		}
+		s.setLimit(s.limit(urgent))
+		rev, wrote, err := s.attempt(ctx, f)
+		if !errors.Is(err, berrors.ErrMaxSizeReached) {
+			return rev, err
+		}
+		if full == nil {
+			need = 4 * max(need, wrote)
+			continue
+		}
+		forgot, err := s.forget()
+		switch {
+		case err != nil:
+			return 0, err
+		case forgot:
+		case store.IsUrgent(ctx) && !urgent:
+			urgent = true
+		default:
+			return 0, full
+		}
+	}
+}
+
+// attempt is one run of f with its commit. wrote is how many bytes it wrote, about. berrors.ErrMaxSizeReached: they do not
+// fit; nothing was changed.
+func (s *Store) attempt(ctx context.Context, f func(store.Tx) error) (rev, wrote int64, err error) {
+	btx, err := s.begin(true)
+	if err != nil {
+		return 0, 0, err
 	}
 	defer btx.Rollback() // also when f panics; after Commit it does nothing
 	t := &tx{
@@ -235,34 +332,33 @@ func (s *Store) Update(ctx context.Context, f func(store.Tx) error) (int64, erro
 	}
 	defer t.end()
 	if err := f(t); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	t.end()
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	changes := t.net()
 	if len(changes) == 0 {
-		return t.revision, nil
+		return t.revision, 0, nil
 	}
-	rev := t.revision + 1
+	rev = t.revision + 1
 	var key [8]byte
 	binary.BigEndian.PutUint64(key[:], uint64(rev))
 	if err := btx.Bucket(bucketMeta).Put(keyRevision, key[:]); err != nil {
-		return 0, fmt.Errorf("write revision: %w", err)
+		return 0, 0, fmt.Errorf("write revision: %w", err)
 	}
-	log := btx.Bucket(bucketChanges)
-	if err := log.Put(key[:], encodeChanges(changes)); err != nil {
-		return 0, fmt.Errorf("write changes: %w", err)
+	log, row := btx.Bucket(bucketChanges), encodeChanges(changes)
+	if err := log.Put(key[:], row); err != nil {
+		return 0, 0, fmt.Errorf("write changes: %w", err)
 	}
 	if err := compact(log, rev-s.history); err != nil {
-		return 0, fmt.Errorf("compact changes: %w", err)
+		return 0, 0, fmt.Errorf("compact changes: %w", err)
 	}
-	if err := btx.Commit(); err != nil {
-		return 0, fmt.Errorf("commit revision %d: %w", rev, err)
+	if err := s.commit(btx, func() { s.publish(rev, changes) }); err != nil {
+		return 0, 2 * int64(len(row)), fmt.Errorf("commit revision %d: %w", rev, err)
 	}
-	s.publish(rev, changes)
-	return rev, nil
+	return rev, 0, nil
 }
 
 // Close ends all watches with store.ErrClosed, waits for running transactions and closes the file.

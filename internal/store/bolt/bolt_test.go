@@ -23,11 +23,19 @@ func open(dir string, o storetest.Options) (store.Store, error) {
 		Path:    filepath.Join(dir, "site.db"),
 		History: o.History,
 		Buffer:  o.Buffer,
+		Reserve: o.Reserve,
 		NoSync:  o.NoSync,
 	})
 }
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(faultPath); path != "" {
+		if err := writeUnderFault(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := storetest.Main(m, open)
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
@@ -88,6 +96,9 @@ func TestOpenErrors(t *testing.T) {
 				t.Errorf("error is %q, want one of store.path with %q", err, tc.want)
 			}
 		})
+	}
+	if _, err := bolt.Open(bolt.Options{Path: filepath.Join(dir, "new.db"), Reserve: -1}); err == nil || err.Error() != "store.reserve: -1 is negative" {
+		t.Errorf("a negative reserve: %v", err)
 	}
 	info, err := os.Stat(filepath.Join(dir, "held.db"))
 	if err != nil {

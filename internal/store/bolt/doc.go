@@ -9,10 +9,23 @@
 // bounded channel. An Update never waits for a watcher: one whose channel is full ends with store.ErrSlow, and lists
 // and watches again.
 //
+// All of the file is allocated (fallocate), so that no write into it meets a full disk, and beyond the pages in use it is longer
+// by Options.Reserve. An Update that finds no room left drops old changes first, down to the newest one; then an ordinary one
+// gives up with store.ErrFull, and an urgent one (store.Urgent) takes pages of the reserve. Every Update and Room take back
+// what the reserve lacks. An ordinary Update may go through on a full disk, as long as it finds pages that earlier ones left:
+// an agent's reports do, and a removal. Room tells before new work begins. On a file system that writes each block to a new
+// place (btrfs, zfs) allocated blocks are no promise; use ext4, xfs or tmpfs.
+//
+// A sync that fails leaves open whether the disk has what was written (the kernel reports it once and then takes the page
+// for clean). If that was the sync of the meta page, the store writes that page again, at once and before every later View
+// and Update; these return store.ErrUnsure until it succeeds. Then the commit has taken effect, and watchers receive it.
+//
 // An Update inside a View or an Update of the same store waits for itself: do not nest them.
 //
 // Invariants:
 //   - Update returns nil only after the file was synced (unless Options.NoSync, for tests of scale only);
+//   - a View begun while an Update commits waits for its sync: it never shows what a power cut could take back;
+//   - bbolt never makes the file longer: what it may use has been allocated before;
 //   - revisions are consecutive: 1, 2, 3, …; an Update that wrote nothing takes none;
 //   - one process has the file at a time (flock);
 //   - a change is in the channel of every live watcher before its Update returns;

@@ -37,7 +37,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64) (store.Wat
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	btx, err := s.begin(false)
+	btx, err := s.read()
 	if err != nil {
 		return nil, err
 	}
@@ -116,15 +116,6 @@ func (w *watcher) endLocked(err error) {
 func (s *Store) publish(rev int64, changes []store.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if rev != s.published+1 {
-		// A commit that reported an error reached the file after all. Live watchers lack its changes: they start again.
-		s.log.Warn("revision was not published, ending all watches", "revision", s.published+1)
-		for w := range s.watchers {
-			if w.live {
-				w.endLocked(store.ErrSlow)
-			}
-		}
-	}
 	s.published = rev
 	for w := range s.watchers {
 		if !w.live || rev <= w.after {
@@ -188,7 +179,7 @@ func (w *watcher) pump(after int64) {
 
 // read returns the changes of the next revisions after a revision, and the revision up to which they were read.
 func (w *watcher) read(after int64) (batch [][]store.Change, upTo int64, err error) {
-	btx, err := w.s.begin(false)
+	btx, err := w.s.read()
 	if err != nil {
 		return nil, 0, err
 	}

@@ -3,6 +3,7 @@ package storetest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,8 +14,13 @@ import (
 	"widecloud/internal/store"
 )
 
-// childDir is set, to the store's directory, in the environment of the child that writes until it is killed.
-const childDir = "WIDECLOUD_STORETEST_DIR"
+// childDir is set, to the store's directory, in the environment of the child that writes until it is killed; childKind says what.
+const (
+	childDir  = "WIDECLOUD_STORETEST_DIR"
+	childKind = "WIDECLOUD_STORETEST_KIND"
+	childAny  = "any"  // more and more rows
+	childFull = "full" // urgent, on a full disk
+)
 
 // Main is the driver's TestMain: it runs the tests, or, in the child of the durability test, the writer.
 func Main(m interface{ Run() int }, open Driver) int {
@@ -22,14 +28,18 @@ func Main(m interface{ Run() int }, open Driver) int {
 	if dir == "" {
 		return m.Run()
 	}
-	if err := writeUntilKilled(dir, open); err != nil {
+	write := writeUntilKilled
+	if os.Getenv(childKind) == childFull {
+		write = writeFullUntilKilled
+	}
+	if err := write(dir, open); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
-// writeUntilKilled prints a line "REVISION N" for every acknowledged write of n/N and of newest.
+// writeUntilKilled prints the revision N of every acknowledged write of n/N and of newest.
 func writeUntilKilled(dir string, open Driver) error {
 	s, err := open(dir, Options{})
 	if err != nil {
@@ -48,10 +58,64 @@ func writeUntilKilled(dir string, open Driver) error {
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Printf("%d %d\n", rev, n); err != nil {
+		if _, err := fmt.Println(rev); err != nil {
 			return err
 		}
 	}
+}
+
+// writeFullUntilKilled prints the revision of every acknowledged write. Each is first tried as an ordinary one.
+func writeFullUntilKilled(dir string, open Driver) error {
+	s, err := open(dir, Options{Reserve: reserve})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	f := func(tx store.Tx) error {
+		n := tx.Revision() + 1
+		return tx.Put(fullKey(n), make([]byte, fullSize(n)))
+	}
+	for {
+		rev, err := s.Update(context.Background(), f)
+		if errors.Is(err, store.ErrFull) {
+			rev, err = s.Update(store.Urgent(context.Background()), f)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Println(rev); err != nil {
+			return err
+		}
+	}
+}
+
+// killWriter runs a child that writes into dir, kills it after so many acknowledged writes, and returns the revision of the last.
+func killWriter(t *testing.T, dir, kind string, after int) (acknowledged int64) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), childDir+"="+dir, childKind+"="+kind)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	for i := 0; lines.Scan(); i++ {
+		var rev int64
+		if _, err := fmt.Sscan(lines.Text(), &rev); err != nil {
+			t.Errorf("child printed %q", lines.Text())
+		}
+		if rev <= acknowledged {
+			t.Errorf("revision %d came after %d", rev, acknowledged)
+		}
+		acknowledged = rev
+		if i == after {
+			must(t, cmd.Process.Kill()) // and read on: what is in the pipe was acknowledged too
+		}
+	}
+	if err := cmd.Wait(); cmd.ProcessState == nil || cmd.ProcessState.Exited() {
+		t.Fatalf("the child ended by itself: %v", err)
+	}
+	return acknowledged
 }
 
 // testKilledWriter kills a writing process at random moments: what it had acknowledged is there (law 3).
@@ -61,31 +125,7 @@ func testKilledWriter(t *testing.T, open Driver) {
 	for round := range 6 {
 		after := 1 + rand.IntN(40)
 		t.Logf("round %d: kill after %d acknowledged writes", round, after)
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-		cmd.Env = append(os.Environ(), childDir+"="+dir)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
-		lines := bufio.NewScanner(out)
-		for i := 0; lines.Scan(); i++ {
-			var rev int64
-			var n int
-			if _, err := fmt.Sscan(lines.Text(), &rev, &n); err != nil {
-				t.Errorf("child printed %q", lines.Text())
-			}
-			if rev <= acknowledged {
-				t.Errorf("revision %d came after %d", rev, acknowledged)
-			}
-			acknowledged = rev
-			if i == after {
-				must(t, cmd.Process.Kill()) // and read on: what is in the pipe was acknowledged too
-			}
-		}
-		if err := cmd.Wait(); cmd.ProcessState == nil || cmd.ProcessState.Exited() {
-			t.Fatalf("the child ended by itself: %v", err)
-		}
-
+		acknowledged = max(acknowledged, killWriter(t, dir, childAny, after))
 		s, err := open(dir, Options{})
 		must(t, err)
 		must(t, s.View(t.Context(), func(tx store.Tx) error {

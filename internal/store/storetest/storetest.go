@@ -18,8 +18,9 @@ import (
 
 // Options are what the suite wants of a store.
 type Options struct {
-	History int // revisions kept for watches; 0: the driver's default
-	Buffer  int // revisions that a watcher may be behind; 0: the driver's default
+	History int   // revisions kept for watches; 0: the driver's default
+	Buffer  int   // revisions that a watcher may be behind; 0: the driver's default
+	Reserve int64 // bytes of the disk for urgent Updates; 0: none
 	NoSync  bool
 }
 
@@ -54,6 +55,10 @@ func Run(t *testing.T, open Driver) {
 		{"Closed", testClosed},
 		{"Model", testModel},
 		{"KilledWriter", testKilledWriter},
+		{"Room", testRoom},
+		{"Full", testFull},
+		{"ReserveUsedUp", testReserveUsedUp},
+		{"FullKilled", testFullKilled},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.f(t, open) })
 	}
