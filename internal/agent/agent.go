@@ -27,6 +27,8 @@ type Volumes interface {
 	Bases(ctx context.Context) ([]string, error)
 	// Import takes a base image in and checks it against its digest.
 	Import(ctx context.Context, digest, format string, content io.Reader) error
+	// Sweep removes the base images that no disk is over and that keep does not want. keep must not call Volumes.
+	Sweep(ctx context.Context, keep func(digest string) bool) error
 	// Create makes a VM's disk over a base, or finds it there. sizeMiB 0 is the base's own size.
 	Create(ctx context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error)
 	// Seed makes the VM's cloud-init disk, or finds it there.
@@ -78,6 +80,7 @@ type Options struct {
 	Boot        string        // differs at every start
 	ReportEvery time.Duration // default 5 s
 	StopGrace   time.Duration // from the ACPI request to the hard stop; default 30 s
+	ImageKept   time.Duration // a base image that no order names is removed after so long; default 1 h
 	// Failpoint, when set, is called at each named point of a migration; tests kill the process there.
 	Failpoint func(name string)
 }
@@ -108,6 +111,9 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	}
 	if o.StopGrace == 0 {
 		o.StopGrace = 30 * time.Second
+	}
+	if o.ImageKept == 0 {
+		o.ImageKept = time.Hour
 	}
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
@@ -141,8 +147,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	work.Go(func() { a.reportLoop(ctx, report) })
 	tick := time.NewTicker(a.o.ReportEvery)
 	defer tick.Stop()
+	images := imageSweep{unused: map[string]time.Time{}}
 	for {
 		a.reconcile(ctx, &work)
+		a.sweepImages(ctx, &images)
 		select {
 		case report <- struct{}{}:
 		default:

@@ -43,6 +43,12 @@ func (d Disks) Import(ctx context.Context, digest, format string, content io.Rea
 	return err
 }
 
+// Sweep is Volumes's.
+func (d Disks) Sweep(ctx context.Context, keep func(string) bool) error {
+	_, err := d.Store.Sweep(ctx, func(digest volume.Digest) bool { return keep(string(digest)) })
+	return err
+}
+
 // Create is Volumes's.
 func (d Disks) Create(ctx context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error) {
 	digest, err := volume.ParseDigest(base)

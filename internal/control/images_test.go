@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
 
@@ -202,6 +203,42 @@ func TestDeletedImageEndsItsImport(t *testing.T) {
 		wantError(t, "the upload", <-done, api.CodeConflict)
 		if _, err := tokyo.ctl.Get(t.Context(), tokyo.admin, api.KindImage, "one"); !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 			t.Errorf("the image: %v", err)
+		}
+	})
+}
+
+// TestUnusedImagesGo: a base image is removed from hosts and controllers, its home's and the lender's, some time after nothing
+// is made from it any more; one that is in use, or was just now, stays.
+func TestUnusedImagesGo(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo", "osaka"}}, func(t *testing.T, w *world) {
+		tokyo, osaka := w.sites["tokyo"], w.sites["osaka"]
+		w.lend("osaka", "tokyo", room())
+		tokyo.ready("2001:db8:a::/64")
+		o, err := tokyo.ctl.Get(t.Context(), tokyo.admin, api.KindImage, "tiny")
+		w.must(err)
+		digest := o.(*api.Image).Status.Digest
+		here := func() string {
+			return fmt.Sprint(tokyo.images.HasBase(volume.Digest(digest)), osaka.images.HasBase(volume.Digest(digest)), osaka.hosts["h1"].disks.hasBase(digest))
+		}
+		tokyo.newVM("web1", "osaka")
+		time.Sleep(80 * time.Minute)
+		if got := here(); got != "true true true" {
+			t.Errorf("an image in use is at home, at the lender and at its host: %s", got)
+		}
+		if _, err := tokyo.ctl.Delete(t.Context(), tokyo.admin, api.KindVM, "web1"); err != nil {
+			t.Fatal(err)
+		}
+		tokyo.gone("web1")
+		if _, err := tokyo.ctl.Delete(t.Context(), tokyo.admin, api.KindImage, "tiny"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Minute)
+		if got := here(); got != "true true true" {
+			t.Errorf("20 minutes after its last use: %s", got)
+		}
+		time.Sleep(time.Hour)
+		if got := here(); got != "false false false" {
+			t.Errorf("80 minutes after its last use: %s", got)
 		}
 	})
 }

@@ -162,6 +162,20 @@ func (g disksGrip) Import(_ context.Context, digest, _ string, content io.Reader
 	return nil
 }
 
+func (g disksGrip) Sweep(_ context.Context, keep func(string) bool) error {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	if err := g.check(); err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, base := range g.d.volumes {
+		used[base] = true
+	}
+	maps.DeleteFunc(g.d.bases, func(base string, _ bool) bool { return !used[base] && !keep(base) })
+	return nil
+}
+
 func (d *disks) path(vm string) string { return "/volumes/" + vm }
 
 func (g disksGrip) Create(_ context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error) {
@@ -203,6 +217,12 @@ func (g disksGrip) Remove(_ context.Context, vm string) error {
 	}
 	delete(g.d.volumes, vm)
 	return nil
+}
+
+func (d *disks) hasBase(digest string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bases[digest]
 }
 
 func (d *disks) has(vm string) bool {
