@@ -42,7 +42,7 @@ type Options struct {
 	Path    string       // of the file; made (mode 0600) when it is not there; its directory must exist
 	Logger  *slog.Logger // nil: nothing is logged
 	History int          // revisions that watches can catch up on; 0: 10000
-	Buffer  int          // revisions that a live watcher may be behind before it ends with store.ErrSlow; 0: 1024
+	Buffer  int          // revisions that a live watcher may be behind (and 16 MiB) before it ends with store.ErrSlow; 0: 1024
 	// NoSync leaves out the sync before an answer. It breaks law 3 on power loss (not on kill -9): only for tests that run
 	// a hundred stores at once.
 	NoSync bool
