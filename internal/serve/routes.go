@@ -104,7 +104,7 @@ func (in *listInput) Resolve(ctx huma.Context) []error {
 func (s *Server) operation(id, method, path, tag, summary string) huma.Operation {
 	return huma.Operation{
 		OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary, MaxBodyBytes: s.o.MaxBody,
-		// huma's read deadline stays on the connection and would cancel the context of a call that takes longer than it.
+		// The type body has its own: huma's stays on the connection and would cancel the context of a call that takes longer.
 		BodyReadTimeout: -1,
 	}
 }
