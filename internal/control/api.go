@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -617,7 +618,15 @@ func (c *Controller) Reboot(ctx context.Context, p serve.Principal, vm string, h
 	if err != nil {
 		return err
 	}
-	return c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard})
+	return notThere(v, c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard}))
+}
+
+// notThere is an end's error for the user of a VM: one that is not where it was a moment ago is on its way.
+func notThere(v *api.VM, err error) error {
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Errorf(api.CodeConflict, "VM %s is not at %s/%s just now: %v", v.Name, v.Status.Site, v.Status.Host, err)
+	}
+	return err
 }
 
 // Console is serve.Controller's.
@@ -626,7 +635,8 @@ func (c *Controller) Console(ctx context.Context, p serve.Principal, vm string) 
 	if err != nil {
 		return nil, err
 	}
-	return c.endOf(v.Status.Site).console(ctx, wire.ConsoleHeader{VM: v.UID})
+	con, err := c.endOf(v.Status.Site).console(ctx, wire.ConsoleHeader{VM: v.UID})
+	return con, notThere(v, err)
 }
 
 // Upload is serve.Controller's.
