@@ -188,15 +188,6 @@ func (c *Client) JoinToken(ctx context.Context, host string, roles []HostRole) (
 	return t.Token, nil
 }
 
-// NewToken makes a new token for a user; it is shown this once.
-func (c *Client) NewToken(ctx context.Context, user string) (string, error) {
-	t, err := call[Token](ctx, c, http.MethodPost, path(string(KindUser), user, "tokens"), nil)
-	if err != nil {
-		return "", err
-	}
-	return t.Token, nil
-}
-
 // PeerInvite makes a one-time invitation for the admin of another site.
 func (c *Client) PeerInvite(ctx context.Context) (string, error) {
 	i, err := call[Invitation](ctx, c, http.MethodPost, path(string(KindPeer), "invitations"), nil)

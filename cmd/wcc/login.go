@@ -144,18 +144,26 @@ func (a *app) client() (*api.Client, error) {
 	if s.Token == "" {
 		return nil, usagef("no token for %s: use wcc login, WCC_TOKEN or --token", s.Server)
 	}
+	a.made, err = s.client()
+	return a.made, err
+}
+
+// client is a client with the settings.
+func (s clientContext) client() (*api.Client, error) {
 	h, err := s.httpClient()
 	if err != nil {
 		return nil, err
 	}
-	if a.made, err = api.NewClient(s.Server, s.Token, h); err != nil {
+	c, err := api.NewClient(s.Server, s.Token, h)
+	if err != nil {
 		return nil, usageError{err}
 	}
-	return a.made, nil
+	return c, nil
 }
 
 type loginCmd struct {
-	Name string `arg:"" help:"Name of the context: the site's, say."`
+	Name  string `arg:"" help:"Name of the context: the site's, say."`
+	First string `help:"File with the token of the site's first login (DATA_DIR/first-admin-token), or - for standard input: it is exchanged for a lasting token." placeholder:"FILE"`
 }
 
 // Run keeps --server, --token and --ca under a name, after the controller has taken the token.
@@ -171,18 +179,21 @@ func (c *loginCmd) Run(a *app) error {
 			return err
 		}
 	}
-	if s.Token == "" {
-		if s.Token, err = a.askToken(); err != nil {
+	switch {
+	case c.First != "":
+		if err := file.write(); err != nil { // before the token is used: it cannot be used again
 			return err
 		}
+		s.Token, err = a.exchange(s, c.First)
+	case s.Token == "":
+		s.Token, err = a.askToken()
 	}
-	h, err := s.httpClient()
 	if err != nil {
 		return err
 	}
-	client, err := api.NewClient(s.Server, s.Token, h)
+	client, err := s.client()
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	if _, _, err := api.List[api.Site](a, client); err != nil {
 		return fmt.Errorf("try the token: %w", err)

@@ -257,7 +257,7 @@ func (c *Controller) updated(tx store.Tx, p serve.Principal, was, now api.Object
 	case *api.Owner:
 		now.Status = was.(*api.Owner).Status
 	case *api.User:
-		now.Status = was.(*api.User).Status
+		return c.updateUser(tx, was.(*api.User), now)
 	case *api.Offer:
 		if now.Home != c.o.Site {
 			return api.Errorf(api.CodeForbidden, "offer %s is %s's", now.Name, now.Home)
@@ -377,11 +377,7 @@ func (c *Controller) deleted(tx store.Tx, o api.Object) error {
 			}
 		}
 	case *api.User:
-		for _, id := range o.Status.Tokens {
-			if err := remove(tx, prefixTokens+id); err != nil {
-				return err
-			}
-		}
+		return c.deleteUser(tx, o)
 	case *api.Host:
 		for _, v := range vms {
 			if v.Status.Site == c.o.Site && v.Status.Host == name {

@@ -152,6 +152,10 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
+	if c.First && route != firstRoute {
+		s.refuse(w, r, api.Errorf(api.CodeForbidden, "this token is good for the first login only: wcc login NAME --first FILE makes a lasting one of it"))
+		return
+	}
 	l := limitOf(route, r)
 	release, err := s.usage.take(c.User, l)
 	if err != nil {
@@ -193,6 +197,9 @@ func (s *Server) panicked(w *recorder, r *http.Request, route string, v any) {
 		writeError(w, errorBody{apiError: api.Errorf(api.CodeInternal, "internal error")})
 	}
 }
+
+// firstRoute is all that a First principal may ask for.
+const firstRoute = "POST /v1/users/{name}/tokens"
 
 // open tells the routes that need no token.
 func open(route string) bool {
@@ -241,7 +248,7 @@ func (s *Server) authenticate(r *http.Request) (caller, error) {
 	return caller{p, token}, err
 }
 
-// refuse answers a request whose sender is not known, and ends the connection: a stranger keeps none.
+// refuse answers a request whose sender is not known, or hardly, and ends the connection: a stranger keeps none.
 func (s *Server) refuse(w *recorder, r *http.Request, err error) {
 	e := s.fail(r.Context(), err)
 	if e.Code == api.CodeUnauthenticated {

@@ -37,7 +37,12 @@ type site struct {
 
 func newSite(t *testing.T, o serve.Options) *site {
 	t.Helper()
-	s := &site{T: t, ctl: servetest.New(), log: &bytes.Buffer{}}
+	return newSiteOf(t, servetest.New(), o)
+}
+
+func newSiteOf(t *testing.T, ctl *servetest.Memory, o serve.Options) *site {
+	t.Helper()
+	s := &site{T: t, ctl: ctl, log: &bytes.Buffer{}}
 	o.Controller = s.ctl
 	o.Logger = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.srv = serve.New(o)
@@ -124,7 +129,7 @@ func TestErrors(t *testing.T) {
 			`{"code":"refused","message":"the offer does not reach","reasons":[{"site":"osaka","code":"cpu","message":"8 are lent at most","advice":"ask for less"}]}`},
 		{"refused with all reasons", alice, "POST", "/v1/vms/web1/migrate", `{"target":"nara"}`, 422,
 			`{"code":"refused","message":"vm web1 cannot migrate to nara","reasons":[{"site":"nara","host":"h1","code":"memory","message":"needs 512 MiB, has 100 MiB","advice":"ask for a larger loan"},{"site":"nara","host":"h1","code":"cpu","message":"cannot run the model qemu64"}]}`},
-		{"forbidden", alice, "POST", "/v1/users/alice/tokens", "", 403, `{"code":"forbidden","message":"user alice is no admin"}`},
+		{"forbidden", alice, "POST", "/v1/users/root/tokens", "", 403, `{"code":"forbidden","message":"user alice is no admin"}`},
 		{"stale watch", alice, "GET", "/v1/vms?watch=true&from=1", "", 409, `{"code":"stale","message":"revision 1 is no longer kept"}`},
 		{"negative revision", alice, "GET", "/v1/vms?watch=true&from=-4", "", 400, `{"code":"invalid","field":"from","message":"expected number >= 0"}`},
 	}
@@ -172,7 +177,7 @@ func TestPanicsAreLogged(t *testing.T) {
 	if want := `{"code":"internal","message":"internal error"}`; code != 500 || body != want {
 		t.Errorf("got %d %s, want 500 %s", code, body, want)
 	}
-	for _, want := range []string{"a defect", "servetest.(*Memory).Authenticate", "memory.go:"} {
+	for _, want := range []string{"a defect", "servetest.(*Memory).Authenticate", "tokens.go:"} {
 		if !strings.Contains(s.log.String(), want) {
 			t.Errorf("the log has not %q:\n%s", want, s.log)
 		}
@@ -456,7 +461,7 @@ func TestOpenAPI(t *testing.T) {
 	for path, want := range map[string]string{
 		"/v1/sites": "get", "/v1/sites/{name}": "get",
 		"/v1/hosts": "get", "/v1/hosts/{name}": "get put delete", "/v1/hosts/join-tokens": "post",
-		"/v1/owners": "get post", "/v1/users": "get post", "/v1/users/{name}/tokens": "post",
+		"/v1/owners": "get post", "/v1/users": "get post", "/v1/users/{name}/tokens": "get post", "/v1/users/{name}/tokens/{id}": "delete",
 		"/v1/peers": "get post", "/v1/peers/{name}": "get put delete", "/v1/peers/invitations": "post",
 		"/v1/offers": "get post", "/v1/offers/{name}": "get put delete",
 		"/v1/loans": "get post", "/v1/loans/{name}": "get", "/v1/loans/{name}/reclaim": "post", "/v1/loans/{name}/return": "post",
