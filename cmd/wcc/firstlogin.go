@@ -95,7 +95,7 @@ func (c *siteRecoverCmd) Run(a *app) error {
 func (a *app) exchange(s clientContext, file string) (token string, err error) {
 	var first []byte
 	if file == "-" {
-		first, err = io.ReadAll(io.LimitReader(a.in, 1<<10))
+		first, err = io.ReadAll(io.LimitReader(a.in, maxToken))
 	} else {
 		first, err = os.ReadFile(file)
 	}
