@@ -13,7 +13,12 @@ import (
 )
 
 // Client speaks to one site's controller. It may be used concurrently. What a controller refuses comes as *Error; what
-// keeps it from being reached comes as the error of net/http, wrapped.
+// keeps it from being reached comes as the error of net/http, wrapped, or as CodeUnavailable.
+//
+// A Client trusts its controller no further than it must. It follows no redirect: the token goes to the host of its URL
+// alone. It takes answers of at most 64 MiB, with at most 200,000 objects, and events of at most 16 MiB. It waits 30 s for
+// an answer to begin and for each next piece of it; a watch may be silent for a minute. An upload takes as long as it needs,
+// if it does not stop for two minutes, and its answer may take ten. Contexts end a call sooner.
 type Client struct {
 	base  *url.URL
 	token string
@@ -21,7 +26,7 @@ type Client struct {
 }
 
 // NewClient makes a client of the controller at base (http://HOST:PORT or https://…), with a user's token. h may be nil
-// for http.DefaultClient; it must have no Timeout, which would end watches: use contexts.
+// for http.DefaultClient; it must have no Timeout, which would end watches: use contexts. Its CheckRedirect is not used.
 func NewClient(base, token string, h *http.Client) (*Client, error) {
 	u, err := url.Parse(base)
 	switch {
@@ -35,8 +40,14 @@ func NewClient(base, token string, h *http.Client) (*Client, error) {
 	if h == nil {
 		h = http.DefaultClient
 	}
-	return &Client{base: u, token: token, http: h}, nil
+	own := *h
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{base: u, token: token, http: &own}, nil
 }
+
+// HTTP is the client's way to its controller, for what is not in this package, such as the websocket of a console. It
+// follows no redirects.
+func (c *Client) HTTP() *http.Client { return c.http }
 
 // object ties a noun's struct to its pointer, which is the Object.
 type object[T any] interface {
@@ -62,7 +73,7 @@ func Get[T any, P object[T]](ctx context.Context, c *Client, name string) (*T, e
 
 // List reads what the user may see of a kind, in the order of names, and the revision from which a Watch misses nothing.
 func List[T any, P object[T]](ctx context.Context, c *Client) ([]*T, int64, error) {
-	l, err := call[Listing[*T]](ctx, c, http.MethodGet, path(string(kindOf[T, P]())), nil)
+	l, err := call[boundedListing[*T]](ctx, c, http.MethodGet, path(string(kindOf[T, P]())), nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -71,7 +82,7 @@ func List[T any, P object[T]](ctx context.Context, c *Client) ([]*T, int64, erro
 
 // Names gives the names of what the user may see of a kind.
 func (c *Client) Names(ctx context.Context, k Kind) ([]string, error) {
-	l, err := call[Listing[Meta]](ctx, c, http.MethodGet, path(string(k)), nil)
+	l, err := call[boundedListing[Meta]](ctx, c, http.MethodGet, path(string(k)), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -172,25 +183,17 @@ func (c *Client) Upload(ctx context.Context, image string, content io.Reader, by
 		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/octet-stream")
+	r.Header.Set("Expect", "100-continue") // a refusal comes before the content goes out
 	if bytes >= 0 {
 		r.ContentLength = bytes
 	}
 	i := new(Image)
-	return i, c.send(r, i)
+	return i, c.sendUpload(r, i)
 }
 
 // JoinToken makes a one-time token with which the agent of a host enrols.
 func (c *Client) JoinToken(ctx context.Context, host string, roles []HostRole) (string, error) {
 	t, err := call[Token](ctx, c, http.MethodPost, path(string(KindHost), "join-tokens"), JoinTokenRequest{Host: host, Roles: roles})
-	if err != nil {
-		return "", err
-	}
-	return t.Token, nil
-}
-
-// NewToken makes a new token for a user; it is shown this once.
-func (c *Client) NewToken(ctx context.Context, user string) (string, error) {
-	t, err := call[Token](ctx, c, http.MethodPost, path(string(KindUser), user, "tokens"), nil)
 	if err != nil {
 		return "", err
 	}
@@ -274,27 +277,48 @@ func (c *Client) request(ctx context.Context, method, path string, body io.Reade
 
 // send makes the request; into may be nil. It gives *Error for what the controller says.
 func (c *Client) send(r *http.Request, into any) error {
-	resp, err := c.http.Do(r)
+	p := newPatience(r.Context(), answerTime, "the controller has not answered within %v")
+	defer p.end()
+	return c.exchange(r, p, into)
+}
+
+// sendUpload is send for a request whose body takes its time.
+func (c *Client) sendUpload(r *http.Request, into any) error {
+	p := newPatience(r.Context(), uploadStall, uploadStopped)
+	defer p.end()
+	r.Body = io.NopCloser(&sentReader{r: r.Body, p: p, left: r.ContentLength})
+	return c.exchange(r, p, into)
+}
+
+func (c *Client) exchange(r *http.Request, p *patience, into any) error {
+	resp, err := c.http.Do(r.WithContext(p.ctx))
 	if err != nil {
-		return fmt.Errorf("call the controller: %w", err)
+		return p.explain(fmt.Errorf("call the controller: %w", err))
 	}
 	defer resp.Body.Close()
+	resp.Body = &awaitedBody{resp.Body, p, answerTime}
 	if resp.StatusCode >= 300 {
-		return responseError(resp)
+		return p.explain(AnswerError(resp))
 	}
 	if into == nil || resp.StatusCode == http.StatusNoContent {
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16)) // so that the connection is used again
 		return nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
-		return fmt.Errorf("decode the answer of %s %s: %w", r.Method, r.URL.Path, err)
+	if err := json.NewDecoder(&boundedReader{r: resp.Body, left: maxAnswer}).Decode(into); err != nil {
+		return p.explain(fmt.Errorf("decode the answer of %s %s: %w", r.Method, r.URL.Path, err))
 	}
 	return nil
 }
 
-// responseError reads the Error of an answer; what is not one comes from something between.
-func responseError(resp *http.Response) error {
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+// AnswerError reads the Error of an answer that is not what was asked for; what is not one comes from something between.
+func AnswerError(resp *http.Response) error {
+	if to := resp.Header.Get("Location"); resp.StatusCode < 400 && to != "" {
+		if u, err := resp.Location(); err == nil {
+			to = u.Redacted()
+		}
+		return Errorf(CodeInternal, "the answer is not a controller's: it leads to %s (%s), where the token does not go; use that URL if it is the controller's", to, resp.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
 	if err != nil {
 		return fmt.Errorf("read the controller's error (%s): %w", resp.Status, err)
 	}
@@ -306,7 +330,7 @@ func responseError(resp *http.Response) error {
 	if resp.StatusCode == http.StatusBadGateway || resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusGatewayTimeout {
 		code = CodeUnavailable
 	}
-	text := strings.TrimSpace(string(b))
+	text := strings.TrimSpace(string(b[:min(len(b), 1000)]))
 	if len(text) > 200 {
 		text = text[:200] + "…"
 	}

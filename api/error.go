@@ -19,6 +19,7 @@ const (
 	CodeConflict        Code = "conflict"        // 409: the object changed since it was read, or its state forbids this now
 	CodeStale           Code = "stale"           // 409: an epoch, serial or lease that is no longer the newest (law 2)
 	CodeRefused         Code = "refused"         // 422: understood, and not possible; Reasons says why (law 8)
+	CodeTooMany         Code = "too-many"        // 429: more at once, or more often, than one user or source may; Retry-After says when to try again
 	CodeUnavailable     Code = "unavailable"     // 503: a part that is needed is not reached now; try again
 	CodeInternal        Code = "internal"        // 500: a defect of widecloud; the log has more
 )
@@ -69,6 +70,8 @@ func (e *Error) HTTPStatus() int {
 		return http.StatusConflict
 	case CodeRefused:
 		return http.StatusUnprocessableEntity
+	case CodeTooMany:
+		return http.StatusTooManyRequests
 	case CodeUnavailable:
 		return http.StatusServiceUnavailable
 	default:

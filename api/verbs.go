@@ -35,7 +35,7 @@ type JoinTokenRequest struct {
 	Roles []HostRole `json:"roles"`
 }
 
-// Token is a secret that is shown this once.
+// Token is a secret that is shown this once: the answer of POST /v1/hosts/join-tokens.
 type Token struct {
 	Token string `json:"token"`
 }

@@ -2,23 +2,18 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
 const (
-	// watchSilence is how long a watch may be silent before it counts as dead; controllers send a sign of life every 15 s.
-	watchSilence = 60 * time.Second
-	// watchLine bounds one event, so that a mad server cannot fill the memory.
-	watchLine = 16 << 20
 	// watchRetryMin and watchRetryMax bound the pause between attempts to resume.
 	watchRetryMin = 100 * time.Millisecond
 	watchRetryMax = 5 * time.Second
@@ -29,8 +24,9 @@ const (
 //
 //	for e, err := range api.Watch[api.VM](ctx, c, revision) { … }
 //
-// A connection that breaks is resumed where it was, for as long as it takes. An error ends the watch: CodeStale (the
-// revision is no longer kept; list again), any other refusal, or that the first connection could not be made.
+// A connection that breaks is resumed where it was, for as long as it takes, also while the controller has too many
+// watches: it may still count those that broke. An error ends the watch: CodeStale (the revision is no longer kept; list
+// again), any other refusal, or that the first connection could not be made.
 func Watch[T any, P object[T]](ctx context.Context, c *Client, from int64) iter.Seq2[WatchEvent[*T], error] {
 	return func(yield func(WatchEvent[*T], error) bool) {
 		if from < 0 {
@@ -58,7 +54,7 @@ func Watch[T any, P object[T]](ctx context.Context, c *Client, from int64) iter.
 				return
 			}
 			var refused *Error
-			if err != nil && (first || errors.As(err, &refused) && refused.Code != CodeUnavailable) {
+			if err != nil && (first || errors.As(err, &refused) && refused.Code != CodeUnavailable && refused.Code != CodeTooMany) {
 				yield(WatchEvent[*T]{}, err)
 				return
 			}
@@ -76,66 +72,61 @@ func Watch[T any, P object[T]](ctx context.Context, c *Client, from int64) iter.
 }
 
 // watchOnce reads one connection's events (Server-Sent Events, WHATWG HTML §9.2) and gives the last id. The error says
-// why there was no connection; that one ended is no error.
+// why there was no connection, or that what came is not a watch; that a connection ended is no error.
 func watchOnce(ctx context.Context, c *Client, path string, from int64, event func(data []byte) bool) (last int64, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	p := newPatience(ctx, watchSilence, "the controller has not answered within %v")
+	defer p.end()
 	last = from
-	r, err := c.request(ctx, http.MethodGet, path+"?watch=true&from="+strconv.FormatInt(from, 10), nil)
+	r, err := c.request(p.ctx, http.MethodGet, path+"?watch=true&from="+strconv.FormatInt(from, 10), nil)
 	if err != nil {
 		return last, err
 	}
 	r.Header.Set("Accept", "text/event-stream")
 	r.Header.Set("Last-Event-ID", strconv.FormatInt(from, 10))
-	silence := time.AfterFunc(watchSilence, cancel)
-	defer silence.Stop()
 	resp, err := c.http.Do(r)
 	if err != nil {
-		return last, fmt.Errorf("call the controller: %w", err)
+		return last, p.explain(fmt.Errorf("call the controller: %w", err))
 	}
 	defer resp.Body.Close()
+	resp.Body = &awaitedBody{resp.Body, p, watchSilence}
 	if resp.StatusCode != http.StatusOK {
-		return last, responseError(resp)
+		return last, p.explain(AnswerError(resp))
 	}
-	lines := bufio.NewScanner(aliveReader{resp.Body, silence})
-	lines.Buffer(make([]byte, 0, 64<<10), watchLine)
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(make([]byte, 0, 64<<10), maxEvent)
 	var data []byte
+	size := 0
 	id := last
 	for lines.Scan() {
-		field, value, _ := strings.Cut(lines.Text(), ":")
-		value = strings.TrimPrefix(value, " ")
+		if size += len(lines.Bytes()) + 1; size > maxEvent {
+			return last, errLargeEvent
+		}
+		field, value, _ := bytes.Cut(lines.Bytes(), []byte(":"))
+		value = bytes.TrimPrefix(value, []byte(" "))
 		switch {
-		case lines.Text() == "": // the end of an event
+		case len(lines.Bytes()) == 0: // the end of an event
 			if data != nil && !event(data) {
 				return last, nil
 			}
-			last, data = id, nil
-		case field == "id":
-			if n, err := strconv.ParseInt(value, 10, 64); err == nil {
+			last, data, size = id, nil, 0
+		case string(field) == "id":
+			if n, err := strconv.ParseInt(string(value), 10, 64); err == nil {
 				id = n
 			}
-		case field == "data" && data != nil:
+		case string(field) == "data" && data != nil:
 			data = append(append(data, '\n'), value...)
-		case field == "data":
-			data = []byte(value)
+		case string(field) == "data":
+			data = bytes.Clone(value)
 		}
+	}
+	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return last, errLargeEvent
 	}
 	return last, nil
 }
 
-// aliveReader puts the end of patience off with every byte.
-type aliveReader struct {
-	r       io.Reader
-	silence *time.Timer
-}
-
-func (a aliveReader) Read(b []byte) (int, error) {
-	n, err := a.r.Read(b)
-	if n > 0 {
-		a.silence.Reset(watchSilence)
-	}
-	return n, err
-}
+// errLargeEvent ends a watch: what sends it is not a controller, and would send it again.
+var errLargeEvent = Errorf(CodeInternal, "an event of a watch is larger than %d MiB: what sends it is not a controller", maxEvent>>20)
 
 // Follow gives an object as it is and after each change of it, until ctx ends or the loop is left. Its end is the error
 // CodeNotFound. Changes in quick succession may come as one.

@@ -3,12 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
+	"time"
 
 	"github.com/coder/websocket"
 	"golang.org/x/term"
@@ -30,18 +29,9 @@ func (c *vmConsoleCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := a.settings()
+	ws, err := dialConsole(a, client, c.Name)
 	if err != nil {
 		return err
-	}
-	h, err := s.httpClient()
-	if err != nil {
-		return err
-	}
-	address, header := client.Console(c.Name)
-	ws, resp, err := websocket.Dial(a, address, &websocket.DialOptions{HTTPClient: h, HTTPHeader: header})
-	if err != nil {
-		return dialError(err, resp)
 	}
 	defer ws.CloseNow()
 	ws.SetReadLimit(1 << 20)
@@ -105,14 +95,22 @@ func send(ctx context.Context, ws *websocket.Conn, in io.Reader) error {
 	}
 }
 
-// dialError is the controller's own words when it has answered.
-func dialError(err error, resp *http.Response) error {
-	if resp == nil || resp.Body == nil {
-		return fmt.Errorf("call the controller: %w", err)
+// consoleTime is how long a console may take to open.
+const consoleTime = 30 * time.Second
+
+// dialConsole opens a VM's console.
+func dialConsole(ctx context.Context, client *api.Client, vm string) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, consoleTime, fmt.Errorf("the controller has not answered within %v", consoleTime))
+	defer cancel()
+	address, header := client.Console(vm)
+	ws, resp, err := websocket.Dial(ctx, address, &websocket.DialOptions{HTTPClient: client.HTTP(), HTTPHeader: header})
+	switch {
+	case err == nil:
+		return ws, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("console: %w", context.Cause(ctx))
+	case resp != nil && resp.Body != nil && resp.StatusCode >= 300:
+		return nil, api.AnswerError(resp) // the controller's own words
 	}
-	var e api.Error
-	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&e) == nil && e.Code != "" {
-		return &e
-	}
-	return fmt.Errorf("console: %w", err)
+	return nil, fmt.Errorf("call the controller: %w", err)
 }

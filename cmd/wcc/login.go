@@ -3,17 +3,21 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/term"
@@ -144,18 +148,30 @@ func (a *app) client() (*api.Client, error) {
 	if s.Token == "" {
 		return nil, usagef("no token for %s: use wcc login, WCC_TOKEN or --token", s.Server)
 	}
+	if a.made, err = s.client(); err != nil {
+		return nil, err
+	}
+	// Whatever does not heed the first Ctrl-C, such as a read of standard input, is ended by the second.
+	context.AfterFunc(a.Context, func() { signal.Reset(os.Interrupt, syscall.SIGTERM) })
+	return a.made, nil
+}
+
+// client is a client with the settings.
+func (s clientContext) client() (*api.Client, error) {
 	h, err := s.httpClient()
 	if err != nil {
 		return nil, err
 	}
-	if a.made, err = api.NewClient(s.Server, s.Token, h); err != nil {
+	c, err := api.NewClient(s.Server, s.Token, h)
+	if err != nil {
 		return nil, usageError{err}
 	}
-	return a.made, nil
+	return c, nil
 }
 
 type loginCmd struct {
-	Name string `arg:"" help:"Name of the context: the site's, say."`
+	Name  string `arg:"" help:"Name of the context: the site's, say."`
+	First string `help:"File with the token of the site's first login (DATA_DIR/first-admin-token), or - for standard input: it is exchanged for a lasting token." placeholder:"FILE"`
 }
 
 // Run keeps --server, --token and --ca under a name, after the controller has taken the token.
@@ -171,18 +187,21 @@ func (c *loginCmd) Run(a *app) error {
 			return err
 		}
 	}
-	if s.Token == "" {
-		if s.Token, err = a.askToken(); err != nil {
+	switch {
+	case c.First != "":
+		if err := file.write(); err != nil { // before the token is used: it cannot be used again
 			return err
 		}
+		s.Token, err = a.exchange(s, c.First)
+	case s.Token == "":
+		s.Token, err = a.askToken()
 	}
-	h, err := s.httpClient()
 	if err != nil {
 		return err
 	}
-	client, err := api.NewClient(s.Server, s.Token, h)
+	client, err := s.client()
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	if _, _, err := api.List[api.Site](a, client); err != nil {
 		return fmt.Errorf("try the token: %w", err)
@@ -195,24 +214,43 @@ func (c *loginCmd) Run(a *app) error {
 	return nil
 }
 
-// askToken reads a token from standard input, which on a terminal does not show it.
+// askToken reads a token from standard input, which on a terminal does not show it. Ctrl-C ends it.
 func (a *app) askToken() (string, error) {
 	fmt.Fprint(a.err, "token: ")
-	var line string
-	var err error
+	read := func() (string, error) { return bufio.NewReader(io.LimitReader(a.in, maxToken)).ReadString('\n') }
 	if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		var b []byte
-		b, err = term.ReadPassword(int(f.Fd()))
-		line = string(b)
-		fmt.Fprintln(a.err)
-	} else {
-		line, err = bufio.NewReader(a.in).ReadString('\n')
+		fd := int(f.Fd())
+		if state, err := term.GetState(fd); err == nil {
+			defer func() { _ = term.Restore(fd, state) }()
+		}
+		defer fmt.Fprintln(a.err)
+		read = func() (string, error) {
+			b, err := term.ReadPassword(fd)
+			return string(b), err
+		}
 	}
-	if line = strings.TrimSpace(line); line == "" {
-		return "", usagef("no token was given: %w", cmp.Or(err, errors.New("the line is empty")))
+	type answer struct {
+		line string
+		err  error
 	}
-	return line, nil
+	given := make(chan answer, 1)
+	go func() { // ends with the process at the latest: a read of standard input cannot be broken off
+		line, err := read()
+		given <- answer{line, err}
+	}()
+	select {
+	case <-a.Done():
+		return "", fmt.Errorf("read the token: %w", cause(a))
+	case g := <-given:
+		if line := strings.TrimSpace(g.line); line != "" {
+			return line, nil
+		}
+		return "", usagef("no token was given: %w", cmp.Or(g.err, errors.New("the line is empty")))
+	}
 }
+
+// maxToken is the length of a line in which a token is looked for.
+const maxToken = 1 << 10
 
 type contextsGroup struct {
 	List   contextsListCmd   `cmd:"" help:"List the contexts."`

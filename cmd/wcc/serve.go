@@ -88,17 +88,14 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.W
 		Site: site.Site, Store: st, Authority: authority, Federation: federation, Images: images, Logger: log,
 		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
 		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
+		OnFirstLogin: func() { dropFirstLogin(filepath.Join(site.DataDir, firstLoginFile), log) },
 	})
 	if err != nil {
 		return err
 	}
 	handler = controller.Handler()
-	token, err := controller.Bootstrap(ctx)
-	if err != nil {
+	if err := offerFirstLogin(ctx, controller, site, out, log); err != nil {
 		return err
-	}
-	if token != "" {
-		fmt.Fprintf(out, "The first admin's token, shown this once:\n%s\n", token)
 	}
 	if err := controller.Peers(ctx); err != nil {
 		return err

@@ -9,8 +9,9 @@ import (
 )
 
 type siteGroup struct {
-	List listCmd[api.Site, *api.Site] `cmd:"" help:"List this site and its peers."`
-	Show showCmd[api.Site, *api.Site] `cmd:"" help:"Show a site."`
+	List    listCmd[api.Site, *api.Site] `cmd:"" help:"List this site and its peers."`
+	Show    showCmd[api.Site, *api.Site] `cmd:"" help:"Show a site."`
+	Recover siteRecoverCmd               `cmd:"" help:"Let an admin in again while the controller is stopped."`
 }
 
 type hostGroup struct {
@@ -121,7 +122,7 @@ type userGroup struct {
 	List   listCmd[api.User, *api.User]   `cmd:"" help:"List users."`
 	Show   showCmd[api.User, *api.User]   `cmd:"" help:"Show a user."`
 	Create userCreateCmd                  `cmd:"" help:"Make a user; wcc user token gives it a token."`
-	Token  userTokenCmd                   `cmd:"" help:"Make a new token for a user. It is shown this once."`
+	Token  userTokenGroup                 `cmd:"" help:"Make, list and revoke tokens."`
 	Delete deleteCmd[api.User, *api.User] `cmd:"" help:"Delete users and their tokens."`
 }
 
@@ -134,23 +135,6 @@ type userCreateCmd struct {
 
 func (c *userCreateCmd) Run(a *app) error {
 	return create(a, c.format, &api.User{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.UserSpec{Admin: c.Admin}})
-}
-
-type userTokenCmd struct {
-	Name string `arg:"" help:"The user's name." complete:"self"`
-}
-
-func (c *userTokenCmd) Run(a *app) error {
-	client, err := a.client()
-	if err != nil {
-		return err
-	}
-	token, err := client.NewToken(a, c.Name)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(a.out, token)
-	return err
 }
 
 type peerGroup struct {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -57,6 +58,23 @@ func TestTLS(t *testing.T) {
 	}
 	if got := wcc(2, "", "--ca", "/nothing", "vm", "list"); !strings.Contains(got, "read the CA") {
 		t.Errorf("no CA: %s", got)
+	}
+}
+
+// TestInterruptedLogin has a user who gives up instead of typing a token.
+func TestInterruptedLogin(t *testing.T) {
+	t.Setenv("WCC_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+	t.Setenv("WCC_TOKEN", "")
+	in, typed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer typed.Close()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	out := &notice{enough: "token: ", then: func() { cancel(errors.New("interrupt")) }}
+	if code := run(ctx, []string{"login", "tokyo"}, in, out, out, false); code != 1 || !strings.Contains(out.String(), "read the token: interrupt") {
+		t.Errorf("code %d: %s", code, out)
 	}
 }
 

@@ -356,13 +356,25 @@ func (a *Agent) Reboot(ctx context.Context, c wire.RebootCall) error {
 	if !ok {
 		return api.Errorf(api.CodeConflict, "VM %s does not run here at epoch %d, or it is migrating", c.VM, c.Epoch)
 	}
-	return refusal(a.o.Hypervisor.Reboot(ctx, c.VM, c.Hard))
+	return notNow(c.VM, a.o.Hypervisor.Reboot(ctx, c.VM, c.Hard))
+}
+
+// notNow gives a hypervisor's error about a VM that was asked for something which only a running one can do the code that
+// users act on.
+func notNow(vm string, err error) error {
+	switch {
+	case errors.Is(err, hyper.ErrNotFound), errors.Is(err, hyper.ErrState):
+		return api.Errorf(api.CodeConflict, "VM %s is not running just now: %v", vm, err)
+	case errors.Is(err, hyper.ErrUnreachable):
+		return api.Errorf(api.CodeUnavailable, "%v", err)
+	}
+	return refusal(err)
 }
 
 // Console attaches to a VM's serial console.
 func (a *Agent) Console(ctx context.Context, vm string) (io.ReadWriteCloser, error) {
 	rw, err := a.o.Hypervisor.Console(ctx, vm)
-	return rw, refusal(err)
+	return rw, notNow(vm, err)
 }
 
 func ownedBy(r *record, job string, as role) error {

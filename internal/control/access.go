@@ -2,104 +2,14 @@ package control
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 
 	"widecloud/api"
 	"widecloud/internal/lend"
 	"widecloud/internal/serve"
 	"widecloud/internal/store"
 )
-
-// token is what is kept of a user's token: enough to know it again, not to make it.
-type token struct {
-	User string `json:"user"`
-	Hash string `json:"hash"` // SHA-256 of the secret, hex
-}
-
-// Authenticate is serve.Controller's.
-func (c *Controller) Authenticate(ctx context.Context, text string) (p serve.Principal, err error) {
-	unknown := api.Errorf(api.CodeUnauthenticated, "the token is not known here")
-	rest, ok := strings.CutPrefix(text, "wcc_")
-	id, secret, ok2 := strings.Cut(rest, "_")
-	if !ok || !ok2 {
-		return p, unknown
-	}
-	err = c.view(ctx, func(tx store.Tx) error {
-		t, err := getJSON[token](tx, prefixTokens+id)
-		if errors.Is(err, store.ErrNotFound) {
-			return unknown
-		}
-		if err != nil {
-			return err
-		}
-		sum := sha256.Sum256([]byte(secret))
-		if subtle.ConstantTimeCompare([]byte(hex.EncodeToString(sum[:])), []byte(t.Hash)) != 1 {
-			return unknown
-		}
-		u, err := get[api.User](tx, t.User)
-		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) || err == nil && u.Deleting {
-			return unknown
-		}
-		if err != nil {
-			return err
-		}
-		p = serve.Principal{User: u.Name, Owner: u.Owner, Admin: u.Spec.Admin}
-		return nil
-	})
-	return p, err
-}
-
-// newToken makes a token for a user in a transaction.
-func (c *Controller) newToken(tx store.Tx, user string) (string, error) {
-	u, err := get[api.User](tx, user)
-	if err != nil {
-		return "", err
-	}
-	var b [24]byte
-	rand.Read(b[:]) // never fails (crypto/rand)
-	id, secret := c.shortID(), base64.RawURLEncoding.EncodeToString(b[:])
-	sum := sha256.Sum256([]byte(secret))
-	if err := putJSON(tx, prefixTokens+id, token{User: user, Hash: hex.EncodeToString(sum[:])}); err != nil {
-		return "", err
-	}
-	u.Status.Tokens = append(u.Status.Tokens, id)
-	return "wcc_" + id + "_" + secret, put(tx, u)
-}
-
-// Bootstrap makes the first user, an admin, when there is none, and returns its token; otherwise "".
-func (c *Controller) Bootstrap(ctx context.Context) (text string, err error) {
-	err = c.update(ctx, func(tx store.Tx) error {
-		users, err := list[api.User](tx)
-		if err != nil || len(users) > 0 {
-			return err
-		}
-		if err := put(tx, &api.User{Meta: c.newMeta("admin", ""), Spec: api.UserSpec{Admin: true}}); err != nil {
-			return err
-		}
-		text, err = c.newToken(tx, "admin")
-		return err
-	})
-	return text, err
-}
-
-// NewToken is serve.Controller's.
-func (c *Controller) NewToken(ctx context.Context, p serve.Principal, user string) (text string, err error) {
-	if !p.Admin && p.User != user {
-		return "", forbidden("make tokens for %s", user)
-	}
-	err = c.update(ctx, func(tx store.Tx) error {
-		text, err = c.newToken(tx, user)
-		return err
-	})
-	return text, err
-}
 
 func forbidden(format string, args ...any) error {
 	return api.Errorf(api.CodeForbidden, "only an admin may "+format, args...)

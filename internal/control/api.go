@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -332,7 +333,7 @@ func (c *Controller) updated(tx store.Tx, p serve.Principal, was, now api.Object
 	case *api.Owner:
 		now.Status = was.(*api.Owner).Status
 	case *api.User:
-		now.Status = was.(*api.User).Status
+		return c.updateUser(tx, was.(*api.User), now)
 	case *api.Offer:
 		if now.Home != c.o.Site {
 			return api.Errorf(api.CodeForbidden, "offer %s is %s's", now.Name, now.Home)
@@ -572,7 +573,15 @@ func (c *Controller) Reboot(ctx context.Context, p serve.Principal, vm string, h
 	if err != nil {
 		return err
 	}
-	return c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard})
+	return notThere(v, c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard}))
+}
+
+// notThere is an end's error for the user of a VM: one that is not where it was a moment ago is on its way.
+func notThere(v *api.VM, err error) error {
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Errorf(api.CodeConflict, "VM %s is not at %s/%s just now: %v", v.Name, v.Status.Site, v.Status.Host, err)
+	}
+	return err
 }
 
 // Borrow is serve.Controller's.

@@ -47,6 +47,8 @@ type Options struct {
 	ProgressEvery time.Duration // default 500 ms
 	// Failpoint, when set, is called at each named point of a migration; tests kill the process there.
 	Failpoint func(name string)
+	// OnFirstLogin, when set, is called when the token that Bootstrap or Recover made was used, and is of no more use.
+	OnFirstLogin func()
 }
 
 // Controller is a site's controller.
@@ -111,6 +113,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.ctx = ctx
 	c.mu.Unlock()
 	w, err := c.o.Store.Watch(ctx, "", -1)
+	if ctx.Err() != nil {
+		return nil // stopped before it began
+	}
 	if err != nil {
 		return fmt.Errorf("watch the store: %w", err)
 	}

@@ -61,9 +61,7 @@ func (c *Controller) deleted(tx store.Tx, o api.Object) error {
 			return err
 		}
 	case *api.User:
-		if err := c.userGone(tx, o); err != nil {
-			return err
-		}
+		return c.deleteUser(tx, o)
 	case *api.Host:
 		if err := c.hostGone(tx, o); err != nil {
 			return err
@@ -147,15 +145,6 @@ func (c *Controller) addressGone(tx store.Tx, a *api.Address) error {
 		return nil
 	}
 	return c.serviceAddresses(tx, a.Spec.VM)
-}
-
-func (c *Controller) userGone(tx store.Tx, u *api.User) error {
-	for _, id := range u.Status.Tokens {
-		if err := remove(tx, prefixTokens+id); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // hostGone forgets a host's enrolment with it: its certificate and its join token admit nobody any more, also when another

@@ -121,11 +121,11 @@ func (w *world) session(site, from string, c *wire.Credential, purpose wire.Purp
 func (s *site) member(name, owner string) (serve.Principal, string) {
 	s.w.t.Helper()
 	s.create(&api.User{Meta: api.Meta{Name: name, Owner: owner}})
-	text, err := s.ctl.NewToken(s.w.t.Context(), s.admin, name)
+	token, err := s.ctl.NewToken(s.w.t.Context(), s.admin, name, api.TokenRequest{})
 	s.w.must(err)
-	p, err := s.ctl.Authenticate(s.w.t.Context(), text)
+	p, err := s.ctl.Authenticate(s.w.t.Context(), token.Token)
 	s.w.must(err)
-	return p, text
+	return p, token.Token
 }
 
 func (s *site) network(name string) *api.Network {

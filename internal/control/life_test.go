@@ -344,15 +344,15 @@ func TestOwners(t *testing.T) {
 		tokyo.create(&api.Owner{Meta: api.Meta{Name: "uni"}, Spec: api.OwnerSpec{Quota: &api.Resources{CPUs: 1, MemoryMiB: 4096, DiskGiB: 10}}})
 		tokyo.create(&api.User{Meta: api.Meta{Name: "ann", Owner: "uni"}})
 		tokyo.newVM("web1", "")
-		text, err := tokyo.ctl.NewToken(t.Context(), tokyo.admin, "ann")
+		token, err := tokyo.ctl.NewToken(t.Context(), tokyo.admin, "ann", api.TokenRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		ann, err := tokyo.ctl.Authenticate(t.Context(), text)
+		ann, err := tokyo.ctl.Authenticate(t.Context(), token.Token)
 		if err != nil || ann != (serve.Principal{User: "ann", Owner: "uni"}) {
 			t.Fatalf("%+v, %v", ann, err)
 		}
-		if _, err := tokyo.ctl.Authenticate(t.Context(), text+"x"); !errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {
+		if _, err := tokyo.ctl.Authenticate(t.Context(), token.Token+"x"); !errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {
 			t.Errorf("a wrong token: %v", err)
 		}
 		code := func(want api.Code, field string, err error) {

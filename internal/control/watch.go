@@ -140,7 +140,7 @@ func (c *Controller) Console(ctx context.Context, p serve.Principal, vm string) 
 	conn, err := c.endOf(v.Status.Site).console(ctx, wire.ConsoleHeader{VM: v.UID})
 	if err != nil {
 		done()
-		return nil, err
+		return nil, notThere(v, err)
 	}
 	context.AfterFunc(open, func() { conn.Close() })
 	return &console{conn, done}, nil

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -365,8 +364,6 @@ func defaultRoutes(device string, via []netip.Prefix) func(*netio.NS) error {
 	}
 }
 
-var tokenRE = regexp.MustCompile(`wcc_[A-Za-z0-9-]+_[A-Za-z0-9_-]+`)
-
 const (
 	apiAddress  = "[::1]:7646"
 	outsidePort = "7647"
@@ -387,15 +384,6 @@ func (f *Federation) startControllers(ctx context.Context) error {
 		_, err = s.ctl.Start(ProcessOptions{
 			Name: controllerProcess, Boot: true, Args: []string{nodeBin + "/wcc", "serve", "--config", "/etc/widecloud/site.toml"},
 			Ready: func(ctx context.Context) error {
-				if s.token == "" {
-					b, err := os.ReadFile(s.ctl.LogPath(controllerProcess))
-					if err != nil {
-						return err
-					}
-					if s.token = string(tokenRE.Find(b)); s.token == "" {
-						return errors.New("the first admin token is not printed yet")
-					}
-				}
 				ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 				defer cancel()
 				// Any answer of the API is a sign of life; without a token it is a refusal.
@@ -409,9 +397,29 @@ func (f *Federation) startControllers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if s.token, err = s.firstLogin(ctx); err != nil {
+			return fmt.Errorf("first login at %s: %w", s.stmt.Name, err)
+		}
 		s.client, err = api.NewClient("http://"+apiAddress, s.token, s.http())
 		return err
 	})
+}
+
+// firstLogin makes a lasting token of the one that the controller has left for its operator.
+func (s *fedSite) firstLogin(ctx context.Context) (string, error) {
+	first, err := os.ReadFile(s.ctl.Path(stateDir + "/controller/first-admin-token"))
+	if err != nil {
+		return "", err
+	}
+	c, err := api.NewClient("http://"+apiAddress, strings.TrimSpace(string(first)), s.http())
+	if err != nil {
+		return "", err
+	}
+	t, err := c.NewToken(ctx, api.OwnTokens, api.TokenRequest{Note: "lab"})
+	if err != nil {
+		return "", err
+	}
+	return t.Token, nil
 }
 
 // http is a client whose connections begin on the site's controller's machine,

@@ -12,6 +12,7 @@ type Principal struct {
 	User  string
 	Owner string // organisation; what a principal that is not Admin sees and changes
 	Admin bool
+	First bool // the token is for the first login only: all that it may do is NewToken for its own user, once
 }
 
 // Change is one change of one object. A deletion carries the object as it was last.
@@ -63,6 +64,10 @@ type Controller interface {
 	Reclaim(ctx context.Context, p Principal, loan string) (*api.Loan, error) // by the lender
 	Return(ctx context.Context, p Principal, loan string) (*api.Loan, error)  // by the borrower
 
-	// NewToken gives a user a new token; it is shown this once.
-	NewToken(ctx context.Context, p Principal, user string) (token string, err error)
+	// Tokens lists a user's tokens, the oldest first, without their secrets.
+	Tokens(ctx context.Context, p Principal, user string) ([]api.UserToken, error)
+	// NewToken gives a user a new token, whose secret is shown this once. The token of a First principal ends with it.
+	NewToken(ctx context.Context, p Principal, user string, r api.TokenRequest) (*api.UserToken, error)
+	// RevokeToken ends one token. The last admin who can log in keeps one: api.CodeConflict.
+	RevokeToken(ctx context.Context, p Principal, user, id string) error
 }

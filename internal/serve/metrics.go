@@ -14,6 +14,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	streams  *prometheus.GaugeVec
+	limited  *prometheus.CounterVec
 }
 
 func newMetrics(r *prometheus.Registry) metrics {
@@ -31,8 +32,11 @@ func newMetrics(r *prometheus.Registry) metrics {
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "widecloud_api_streams", Help: "Watches and consoles that are open now.",
 		}, []string{"type"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "widecloud_api_limited_total", Help: "Requests and connections that were refused because a user or a source was at a limit.",
+		}, []string{"limit"}),
 	}
-	r.MustRegister(m.requests, m.seconds, m.streams)
+	r.MustRegister(m.requests, m.seconds, m.streams, m.limited)
 	return m
 }
 
@@ -61,4 +65,11 @@ func (m metrics) stream(kind string) func() {
 	g := m.streams.WithLabelValues(kind)
 	g.Inc()
 	return g.Dec
+}
+
+// refused counts a refusal because of a limit.
+func (m metrics) refused(l limit) {
+	if m.limited != nil {
+		m.limited.WithLabelValues(string(l)).Inc()
+	}
 }

@@ -104,7 +104,7 @@ func (in *listInput) Resolve(ctx huma.Context) []error {
 func (s *Server) operation(id, method, path, tag, summary string) huma.Operation {
 	return huma.Operation{
 		OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary, MaxBodyBytes: s.o.MaxBody,
-		// huma's read deadline stays on the connection and would cancel the context of a call that takes longer than it.
+		// The type body has its own: huma's stays on the connection and would cancel the context of a call that takes longer.
 		BodyReadTimeout: -1,
 	}
 }
@@ -272,11 +272,58 @@ func (s *Server) registerVerbs(h huma.API) {
 		return result(s, ctx, peer, err)
 	})
 
-	op = s.operation("create-token", http.MethodPost, "/v1/users/{name}/tokens", "users", "Make a new token for a user; it is shown this once")
+	s.registerTokens(h)
+}
+
+// registerTokens makes the paths of users' tokens.
+func (s *Server) registerTokens(h huma.API) {
+	ctl := s.o.Controller
+	const path = "/v1/users/{name}/tokens"
+	const doc = "The name - stands for the caller itself. A user who is no admin sees and changes its own tokens only."
+	of := func(ctx context.Context, name string) string {
+		if name == api.OwnTokens {
+			return who(ctx).User
+		}
+		return name
+	}
+
+	op := s.operation("list-tokens", http.MethodGet, path, "users", "List a user's tokens, without their secrets")
+	op.Description = doc
+	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[*api.UserTokens], error) {
+		items, err := ctl.Tokens(ctx, who(ctx), of(ctx, in.Name))
+		if items == nil {
+			items = []api.UserToken{}
+		}
+		return result(s, ctx, &api.UserTokens{Items: items}, err)
+	})
+
+	type createToken struct {
+		Name string `path:"name" doc:"the user's name, or -"`
+		Body *api.TokenRequest
+	}
+	op = s.operation("create-token", http.MethodPost, path, "users", "Make a new token for a user; its secret is shown this once")
+	op.Description = doc
 	op.DefaultStatus = http.StatusCreated
-	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[*api.Token], error) {
-		token, err := ctl.NewToken(ctx, who(ctx), in.Name)
-		return result(s, ctx, &api.Token{Token: token}, err)
+	huma.Register(h, op, func(ctx context.Context, in *createToken) (*output[*api.UserToken], error) {
+		var r api.TokenRequest
+		if in.Body != nil {
+			r = *in.Body
+		}
+		token, err := ctl.NewToken(ctx, who(ctx), of(ctx, in.Name), r)
+		return result(s, ctx, token, err)
+	})
+
+	type revokeToken struct {
+		Name string `path:"name" doc:"the user's name, or -"`
+		ID   string `path:"id" doc:"the token's id"`
+	}
+	op = s.operation("revoke-token", http.MethodDelete, path+"/{id}", "users", "End a token")
+	op.Description = doc
+	huma.Register(h, op, func(ctx context.Context, in *revokeToken) (*noContentOutput, error) {
+		if err := ctl.RevokeToken(ctx, who(ctx), of(ctx, in.Name), in.ID); err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return nil, nil
 	})
 }
 

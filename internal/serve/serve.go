@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +39,8 @@ type Server struct {
 	mux     *http.ServeMux
 	metrics metrics
 	spec    []byte // OpenAPI 3.1, JSON
+	usage   usage
+	logins  *logins
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed: watches and consoles end
@@ -56,7 +60,7 @@ func New(o Options) *Server {
 	if o.Version == "" {
 		o.Version = "0"
 	}
-	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), stopped: make(chan struct{}), metrics: newMetrics(o.Metrics)}
+	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), stopped: make(chan struct{}), metrics: newMetrics(o.Metrics), logins: newLogins()}
 	s.describe()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
@@ -81,24 +85,31 @@ func (s *Server) Stop() { s.stopOnce.Do(func() { close(s.stopped) }) }
 // Serve serves the API on ln, by TLS unless tlsConfig is nil, until ctx ends; then it ends the watches and consoles,
 // gives other requests up to 5 s, and returns nil. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConfig *tls.Config) error {
+	limited := newConnections(ln, s.log, s.metrics)
 	srv := &http.Server{
 		Handler:           s,
-		TLSConfig:         tlsConfig,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		// No WriteTimeout: watches and consoles are long; each of their writes has a deadline of its own.
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: headerTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeader,
+		ConnState:         limited.state,
+		// No ReadTimeout and WriteTimeout: uploads, watches and consoles are long; each read and write has its own deadline.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: writeWait, PingTimeout: writeWait, WriteByteTimeout: writeWait},
+		// Its own answer to OPTIONS * would read a stranger's body.
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	var accept net.Listener = plain{limited}
+	if tlsConfig != nil {
+		secure := newHandshakes(limited, tlsConfig)
+		defer secure.wait()
+		srv.TLSConfig = secure.config
+		accept = secure
 	}
 	done := make(chan error, 1)
-	go func() {
-		if tlsConfig != nil {
-			done <- srv.ServeTLS(ln, "", "")
-		} else {
-			done <- srv.Serve(ln)
-		}
-	}()
+	go func() { done <- srv.Serve(accept) }()
 	select {
 	case err := <-done:
+		accept.Close()
 		return fmt.Errorf("serve api on %s: %w", ln.Addr(), err)
 	case <-ctx.Done():
 	}
@@ -116,53 +127,100 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConfig *tls.Conf
 // ServeHTTP authenticates, routes, logs and counts a request.
 func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	w := &recorder{ResponseWriter: rw}
+	body := newBody(rw, r)
+	w := &recorder{ResponseWriter: rw, rc: http.NewResponseController(rw), body: body, http1: r.ProtoMajor == 1}
+	defer body.abandon()
+	_ = w.rc.SetWriteDeadline(time.Time{}) // that of the connection's last answer
 	_, route := s.mux.Handler(r)
-	var p Principal
+	if !clean(r.URL.Path) {
+		route = "" // the mux would redirect, and no client of an API follows that with its token
+	}
+	var c caller
 	defer func() {
 		if v := recover(); v != nil {
-			if v == http.ErrAbortHandler {
-				panic(v)
-			}
-			if r.Context().Err() == nil {
-				s.log.Error("api handler panicked", "method", r.Method, "route", route, "panic", fmt.Sprint(v))
-			}
-			if w.status == 0 {
-				writeError(w, api.Errorf(api.CodeInternal, "internal error"))
-			}
+			s.panicked(w, r, route, v)
 		}
-		s.finish(r, w, route, p, time.Since(start))
+		s.finish(r, w, route, c.User, time.Since(start))
 	}()
-
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if !open(route) {
-		var err error
-		if p, err = s.authenticate(r); err != nil {
-			if errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {
-				w.Header().Set("WWW-Authenticate", `Bearer realm="widecloud"`)
-			}
-			writeError(w, s.fail(r.Context(), err))
-			return
-		}
-	}
-	if route == "" {
-		s.noRoute(w, r)
+	if open(route) {
+		s.mux.ServeHTTP(w, r)
 		return
 	}
-	s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), principalKey{}, p)))
+	c, err := s.authenticate(r)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	if c.First && route != firstRoute {
+		s.refuse(w, r, api.Errorf(api.CodeForbidden, "this token is good for the first login only: wcc login NAME --first FILE makes a lasting one of it"))
+		return
+	}
+	l := limitOf(route, r)
+	release, err := s.usage.take(c.User, l)
+	if err != nil {
+		s.metrics.refused(l)
+		writeError(w, s.fail(r.Context(), err))
+		return
+	}
+	defer release()
+	r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+	r.Body = body
+	switch {
+	case route == "":
+		s.noRoute(w, r)
+	case r.Method == http.MethodHead && l != limitRequests:
+		s.wrongMethod(w, r, []string{http.MethodGet}) // it would go on without end
+	default:
+		if l == limitUploads {
+			body.stream()
+		}
+		s.mux.ServeHTTP(w, r)
+	}
 }
+
+// clean tells whether a path is as the mux wants it: rooted, and without empty segments and dots.
+func clean(p string) bool {
+	return p != "" && p[0] == '/' && (p == "/" || path.Clean(p) == strings.TrimSuffix(p, "/"))
+}
+
+// panicked logs a defect with its stack. The client hears nothing of it.
+func (s *Server) panicked(w *recorder, r *http.Request, route string, v any) {
+	if v == http.ErrAbortHandler {
+		panic(v)
+	}
+	if err, ok := v.(error); ok && w.failed != nil && errors.Is(err, w.failed) {
+		return // huma panics when a client is gone before it has its answer
+	}
+	s.log.Error("api handler panicked", "method", r.Method, "route", route, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	if w.status == 0 {
+		writeError(w, errorBody{apiError: api.Errorf(api.CodeInternal, "internal error")})
+	}
+}
+
+// firstRoute is all that a First principal may ask for.
+const firstRoute = "POST /v1/users/{name}/tokens"
 
 // open tells the routes that need no token.
 func open(route string) bool {
 	return route == "GET /openapi.json" || route == "GET /healthz" || route == "GET /metrics"
 }
 
-type principalKey struct{}
+// caller is who made a request, with the token that says so.
+type caller struct {
+	Principal
+	token string
+}
+
+type callerKey struct{}
 
 // who gives the principal of a request that ServeHTTP has authenticated.
-func who(ctx context.Context) Principal { return ctx.Value(principalKey{}).(Principal) }
+func who(ctx context.Context) Principal { return callerOf(ctx).Principal }
 
-func (s *Server) authenticate(r *http.Request) (Principal, error) {
+func callerOf(ctx context.Context) caller { return ctx.Value(callerKey{}).(caller) }
+
+// authenticate finds out who makes a request. Only a token that is tried counts as a login that failed.
+func (s *Server) authenticate(r *http.Request) (caller, error) {
 	scheme, token := "", ""
 	if h := r.Header.Get("Authorization"); h != "" {
 		scheme, token, _ = strings.Cut(h, " ")
@@ -170,11 +228,46 @@ func (s *Server) authenticate(r *http.Request) (Principal, error) {
 	}
 	switch {
 	case scheme == "":
-		return Principal{}, api.Errorf(api.CodeUnauthenticated, "no token: send the header Authorization: Bearer TOKEN")
+		return caller{}, api.Errorf(api.CodeUnauthenticated, "no token: send the header Authorization: Bearer TOKEN")
 	case !strings.EqualFold(scheme, "bearer") || token == "":
-		return Principal{}, api.Errorf(api.CodeUnauthenticated, "the Authorization header is not of the form Bearer TOKEN")
+		return caller{}, api.Errorf(api.CodeUnauthenticated, "the Authorization header is not of the form Bearer TOKEN")
 	}
-	return s.o.Controller.Authenticate(r.Context(), token)
+	source := sourceOf(r.RemoteAddr)
+	if wait := s.logins.wait(source, token, time.Now()); wait > 0 {
+		s.metrics.refused("logins")
+		return caller{}, errorBody{header: retryIn(wait),
+			apiError: api.Errorf(api.CodeTooMany, "too many tokens from %s were wrong: try again in %v", source, wait.Round(time.Second))}
+	}
+	p, err := s.o.Controller.Authenticate(r.Context(), token)
+	switch {
+	case errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}):
+		s.logins.failed(source, token, time.Now())
+	case err == nil:
+		s.logins.succeeded(token)
+	}
+	return caller{p, token}, err
+}
+
+// refuse answers a request whose sender is not known, or hardly, and ends the connection: a stranger keeps none.
+func (s *Server) refuse(w *recorder, r *http.Request, err error) {
+	e := s.fail(r.Context(), err)
+	if e.Code == api.CodeUnauthenticated {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="widecloud"`)
+	}
+	if w.http1 {
+		w.Header().Set("Connection", "close")
+	}
+	writeError(w, e)
+}
+
+// stillGood tells whether the token of a request that has gone on for long is what it was.
+func (s *Server) stillGood(ctx context.Context) bool {
+	c := callerOf(ctx)
+	p, err := s.o.Controller.Authenticate(ctx, c.token)
+	if err != nil {
+		return !errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) // the store's trouble is not the user's
+	}
+	return p == c.Principal
 }
 
 // noRoute answers a request that no pattern matches: 404, or 405 where another method would do.
@@ -185,19 +278,23 @@ func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) {
 			allowed = append(allowed, m)
 		}
 	}
-	if len(allowed) == 0 {
-		writeError(w, api.Errorf(api.CodeNotFound, "no such path: %s", r.URL.Path))
+	if len(allowed) == 0 || !clean(r.URL.Path) {
+		writeError(w, errorBody{apiError: api.Errorf(api.CodeNotFound, "no such path: %s", r.URL.Path)})
 		return
 	}
+	s.wrongMethod(w, r, allowed)
+}
+
+func (s *Server) wrongMethod(w http.ResponseWriter, r *http.Request, allowed []string) {
 	for _, m := range allowed {
 		w.Header().Add("Allow", m)
 	}
-	writeErrorStatus(w, http.StatusMethodNotAllowed,
-		api.Errorf(api.CodeInvalid, "%s is not possible on %s; possible: %v", r.Method, r.URL.Path, allowed))
+	writeError(w, errorBody{status: http.StatusMethodNotAllowed,
+		apiError: api.Errorf(api.CodeInvalid, "%s is not possible on %s; possible: %v", r.Method, r.URL.Path, allowed)})
 }
 
-// finish logs and counts a request that has been answered.
-func (s *Server) finish(r *http.Request, w *recorder, route string, p Principal, took time.Duration) {
+// finish logs and counts a request that has been answered. What strangers do in any number is not logged by default.
+func (s *Server) finish(r *http.Request, w *recorder, route, user string, took time.Duration) {
 	s.metrics.observe(r.Method, route, w.status, took)
 	level := slog.LevelInfo
 	switch {
@@ -205,11 +302,11 @@ func (s *Server) finish(r *http.Request, w *recorder, route string, p Principal,
 		return
 	case w.status >= 500:
 		level = slog.LevelError
-	case r.Method == http.MethodGet && w.status < 400:
+	case r.Method == http.MethodGet && w.status < 400, user == "" && !s.tried(r, w.status):
 		level = slog.LevelDebug
 	}
 	s.log.Log(r.Context(), level, "api request", "method", r.Method, "route", route, "path", r.URL.Path,
-		"status", w.status, "user", p.User, "seconds", took.Seconds(), "remote", r.RemoteAddr)
+		"status", w.status, "user", user, "seconds", took.Seconds(), "remote", r.RemoteAddr)
 }
 
 // writeJSON answers with a JSON body.
@@ -221,25 +318,61 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = enc.Encode(v) // a client that went away is no error of ours
 }
 
-// recorder notes the status for the log; everything else goes through.
-type recorder struct {
-	http.ResponseWriter
-	status int
+// tried tells whether a request without a user tried a token, which is rare: logins sees to that.
+func (s *Server) tried(r *http.Request, status int) bool {
+	return status == http.StatusUnauthorized && r.Header.Get("Authorization") != ""
 }
 
+const (
+	// writeWait is how long a client may take to read a piece of what it is sent before it is let go.
+	writeWait = 30 * time.Second
+	// writePiece is the size of such a piece, in bytes.
+	writePiece = 64 << 10
+)
+
+// recorder notes the status for the log, and lets no client keep an answer waiting.
+type recorder struct {
+	http.ResponseWriter
+	rc     *http.ResponseController
+	body   *body
+	http1  bool
+	status int
+	failed error // of a write: the client is gone
+}
+
+// WriteHeader ends the connection after an answer that comes before the body: net/http would wait for the rest of it.
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 || w.status < 200 {
 		w.status = status
 	}
+	w.hurry()
+	if w.http1 && !w.body.ended && status != http.StatusSwitchingProtocols {
+		w.Header().Set("Connection", "close")
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *recorder) Write(b []byte) (int, error) {
+func (w *recorder) Write(b []byte) (n int, err error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
-	return w.ResponseWriter.Write(b)
+	for {
+		piece := b[n:min(len(b), n+writePiece)]
+		w.hurry()
+		m, err := w.ResponseWriter.Write(piece)
+		n += m
+		if err != nil {
+			w.failed = err
+			return n, err
+		}
+		if n == len(b) {
+			return n, nil
+		}
+	}
 }
+
+// hurry gives the client writeWait for the next piece. A ResponseWriter without deadlines, as in some tests, has no slow clients.
+func (w *recorder) hurry() { _ = w.rc.SetWriteDeadline(time.Now().Add(writeWait)) }
 
 // Unwrap lets http.ResponseController and the websocket reach the connection.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }

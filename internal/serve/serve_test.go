@@ -37,7 +37,12 @@ type site struct {
 
 func newSite(t *testing.T, o serve.Options) *site {
 	t.Helper()
-	s := &site{T: t, ctl: servetest.New(), log: &bytes.Buffer{}}
+	return newSiteOf(t, servetest.New(), o)
+}
+
+func newSiteOf(t *testing.T, ctl *servetest.Memory, o serve.Options) *site {
+	t.Helper()
+	s := &site{T: t, ctl: ctl, log: &bytes.Buffer{}}
 	o.Controller = s.ctl
 	o.Logger = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.srv = serve.New(o)
@@ -87,6 +92,19 @@ func TestErrors(t *testing.T) {
 		{"wrong token", "stolen", "GET", "/v1/vms", "", 401, `{"code":"unauthenticated","message":"the token is not known"}`},
 		{"path before token", "", "GET", "/v1/nonsense", "", 401, `{"code":"unauthenticated","message":"no token: send the header Authorization: Bearer TOKEN"}`},
 		{"panic", "panic-token", "GET", "/v1/vms", "", 500, `{"code":"internal","message":"internal error"}`},
+		{"dots in the path", alice, "GET", "/v1/vms/../users", "", 404, `{"code":"not-found","message":"no such path: /v1/vms/../users"}`},
+		{"escaped dots in the path", alice, "GET", "/v1/vms/%2e%2e/users", "", 404, `{"code":"not-found","message":"no such path: /v1/vms/../users"}`},
+		{"empty segment", alice, "GET", "/v1//vms", "", 404, `{"code":"not-found","message":"no such path: /v1//vms"}`},
+		{"slash at the end", alice, "GET", "/v1/vms/", "", 404, `{"code":"not-found","message":"no such path: /v1/vms/"}`},
+		{"control characters in the path", alice, "GET", "/v1/vms/%1b%5bm", "", 404, `{"code":"not-found","message":"no vms named \u001b[m"}`},
+		{"no websocket", alice, "GET", "/v1/vms/web1/console", "", 426, `{"code":"invalid","field":"Upgrade","message":"a console is a websocket (RFC 6455): the request must have Upgrade: websocket"}`},
+		{"OPTIONS", alice, "OPTIONS", "/v1/vms", "", 405, `{"code":"invalid","message":"OPTIONS is not possible on /v1/vms; possible: [GET POST]"}`},
+		{"PATCH", alice, "PATCH", "/v1/vms/web1", "{}", 405, `{"code":"invalid","message":"PATCH is not possible on /v1/vms/web1; possible: [GET PUT DELETE]"}`},
+		{"HEAD", alice, "HEAD", "/v1/vms/none", "", 404, ``},
+		{"HEAD of a watch", alice, "HEAD", "/v1/vms?watch=true", "", 405, ``},
+		{"HEAD of a console", alice, "HEAD", "/v1/vms/web1/console", "", 405, ``},
+		{"not a boolean", alice, "GET", "/v1/vms?watch=perhaps", "", 400, `{"code":"invalid","field":"watch","message":"invalid boolean"}`},
+		{"not a number", alice, "GET", "/v1/vms?watch=true&from=x", "", 400, `{"code":"invalid","field":"from","message":"invalid integer"}`},
 		{"unknown path", alice, "GET", "/v1/nonsense", "", 404, `{"code":"not-found","message":"no such path: /v1/nonsense"}`},
 		{"wrong method", alice, "POST", "/v1/guests", "{}", 405, `{"code":"invalid","message":"POST is not possible on /v1/guests; possible: [GET]"}`},
 		{"unknown object", alice, "GET", "/v1/vms/none", "", 404, `{"code":"not-found","message":"no vms named none"}`},
@@ -97,9 +115,11 @@ func TestErrors(t *testing.T) {
 		{"wrong element", alice, "POST", "/v1/vms", `{"name":"a","spec":{"sites":["x",3]}}`, 400, `{"code":"invalid","field":"spec.sites[1]","message":"expected string"}`},
 		{"several at once", alice, "POST", "/v1/vms", `{"name":"a","spec":{"cpus":true,"memory_mib":"x"}}`, 400,
 			`{"code":"invalid","message":"the request is not valid","reasons":[{"code":"invalid","message":"spec.cpus: expected integer"},{"code":"invalid","message":"spec.memory_mib: expected integer"}]}`},
-		{"not json", alice, "POST", "/v1/vms", `{"name":`, 400, `{"code":"invalid","message":"unexpected end of JSON input"}`},
-		{"empty body", alice, "POST", "/v1/vms", ``, 400, `{"code":"invalid","message":"request body is required"}`},
-		{"too large", alice, "POST", "/v1/vms", `{"name":"` + strings.Repeat("a", 5000) + `"}`, 400, `{"code":"invalid","message":"request body is too large limit=4096 bytes"}`},
+		{"not json", alice, "POST", "/v1/vms", `{"name":`, 400, `{"code":"invalid","field":"body","message":"is not JSON: unexpected end of JSON input"}`},
+		{"more after the json", alice, "POST", "/v1/vms", `{} {}`, 400, `{"code":"invalid","field":"body","message":"is not JSON: invalid character '{' after top-level value"}`},
+		{"not an object", alice, "POST", "/v1/vms", `[]`, 400, `{"code":"invalid","field":"body","message":"expected object"}`},
+		{"empty body", alice, "POST", "/v1/vms", ``, 400, `{"code":"invalid","field":"body","message":"is missing: send a JSON object"}`},
+		{"too large", alice, "POST", "/v1/vms", `{"name":"` + strings.Repeat("a", 5000) + `"}`, 413, `{"code":"invalid","field":"body","message":"is larger than 4096 bytes"}`},
 		{"controller's field", alice, "POST", "/v1/vms", `{"name":"a","spec":{"cpus":1}}`, 400, `{"code":"invalid","field":"spec.image","message":"must be given"}`},
 		{"unknown query", alice, "GET", "/v1/vms?wach=true", "", 400, `{"code":"invalid","field":"wach","message":"unknown query parameter"}`},
 		{"names differ", alice, "PUT", "/v1/vms/web1", `{"name":"web2"}`, 400, `{"code":"invalid","field":"name","message":"is \"web2\" in the body and \"web1\" in the path"}`},
@@ -109,7 +129,7 @@ func TestErrors(t *testing.T) {
 			`{"code":"refused","message":"the offer does not reach","reasons":[{"site":"osaka","code":"cpu","message":"8 are lent at most","advice":"ask for less"}]}`},
 		{"refused with all reasons", alice, "POST", "/v1/vms/web1/migrate", `{"target":"nara"}`, 422,
 			`{"code":"refused","message":"vm web1 cannot migrate to nara","reasons":[{"site":"nara","host":"h1","code":"memory","message":"needs 512 MiB, has 100 MiB","advice":"ask for a larger loan"},{"site":"nara","host":"h1","code":"cpu","message":"cannot run the model qemu64"}]}`},
-		{"forbidden", alice, "POST", "/v1/users/alice/tokens", "", 403, `{"code":"forbidden","message":"user alice is no admin"}`},
+		{"forbidden", alice, "POST", "/v1/users/root/tokens", "", 403, `{"code":"forbidden","message":"user alice is no admin"}`},
 		{"stale watch", alice, "GET", "/v1/vms?watch=true&from=1", "", 409, `{"code":"stale","message":"revision 1 is no longer kept"}`},
 		{"negative revision", alice, "GET", "/v1/vms?watch=true&from=-4", "", 400, `{"code":"invalid","field":"from","message":"expected number >= 0"}`},
 	}
@@ -148,6 +168,19 @@ func TestUnknownErrorsAreHidden(t *testing.T) {
 	}
 	if !strings.Contains(s.log.String(), "disk on fire") {
 		t.Errorf("the log has not the error:\n%s", s.log)
+	}
+}
+
+func TestPanicsAreLogged(t *testing.T) {
+	s := newSite(t, serve.Options{})
+	code, body := s.do("panic-token", "GET", "/v1/vms", "")
+	if want := `{"code":"internal","message":"internal error"}`; code != 500 || body != want {
+		t.Errorf("got %d %s, want 500 %s", code, body, want)
+	}
+	for _, want := range []string{"a defect", "servetest.(*Memory).Authenticate", "tokens.go:"} {
+		if !strings.Contains(s.log.String(), want) {
+			t.Errorf("the log has not %q:\n%s", want, s.log)
+		}
 	}
 }
 
@@ -428,7 +461,7 @@ func TestOpenAPI(t *testing.T) {
 	for path, want := range map[string]string{
 		"/v1/sites": "get", "/v1/sites/{name}": "get",
 		"/v1/hosts": "get", "/v1/hosts/{name}": "get put delete", "/v1/hosts/join-tokens": "post",
-		"/v1/owners": "get post", "/v1/users": "get post", "/v1/users/{name}/tokens": "post",
+		"/v1/owners": "get post", "/v1/users": "get post", "/v1/users/{name}/tokens": "get post", "/v1/users/{name}/tokens/{id}": "delete",
 		"/v1/peers": "get post", "/v1/peers/{name}": "get put delete", "/v1/peers/invitations": "post",
 		"/v1/offers": "get post", "/v1/offers/{name}": "get put delete",
 		"/v1/loans": "get post", "/v1/loans/{name}": "get", "/v1/loans/{name}/reclaim": "post", "/v1/loans/{name}/return": "post",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -15,9 +16,6 @@ import (
 
 	"widecloud/api"
 )
-
-// writeWait is how long a client may take to read what is written to a watch or console before it is let go.
-const writeWait = 30 * time.Second
 
 // registerStreams makes the two paths whose bodies are no JSON.
 func (s *Server) registerStreams(h huma.API) {
@@ -37,7 +35,11 @@ func (s *Server) registerStreams(h huma.API) {
 	op = s.operation("console-vm", http.MethodGet, "/v1/vms/{name}/console", "vms", "Attach to a VM's serial console (websocket)")
 	op.Description = "Binary messages carry the console's bytes in both directions."
 	op.Responses = map[string]*huma.Response{"101": {Description: "Switching to websocket (RFC 6455)"}}
-	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*streamOutput, error) {
+	huma.Register(h, op, func(ctx context.Context, in *consoleInput) (*streamOutput, error) {
+		if !in.upgrade {
+			return nil, errorBody{status: http.StatusUpgradeRequired, header: http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
+				apiError: api.Invalidf("Upgrade", "a console is a websocket (RFC 6455): the request must have Upgrade: websocket")}
+		}
 		con, err := s.o.Controller.Console(ctx, who(ctx), in.Name)
 		if err != nil {
 			return nil, s.fail(ctx, err)
@@ -47,6 +49,18 @@ func (s *Server) registerStreams(h huma.API) {
 			s.console(w, r, con)
 		}}, nil
 	})
+}
+
+// consoleInput says whether the request asks for a websocket at all.
+type consoleInput struct {
+	Name    string `path:"name" doc:"the VM's name"`
+	upgrade bool
+}
+
+// Resolve is huma.Resolver's.
+func (in *consoleInput) Resolve(ctx huma.Context) []error {
+	in.upgrade = strings.EqualFold(ctx.Header("Upgrade"), "websocket")
+	return nil
 }
 
 // limitReader fails, rather than ends, at its limit: a cut image must not look like a whole one.
@@ -97,7 +111,6 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-ch
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	w.WriteHeader(http.StatusOK)
 	send := func(b []byte) bool {
-		_ = rc.SetWriteDeadline(time.Now().Add(writeWait))
 		if _, err := w.Write(b); err != nil {
 			return false
 		}
@@ -116,7 +129,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-ch
 		case <-s.stopped:
 			return
 		case <-beat.C:
-			if !send([]byte(": idle\n\n")) {
+			if !s.stillGood(ctx) || !send([]byte(": idle\n\n")) {
 				return
 			}
 		case c, ok := <-changes:
@@ -145,9 +158,11 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-ch
 func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWriteCloser) {
 	defer con.Close()
 	// Accept refuses browsers of other origins by itself; compression would cost more than a console's bytes.
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	refusal := &refusalWriter{ResponseWriter: w}
+	ws, err := websocket.Accept(refusal, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
-		return // Accept has answered
+		refusal.answer()
+		return
 	}
 	defer ws.CloseNow()
 	defer s.metrics.stream("console")()
@@ -187,16 +202,59 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWrit
 			}
 		}
 	}()
-	select {
-	case <-fromClient:
-	case <-fromGuest:
-		_ = ws.Close(websocket.StatusNormalClosure, "the console ended")
-	case <-s.stopped:
-		_ = ws.Close(websocket.StatusGoingAway, "the controller is stopping")
-	case <-ctx.Done():
+	beat := time.NewTicker(s.o.Heartbeat)
+	defer beat.Stop()
+	for open := true; open; {
+		open = false
+		select {
+		case <-fromClient:
+		case <-fromGuest:
+			_ = ws.Close(websocket.StatusNormalClosure, "the console ended")
+		case <-s.stopped:
+			_ = ws.Close(websocket.StatusGoingAway, "the controller is stopping")
+		case <-ctx.Done():
+		case <-beat.C:
+			if open = s.stillGood(ctx); !open {
+				_ = ws.Close(websocket.StatusPolicyViolation, "the token is no longer good")
+			}
+		}
 	}
 	cancel()
 	_ = con.Close()
 	<-fromClient
 	<-fromGuest
+}
+
+// refusalWriter keeps what the websocket's library answers to a request that it refuses, so that it can be put into our
+// shape.
+type refusalWriter struct {
+	http.ResponseWriter
+	status int
+	text   bytes.Buffer
+}
+
+// WriteHeader is http.ResponseWriter's.
+func (w *refusalWriter) WriteHeader(status int) {
+	if status == http.StatusSwitchingProtocols {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.status = status
+}
+
+func (w *refusalWriter) Write(b []byte) (int, error) { return w.text.Write(b) }
+
+// Unwrap lets the websocket reach the connection.
+func (w *refusalWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// answer answers with what was kept.
+func (w *refusalWriter) answer() {
+	if w.status == 0 {
+		return // the connection is no longer HTTP
+	}
+	code := api.CodeInvalid
+	if w.status == http.StatusForbidden {
+		code = api.CodeForbidden
+	}
+	writeError(w.ResponseWriter, errorBody{apiError: api.Errorf(code, "%s", strings.TrimSpace(w.text.String())), status: w.status})
 }

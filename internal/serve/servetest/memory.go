@@ -1,8 +1,9 @@
-// Package servetest has a Controller that keeps its objects in memory, for tests of the API and of what talks to it. It has
-// the users root (token admin-token, an admin) and alice (alice-token, of tokyo-u); panic-token is a defect.
+// Package servetest has a Controller that keeps its objects in memory, for tests of the API and of what talks to it, and
+// the suite that every Controller passes as to users' tokens. That of New has the users root (token admin-token, an admin)
+// and alice (alice-token, of tokyo-u); panic-token is a defect.
 //
 // Invariants:
-//   - it does no more than its caller asks: nothing is reconciled, no job moves but by Put.
+//   - Memory does no more than its caller asks: nothing is reconciled, no job moves but by Put.
 package servetest
 
 import (
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"widecloud/api"
 	"widecloud/internal/serve"
@@ -32,14 +34,29 @@ type Memory struct {
 	history   []serve.Change
 	consoles  map[string]net.Conn
 	uploaded  map[string][]byte
+	users     map[string]serve.Principal // beside the user objects
+	tokens    []api.UserToken            // with their secrets, in the order of their creation
+	made      int                        // tokens
 	compacted int64
 	fail      error // given by every call when set
 }
 
-// New makes an empty one.
+// New makes one without objects, with the users in the package comment.
 func New() *Memory {
-	return &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]api.Kind{},
+	m, _ := NewSite()
+	m.objects, m.history, m.revision = map[string]api.Object{}, nil, 0
+	m.users = map[string]serve.Principal{"root": {User: "root", Admin: true}, "alice": {User: "alice", Owner: "tokyo-u"}}
+	m.tokens = []api.UserToken{{ID: "root", User: "root", Token: "admin-token"}, {ID: "alice", User: "alice", Token: "alice-token"}}
+	m.made = 0
+	return m
+}
+
+// NewSite makes one as a site is at first: with the user admin, and its first login's token.
+func NewSite() (m *Memory, first string) {
+	m = &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]api.Kind{},
 		consoles: map[string]net.Conn{}, uploaded: map[string][]byte{}}
+	m.change(&api.User{Meta: api.Meta{Name: "admin"}, Spec: api.UserSpec{Admin: true}}, false)
+	return m, m.addToken(api.UserToken{User: "admin", First: true, Expires: time.Now().Add(24 * time.Hour)}).Token
 }
 
 func key(k api.Kind, name string) string { return string(k) + "/" + name }
@@ -54,19 +71,6 @@ func clone(o api.Object) api.Object {
 		panic(err)
 	}
 	return c.(api.Object)
-}
-
-// Authenticate knows the tokens in the package comment.
-func (m *Memory) Authenticate(_ context.Context, token string) (serve.Principal, error) {
-	switch token {
-	case "admin-token":
-		return serve.Principal{User: "root", Admin: true}, nil
-	case "alice-token":
-		return serve.Principal{User: "alice", Owner: "tokyo-u"}, nil
-	case "panic-token":
-		panic("a defect")
-	}
-	return serve.Principal{}, api.Errorf(api.CodeUnauthenticated, "the token is not known")
 }
 
 func (m *Memory) find(p serve.Principal, k api.Kind, name string) (api.Object, error) {
@@ -210,6 +214,11 @@ func (m *Memory) Update(_ context.Context, p serve.Principal, o api.Object) (api
 	}
 	n := clone(old)
 	reflect.ValueOf(n).Elem().FieldByName("Spec").Set(reflect.ValueOf(o).Elem().FieldByName("Spec"))
+	if n.Kind() == api.KindUser {
+		if err := m.keepAnAdmin(n.Metadata().Name, func() { m.objects[key(n.Kind(), n.Metadata().Name)] = n }); err != nil {
+			return nil, err
+		}
+	}
 	m.change(n, false)
 	return clone(n), nil
 }
@@ -221,6 +230,14 @@ func (m *Memory) Delete(_ context.Context, p serve.Principal, k api.Kind, name s
 	o, err := m.find(p, k, name)
 	if err != nil {
 		return nil, err
+	}
+	if k == api.KindUser {
+		if err := m.keepAnAdmin(name, func() {
+			delete(m.objects, key(k, name))
+			m.tokens = slices.DeleteFunc(slices.Clone(m.tokens), func(t api.UserToken) bool { return t.User == name })
+		}); err != nil {
+			return nil, err
+		}
 	}
 	o = clone(o)
 	o.Metadata().Deleting = true
@@ -419,9 +436,4 @@ func (m *Memory) setLoan(p serve.Principal, loan string, s api.LoanState) (*api.
 	l.Status.State = s
 	m.change(l, false)
 	return l, nil
-}
-
-// NewToken is that of serve.Controller.
-func (m *Memory) NewToken(_ context.Context, p serve.Principal, user string) (string, error) {
-	return "token-of-" + user, m.admin(p)
 }

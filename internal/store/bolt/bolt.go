@@ -45,7 +45,7 @@ type Options struct {
 	Path    string       // of the file; made (mode 0600) when it is not there; its directory must exist
 	Logger  *slog.Logger // nil: nothing is logged
 	History int          // revisions that watches can catch up on; 0: 10000
-	Buffer  int          // revisions that a live watcher may be behind before it ends with store.ErrSlow; 0: 1024
+	Buffer  int          // revisions that a live watcher may be behind (and 16 MiB) before it ends with store.ErrSlow; 0: 1024
 	// Reserve is how many bytes of the disk are kept for urgent Updates (store.Urgent), allocated in the file; 0: none.
 	// DefaultReserve is enough for hundreds of journal rows.
 	Reserve int64

@@ -5,9 +5,9 @@
 // what a watch gives after a restart is what was committed, no more and no less. The changes of the last
 // Options.History revisions are kept; a watch that asks for older ones gets store.ErrCompacted.
 //
-// A watch first reads what it missed from the changes bucket, outside every lock, and is then fed by Update through a
-// bounded channel. An Update never waits for a watcher: one whose channel is full ends with store.ErrSlow, and lists
-// and watches again.
+// A watch first reads what it missed from the changes bucket, a little at a time, outside every lock, and is then fed by
+// Update through a bounded queue. An Update never waits for a watcher: one whose queue is full ends with store.ErrSlow, and
+// watches again from the last revision that it has seen.
 //
 // All of the file is allocated (fallocate), so that no write into it meets a full disk, and beyond the pages in use it is longer
 // by Options.Reserve. An Update that finds no room left drops old changes first, down to the newest one; then an ordinary one
@@ -28,6 +28,8 @@
 //   - bbolt never makes the file longer: what it may use has been allocated before;
 //   - revisions are consecutive: 1, 2, 3, …; an Update that wrote nothing takes none;
 //   - one process has the file at a time (flock);
-//   - a change is in the channel of every live watcher before its Update returns;
-//   - no background goroutine: one runs for a watcher only while it catches up.
+//   - a change is in the queue of every live watcher before its Update returns;
+//   - a watcher that nobody reads holds at most 256 KiB of history and one revision, or 16 MiB of new changes, which all
+//     watchers share;
+//   - no background goroutine but one for each watcher.
 package bolt

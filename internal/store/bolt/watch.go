@@ -10,24 +10,30 @@ import (
 	"widecloud/internal/store"
 )
 
-// A pump reads so much of the log at a time, so that neither its memory nor its read transaction grows with the log.
+// A watcher that catches up reads so much of the log at a time, so that neither its memory nor its read transaction grows
+// with the log.
 const (
 	pumpRevisions = 256
-	pumpBytes     = 1 << 20
+	pumpBytes     = 256 << 10
 )
+
+// queueBytes is how many bytes of keys and values a live watcher may be behind. They are shared with all other watchers.
+const queueBytes = 16 << 20
 
 type watcher struct {
 	s      *Store
 	prefix string
-	c      chan []store.Change
-	done   chan struct{} // closed at the end, for the pump
+	c      chan []store.Change // what the reader takes from; nothing waits in it
+	queue  chan []store.Change // from publish, once live; closed at the end
+	done   chan struct{}       // closed at the end
 
 	// Guarded by s.mu.
-	after int64 // the newest revision that needs no sending any more, once live
-	live  bool  // fed by publish; before that the pump owns c
-	ended bool
-	err   error
-	stop  func() bool // lets go of the context
+	after  int64 // the newest revision that needs no sending any more, once live
+	live   bool  // fed by publish
+	queued int   // bytes in queue
+	ended  bool
+	err    error
+	stop   func() bool // lets go of the context
 }
 
 // Watch gives the changes of keys with the prefix after revision from; from < 0: after the newest revision now. A
@@ -54,7 +60,8 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64) (store.Wat
 	w := &watcher{
 		s:      s,
 		prefix: prefix,
-		c:      make(chan []store.Change, s.buffer),
+		c:      make(chan []store.Change),
+		queue:  make(chan []store.Change, s.buffer),
 		done:   make(chan struct{}),
 		after:  from,
 	}
@@ -64,11 +71,14 @@ func (s *Store) Watch(ctx context.Context, prefix string, from int64) (store.Wat
 		return nil, store.ErrClosed
 	}
 	s.watchers[w] = struct{}{}
-	if from >= s.published {
-		w.live = true
-	} else {
-		s.pumps.Go(func() { w.pump(from) })
-	}
+	w.live = from >= s.published
+	live := w.live
+	s.pumps.Go(func() {
+		defer close(w.c)
+		if live || w.catchUp(from) {
+			w.follow()
+		}
+	})
 	s.mu.Unlock()
 	// Outside the lock: for a context that has ended by now the function runs at once, on a goroutine of its own.
 	stop := context.AfterFunc(ctx, func() { w.end(nil) })
@@ -106,9 +116,7 @@ func (w *watcher) endLocked(err error) {
 	if w.stop != nil {
 		w.stop()
 	}
-	if w.live {
-		close(w.c)
-	}
+	close(w.queue)
 }
 
 // publish gives the changes of rev to the live watchers. It is called in the order of revisions: by the holder of
@@ -125,13 +133,23 @@ func (s *Store) publish(rev int64, changes []store.Change) {
 		if len(mine) == 0 {
 			continue
 		}
-		select {
-		case w.c <- mine:
-		default:
+		size := sizeOf(mine)
+		if len(w.queue) == cap(w.queue) || w.queued > 0 && w.queued+size > queueBytes {
 			s.log.Warn("watcher fell behind", "prefix", w.prefix, "revision", rev)
 			w.endLocked(store.ErrSlow)
+			continue
 		}
+		w.queued += size
+		w.queue <- mine // there is room: this is the only sender
 	}
+}
+
+// sizeOf is how many bytes of keys and values changes hold.
+func sizeOf(changes []store.Change) (n int) {
+	for _, c := range changes {
+		n += len(c.Key) + len(c.Value) + len(c.Prev)
+	}
+	return n
 }
 
 // filter copies the slice, so that no watcher can disturb another by writing into it.
@@ -145,36 +163,52 @@ func filter(changes []store.Change, prefix string) []store.Change {
 	return out
 }
 
-// pump sends what is in the log after revision next and then hands the watcher over to publish.
-func (w *watcher) pump(after int64) {
+// give hands changes to the reader, who may take his time. It returns false when the watch has ended.
+func (w *watcher) give(cs []store.Change) bool {
+	select {
+	case w.c <- cs:
+		return true
+	case <-w.done:
+		return false
+	}
+}
+
+// follow gives what publish has queued, until the watch ends.
+func (w *watcher) follow() {
+	for cs := range w.queue {
+		if !w.give(cs) {
+			return
+		}
+		w.s.mu.Lock()
+		w.queued -= sizeOf(cs)
+		w.s.mu.Unlock()
+	}
+}
+
+// catchUp gives what is in the log after a revision, and returns true when publish has taken over; false when the watch ended.
+func (w *watcher) catchUp(after int64) bool {
 	for {
 		batch, upTo, err := w.read(after)
 		if err != nil {
 			w.end(err)
-			break
+			return false
 		}
 		for _, cs := range batch {
-			select {
-			case w.c <- cs:
-			case <-w.done:
-				close(w.c)
-				return
+			if !w.give(cs) {
+				return false
 			}
 		}
 		after = upTo
 		w.s.mu.Lock()
 		if !w.ended && after >= w.s.published {
 			w.after, w.live = after, true
-			w.s.mu.Unlock()
-			return
 		}
-		ended := w.ended
+		live, ended := w.live, w.ended
 		w.s.mu.Unlock()
-		if ended {
-			break
+		if live || ended {
+			return live
 		}
 	}
-	close(w.c) // ended before it went live: the pump still owns the channel
 }
 
 // read returns the changes of the next revisions after a revision, and the revision up to which they were read.

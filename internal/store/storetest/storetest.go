@@ -51,6 +51,7 @@ func Run(t *testing.T, open Driver) {
 		{"WatchCompacted", testWatchCompacted},
 		{"WatchFuture", testWatchFuture},
 		{"WatchSlow", testWatchSlow},
+		{"WatchMemory", testWatchMemory},
 		{"WatchEnds", testWatchEnds},
 		{"Closed", testClosed},
 		{"Model", testModel},

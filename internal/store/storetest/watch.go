@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -232,6 +234,51 @@ func testWatchSlow(t *testing.T, open Driver) {
 	again, err := s.Watch(t.Context(), "a", want-1)
 	must(t, err)
 	same(t, "after watching again", want, receive(t, again)[0].Revision)
+}
+
+// What watchers that nobody reads hold in memory is bounded: those that catch up do not hold the history that they have yet to
+// give, and those that are up to date do not hold all that is written meanwhile.
+func testWatchMemory(t *testing.T, open Driver) {
+	const (
+		watchers  = 20
+		revisions = 400
+		size      = 50_000 // 20 MB of history
+		most      = 60 << 20
+	)
+	s := openIn(t, open, t.TempDir(), Options{NoSync: true})
+	value := strings.Repeat("x", size)
+	write := func() {
+		for range revisions {
+			put(t, s, "a", value)
+		}
+	}
+	write()
+	before := heap()
+	var all []store.Watcher
+	for range watchers {
+		for _, from := range []int64{0, -1} {
+			w, err := s.Watch(t.Context(), "", from)
+			must(t, err)
+			all = append(all, w)
+		}
+	}
+	receive(t, all[0]) // it has begun to read the history
+	write()
+	if got := heap() - before; got > most {
+		t.Errorf("%d watchers that nobody reads hold %d MiB, want at most %d", len(all), got>>20, most>>20)
+	}
+	// One that catches up has lost nothing by waiting.
+	for want := int64(2); want <= 2*revisions; want++ {
+		same(t, "revision", want, receive(t, all[0])[0].Revision)
+	}
+}
+
+// heap is what is in use, in bytes.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func testWatchEnds(t *testing.T, open Driver) {
