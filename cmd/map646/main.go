@@ -104,6 +104,17 @@ func (c *checkCmd) Run() error {
 	}
 	fmt.Printf("%s: good: %d mappings IPv4-IPv6, %d IPv6-IPv6, prefix %v\n", c.Config,
 		len(conf.Translation.Mappings), len(conf.Translation.Mappings66), conf.Translation.Pref64)
+	return leftOut(conf.Refused)
+}
+
+// leftOut lists the refused lines of the mappings file; that there are some is an error.
+func leftOut(lines []map646.RefusedLine) error {
+	for _, r := range lines {
+		fmt.Fprintln(os.Stderr, r)
+	}
+	if len(lines) > 0 {
+		return fmt.Errorf("%d lines of the mappings file are left out", len(lines))
+	}
 	return nil
 }
 

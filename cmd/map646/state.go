@@ -36,6 +36,9 @@ func (c *statsCmd) Run(ctx context.Context) error {
 	line("started", "%s, upgraded %d times, process %d", s.Started.Format(time.DateTime), s.Upgrades, s.PID)
 	line("mappings", "%d IPv4-IPv6, %d IPv6-IPv6, loaded %s", s.Mappings, s.Mappings66, s.Loaded.Format(time.DateTime))
 	line("reloads", "%d good, %d bad", s.Reloads, s.ReloadErrors)
+	if s.RefusedLines > 0 {
+		line("mappings file", "%d lines are left out: map646 check lists them", s.RefusedLines)
+	}
 	line("table updates", "%d good, %d refused", s.Updates, s.UpdatesRefused)
 	if s.ReloadError != "" {
 		line("last reload", "%s", s.ReloadError)

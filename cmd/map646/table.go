@@ -81,12 +81,12 @@ func (c *removeCmd) Run(ctx context.Context) error {
 type reloadCmd struct{ socketFlag }
 
 func (c *reloadCmd) Run(ctx context.Context) error {
-	var s map646.Stats
+	var s map646.Reloaded
 	if err := map646.Control(ctx, c.Socket, "reload", &s); err != nil {
 		return err
 	}
 	fmt.Printf("reloaded: %d mappings IPv4-IPv6, %d IPv6-IPv6\n", s.Mappings, s.Mappings66)
-	return nil
+	return leftOut(s.Refused)
 }
 
 type tableCmd struct {

@@ -55,6 +55,8 @@ type Config struct {
 	Busiest       int
 	// DNS64 is nil without a [dns64] section.
 	DNS64 *dns64.Options
+	// Refused are the lines of the mappings file that are left out.
+	Refused []RefusedLine
 
 	table *siit.Table
 	// taken are addresses that cannot be mapped, and why.
@@ -95,6 +97,8 @@ type origin struct {
 	// Of the mappings behind the first ones, which are in the TOML file.
 	map4, map66     []place
 	first4, first66 int
+	// byLine: they are in a mappings file, each of whose lines is taken or refused by itself.
+	byLine bool
 }
 
 // find is the place of a field like "map[3].v4".
@@ -155,6 +159,13 @@ func load(path string, mappings bool) (*Config, error) {
 	if err := c.finish(); err != nil {
 		return nil, located(path, data, from, err)
 	}
+	err = c.build()
+	if err != nil && from.byLine {
+		err = c.sift(from)
+	}
+	if err != nil {
+		return nil, located(path, data, from, err)
+	}
 	return c, nil
 }
 
@@ -162,8 +173,7 @@ func fieldError(field, format string, args ...any) error {
 	return fmt.Errorf(field+": "+format, args...)
 }
 
-// finish checks what hangs together, fills in what is derived, and builds the
-// table.
+// finish checks what hangs together, and fills in what is derived.
 func (c *Config) finish() error {
 	t := &c.Translation
 	switch {
@@ -261,16 +271,6 @@ func (c *Config) finish() error {
 		}
 	}
 	c.taken = taken
-	for i, m := range t.Mappings {
-		if why := c.unmappable(m.V4); why != "" {
-			return fieldError(fmt.Sprintf("map[%d].v4", i), "%s", why)
-		}
-	}
-	for i, m := range t.Mappings66 {
-		if why := c.unmappable(m.Service); why != "" {
-			return fieldError(fmt.Sprintf("map66[%d].service", i), "%s", why)
-		}
-	}
 	if d := c.DNS64; d != nil {
 		if !d.Prefix.IsValid() {
 			d.Prefix = t.Pref64
@@ -286,7 +286,22 @@ func (c *Config) finish() error {
 			t.Served = append(t.Served, p)
 		}
 	}
-	var err error
+	return nil
+}
+
+// build makes the table; all mappings must be good.
+func (c *Config) build() (err error) {
+	t := &c.Translation
+	for i, m := range t.Mappings {
+		if why := c.unmappable(m.V4); why != "" {
+			return fieldError(fmt.Sprintf("map[%d].v4", i), "%s", why)
+		}
+	}
+	for i, m := range t.Mappings66 {
+		if why := c.unmappable(m.Service); why != "" {
+			return fieldError(fmt.Sprintf("map66[%d].service", i), "%s", why)
+		}
+	}
 	c.table, err = siit.NewTable(*t)
 	return err
 }

@@ -72,9 +72,10 @@ func (d *Daemon) controls() http.Handler {
 		}
 		return d.busiest(n, time.Second), nil
 	})
+	handle("GET /refused", func(*http.Request) (any, error) { return append([]RefusedLine{}, d.Refused()...), nil })
 	handle("POST /reload", func(*http.Request) (any, error) {
 		err := d.Reload()
-		return d.Stats(), err
+		return Reloaded{d.Stats(), append([]RefusedLine{}, d.Refused()...)}, err
 	})
 	handle("POST /change", func(r *http.Request) (any, error) {
 		body := http.MaxBytesReader(nil, r.Body, maxRequest)
@@ -115,9 +116,9 @@ func (d *Daemon) controls() http.Handler {
 	return m
 }
 
-// Control asks the daemon behind a control socket: "stats" and "table" fill out
-// with their JSON, "reload" reloads and fills it with the statistics. A failed
-// reload's error has the daemon's words.
+// Control asks the daemon behind a control socket: "stats", "table" and "refused" (a
+// []RefusedLine) fill out with their JSON, "reload" reloads and fills it with a Reloaded.
+// A failed reload's error has the daemon's words.
 func Control(ctx context.Context, socket, what string, out any) error {
 	return Ask(ctx, socket, what, nil, out)
 }
@@ -135,7 +136,7 @@ func Ask(ctx context.Context, socket, what string, body io.Reader, out any) erro
 	method := http.MethodPost
 	name, _, _ := strings.Cut(what, "?")
 	switch name {
-	case "stats", "table", "health", "top":
+	case "stats", "table", "health", "top", "refused":
 		method = http.MethodGet
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://map646/"+what, body)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,9 +111,11 @@ func New(o Options) (*Daemon, error) {
 		}
 		h.mappings = nil
 		d.started, d.draining, d.carried = h.Started, h.Draining, h.Carried
+		c.Refused = h.Refused // the mappings of the file were not read again
 		d.carryOn(c.table, h.Carried.Mappings)
 		d.carried.Mappings = nil // the bases have them
 	}
+	d.logRefused(c)
 	d.table.Store(c.table)
 	for e := range c.table.Entries() {
 		d.tally(e, 1)
@@ -312,8 +315,27 @@ func (d *Daemon) Reload() error {
 	d.lastErr = ""
 	d.loaded = d.now()
 	go debug.FreeOSMemory()
-	d.log.Info("reloaded", "mappings", d.count4, "mappings66", d.count6)
+	d.logRefused(d.config)
+	d.log.Info("reloaded", "mappings", d.count4, "mappings66", d.count6, "refused", len(d.config.Refused))
 	return nil
+}
+
+// logRefused logs the first lines that the mappings file's owner has to mend.
+func (d *Daemon) logRefused(c *Config) {
+	for i, r := range c.Refused {
+		if i == 20 {
+			d.log.Warn("more lines of the mappings file are left out", "lines", len(c.Refused)-i)
+			return
+		}
+		d.log.Warn("a line of the mappings file is left out", "line", r.String())
+	}
+}
+
+// Refused lists the lines of the mappings file in force that are left out.
+func (d *Daemon) Refused() []RefusedLine {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.config.Refused)
 }
 
 func (d *Daemon) reload() error {

@@ -75,6 +75,9 @@ func Doctor(ctx context.Context, o DoctorOptions) ([]Finding, error) {
 	} else {
 		d.say(FindOK, "configuration", fmt.Sprintf("%d mappings", d.c.table.Len()), "")
 	}
+	if r := d.c.Refused; len(r) > 0 {
+		d.say(FindWarn, "mappings file", fmt.Sprintf("%d lines are left out, the first: %v", len(r), r[0]), "mend them (`map646 check` lists all); the others are in force")
+	}
 	running := d.daemon(ctx)
 	d.kernel()
 	d.fast()

@@ -72,6 +72,7 @@ var (
 	descWriteErrors = desc("write_errors_total", "Packets that the device did not take.")
 	descMappings    = desc("mappings", "Mappings in force, by the outside's family.", "family")
 	descUpdates     = desc("table_updates_total", "Changes of the table by command.", "result")
+	descRefused     = desc("refused_lines", "Lines of the mappings file that are left out.")
 	descReloads     = desc("reloads_total", "Reloads of the configuration.", "result")
 	descAttached    = desc("fast_attached", "1 for each device with the fast path, 0 for one that was meant and could not be taken.", "device")
 	descDirect      = desc("fast_direct", "1 while the fast path sends on by itself what it translates, 0 while the kernel's stack does.")
@@ -83,7 +84,7 @@ var (
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descPackets, descBytes, descICMP, descJoined, descWriteErrors, descMappings,
-		descUpdates, descReloads, descAttached, descDirect, descDraining, descHealthy, descQueue, descLoaded} {
+		descUpdates, descRefused, descReloads, descAttached, descDirect, descDraining, descHealthy, descQueue, descLoaded} {
 		ch <- d
 	}
 }
@@ -127,6 +128,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descMappings, float64(s.Mappings66), "6")
 	counter(descUpdates, s.Updates, "good")
 	counter(descUpdates, s.UpdatesRefused, "bad")
+	gauge(descRefused, float64(s.RefusedLines))
 	counter(descReloads, s.Reloads, "good")
 	counter(descReloads, s.ReloadErrors, "bad")
 	gauge(descDraining, yes(s.Draining))

@@ -38,6 +38,7 @@ type Stats struct {
 	ReloadError    string    `json:"reload_error,omitempty"` // of the last reload
 	Updates        uint64    `json:"updates"`
 	UpdatesRefused uint64    `json:"updates_refused"`
+	RefusedLines   int       `json:"refused_lines"` // of the mappings file, left out
 
 	Draining bool `json:"draining"`
 	// Withdrawn: the addresses are off the device, so that routers go elsewhere.
@@ -46,6 +47,12 @@ type Stats struct {
 	Unhealthy []string `json:"unhealthy,omitempty"`
 	PID       int      `json:"pid"`
 	Upgrades  int      `json:"upgrades"`
+}
+
+// Reloaded is the answer to a reload.
+type Reloaded struct {
+	Stats
+	Refused []RefusedLine `json:"refused"`
 }
 
 // TableEntry is one mapping, as `map646 table` shows it.
@@ -91,7 +98,7 @@ func (d *Daemon) Stats() Stats {
 		Mappings: d.count4, Mappings66: d.count6, Started: d.started, Loaded: d.loaded,
 		Reloads: d.reloads + d.carried.Reloads, ReloadErrors: d.failures + d.carried.ReloadErrors, ReloadError: d.lastErr,
 		Updates: d.updates + d.carried.Updates, UpdatesRefused: d.refused + d.carried.Refused,
-		Draining: d.draining, Withdrawn: d.withdrawn, Unhealthy: slices.Clone(d.sick), PID: os.Getpid(), Upgrades: d.carried.Upgrades,
+		Draining: d.draining, Withdrawn: d.withdrawn, Unhealthy: slices.Clone(d.sick), RefusedLines: len(d.config.Refused), PID: os.Getpid(), Upgrades: d.carried.Upgrades,
 	}
 	d.mu.Unlock()
 	if s.Packets == nil {

@@ -178,6 +178,7 @@ func readTOML(path string, data []byte, c *Config, from *origin) error {
 		if err != nil {
 			return located(path, data, from, fieldError("mappings_file", "%w", err))
 		}
+		from.byLine = true
 		return readSeed(name, more, c, from, 0)
 	}
 	return nil

@@ -41,6 +41,7 @@ type handover struct {
 	Draining bool
 	FastOff  bool
 	Carried  carried
+	Refused  []RefusedLine
 	// Of the stand-in that reads the queues meanwhile: its process and the pipe that
 	// it reports to; the other pipe ends it when it is closed.
 	StandIn, Report, Hold int
@@ -180,7 +181,7 @@ func (d *Daemon) upgrade(ctx context.Context, tun *netio.TUN, r upgradeRequest, 
 		}
 		return p[0], p[1], err
 	}
-	h := &handover{Started: d.started, Draining: d.draining, FastOff: d.fast.off}
+	h := &handover{Started: d.started, Draining: d.draining, FastOff: d.fast.off, Refused: d.config.Refused}
 	if h.TUN, err = tun.Descriptors(); err != nil {
 		return fmt.Errorf("upgrade: %w", err)
 	}

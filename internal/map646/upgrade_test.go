@@ -2,6 +2,7 @@ package map646_test
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -50,7 +51,9 @@ func TestUpgrade(t *testing.T) {
 	for _, fast := range []bool{false, true} {
 		t.Run(map[bool]string{false: "full", true: "fast"}[fast], func(t *testing.T) {
 			w := small(t)
-			conf := conf
+			mappings := filepath.Join(t.TempDir(), "mappings")
+			w.must(writeFile(mappings, "map-static 203.0.113.254 2001:db8:a::99\n"))
+			conf := fmt.Sprintf("mappings_file = %q\n", mappings) + conf
 			if fast {
 				conf = withFast(conf, bpffs(t))
 			}
@@ -66,7 +69,7 @@ func TestUpgrade(t *testing.T) {
 			for range 2 {
 				before := w.stats(socket)
 				s := w.upgrade(socket, program(t))
-				if s.PID != process.Pid || s.PID != before.PID || s.Mappings != 2 || s.Updates != 1 || !s.Started.Equal(before.Started) {
+				if s.PID != process.Pid || s.PID != before.PID || s.Mappings != 2 || s.Updates != 1 || s.RefusedLines != 1 || !s.Started.Equal(before.Started) {
 					t.Errorf("after an upgrade: %+v\nbefore: %+v", s, before)
 				}
 				for name, n := range before.Packets {

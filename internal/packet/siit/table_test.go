@@ -265,19 +265,51 @@ func (m model) apply(c siit.Changes) (model, bool) {
 	return next, true
 }
 
-func TestTableModel(t *testing.T) {
-	addr4 := rapid.Custom(func(r *rapid.T) netip.Addr {
-		return netip.AddrFrom4([4]byte{203, 0, 113, byte(rapid.IntRange(0, 31).Draw(r, "host"))})
+// Admit takes what Update would take one by one, and nothing else, and both say the same of the others.
+func TestAdmit(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		list := rapid.SliceOfN(pairs(), 0, 30).Draw(r, "pairs")
+		empty := func(s *siit.Spec) { s.Mappings, s.Mappings66, s.Inside = nil, nil, nil }
+		one, all := table(t, empty), table(t, empty)
+		refused := all.Admit(list[:len(list)/2])
+		for i, err := range all.Admit(list[len(list)/2:]) {
+			refused[len(list)/2+i] = err
+		}
+		for i, p := range list {
+			var want error
+			for e := range one.Entries() {
+				if e.Outside == p.Outside { // Update would replace it
+					want = siit.ErrDuplicate
+				}
+			}
+			if want == nil {
+				_, _, want = one.Update(siit.Changes{Set: []siit.Pair{p}})
+			}
+			got := refused[i]
+			if got != nil && !strings.HasPrefix(got.Error(), "outside: ") && !strings.HasPrefix(got.Error(), "inside: ") {
+				r.Fatalf("%v names no side: %v", p, got)
+			}
+			for _, is := range []error{siit.ErrAddress, siit.ErrPrefix, siit.ErrDuplicate} {
+				if errors.Is(want, is) != errors.Is(got, is) {
+					r.Fatalf("%v of %v: %v, one by one %v", p, list, got, want)
+				}
+			}
+			if (want == nil) != (got == nil) {
+				r.Fatalf("%v of %v: %v, one by one %v", p, list, got, want)
+			}
+		}
+		if d := cmp.Diff(slices.Collect(one.Entries()), slices.Collect(all.Entries()), comparePrefixes); d != "" {
+			r.Fatalf("%v (-one by one +admitted):\n%s", list, d)
+		}
 	})
-	addr6 := func(site byte) *rapid.Generator[netip.Addr] {
-		return rapid.Custom(func(r *rapid.T) netip.Addr {
-			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, site, 15: byte(rapid.IntRange(0, 63).Draw(r, "host"))})
-		})
-	}
+}
+
+// pairs are of few addresses, so that many are in each other's way.
+func pairs() *rapid.Generator[siit.Pair] {
 	length := func(r *rapid.T, max int) int {
 		return max - rapid.SampledFrom([]int{0, 0, 0, 1, 2, 4}).Draw(r, "suffix")
 	}
-	pairs := rapid.Custom(func(r *rapid.T) siit.Pair {
+	return rapid.Custom(func(r *rapid.T) siit.Pair {
 		n := length(r, 128)
 		in := netip.PrefixFrom(addr6(0xa).Draw(r, "inside"), n).Masked()
 		if rapid.Bool().Draw(r, "six") {
@@ -285,13 +317,28 @@ func TestTableModel(t *testing.T) {
 			return siit.Pair{Outside: netip.PrefixFrom(addr6(site).Draw(r, "outside"), n).Masked(), Inside: in}
 		}
 		n4 := max(length(r, 32), n-96)
-		return siit.Pair{Outside: netip.PrefixFrom(addr4.Draw(r, "outside"), n4).Masked(), Inside: in}
+		return siit.Pair{Outside: netip.PrefixFrom(addr4().Draw(r, "outside"), n4).Masked(), Inside: in}
 	})
+}
+
+func addr4() *rapid.Generator[netip.Addr] {
+	return rapid.Custom(func(r *rapid.T) netip.Addr {
+		return netip.AddrFrom4([4]byte{203, 0, 113, byte(rapid.IntRange(0, 31).Draw(r, "host"))})
+	})
+}
+
+func addr6(site byte) *rapid.Generator[netip.Addr] {
+	return rapid.Custom(func(r *rapid.T) netip.Addr {
+		return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, site, 15: byte(rapid.IntRange(0, 63).Draw(r, "host"))})
+	})
+}
+
+func TestTableModel(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		tab := table(t, func(s *siit.Spec) { s.Mappings, s.Mappings66, s.Inside = nil, nil, nil })
 		var m model
 		for range rapid.IntRange(1, 12).Draw(r, "steps") {
-			c := siit.Changes{Set: rapid.SliceOfN(pairs, 0, 5).Draw(r, "set")}
+			c := siit.Changes{Set: rapid.SliceOfN(pairs(), 0, 5).Draw(r, "set")}
 			for _, p := range m {
 				if rapid.IntRange(0, 5).Draw(r, "remove") == 0 {
 					c.Remove = append(c.Remove, p.Outside)
@@ -330,7 +377,7 @@ func TestTableModel(t *testing.T) {
 				r.Fatalf("after %+v (%d IDs): %s", c, len(ids), d)
 			}
 		}
-		for _, a := range []netip.Addr{addr4.Draw(r, "a"), addr6(0xf).Draw(r, "a"), addr6(0xa).Draw(r, "a")} {
+		for _, a := range []netip.Addr{addr4().Draw(r, "a"), addr6(0xf).Draw(r, "a"), addr6(0xa).Draw(r, "a")} {
 			want, ok := m.translate(a, false, a.Is6())
 			if got, v := through(t, tab, a, false); ok != (v.Mapping != siit.NoEntry) || ok && got != want {
 				r.Fatalf("to %v in %v: %v, want %v", a, m, got, want)
