@@ -77,10 +77,11 @@ type Options struct {
 	Translator  Translator // nil unless a gateway
 	Controller  Controller
 	Logger      *slog.Logger
-	Boot        string        // differs at every start
-	ReportEvery time.Duration // default 5 s
-	StopGrace   time.Duration // from the ACPI request to the hard stop; default 30 s
-	ImageKept   time.Duration // a base image that no order names is removed after so long; default 1 h
+	Guarded     []netip.Prefix // no network and no service address may touch them, beside the host's own and the controller's
+	Boot        string         // differs at every start
+	ReportEvery time.Duration  // default 5 s
+	StopGrace   time.Duration  // from the ACPI request to the hard stop; default 30 s
+	ImageKept   time.Duration  // a base image that no order names is removed after so long; default 1 h
 	// Failpoint, when set, is called at each named point of a migration; tests kill the process there.
 	Failpoint func(name string)
 }
@@ -94,14 +95,16 @@ type Agent struct {
 	setting sync.Mutex       // held while orders are taken: of two, the older ones must not be the last to be kept
 	parts   []wire.HostState // of orders that come in parts, until all are there; guarded by setting
 
-	mu      sync.Mutex
-	state   wire.HostState
-	vms     map[string]*vm
-	refused map[string]string // why an order of the state is not taken, by VM
-	applied int64
-	netErr  string
-	trErr   string
-	caps    hyper.Capabilities
+	mu         sync.Mutex
+	state      wire.HostState
+	controller netip.Addr            // where it was reached last
+	kept       []wire.RefusedMapping // mappings of the state that this agent keeps from the translator
+	vms        map[string]*vm
+	refused    map[string]string // why an order of the state is not taken, by VM
+	applied    int64
+	netErr     string
+	trErr      string
+	caps       hyper.Capabilities
 }
 
 // New makes an agent from its options and what its store remembers.
@@ -185,7 +188,11 @@ func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
 	netErr := errText(a.applyNetworks(ctx))
 	trErr := ""
 	if a.o.Translator != nil && state.Pref64.IsValid() {
-		trErr = errText(a.o.Translator.Apply(ctx, state.Pref64, state.Mappings))
+		mappings, refused := a.guardMappings(state.Mappings)
+		trErr = errText(a.o.Translator.Apply(ctx, state.Pref64, mappings))
+		a.mu.Lock()
+		a.kept = refused
+		a.mu.Unlock()
 	}
 	a.mu.Lock()
 	if netErr != a.netErr && netErr != "" {

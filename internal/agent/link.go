@@ -56,6 +56,7 @@ func (l *Link) Run(ctx context.Context, a *Agent) error {
 				close(l.up)
 				l.up = make(chan struct{})
 				l.mu.Unlock()
+				a.reached(ctx, s.RemoteAddr())
 				a.poke()
 			},
 			Down: func(err error) {

@@ -59,6 +59,9 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 	slices.SortFunc(r.VMs, func(x, y wire.VMReport) int { return strings.Compare(x.VM, y.VM) })
 	if a.o.Translator != nil {
 		t := a.o.Translator.Report(ctx)
+		a.mu.Lock()
+		t.Refused = append(t.Refused, a.kept...)
+		a.mu.Unlock()
 		r.Translator = &t
 	}
 	if a.o.Volumes == nil {

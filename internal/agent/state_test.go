@@ -239,3 +239,78 @@ func TestBadEntriesAreLeftOut(t *testing.T) {
 		t.Errorf("reported: %q", m)
 	}
 }
+
+// translated is a translator that keeps what it was given.
+type translated struct {
+	mu       sync.Mutex
+	mappings []wire.Mapping
+}
+
+func (t *translated) Apply(_ context.Context, _ netip.Prefix, m []wire.Mapping) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mappings = m
+	return nil
+}
+
+func (t *translated) Report(context.Context) wire.TranslatorReport {
+	return wire.TranslatorReport{Running: true, Mappings: []netip.Addr{}, Refused: []wire.RefusedMapping{{Service: netip.MustParseAddr("203.0.113.2"), Message: "map646's own"}}}
+}
+
+// TestGuardedAddresses: whoever orders it, a gateway takes no service address that is its own, its controller's, or the networks'.
+func TestGuardedAddresses(t *testing.T) {
+	st, err := bolt.Open(bolt.Options{Path: filepath.Join(t.TempDir(), "agent.db"), NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	// As a session to the controller has left it.
+	if _, err := st.Update(t.Context(), func(tx store.Tx) error { return tx.Put("controller", []byte("2001:db8:1::7")) }); err != nil {
+		t.Fatal(err)
+	}
+	tr := &translated{}
+	a, err := agent.New(t.Context(), agent.Options{
+		Site: "tokyo", Host: "gw", Roles: []api.HostRole{api.RoleGateway}, VTEP: netip.MustParseAddr("2001:db8:1::9"), Store: st, Networks: &recorded{},
+		Translator: tr, Controller: noController{}, Logger: slog.New(slog.DiscardHandler), Guarded: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := netip.MustParseAddr("2001:db8:77::2")
+	s := wire.HostState{Revision: 1, AnycastVTEP: netip.MustParseAddr("2001:db8:ffff::646"), Pref64: netip.MustParsePrefix("2001:db8:64::/96")}
+	bad := []string{"127.0.0.1", "192.0.2.1", "2001:db8:1::7", "2001:db8:1::9", "2001:db8:64::1", "2001:db8:ffff::646"}
+	for _, service := range append(bad, "203.0.113.1", "203.0.113.2") {
+		s.Mappings = append(s.Mappings, wire.Mapping{Service: netip.MustParseAddr(service), Target: target})
+	}
+	if err := a.SetState(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	work.Go(func() { a.Run(ctx) })
+	defer work.Wait()
+	defer cancel()
+	var refused []string
+	for range 200 {
+		refused = nil
+		for _, r := range a.Report(ctx).Translator.Refused {
+			refused = append(refused, r.Service.String())
+		}
+		if len(refused) > len(bad) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	var given []string
+	for _, m := range tr.mappings {
+		given = append(given, m.Service.String())
+	}
+	if d := cmp.Diff([]string{"203.0.113.1", "203.0.113.2"}, given); d != "" {
+		t.Errorf("given to the translator (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(append([]string{"203.0.113.2"}, bad...), refused); d != "" {
+		t.Errorf("reported as refused (-want +got):\n%s", d)
+	}
+}

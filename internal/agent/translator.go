@@ -48,8 +48,8 @@ func (m *Map646) Apply(ctx context.Context, _ netip.Prefix, mappings []wire.Mapp
 			return fmt.Errorf("write the translator's mappings: %w", err)
 		}
 	}
-	var s map646.Stats
-	if err := map646.Control(ctx, m.Control, "reload", &s); err != nil {
+	var loaded map646.Reloaded // what it refuses of them is in Report
+	if err := map646.Control(ctx, m.Control, "reload", &loaded); err != nil {
 		return fmt.Errorf("have map646 read its mappings: %w", err)
 	}
 	m.loaded = true
@@ -73,7 +73,16 @@ func (m *Map646) Report(ctx context.Context) wire.TranslatorReport {
 	if err := map646.Control(ctx, m.Control, "health", &sick); err != nil {
 		sick = []string{err.Error()}
 	}
+	var refused []map646.RefusedLine
+	if err := map646.Control(ctx, m.Control, "refused", &refused); err != nil {
+		sick = append(sick, err.Error())
+	}
 	r.Message = strings.Join(sick, "; ")
+	for _, l := range refused {
+		if a, err := netip.ParseAddr(l.Outside); err == nil {
+			r.Refused = append(r.Refused, wire.RefusedMapping{Service: a, Message: l.Reason})
+		}
+	}
 	for _, e := range table {
 		if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimSuffix(e.Outside, "/32"), "/128")); err == nil {
 			r.Mappings = append(r.Mappings, a)

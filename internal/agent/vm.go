@@ -63,6 +63,9 @@ func (a *Agent) load(ctx context.Context) error {
 				return fmt.Errorf("read the last orders: %w", err)
 			}
 		}
+		if err := a.loadController(tx); err != nil {
+			return fmt.Errorf("read the controller's address: %w", err)
+		}
 		kvs, err := tx.List(keyVMs)
 		if err != nil {
 			return err

@@ -131,6 +131,9 @@ func (s *Session) Peer() Identity { return s.peer }
 // Key names the key of the peer's certificate, as Credential.Key does.
 func (s *Session) Key() string { return s.key }
 
+// RemoteAddr is where the other end is reached.
+func (s *Session) RemoteAddr() net.Addr { return s.m.raw.RemoteAddr() }
+
 // Purpose says what the session is for.
 func (s *Session) Purpose() Purpose { return s.purpose }
 
