@@ -71,8 +71,8 @@ type VMOrder struct {
 	CPUs      int       `json:"cpus"`
 	MemoryMiB int       `json:"memory_mib"`
 	CPUModel  string    `json:"cpu_model,omitempty"`
-	Image     string    `json:"image"`    // digest of the base image
-	DiskMiB   int64     `json:"disk_mib"` // 0: the image's own size
+	Image     string    `json:"image"` // digest of the base image
+	DiskMiB   int64     `json:"disk_mib"`
 	NIC       NICOrder  `json:"nic"`
 	Seed      SeedOrder `json:"seed"`
 }

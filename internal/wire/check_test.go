@@ -1,0 +1,215 @@
+package wire_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"widecloud/api"
+	"widecloud/internal/wire"
+)
+
+const (
+	someUID  = "0192f0c1-2222-7abc-8def-0123456789ab"
+	otherUID = "0192f0c1-3333-7abc-8def-0123456789ab"
+)
+
+func goodVM() wire.VMOrder {
+	return wire.VMOrder{
+		VM: someUID, Name: "web1", Home: "site-a", Epoch: 3, Run: wire.RunOn, CPUs: 2, MemoryMiB: 512,
+		Image: "sha256:" + strings.Repeat("0a", 32), DiskMiB: 1024,
+		NIC:  wire.NICOrder{Network: otherUID, MAC: "02:00:5e:00:53:01", IPv6: "2001:db8:b000::5", IPv4: "10.0.0.5", MTU: 1400},
+		Seed: wire.SeedOrder{Hostname: "web1", UserData: "#cloud-config\n", SSHKeys: []string{"ssh-ed25519 AAAA"}},
+	}
+}
+
+func goodNetwork() wire.NetworkOrder {
+	return wire.NetworkOrder{
+		UID: otherUID, Name: "red", Home: "site-a", VNI: 7, Prefix: netip.MustParsePrefix("2001:db8:b000::/64"),
+		IPv4: netip.MustParsePrefix("10.0.0.0/24"), MTU: 1400,
+	}
+}
+
+func goodEndpoint() wire.EndpointOrder {
+	return wire.EndpointOrder{
+		VM: someUID, Hostname: "web1", MAC: "02:00:5e:00:53:01", IPv6: netip.MustParseAddr("2001:db8:b000::5"),
+		IPv4: netip.MustParseAddr("10.0.0.5"), VTEP: netip.MustParseAddr("2001:db8:1::2"),
+	}
+}
+
+// refused compares the field of an error; "" is none.
+func refused(t *testing.T, err error, field string) {
+	t.Helper()
+	var e *api.Error
+	switch {
+	case field == "" && err != nil:
+		t.Errorf("refused: %v", err)
+	case field != "" && (!errors.As(err, &e) || e.Field != field):
+		t.Errorf("error is %v, want one of the field %s", err, field)
+	case field != "" && len(err.Error()) > 1000:
+		t.Errorf("the error has %d bytes", len(err.Error()))
+	}
+}
+
+func TestVMOrderCheck(t *testing.T) {
+	for _, c := range []struct {
+		field string
+		lie   func(o *wire.VMOrder)
+	}{
+		{"", func(*wire.VMOrder) {}},
+		{"", func(o *wire.VMOrder) { o.NIC.IPv4, o.NIC.MTU, o.Seed = "", 0, wire.SeedOrder{} }},
+		{"o.vm", func(o *wire.VMOrder) { o.VM = "../../etc/passwd" }},
+		{"o.vm", func(o *wire.VMOrder) { o.VM = strings.ToUpper(o.VM) }},
+		{"o.name", func(o *wire.VMOrder) { o.Name = "web 1\n<devices/>" }},
+		{"o.home", func(o *wire.VMOrder) { o.Home = "" }},
+		{"o.epoch", func(o *wire.VMOrder) { o.Epoch = 0 }},
+		{"o.run", func(o *wire.VMOrder) { o.Run = "maybe" }},
+		{"o.cpus", func(o *wire.VMOrder) { o.CPUs = 0 }},
+		{"o.cpus", func(o *wire.VMOrder) { o.CPUs = 1 << 30 }},
+		{"o.memory_mib", func(o *wire.VMOrder) { o.MemoryMiB = -1 }},
+		{"o.cpu_model", func(o *wire.VMOrder) { o.CPUModel = "'><x/>" }},
+		{"o.image", func(o *wire.VMOrder) { o.Image = "sha256:../x" }},
+		{"o.disk_mib", func(o *wire.VMOrder) { o.DiskMiB = 0 }},
+		{"o.disk_mib", func(o *wire.VMOrder) { o.DiskMiB = 1 << 60 }},
+		{"o.nic.network", func(o *wire.VMOrder) { o.NIC.Network = "red" }},
+		{"o.nic.mac", func(o *wire.VMOrder) { o.NIC.MAC = "02:57:43:00:00:07" }},
+		{"o.nic.ipv6", func(o *wire.VMOrder) { o.NIC.IPv6 = "::g" }},
+		{"o.nic.ipv4", func(o *wire.VMOrder) { o.NIC.IPv4 = "10.0.0" }},
+		{"o.nic.mtu", func(o *wire.VMOrder) { o.NIC.MTU = 68 }},
+		{"o.seed.hostname", func(o *wire.VMOrder) { o.Seed.Hostname = "a.b" }},
+		{"o.seed.user_data", func(o *wire.VMOrder) { o.Seed.UserData = strings.Repeat("x", 2<<20) }},
+		{"o.seed.ssh_keys", func(o *wire.VMOrder) { o.Seed.SSHKeys = make([]string, 1000) }},
+		{"o.seed.ssh_keys", func(o *wire.VMOrder) { o.Seed.SSHKeys = []string{"a\nruncmd: [x]"} }},
+	} {
+		o := goodVM()
+		c.lie(&o)
+		t.Run(c.field, func(t *testing.T) { refused(t, o.Check("o"), c.field) })
+	}
+}
+
+func TestNetworkOrderCheck(t *testing.T) {
+	prefix := netip.MustParsePrefix
+	for _, c := range []struct {
+		field string
+		lie   func(n *wire.NetworkOrder)
+	}{
+		{"", func(*wire.NetworkOrder) {}},
+		{"", func(n *wire.NetworkOrder) { n.IPv4, n.MTU, n.Prefix = netip.Prefix{}, 0, prefix("fd00:db8::/64") }},
+		{"n.uid", func(n *wire.NetworkOrder) { n.UID = "" }},
+		{"n.name", func(n *wire.NetworkOrder) { n.Name = "red; drop" }},
+		{"n.vni", func(n *wire.NetworkOrder) { n.VNI = 0 }},
+		{"n.vni", func(n *wire.NetworkOrder) { n.VNI = 1 << 24 }},
+		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = netip.Prefix{} }},
+		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("2001:db8::/32") }},
+		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("2001:db8::1/64") }},
+		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("fe80::/64") }},
+		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("::/64") }},
+		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("10.0.0.0/24") }},
+		{"n.ipv4", func(n *wire.NetworkOrder) { n.IPv4 = prefix("8.8.8.0/24") }},
+		{"n.ipv4", func(n *wire.NetworkOrder) { n.IPv4 = prefix("10.0.0.0/31") }},
+		{"n.ipv4", func(n *wire.NetworkOrder) { n.IPv4 = prefix("10.0.0.1/24") }},
+		{"n.mtu", func(n *wire.NetworkOrder) { n.MTU = -1 }},
+		{"n.mtu", func(n *wire.NetworkOrder) { n.MTU = 1 << 20 }},
+	} {
+		n := goodNetwork()
+		c.lie(&n)
+		t.Run(c.field, func(t *testing.T) { refused(t, n.Check("n"), c.field) })
+	}
+}
+
+func TestEndpointOrderCheck(t *testing.T) {
+	addr := netip.MustParseAddr
+	for _, c := range []struct {
+		field string
+		lie   func(e *wire.EndpointOrder)
+	}{
+		{"", func(*wire.EndpointOrder) {}},
+		{"", func(e *wire.EndpointOrder) { e.IPv4, e.VTEP, e.Hostname = netip.Addr{}, netip.Addr{}, "" }},
+		{"e.vm", func(e *wire.EndpointOrder) { e.VM = "x" }},
+		{"e.hostname", func(e *wire.EndpointOrder) { e.Hostname = "a,10.0.0.1" }},
+		{"e.mac", func(e *wire.EndpointOrder) { e.MAC = "ff:ff:ff:ff:ff:ff" }},
+		{"e.mac", func(e *wire.EndpointOrder) { e.MAC = "02:00:5E:00:53:01" }},
+		{"e.mac", func(e *wire.EndpointOrder) { e.MAC = "fe:00:5e:00:53:01" }},
+		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("ff02::1") }},
+		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("192.0.2.1") }},
+		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("fe80::1%eth0") }},
+		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("::1") }},
+		{"e.ipv6", func(e *wire.EndpointOrder) { e.IPv6 = addr("2001:db8:b000::1") }},
+		{"e.ipv6", func(e *wire.EndpointOrder) { e.IPv6 = addr("2001:db8:b001::5") }},
+		{"e.ipv6", func(e *wire.EndpointOrder) { e.IPv6 = netip.Addr{} }},
+		{"e.ipv4", func(e *wire.EndpointOrder) { e.IPv4 = addr("10.0.0.1") }},
+		{"e.ipv4", func(e *wire.EndpointOrder) { e.IPv4 = addr("10.0.0.255") }},
+		{"e.ipv4", func(e *wire.EndpointOrder) { e.IPv4 = addr("10.0.1.5") }},
+	} {
+		e := goodEndpoint()
+		c.lie(&e)
+		t.Run(c.field, func(t *testing.T) { refused(t, e.Check("e", goodNetwork()), c.field) })
+	}
+}
+
+// TestSound: bad endpoints and flood addresses are left out, the others stay, and each error names its place.
+func TestSound(t *testing.T) {
+	good, twice, bad := goodEndpoint(), goodEndpoint(), goodEndpoint()
+	twice.VM, twice.IPv4 = otherUID, netip.Addr{}
+	bad.VTEP = netip.MustParseAddr("ff02::1")
+	vtep, multicast := netip.MustParseAddr("2001:db8:1::3"), netip.MustParseAddr("ff02::1")
+	n := goodNetwork()
+	n.Flood = []netip.Addr{vtep, multicast, vtep}
+	n.Endpoints = []wire.EndpointOrder{bad, good, twice}
+
+	got, errs := n.Sound("networks[0]")
+	want := goodNetwork()
+	want.Flood, want.Endpoints = []netip.Addr{vtep}, []wire.EndpointOrder{good}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+		t.Error(diff)
+	}
+	var fields []string
+	for _, err := range errs {
+		var e *api.Error
+		if !errors.As(err, &e) {
+			t.Fatalf("%v is no error of a field", err)
+		}
+		fields = append(fields, e.Field)
+	}
+	if diff := cmp.Diff([]string{"networks[0].flood[1]", "networks[0].endpoints[0].vtep", "networks[0].endpoints[2]"}, fields); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestStateInParts: a state of any size is split into parts that fit into messages, and is the same when they are put together.
+func TestStateInParts(t *testing.T) {
+	for _, vms := range []int{0, 1, 20, 300} {
+		t.Run(fmt.Sprintf("%d VMs", vms), func(t *testing.T) {
+			state := wire.HostState{Revision: 9, VMs: []wire.VMOrder{}, Networks: []wire.NetworkOrder{goodNetwork()}}
+			for i := range vms {
+				o := goodVM()
+				o.VM = fmt.Sprintf("0192f0c1-2222-7abc-8def-%012x", i)
+				o.Seed.UserData = strings.Repeat("x", 60<<10)
+				state.VMs = append(state.VMs, o)
+			}
+			state.Mappings = []wire.Mapping{{Service: netip.MustParseAddr("203.0.113.1"), Target: netip.MustParseAddr("2001:db8:b000::5")}}
+
+			parts := state.Split()
+			if few := vms <= 20; few != (len(parts) == 1) {
+				t.Errorf("%d VMs are in %d parts", vms, len(parts))
+			}
+			for i, p := range parts {
+				if p.Revision != 9 || len(parts) > 1 && (p.Part != i || p.Parts != len(parts)) {
+					t.Errorf("part %d of %d says revision %d, part %d of %d", i, len(parts), p.Revision, p.Part, p.Parts)
+				}
+				// 60 KiB of user data and little else: what a part may have beside the last VM is bounded.
+				if len(p.VMs) > 100 {
+					t.Errorf("part %d has %d VMs of 60 KiB", i, len(p.VMs))
+				}
+			}
+			if diff := cmp.Diff(state, wire.JoinParts(parts), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
