@@ -47,7 +47,6 @@ func TestEndlessAnswers(t *testing.T) {
 		want   string
 	}{
 		{"a string", 200, `{"items":[{"name":"`, repeat("x"), list, "larger than 64 MiB"},
-		{"spaces", 200, ``, repeat(" "), list, "larger than 64 MiB"},
 		{"objects", 200, `{"items":[{}`, repeat(",{}"), list, "larger than 64 MiB"},
 		{"many objects", 200, `{"items":[{}`, func(w io.Writer) { io.WriteString(w, strings.Repeat(",{}", 300_000)+"]}") }, list, "more than 200000 objects"},
 		{"names", 200, `{"items":[{}`, func(w io.Writer) { io.WriteString(w, strings.Repeat(",{}", 300_000)+"]}") },

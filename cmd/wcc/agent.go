@@ -33,7 +33,7 @@ func (c *agentCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return runAgent(a, agent, newLogger(a.err, agent.Log).With("site", agent.Site, "host", agent.Host))
+	return runAgent(a, agent, newLogger(a.err.raw, agent.Log).With("site", agent.Site, "host", agent.Host))
 }
 
 // runAgent constructs the agent and its drivers and runs them until ctx ends.

@@ -42,7 +42,7 @@ complete -c wcc -a '(wcc __complete (commandline -opc)[2..-1] (commandline -ct) 
 }
 
 func (c *completionCmd) Run(a *app) error {
-	_, err := fmt.Fprint(a.out, completionScripts[c.Shell])
+	_, err := fmt.Fprint(a.out.raw, completionScripts[c.Shell])
 	return err
 }
 
@@ -117,7 +117,7 @@ func (a *app) complete(parser *kong.Kong, words []string) {
 	slices.Sort(candidates)
 	for _, c := range slices.Compact(candidates) {
 		if strings.HasPrefix(c, last) {
-			fmt.Fprintln(a.out, c)
+			a.out.printf("%s\n", c)
 		}
 	}
 }

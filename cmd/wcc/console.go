@@ -22,8 +22,9 @@ type vmConsoleCmd struct {
 // escape is Ctrl-], as telnet and virsh have it.
 const escape = 0x1d
 
-// Run joins the terminal with the console until either ends. Without a terminal, the end of standard input only ends
-// what is sent: what the guest says is shown until it or the user ends.
+// Run joins the terminal with the console until either ends. What the guest says reaches the terminal as it is: a console is
+// raw. Without a terminal, the end of standard input only ends what is sent: what the guest says is shown until it or the
+// user ends.
 func (c *vmConsoleCmd) Run(a *app) error {
 	client, err := a.client()
 	if err != nil {
@@ -41,7 +42,7 @@ func (c *vmConsoleCmd) Run(a *app) error {
 			return fmt.Errorf("set the terminal: %w", err)
 		}
 		defer func() { _ = term.Restore(int(f.Fd()), old) }()
-		fmt.Fprintf(a.err, "console of vm %s; Ctrl-] ends it\r\n", c.Name)
+		a.err.printf("console of vm %s; Ctrl-] ends it\r\n", c.Name)
 	}
 	ctx, cancel := context.WithCancelCause(a.Context)
 	defer cancel(nil)
@@ -54,14 +55,14 @@ func (c *vmConsoleCmd) Run(a *app) error {
 		_, b, err := ws.Read(ctx)
 		switch {
 		case errors.Is(context.Cause(ctx), errEscape), websocket.CloseStatus(err) == websocket.StatusNormalClosure:
-			fmt.Fprint(a.err, "\r\n")
+			a.err.printf("\r\n")
 			return nil
 		case err != nil && ctx.Err() != nil:
 			return fmt.Errorf("console: %w", context.Cause(ctx))
 		case err != nil:
 			return fmt.Errorf("console: %w", err)
 		}
-		if _, err := a.out.Write(b); err != nil {
+		if _, err := a.out.raw.Write(b); err != nil {
 			return err
 		}
 	}

@@ -22,7 +22,7 @@ import (
 const firstLoginFile = "first-admin-token"
 
 // offerFirstLogin lets the first admin of a new site in, and says to out how.
-func offerFirstLogin(ctx context.Context, c *control.Controller, site *config.Site, out io.Writer, log *slog.Logger) error {
+func offerFirstLogin(ctx context.Context, c *control.Controller, site *config.Site, out screen, log *slog.Logger) error {
 	path := filepath.Join(site.DataDir, firstLoginFile)
 	waits, err := c.Bootstrap(ctx, func(token string) error { return writeSecret(path, token) })
 	if err != nil {
@@ -36,8 +36,8 @@ func offerFirstLogin(ctx context.Context, c *control.Controller, site *config.Si
 	return nil
 }
 
-func sayFirstLogin(out io.Writer, site, path string) {
-	fmt.Fprintf(out, "The token of the first login is in %s. It is good for %v, and once:\n  wcc login %s --first %s\n", path, control.FirstTokenTime, site, path)
+func sayFirstLogin(out screen, site, path string) {
+	out.printf("The token of the first login is in %s. It is good for %v, and once:\n  wcc login %s --first %s\n", path, control.FirstTokenTime, site, path)
 }
 
 // dropFirstLogin removes a token that is of no more use.
@@ -76,7 +76,7 @@ func (c *siteRecoverCmd) Run(a *app) error {
 	if _, err := os.Stat(path); err != nil {
 		return fmt.Errorf("there is no site here: %w", err)
 	}
-	log := newLogger(a.err, site.Log).With("site", site.Site)
+	log := newLogger(a.err.raw, site.Log).With("site", site.Site)
 	st, err := bolt.Open(bolt.Options{Path: path, Logger: log})
 	if err != nil {
 		return fmt.Errorf("open the site's store (the controller must be stopped: systemctl stop wcc-serve): %w", err)
@@ -86,7 +86,7 @@ func (c *siteRecoverCmd) Run(a *app) error {
 	if err := control.Recover(a, st, site.Site, c.User, log, func(token string) error { return writeSecret(file, token) }); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "user %s is an admin; start the controller\n", c.User)
+	a.out.printf("user %s is an admin; start the controller\n", c.User)
 	sayFirstLogin(a.out, site.Site, file)
 	return nil
 }

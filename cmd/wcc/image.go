@@ -112,17 +112,17 @@ func (u *uploading) Read(b []byte) (int, error) {
 	switch {
 	case u.a.tty && percent(p) != u.shown:
 		u.shown = percent(p)
-		fmt.Fprintf(u.a.err, "\r\x1b[K%s", bar("upload "+size(u.done), p))
+		u.a.err.printf("\r\x1b[K%s", bar("upload "+size(u.done), p))
 	case !u.a.tty && percent(p)/10 > u.shown/10 && u.total > 64<<20: // a small one is there before a line is read
 		u.shown = percent(p)
-		fmt.Fprintf(u.a.err, "%s: upload: %s\n", u.name, figures(p))
+		u.a.err.printf("%s: upload: %s\n", u.name, figures(p))
 	}
 	return n, err
 }
 
 func (u *uploading) end() {
 	if u.a.tty && u.shown > 0 {
-		fmt.Fprintln(u.a.err)
+		u.a.err.printf("\n")
 	}
 }
 

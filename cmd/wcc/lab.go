@@ -90,13 +90,13 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 	if keep && c.Hold == 0 {
 		return c.detach(a, verb, file)
 	}
-	o := lab.RunOptions{Name: c.Name, Dir: filepath.Dir(file), Out: a.out, TTY: c.TTY || isTerminal(a.out), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
+	o := lab.RunOptions{Name: c.Name, Dir: filepath.Dir(file), Out: a.out.raw, TTY: c.TTY || isTerminal(a.out.raw), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
 	if c.Hold != 0 {
 		o.Hold = func(r *lab.Result, f *lab.Federation) { c.hold(a, r, f) }
 	}
 	result, err := lab.Run(a, script, o)
 	if err != nil {
-		return err
+		return ownWords{err}
 	}
 	if _, failed := result.Counts(); failed > 0 {
 		return errFailed
@@ -108,9 +108,9 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 // the federation up until it is told to end.
 func (c *labFlags) hold(a *app, r *lab.Result, f *lab.Federation) {
 	_, failed := r.Counts()
-	fmt.Fprint(a.out, f.Hints())
-	fmt.Fprintf(a.out, "  %s lab down --name %s\n", os.Args[0], c.Name)
-	r.Report(a.out, c.TTY)
+	fmt.Fprint(a.out.raw, f.Hints())
+	a.out.printf("  %s lab down --name %s\n", os.Args[0], c.Name)
+	r.Report(a.out.raw, c.TTY)
 	code := 0
 	if failed > 0 {
 		code = 1
@@ -145,13 +145,13 @@ func (c *labFlags) detach(a *app, verb, file string) error {
 	if c.Logs != "" {
 		args = append(args, "--logs", c.Logs)
 	}
-	if isTerminal(a.out) {
+	if isTerminal(a.out.raw) {
 		args = append(args, "--tty")
 	}
 	cmd := exec.Command(self, append(args, file)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = []*os.File{pw}
-	cmd.Stdout, cmd.Stderr = outputFile(a.out), outputFile(a.err)
+	cmd.Stdout, cmd.Stderr = outputFile(a.out.raw), outputFile(a.err.raw)
 	err = cmd.Start()
 	pw.Close()
 	if err != nil {
@@ -204,11 +204,9 @@ func (c *labDownCmd) Run(a *app) error {
 			return err
 		}
 		if len(swept) == 0 {
-			_, err = fmt.Fprintf(a.out, "lab %s is not up\n", c.Name)
-			return err
+			return a.out.printf("lab %s is not up\n", c.Name)
 		}
-		_, err = fmt.Fprintf(a.out, "removed what was left of lab %s\n", c.Name)
-		return err
+		return a.out.printf("removed what was left of lab %s\n", c.Name)
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("end the lab's process %d: %w", pid, err)
@@ -217,8 +215,7 @@ func (c *labDownCmd) Run(a *app) error {
 	defer cancel()
 	for {
 		if _, err := lab.Owner("", c.Name); err != nil {
-			_, err = fmt.Fprintf(a.out, "lab %s is down\n", c.Name)
-			return err
+			return a.out.printf("lab %s is down\n", c.Name)
 		}
 		select {
 		case <-ctx.Done():

@@ -210,20 +210,20 @@ func (c *loginCmd) Run(a *app) error {
 	if err := file.write(); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "context %s: %s\n", c.Name, s.Server)
+	a.out.printf("context %s: %s\n", c.Name, s.Server)
 	return nil
 }
 
 // askToken reads a token from standard input, which on a terminal does not show it. Ctrl-C ends it.
 func (a *app) askToken() (string, error) {
-	fmt.Fprint(a.err, "token: ")
+	a.err.printf("token: ")
 	read := func() (string, error) { return bufio.NewReader(io.LimitReader(a.in, maxToken)).ReadString('\n') }
 	if f, ok := a.in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		fd := int(f.Fd())
 		if state, err := term.GetState(fd); err == nil {
 			defer func() { _ = term.Restore(fd, state) }()
 		}
-		defer fmt.Fprintln(a.err)
+		defer a.err.printf("\n")
 		read = func() (string, error) {
 			b, err := term.ReadPassword(fd)
 			return string(b), err
@@ -273,7 +273,7 @@ func (contextsListCmd) Run(a *app) error {
 		}
 		rows = append(rows, []string{name, file.Contexts[name].Server, current})
 	}
-	return writeTable(a.out, rows)
+	return a.out.table(rows)
 }
 
 type contextsUseCmd struct {

@@ -55,7 +55,7 @@ type cli struct {
 type app struct {
 	context.Context
 	in       io.Reader
-	out, err io.Writer
+	out, err screen
 	tty      bool // err is a terminal: progress is redrawn
 	cli      *cli
 	made     *api.Client
@@ -80,7 +80,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, tty bool) (code int) {
 	c := &cli{}
-	a := &app{Context: ctx, in: in, out: out, err: errs, tty: tty, cli: c}
+	a := &app{Context: ctx, in: in, out: screen{out}, err: screen{errs}, tty: tty, cli: c}
 	defer func() {
 		if v := recover(); v != nil {
 			e, ok := v.(exit)
@@ -103,7 +103,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, 
 	}
 	kctx, err := parser.Parse(args)
 	if err != nil {
-		fmt.Fprintf(errs, "wcc: %v\n", err)
+		a.printError(ownWords{err})
 		var p *kong.ParseError
 		if errors.As(err, &p) && p.Context != nil {
 			words := []string{"wcc"}
@@ -112,7 +112,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, 
 					words = append(words, w.Command.Name)
 				}
 			}
-			fmt.Fprintf(errs, "See %s --help\n", strings.Join(words, " "))
+			a.err.printf("See %s --help\n", strings.Join(words, " "))
 		}
 		return 2
 	}
@@ -133,38 +133,52 @@ func newParser(c *cli, out, errs io.Writer) (*kong.Kong, error) {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}))
 }
 
-// printError shows an error with all its reasons, one to a line.
+// ownWords is an error whose text is this program's alone, and may have several lines; so is a usageError.
+type ownWords struct{ error }
+
+func (e ownWords) Unwrap() error { return e.error }
+
+// printError shows an error in one line, and all its reasons, one to a line.
 func (a *app) printError(err error) {
+	var own ownWords
+	var usage usageError
+	if errors.As(err, &own) || errors.As(err, &usage) {
+		a.err.printf("wcc: ")
+		for line := range strings.Lines(err.Error()) {
+			a.err.printf("%s\n", strings.TrimSuffix(line, "\n"))
+		}
+		return
+	}
 	var e *api.Error
 	if !errors.As(err, &e) || len(e.Reasons) == 0 {
-		fmt.Fprintf(a.err, "wcc: %v\n", err)
+		a.err.printf("wcc: %v\n", err)
 		return
 	}
 	bare := *e
 	bare.Reasons = nil
-	fmt.Fprintf(a.err, "wcc: %s\n", strings.Replace(err.Error(), e.Error(), bare.Error(), 1))
-	printReasons(a.err, e.Reasons)
+	a.err.printf("wcc: %s\n", strings.Replace(err.Error(), e.Error(), bare.Error(), 1))
+	a.err.reasons(e.Reasons)
 }
 
-func printReasons(w io.Writer, reasons []api.Reason) {
+// reasons prints reasons, one to a line.
+func (s screen) reasons(reasons []api.Reason) {
 	for _, r := range reasons {
 		where := strings.Trim(r.Site+"/"+r.Host, "/")
 		if where != "" {
 			where += ": "
 		}
-		fmt.Fprintf(w, "  %s%s: %s", where, r.Code, r.Message)
+		advice := ""
 		if r.Advice != "" {
-			fmt.Fprintf(w, " (%s)", r.Advice)
+			advice = " (" + r.Advice + ")"
 		}
-		fmt.Fprintln(w)
+		s.printf("  %s%s: %s%s\n", where, r.Code, r.Message, advice)
 	}
 }
 
 type versionCmd struct{}
 
 func (versionCmd) Run(a *app) error {
-	_, err := fmt.Fprintf(a.out, "wcc %s\n", version())
-	return err
+	return a.out.printf("wcc %s\n", version())
 }
 
 // version is what the build knows of itself.

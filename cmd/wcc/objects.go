@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"reflect"
 	"strings"
@@ -49,11 +48,11 @@ func (c *listCmd[T, P]) Run(a *app) error {
 	}
 	switch c.Output {
 	case "json":
-		err = writeJSON(a.out, items)
+		err = a.out.json(items)
 	case "yaml":
-		err = writeYAML(a.out, items)
+		err = a.out.yaml(items)
 	default:
-		err = writeTable(a.out, rows)
+		err = a.out.table(rows)
 	}
 	if err != nil || !c.Watch {
 		return err
@@ -75,17 +74,17 @@ func (c *listCmd[T, P]) Run(a *app) error {
 		}
 		switch c.Output {
 		case "json":
-			err = json.NewEncoder(a.out).Encode(e)
+			err = a.out.jsonLine(e)
 		case "yaml":
-			if _, err = fmt.Fprintln(a.out, "---"); err == nil {
-				err = writeYAML(a.out, e)
+			if err = a.out.printf("---\n"); err == nil {
+				err = a.out.yaml(e)
 			}
 		default:
 			row := cells(columns, P(e.Object))
 			if e.Type == "delete" {
 				row[0] = "-" + row[0]
 			}
-			_, err = fmt.Fprint(a.out, alignRow(row, width))
+			err = a.out.row(row, width)
 		}
 		if err != nil {
 			return err
@@ -105,12 +104,11 @@ type format struct {
 func (f format) done(a *app, o api.Object, what string) error {
 	switch f.Output {
 	case "json":
-		return writeJSON(a.out, o)
+		return a.out.json(o)
 	case "yaml":
-		return writeYAML(a.out, o)
+		return a.out.yaml(o)
 	}
-	_, err := fmt.Fprintf(a.out, "%s %s %s\n", noun(o.Kind()), o.Metadata().Name, what)
-	return err
+	return a.out.printf("%s %s %s\n", noun(o.Kind()), o.Metadata().Name, what)
 }
 
 // noun is the singular of a kind, as the groups of the commands are named.
@@ -138,9 +136,9 @@ func (c *showCmd[T, P]) Run(a *app) error {
 		return err
 	}
 	if c.Output == "json" {
-		return writeJSON(a.out, o)
+		return a.out.json(o)
 	}
-	return writeYAML(a.out, o)
+	return a.out.yaml(o)
 }
 
 // deleteCmd deletes objects.
@@ -167,7 +165,7 @@ func (c *deleteCmd[T, P]) Run(a *app) error {
 			}
 			what = "deleted"
 		}
-		if _, err := fmt.Fprintf(a.out, "%s %s %s\n", noun(P(o).Kind()), name, what); err != nil {
+		if err := a.out.printf("%s %s %s\n", noun(P(o).Kind()), name, what); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,7 @@ func writeTable(w io.Writer, rows [][]string) error {
 func alignRow(row []string, width []int) string {
 	var b strings.Builder
 	for i, cell := range row {
-		b.WriteString(cell)
+		b.WriteString(printable(cell)) // as long as it was
 		if i < len(row)-1 && i < len(width) {
 			b.WriteString(strings.Repeat(" ", max(0, width[i]-utf8.RuneCountInString(cell))+2))
 		}
@@ -40,15 +40,31 @@ func alignRow(row []string, width []int) string {
 	return strings.TrimRight(b.String(), " ") + "\n"
 }
 
-// writeJSON writes v for programs and people.
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+// writeJSON writes v for programs and people. It escapes what a terminal would take for commands: encoding/json does that
+// with C0 only.
+func writeJSON(w io.Writer, v any, indent string) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
+	enc.SetIndent("", indent)
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("write json: %w", err)
 	}
-	return nil
+	_, err := w.Write([]byte(escapeDangerous(b.String())))
+	return err
+}
+
+// escapeDangerous escapes dangerous characters but the ends of lines; they can only be in strings.
+func escapeDangerous(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r != '\n' && dangerous(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // writeYAML writes v as YAML 1.2 with the names and the order of its JSON.
@@ -158,12 +174,12 @@ func scalar(t json.Token) string {
 	if err := enc.Encode(s); err != nil {
 		return `""`
 	}
-	quoted := strings.TrimSuffix(b.String(), "\n")
-	// … but for what JSON takes as it is and YAML does not (§5.1), or folds (NEL).
+	quoted := escapeDangerous(strings.TrimSuffix(b.String(), "\n"))
+	// … but for what JSON takes as it is and YAML does not (§5.1), or folds (NEL, which is escaped by now).
 	return unprintable.ReplaceAllStringFunc(quoted, func(c string) string {
 		r, _ := utf8.DecodeRuneInString(c)
 		return fmt.Sprintf(`\u%04x`, r)
 	})
 }
 
-var unprintable = regexp.MustCompile(`[\x{7f}-\x{9f}\x{feff}\x{fffe}\x{ffff}]`)
+var unprintable = regexp.MustCompile(`[\x{feff}\x{fffe}\x{ffff}]`)

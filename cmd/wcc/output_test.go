@@ -18,6 +18,7 @@ func TestYAML(t *testing.T) {
 		{"what YAML would take for something else", []string{"on", "No", "null", "~", "1e3", "10.0.0.1", "a: b", "- x", "#c", "", " a", "2026-01-01", "0x1f", "yes it is", "a b"},
 			"- \"on\"\n- \"No\"\n- \"null\"\n- \"~\"\n- \"1e3\"\n- \"10.0.0.1\"\n- \"a: b\"\n- \"- x\"\n- \"#c\"\n- \"\"\n- \" a\"\n- \"2026-01-01\"\n- \"0x1f\"\n- yes it is\n- a b\n"},
 		{"lines and controls", "a\nb\x00\x7f\u0085\ufeff<é>", "\"a\\nb\\u0000\\u007f\\u0085\\ufeff<é>\"\n"},
+		{"what a terminal takes for commands", "a\u009b31m\u202eb\u2066\u2028", "\"a\\u009b31m\\u202eb\\u2066\\u2028\"\n"},
 		{"large numbers", []any{int64(9007199254740993), 0.1}, "- 9007199254740993\n- 0.1\n"},
 	}
 	for _, tt := range tests {

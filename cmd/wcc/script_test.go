@@ -161,7 +161,7 @@ func TestHelp(t *testing.T) {
 
 func TestProgressOnATerminal(t *testing.T) {
 	var errs bytes.Buffer
-	p := progress{a: &app{err: &errs, tty: true}}
+	p := progress{a: &app{err: screen{&errs}, tty: true}}
 	j := &api.Job{Status: api.JobStatus{State: api.JobRunning, Step: "copy", Progress: api.Progress{
 		MemoryDone: 128 << 20, MemoryTotal: 512 << 20, DiskDone: 128 << 20, DiskTotal: 512 << 20, Rate: 12.5 * (1 << 20), DirtyRate: 1 << 20, SecondsLeft: 61.4}}}
 	p.show(j)

@@ -37,11 +37,11 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return runServe(a, site, newLogger(a.err, site.Log).With("site", site.Site), a.out)
+	return runServe(a, site, newLogger(a.err.raw, site.Log).With("site", site.Site), a.out)
 }
 
 // runServe constructs the controller and serves it until ctx ends. What a person is to see once goes to out.
-func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out io.Writer) error {
+func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out screen) error {
 	if err := os.MkdirAll(site.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}

@@ -37,8 +37,7 @@ func (c *joinTokenCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(a.out, token)
-	return err
+	return a.out.printf("%s\n", token)
 }
 
 type cordonCmd struct {
@@ -66,7 +65,7 @@ func cordon(a *app, names []string, cordoned bool) error {
 		if _, err := api.Edit(a, client, name, func(h *api.Host) error { h.Spec.Cordoned = cordoned; return nil }); err != nil {
 			return fmt.Errorf("host %s: %w", name, err)
 		}
-		if _, err := fmt.Fprintf(a.out, "host %s %s\n", name, what); err != nil {
+		if err := a.out.printf("host %s %s\n", name, what); err != nil {
 			return err
 		}
 	}
@@ -156,8 +155,7 @@ func (peerInviteCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(a.out, invitation)
-	return err
+	return a.out.printf("%s\n", invitation)
 }
 
 type peerAddCmd struct {

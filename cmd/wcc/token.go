@@ -35,12 +35,11 @@ func (c *tokenCreateCmd) Run(a *app) error {
 	}
 	switch c.Output {
 	case "json":
-		return writeJSON(a.out, t)
+		return a.out.json(t)
 	case "yaml":
-		return writeYAML(a.out, t)
+		return a.out.yaml(t)
 	}
-	_, err = fmt.Fprintln(a.out, t.Token)
-	return err
+	return a.out.printf("%s\n", t.Token)
 }
 
 type tokenListCmd struct {
@@ -59,15 +58,15 @@ func (c *tokenListCmd) Run(a *app) error {
 	}
 	switch c.Output {
 	case "json":
-		return writeJSON(a.out, tokens)
+		return a.out.json(tokens)
 	case "yaml":
-		return writeYAML(a.out, tokens)
+		return a.out.yaml(tokens)
 	}
 	rows := [][]string{{"ID", "CREATED", "EXPIRES", "LAST-USED", "NOTE"}}
 	for _, t := range tokens {
 		rows = append(rows, []string{t.ID, cmp.Or(stamp(t.Created), "-"), expires(t), cmp.Or(stamp(t.LastUsed), "-"), cmp.Or(t.Note, "-")})
 	}
-	return writeTable(a.out, rows)
+	return a.out.table(rows)
 }
 
 func expires(t api.UserToken) string {
@@ -94,7 +93,7 @@ func (c *tokenRevokeCmd) Run(a *app) error {
 		if err := client.RevokeToken(a, c.Name, id); err != nil {
 			return fmt.Errorf("revoke token %s: %w", id, err)
 		}
-		if _, err := fmt.Fprintf(a.out, "token %s revoked\n", id); err != nil {
+		if err := a.out.printf("token %s revoked\n", id); err != nil {
 			return err
 		}
 	}

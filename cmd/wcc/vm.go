@@ -137,7 +137,7 @@ func setPower(a *app, names []string, power api.Power, wait bool, timeout time.D
 			}
 			what = did
 		}
-		if _, err := fmt.Fprintf(a.out, "vm %s %s\n", name, what); err != nil {
+		if err := a.out.printf("vm %s %s\n", name, what); err != nil {
 			return err
 		}
 	}
@@ -157,8 +157,7 @@ func (c *vmRebootCmd) Run(a *app) error {
 	if err := client.Reboot(a, c.Name, c.Hard); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.out, "vm %s reboots\n", c.Name)
-	return err
+	return a.out.printf("vm %s reboots\n", c.Name)
 }
 
 type vmMigrateCmd struct {
@@ -183,8 +182,7 @@ func (c *vmMigrateCmd) Run(a *app) error {
 		if len(reasons) > 0 {
 			return &api.Error{Code: api.CodeRefused, Message: fmt.Sprintf("vm %s could not migrate to %s", c.Name, c.Target), Reasons: reasons}
 		}
-		_, err = fmt.Fprintf(a.out, "vm %s can migrate to %s\n", c.Name, c.Target)
-		return err
+		return a.out.printf("vm %s can migrate to %s\n", c.Name, c.Target)
 	}
 	job, err := client.Migrate(a, c.Name, c.Target)
 	if err != nil {
@@ -219,8 +217,7 @@ func (a *app) summary(j *api.Job) error {
 	if len(l) > 0 {
 		line += ": " + strings.Join(l, ", ")
 	}
-	_, err := fmt.Fprintln(a.out, line)
-	return err
+	return a.out.printf("%s\n", line)
 }
 
 type vmWhyCmd struct {
@@ -238,10 +235,9 @@ func (c *vmWhyCmd) Run(a *app) error {
 		return err
 	}
 	if len(reasons) == 0 && c.Not != "" {
-		_, err := fmt.Fprintf(a.out, "nothing keeps vm %s from %s\n", c.Name, c.Not)
-		return err
+		return a.out.printf("nothing keeps vm %s from %s\n", c.Name, c.Not)
 	}
-	printReasons(a.out, reasons)
+	a.out.reasons(reasons)
 	return nil
 }
 

@@ -57,8 +57,8 @@ func waitVM(a *app, client *api.Client, name string, ok func(*api.VM) bool) (*ap
 		}
 		if key := fmt.Sprint(line, v.Status.Reasons); key != said {
 			said = key
-			fmt.Fprintln(a.err, line)
-			printReasons(a.err, v.Status.Reasons)
+			a.err.printf("%s\n", line)
+			a.err.reasons(v.Status.Reasons)
 		}
 	}
 	return nil, fmt.Errorf("wait for vm %s: %w; what was asked for stands", name, cause(a))
@@ -76,7 +76,7 @@ func waitGone[T any, P object[T]](a *app, client *api.Client, name string) error
 		}
 		if m := statusMessage(P(o)); m != "" && m != said {
 			said = m
-			fmt.Fprintf(a.err, "%s %s: %s\n", noun(P(o).Kind()), name, m)
+			a.err.printf("%s %s: %s\n", noun(P(o).Kind()), name, m)
 		}
 	}
 	return fmt.Errorf("wait for the end of %s: %w; the deletion goes on", name, cause(a))
@@ -97,7 +97,7 @@ func (p *progress) show(j *api.Job) {
 		step = "undoing " + step
 	}
 	if p.a.tty {
-		fmt.Fprintf(p.a.err, "\r\x1b[K%s", bar(step, s.Progress))
+		p.a.err.printf("\r\x1b[K%s", bar(step, s.Progress))
 		p.drawn = true
 		return
 	}
@@ -107,13 +107,13 @@ func (p *progress) show(j *api.Job) {
 	}
 	p.step, p.tenth = step, tenth
 	if line := strings.Join(nonEmpty(step, figures(s.Progress)), ": "); line != "" {
-		fmt.Fprintf(p.a.err, "%s: %s\n", j.Name, line)
+		p.a.err.printf("%s: %s\n", j.Name, line)
 	}
 }
 
 func (p *progress) end() {
 	if p.drawn {
-		fmt.Fprintln(p.a.err)
+		p.a.err.printf("\n")
 	}
 }
 
