@@ -138,6 +138,13 @@ var columns = map[api.Kind][]column{
 		col("VM", func(o *api.Address) string { return o.Spec.VM }),
 		col("TARGET", func(o *api.Address) string { return o.Status.Target }),
 		wide("TRANSLATORS", func(o *api.Address) string { return list(o.Status.Translators) }),
+		wide("REFUSED", func(o *api.Address) string {
+			var l []string
+			for _, r := range o.Status.Refused {
+				l = append(l, r.By+": "+r.Message)
+			}
+			return strings.Join(l, "; ")
+		}),
 	},
 	api.KindTranslator: {
 		col("HOST", func(o *api.Translator) string { return o.Spec.Host }),

@@ -184,9 +184,30 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 	}
 	ctx, cancel := context.WithTimeout(a.Context, 2*time.Second) // a person is waiting at the keyboard
 	defer cancel()
+	if kind == "pools" {
+		return poolNames(ctx, client, node)
+	}
 	names, err := client.Names(ctx, kind)
 	if err != nil {
 		return nil
+	}
+	return names
+}
+
+// poolNames are those of the pools for what the command makes.
+func poolNames(ctx context.Context, client *api.Client, node *kong.Node) (names []string) {
+	use := "addresses"
+	if node.Parent != nil && node.Parent.Name == noun(api.KindNetwork) {
+		use = "networks"
+	}
+	all, err := pools(ctx, client)
+	if err != nil {
+		return nil
+	}
+	for _, p := range all {
+		if p.Use == use {
+			names = append(names, p.Name)
+		}
 	}
 	return names
 }

@@ -37,6 +37,7 @@ type cli struct {
 	VM         vmGroup         `cmd:"" name:"vm" help:"Virtual machines."`
 	Guest      guestGroup      `cmd:"" help:"Other sites' VMs that run here under a loan."`
 	Address    addressGroup    `cmd:"" help:"Public service addresses, IPv4 and IPv6."`
+	Pool       poolGroup       `cmd:"" help:"The site's address plan: where networks and service addresses are taken from."`
 	Translator translatorGroup `cmd:"" help:"Translators of service addresses."`
 	Job        jobGroup        `cmd:"" help:"Long work: its progress, journal and outcome."`
 	Event      eventGroup      `cmd:"" help:"What happened."`

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -18,7 +20,8 @@ type networkGroup struct {
 
 type networkCreateCmd struct {
 	Name   string `arg:"" help:"Its name."`
-	Prefix string `required:"" help:"Its IPv6 prefix, a /64." placeholder:"PREFIX"`
+	Prefix string `help:"Its IPv6 prefix, a /64; left out: one that is free." placeholder:"PREFIX"`
+	Pool   string `help:"Pool of the site's address plan to take the prefix from; left out: any." complete:"pools"`
 	IPv4   string `name:"ipv4" help:"Private IPv4 prefix for DHCP; left out: none." placeholder:"PREFIX"`
 	MTU    int    `name:"mtu" help:"MTU in bytes; left out: the site's default."`
 	VNI    uint32 `name:"vni" help:"VXLAN network identifier; left out: chosen."`
@@ -27,8 +30,16 @@ type networkCreateCmd struct {
 }
 
 func (c *networkCreateCmd) Run(a *app) error {
-	return create(a, c.format, &api.Network{Meta: api.Meta{Name: c.Name, Owner: c.Owner},
-		Spec: api.NetworkSpec{Prefix: c.Prefix, IPv4: c.IPv4, MTU: c.MTU, VNI: c.VNI}})
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	n, err := api.Create(a, client, &api.Network{Meta: api.Meta{Name: c.Name, Owner: c.Owner},
+		Spec: api.NetworkSpec{Prefix: c.Prefix, Pool: c.Pool, IPv4: c.IPv4, MTU: c.MTU, VNI: c.VNI}})
+	if err != nil {
+		return err
+	}
+	return c.done(a, n, "created with "+n.Spec.Prefix)
 }
 
 type addressGroup struct {
@@ -53,19 +64,36 @@ func (c *addressShowCmd) Run(a *app) error {
 }
 
 type addressCreateCmd struct {
-	Address netip.Addr `arg:"" help:"IPv4 or IPv6 address."`
-	VM      string     `name:"vm" help:"VM that it leads to; left out: none yet." complete:"vms"`
-	Name    string     `help:"Its name; left out: made of the address."`
-	Owner   string     `help:"Organisation that owns it; left out: the user's." complete:"owners"`
+	Address string `arg:"" help:"IPv4 or IPv6 address, or a pool of the site's address plan: one of it that is free." complete:"pools"`
+	VM      string `name:"vm" help:"VM that it leads to; left out: none yet." complete:"vms"`
+	Name    string `help:"Its name; left out: made of the address, or of the VM and the pool."`
+	Owner   string `help:"Organisation that owns it; left out: the user's." complete:"owners"`
 	format
 }
 
 func (c *addressCreateCmd) Run(a *app) error {
-	name := c.Name
-	if name == "" {
-		name = nameOf(c.Address)
+	addr, pool, err := addressOrPool(c.Address)
+	if err != nil {
+		return err
 	}
-	return create(a, c.format, &api.Address{Meta: api.Meta{Name: name, Owner: c.Owner}, Spec: api.AddressSpec{Address: c.Address.String(), VM: c.VM}})
+	o := &api.Address{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.AddressSpec{Pool: pool, VM: c.VM}}
+	switch {
+	case pool == "":
+		o.Name, o.Spec.Address = cmp.Or(o.Name, nameOf(addr)), addr.String()
+	case o.Name == "" && c.VM == "":
+		return fmt.Errorf("an address of the pool %s needs --vm or --name, to have a name", pool)
+	case o.Name == "":
+		o.Name = nameOfPooled(c.VM, pool)
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	o, err = api.Create(a, client, o)
+	if err != nil {
+		return err
+	}
+	return c.done(a, o, "created with "+o.Spec.Address)
 }
 
 type addressBindCmd struct {
@@ -133,8 +161,30 @@ func addressName(a *app, s string) (string, error) {
 	return "", api.Errorf(api.CodeNotFound, "no address object holds %s", addr)
 }
 
-// bindAddress leads an address to a VM: a new one, or one that is held and leads nowhere.
-func bindAddress(a *app, client *api.Client, addr netip.Addr, vm, owner string) (*api.Address, error) {
+// addressOrPool reads an address, or the name of a pool, which has neither dot nor colon.
+func addressOrPool(s string) (addr netip.Addr, pool string, err error) {
+	if !strings.ContainsAny(s, ".:") {
+		return addr, s, nil
+	}
+	addr, err = netip.ParseAddr(s)
+	if err != nil {
+		return addr, "", fmt.Errorf("%q is neither an IP address nor the name of a pool", s)
+	}
+	return addr, "", nil
+}
+
+// nameOfPooled makes a name of a VM and the pool that its address is of.
+func nameOfPooled(vm, pool string) string { return vm + "-" + pool }
+
+// bindAddress leads an address to a VM: a free one of a pool, a new one, or one that is held and leads nowhere.
+func bindAddress(a *app, client *api.Client, service, vm, owner string) (*api.Address, error) {
+	addr, pool, err := addressOrPool(service)
+	if err != nil {
+		return nil, err
+	}
+	if pool != "" {
+		return api.Create(a, client, &api.Address{Meta: api.Meta{Name: nameOfPooled(vm, service), Owner: owner}, Spec: api.AddressSpec{Pool: pool, VM: vm}})
+	}
 	name, err := addressName(a, addr.String())
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return api.Create(a, client, &api.Address{Meta: api.Meta{Name: nameOf(addr), Owner: owner}, Spec: api.AddressSpec{Address: addr.String(), VM: vm}})
@@ -149,6 +199,50 @@ func bindAddress(a *app, client *api.Client, addr netip.Addr, vm, owner string) 
 		o.Spec.VM = vm
 		return nil
 	})
+}
+
+type poolGroup struct {
+	List poolListCmd `cmd:"" help:"List the pools that networks and service addresses are taken from."`
+}
+
+type poolListCmd struct {
+	Output string `short:"o" help:"How: table, json or yaml." enum:"table,json,yaml" default:"table"`
+}
+
+func (c *poolListCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	pools, err := pools(a, client)
+	if err != nil {
+		return err
+	}
+	switch c.Output {
+	case "json":
+		return a.out.json(pools)
+	case "yaml":
+		return a.out.yaml(pools)
+	}
+	rows := [][]string{{"NAME", "USE", "PREFIXES", "EXCEPT", "OWNERS", "PEERS"}}
+	for _, p := range pools {
+		rows = append(rows, dashed([]string{p.Name, p.Use, list(p.Prefixes), list(p.Except), list(p.Owners), list(p.Peers)}))
+	}
+	return a.out.table(rows)
+}
+
+// pools reads the parts of the site's address plan that the user may use.
+func pools(ctx context.Context, client *api.Client) ([]api.AddressPool, error) {
+	sites, _, err := api.List[api.Site](ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sites {
+		if s.Status.Self {
+			return s.Spec.Pools, nil
+		}
+	}
+	return nil, errors.New("the controller lists no site of its own")
 }
 
 type translatorGroup struct {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"strings"
@@ -193,9 +194,14 @@ func cells(columns []column, o api.Object) []string {
 	row := make([]string, len(columns))
 	for i, c := range columns {
 		row[i] = c.cell(o)
-		if row[i] == "" {
-			row[i] = "-"
-		}
+	}
+	return dashed(row)
+}
+
+// dashed shows what is empty as a dash.
+func dashed(row []string) []string {
+	for i := range row {
+		row[i] = cmp.Or(row[i], "-")
 	}
 	return row
 }

@@ -115,7 +115,10 @@ func fixture(m *servetest.Memory) {
 		return api.Meta{Name: name, Owner: "tokyo-u", Home: "tokyo", Created: noon}
 	}
 	for _, o := range []api.Object{
-		&api.Site{Meta: api.Meta{Name: "tokyo"}, Spec: api.SiteSpec{Endpoint: "[2001:db8:1::7]:7647"},
+		&api.Site{Meta: api.Meta{Name: "tokyo"}, Spec: api.SiteSpec{Endpoint: "[2001:db8:1::7]:7647", Pools: []api.AddressPool{
+			{Name: "campus", Use: "networks", Prefixes: []string{"2001:db8:b000::/40"}, Owners: []string{"*"}},
+			{Name: "public4", Use: "addresses", Prefixes: []string{"192.0.2.0/25"}, Except: []string{"192.0.2.64/28"}, Owners: []string{"*"}, Peers: []string{"osaka"}},
+		}},
 			Status: api.SiteStatus{Self: true, Hosts: 1, Free: api.Resources{CPUs: 3, MemoryMiB: 1536, DiskGiB: 90}}},
 		&api.Site{Meta: api.Meta{Name: "osaka"}, Status: api.SiteStatus{Reached: true, RTT: 0.0123, Free: api.Resources{CPUs: 2, MemoryMiB: 1024, DiskGiB: 20, Addresses: 1}}},
 		&api.Host{Meta: api.Meta{Name: "h1", Home: "tokyo"}, Spec: api.HostSpec{Roles: []api.HostRole{api.RoleHypervisor, api.RoleGateway}},

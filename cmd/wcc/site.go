@@ -18,6 +18,7 @@ type hostGroup struct {
 	List      listCmd[api.Host, *api.Host]   `cmd:"" help:"List hosts."`
 	Show      showCmd[api.Host, *api.Host]   `cmd:"" help:"Show a host."`
 	JoinToken joinTokenCmd                   `cmd:"" help:"Make a one-time token with which the agent of a new host enrols."`
+	Roles     hostRolesCmd                   `cmd:"" help:"Set what a host is for; its agent's configuration must have the roles, too."`
 	Cordon    cordonCmd                      `cmd:"" help:"Put no further VM on hosts."`
 	Uncordon  uncordonCmd                    `cmd:"" help:"Put VMs on hosts again."`
 	Delete    deleteCmd[api.Host, *api.Host] `cmd:"" help:"Forget hosts; their agents are let in no more."`
@@ -38,6 +39,24 @@ func (c *joinTokenCmd) Run(a *app) error {
 		return err
 	}
 	return a.out.printf("%s\n", token)
+}
+
+type hostRolesCmd struct {
+	Name  string         `arg:"" help:"The host's name." complete:"self"`
+	Roles []api.HostRole `arg:"" help:"Its roles: hypervisor, gateway." enum:"hypervisor,gateway"`
+	format
+}
+
+func (c *hostRolesCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	h, err := api.Edit(a, client, c.Name, func(h *api.Host) error { h.Spec.Roles = c.Roles; return nil })
+	if err != nil {
+		return err
+	}
+	return c.done(a, h, "is "+list(h.Spec.Roles))
 }
 
 type cordonCmd struct {

@@ -64,7 +64,7 @@ func (c *tokenListCmd) Run(a *app) error {
 	}
 	rows := [][]string{{"ID", "CREATED", "EXPIRES", "LAST-USED", "NOTE"}}
 	for _, t := range tokens {
-		rows = append(rows, []string{t.ID, cmp.Or(stamp(t.Created), "-"), expires(t), cmp.Or(stamp(t.LastUsed), "-"), cmp.Or(t.Note, "-")})
+		rows = append(rows, dashed([]string{t.ID, stamp(t.Created), expires(t), stamp(t.LastUsed), t.Note}))
 	}
 	return a.out.table(rows)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -34,7 +33,7 @@ type vmCreateCmd struct {
 	Permit   []string      `help:"Sites where it may run; left out: any." placeholder:"SITE" complete:"sites"`
 	SSHKey   []string      `name:"ssh-key" sep:"none" help:"authorized_keys line, or @FILE with such lines." placeholder:"KEY|@FILE"`
 	UserData string        `help:"cloud-init user-data, or @FILE." placeholder:"TEXT|@FILE"`
-	Service  []netip.Addr  `help:"Public service address for it; may be repeated." placeholder:"ADDRESS"`
+	Service  []string      `help:"Public service address for it, or a pool: one of it that is free; may be repeated." placeholder:"ADDRESS|POOL" complete:"pools"`
 	CPUModel string        `name:"cpu-model" help:"CPU model of the guest; left out: the site's baseline."`
 	Owner    string        `help:"Organisation that owns it; left out: the user's." complete:"owners"`
 	Stopped  bool          `help:"Do not start it."`
@@ -72,9 +71,9 @@ func (c *vmCreateCmd) Run(a *app) error {
 	if v, err = api.Create(a, client, v); err != nil {
 		return err
 	}
-	for _, addr := range c.Service {
-		if _, err := bindAddress(a, client, addr, c.Name, c.Owner); err != nil {
-			return fmt.Errorf("vm %s is made, but has not the address %s: %w", c.Name, addr, err)
+	for _, service := range c.Service {
+		if _, err := bindAddress(a, client, service, c.Name, c.Owner); err != nil {
+			return fmt.Errorf("vm %s is made, but has no address %s: %w", c.Name, service, err)
 		}
 	}
 	if c.Wait && !c.Stopped {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -197,8 +198,36 @@ func (m *Memory) Create(_ context.Context, p serve.Principal, o api.Object) (api
 		meta.Owner = p.Owner
 	}
 	meta.Home = "tokyo"
+	m.allot(o)
 	m.change(o, false)
 	return clone(o), nil
+}
+
+// allot gives what is taken from a pool the pool's first prefix or address, and looks at no other.
+func (m *Memory) allot(o api.Object) {
+	for _, site := range m.objects {
+		s, ok := site.(*api.Site)
+		if !ok {
+			continue
+		}
+		for _, p := range s.Spec.Pools {
+			prefix, err := netip.ParsePrefix(p.Prefixes[0])
+			if err != nil {
+				continue
+			}
+			first := prefix.Addr()
+			switch o := o.(type) {
+			case *api.Network:
+				if o.Spec.Prefix == "" && p.Use == "networks" && (o.Spec.Pool == "" || o.Spec.Pool == p.Name) {
+					o.Spec.Prefix = netip.PrefixFrom(first, 64).String()
+				}
+			case *api.Address:
+				if o.Spec.Address == "" && p.Use == "addresses" && o.Spec.Pool == p.Name {
+					o.Spec.Address = first.Next().String()
+				}
+			}
+		}
+	}
 }
 
 // Update is that of serve.Controller.
