@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -239,6 +240,34 @@ func TestUnusedImagesGo(t *testing.T) {
 		time.Sleep(time.Hour)
 		if got := here(); got != "false false false" {
 			t.Errorf("80 minutes after its last use: %s", got)
+		}
+	})
+}
+
+// TestImageFromPrivateAddress: a user's URL leads neither to private addresses nor to this site's own hosts.
+func TestImageFromPrivateAddress(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		tokyo.ready("2001:db8:a::/64")
+		ann, _ := tokyo.member("ann", "lab")
+		host, err := tokyo.ctl.Get(t.Context(), tokyo.admin, api.KindHost, "h1")
+		w.must(err)
+		for name, at := range map[string]string{
+			"loopback": "127.0.0.1", "private": "10.0.0.7", "wrapped": "[64:ff9b::a00:7]", "host": "[" + host.(*api.Host).Status.VTEP + "]",
+		} {
+			if _, err := tokyo.ctl.Create(t.Context(), ann, &api.Image{Meta: api.Meta{Name: name},
+				Spec: api.ImageSpec{Source: "http://" + at + ":1/secrets", Format: "raw"}}); err != nil {
+				t.Fatal(err)
+			}
+			image := func() api.ImageStatus {
+				o, err := tokyo.ctl.Get(t.Context(), ann, api.KindImage, name)
+				w.must(err)
+				return o.(*api.Image).Status
+			}
+			w.until("the import has ended", func() bool { return image().Phase != "importing" && image().Phase != "" })
+			if got := image(); got.Phase != "failed" || !strings.Contains(got.Message, "may not be fetched from") {
+				t.Errorf("%s: the image is %s: %q", at, got.Phase, got.Message)
+			}
 		}
 	})
 }
