@@ -1,6 +1,6 @@
 // Package serve is a site's public HTTP API: authentication, REST with an OpenAPI 3.1 description made from the Go types
-// of package api, watches by Server-Sent Events, and serial consoles by websocket. It holds no state of its own and
-// decides nothing: every request becomes one call of a [Controller], which also judges what the principal may do.
+// of package api, watches by Server-Sent Events, and serial consoles by websocket. It keeps no objects and decides
+// nothing about them: every request becomes one call of a [Controller], which also judges what the principal may do.
 //
 // Nobody holds more of the server than he should: connections are limited per source (an IPv4 address, an IPv6 /64),
 // everything else per user, and everything that a client can delay has a deadline. Who is over a limit hears it as

@@ -300,7 +300,7 @@ func (s *Server) finish(r *http.Request, w *recorder, route, user string, took t
 	switch {
 	case open(route):
 		return
-	case w.status >= 500:
+	case w.status >= 500 && r.Context().Err() == nil: // otherwise the client has gone
 		level = slog.LevelError
 	case r.Method == http.MethodGet && w.status < 400, user == "" && !s.tried(r, w.status):
 		level = slog.LevelDebug

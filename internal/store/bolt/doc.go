@@ -29,7 +29,7 @@
 //   - revisions are consecutive: 1, 2, 3, …; an Update that wrote nothing takes none;
 //   - one process has the file at a time (flock);
 //   - a change is in the queue of every live watcher before its Update returns;
-//   - a watcher that nobody reads holds at most 256 KiB of history and one revision, or 16 MiB of new changes, which all
+//   - a watcher that nobody reads holds at most 64 KiB of history and one revision, or 16 MiB of new changes, which all
 //     watchers share;
 //   - no background goroutine but one for each watcher.
 package bolt

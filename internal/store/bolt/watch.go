@@ -14,7 +14,7 @@ import (
 // with the log.
 const (
 	pumpRevisions = 256
-	pumpBytes     = 256 << 10
+	pumpBytes     = 64 << 10
 )
 
 // queueBytes is how many bytes of keys and values a live watcher may be behind. They are shared with all other watchers.
