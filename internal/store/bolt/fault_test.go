@@ -24,9 +24,9 @@ const (
 	faultReader = "WIDECLOUD_BOLT_READER"
 )
 
-const faultRows = 3
+const faultRows = 2
 
-// writeUnderFault writes the rows 0 to 2 and prints of each what Update said, and what a View shows then.
+// writeUnderFault writes the rows 0 and 1 and prints of each what Update said, and what a View shows then.
 func writeUnderFault(path string) error {
 	runtime.LockOSThread() // strace counts the calls of each thread
 	s, err := bolt.Open(bolt.Options{Path: path})
