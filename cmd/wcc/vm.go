@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -16,6 +17,7 @@ type vmGroup struct {
 	Start   vmStartCmd                 `cmd:"" help:"Start VMs."`
 	Stop    vmStopCmd                  `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
 	Reboot  vmRebootCmd                `cmd:"" help:"Reboot a VM."`
+	Resize  vmResizeCmd                `cmd:"" help:"Change the CPUs and the memory of a stopped VM."`
 	Migrate vmMigrateCmd               `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
 	Why     vmWhyCmd                   `cmd:"" help:"Say why a VM is not at a site."`
 	Console vmConsoleCmd               `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
@@ -92,6 +94,31 @@ func waitFor[T any](a *app, timeout time.Duration, f func(*app) (T, error)) (T, 
 	b, cancel := a.withTimeout(timeout)
 	defer cancel()
 	return f(b)
+}
+
+type vmResizeCmd struct {
+	Name   string    `arg:"" help:"Its name." complete:"self"`
+	CPUs   int       `name:"cpus" help:"Virtual CPUs; left out: as they are."`
+	Memory mebibytes `help:"Memory: 512MiB, 2GiB; left out: as it is." placeholder:"SIZE"`
+	format
+}
+
+func (c *vmResizeCmd) Run(a *app) error {
+	if c.CPUs == 0 && c.Memory == 0 {
+		return usagef("--cpus or --memory is needed")
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := api.Edit(a, client, c.Name, func(v *api.VM) error {
+		v.Spec.CPUs, v.Spec.MemoryMiB = cmp.Or(c.CPUs, v.Spec.CPUs), cmp.Or(int(c.Memory), v.Spec.MemoryMiB)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.done(a, v, fmt.Sprintf("has %d CPUs and %s of memory", v.Spec.CPUs, size(int64(v.Spec.MemoryMiB)<<20)))
 }
 
 type vmStartCmd struct {

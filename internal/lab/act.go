@@ -249,8 +249,9 @@ func (r *runner) ask(ctx context.Context, vm, method, path string) (string, erro
 		return "", err
 	}
 	var answer string
-	err = until(ctx, 30*time.Second, func(ctx context.Context) (err error) {
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	// An emulated guest beside busy cores takes its time: 16 MiB of its disk have taken 20 s.
+	err = until(ctx, 3*time.Minute, func(ctx context.Context) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		answer, err = request(ctx, r.fed.from(from), method, urlOf(a.String())+path)
 		return err
