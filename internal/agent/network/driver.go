@@ -164,8 +164,15 @@ func (d *Driver) apply(ctx context.Context, w Want) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// Bridge is the device that VMs of a network plug into. It follows from the UID: the network need not be there (yet).
-func (d *Driver) Bridge(networkUID string) string { return BridgeName(networkUID) }
+// Bridge is the device that VMs of a network plug into; empty while the host does not carry the network.
+func (d *Driver) Bridge(networkUID string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.network(networkUID); err != nil || !d.want.Role.Hypervisor {
+		return ""
+	}
+	return BridgeName(networkUID)
+}
 
 // Close ends the driver and leaves everything running: the agent may come back.
 func (d *Driver) Close(context.Context) error {

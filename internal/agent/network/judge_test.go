@@ -41,8 +41,12 @@ func (h *host) carries(networks ...network.Network) (names []string) {
 	links, err := h.ns.Links()
 	must(h.w.t, err)
 	for _, n := range networks {
-		if slices.ContainsFunc(links, func(l netio.Link) bool { return l.Name == network.BridgeName(n.UID) }) {
+		there := slices.ContainsFunc(links, func(l netio.Link) bool { return l.Name == network.BridgeName(n.UID) })
+		if there {
 			names = append(names, n.Name)
+		}
+		if told := h.d.Bridge(n.UID); (told != "") != there {
+			h.w.t.Errorf("Bridge of network %s = %q, it is there: %v", n.Name, told, there)
 		}
 	}
 	return names
