@@ -15,7 +15,6 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/agent/network"
-	"widecloud/internal/cloud"
 	"widecloud/internal/hyper"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -259,7 +258,9 @@ func (a *Agent) applyNetworks(ctx context.Context) error {
 		}
 	}
 	orders := map[string]wire.NetworkOrder{}
+	leaving := map[string]bool{} // VMs that migrate away
 	for _, v := range a.vms {
+		leaving[v.uid] = v.record.Job != "" && v.record.Role == source
 		if n := v.record.Network; n != nil && v.record.Order.Run != wire.RunGone {
 			orders[n.UID] = *n
 		}
@@ -268,24 +269,41 @@ func (a *Agent) applyNetworks(ctx context.Context) error {
 		orders[n.UID] = n
 	}
 	a.mu.Unlock()
+	w.Reserved = a.guarded()
 	var errs []error
 	for _, uid := range slices.Sorted(maps.Keys(orders)) {
 		n, bad := networkOf(orders[uid])
+		for i, e := range n.Endpoints {
+			n.Endpoints[i].Leaving = leaving[e.VM]
+		}
 		w.Networks = append(w.Networks, n)
-		errs = append(errs, bad...)
+		for _, err := range bad {
+			errs = append(errs, &network.NetworkError{UID: uid, Name: n.Name, Carried: true, Err: err})
+		}
 	}
 	return errors.Join(append(errs, a.o.Networks.Apply(ctx, w))...)
+}
+
+// carry applies the networks, and says why one of them is not carried. What is wrong with others is reported, and harms it not.
+func (a *Agent) carry(ctx context.Context, uid string) error {
+	faults, err := network.NetworkErrors(a.applyNetworks(ctx))
+	for _, f := range faults {
+		if f.UID == uid && !f.Carried {
+			err = errors.Join(err, f)
+		}
+	}
+	return err
 }
 
 // networkOf is an order as the driver wants it, without the endpoints and flood addresses that are bad, and an error for each
 // of these. A network that is bad itself is the driver's to leave out: it may carry it already.
 func networkOf(n wire.NetworkOrder) (network.Network, []error) {
-	n, bad := n.Sound("network " + cloud.Line(n.Name, cloud.MaxName))
+	n, bad := n.Sound("orders")
 	out := network.Network{UID: n.UID, Name: n.Name, VNI: n.VNI, Prefix: n.Prefix, IPv4: n.IPv4, MTU: n.MTU, Flood: n.Flood}
 	for _, e := range n.Endpoints {
 		mac, err := net.ParseMAC(e.MAC)
 		if err != nil {
-			bad = append(bad, fmt.Errorf("network %s: endpoint of VM %s: mac: %w", n.Name, e.VM, err))
+			bad = append(bad, fmt.Errorf("endpoint of VM %s: mac: %w", e.VM, err))
 			continue
 		}
 		out.Endpoints = append(out.Endpoints, network.Endpoint{VM: e.VM, MAC: mac, IPv6: e.IPv6, IPv4: e.IPv4, VTEP: e.VTEP, Hostname: e.Hostname})

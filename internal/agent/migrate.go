@@ -26,6 +26,7 @@ var codecs = []wire.Codec{wire.Zstd, wire.None}
 
 // Begin is the source's first step: from now on the copy belongs to the job.
 func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffer, error) {
+	var network string
 	v, unlock, err := a.claim(ctx, c.VM, func(r *record) error {
 		switch {
 		case r.Order.Epoch != c.Epoch:
@@ -36,6 +37,7 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 			return api.Errorf(api.CodeConflict, "VM %s is not to run here (%s)", c.VM, r.Order.Run)
 		}
 		r.Job, r.Role = c.Job, source
+		network = r.Order.NIC.Network
 		return nil
 	})
 	if err != nil {
@@ -43,6 +45,10 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 	}
 	defer unlock()
 	a.o.Failpoint("source.begin")
+	// From now on the VM's MAC may appear at another host, before any other order says so.
+	if err := a.carry(ctx, network); err != nil {
+		return wire.MigrateOffer{}, fmt.Errorf("begin at the source: prepare network: %w", err)
+	}
 	offer, err := a.o.Hypervisor.MigrateBegin(ctx, v.uid)
 	if err != nil {
 		return wire.MigrateOffer{}, fmt.Errorf("begin at the source: %w", err)
@@ -77,7 +83,7 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 	}
 	defer unlock()
 	a.o.Failpoint("target.reserved")
-	if err := a.applyNetworks(ctx); err != nil {
+	if err := a.carry(ctx, n.UID); err != nil {
 		return wire.MigrateAnswer{}, fmt.Errorf("prepare network: %w", err)
 	}
 	spec, err := a.ready(ctx, c.Order)

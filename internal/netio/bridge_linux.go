@@ -34,6 +34,27 @@ func (n *NS) AddSilentBridge(s BridgeSpec) error {
 	return nil
 }
 
+// reservedGroups are the addresses 01:80:c2:00:00:03 to 0f, as group_fwd_mask has them; the kernel takes no other.
+const reservedGroups uint16 = 0xfff8
+
+// HideBridge makes a bridge forward frames for the groups that end at a bridge (IEEE 802.1Q §8.6.3) like all others. Otherwise
+// they pass no rule of nftables, yet teach the bridge the sender's MAC, and end at the port as if the host itself had been
+// addressed. Those for 00 are forwarded in any case, as long as the bridge has no STP, and 01 is dropped; 02 alone ends at
+// the bridge still, and passes the hook input.
+func (n *NS) HideBridge(name string) error {
+	return n.onLink("hide bridge", name, func(l netlink.Link) error {
+		b, ok := l.(*netlink.Bridge)
+		if !ok {
+			return fmt.Errorf("it is a %s", l.Type())
+		}
+		if b.GroupFwdMask != nil && *b.GroupFwdMask == reservedGroups {
+			return nil
+		}
+		mask := reservedGroups
+		return n.h.LinkModify(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, Index: l.Attrs().Index}, GroupFwdMask: &mask})
+	})
+}
+
 func (n *NS) silence(l netlink.Link) error { return n.h.LinkSetIP6AddrGenMode(l, addrGenNone) }
 
 // SetAlias gives a device a description for people (`ip link` shows it). One that it has already is left alone.
@@ -58,7 +79,8 @@ func (n *NS) AddAddrOnly(link string, p netip.Prefix) error {
 // LinkRule makes IPv6 packets that come in by Link be routed by Table. Priority orders the rules; it comes before the
 // main table's 32766.
 type LinkRule struct {
-	Link            string
+	Link            string     // "lo": packets that the host makes itself
+	Src             netip.Addr // of the packets; zero: any
 	Table, Priority int
 }
 
@@ -70,9 +92,14 @@ func (n *NS) LinkRules(priority int) ([]LinkRule, error) {
 	}
 	var out []LinkRule
 	for _, r := range list {
-		if r.Priority == priority && r.IifName != "" {
-			out = append(out, LinkRule{Link: r.IifName, Table: r.Table, Priority: r.Priority})
+		if r.Priority != priority || r.IifName == "" {
+			continue
 		}
+		rule := LinkRule{Link: r.IifName, Table: r.Table, Priority: r.Priority}
+		if p, ok := toPrefix(r.Src); ok {
+			rule.Src = p.Addr()
+		}
+		out = append(out, rule)
 	}
 	return out, nil
 }
@@ -86,6 +113,9 @@ func (n *NS) DelLinkRule(r LinkRule) error { return n.onRule("delete", r, n.h.Ru
 func (n *NS) onRule(what string, r LinkRule, f func(*netlink.Rule) error) error {
 	k := netlink.NewRule()
 	k.Family, k.IifName, k.Table, k.Priority = netlink.FAMILY_V6, r.Link, r.Table, r.Priority
+	if r.Src.IsValid() {
+		k.Src = ipNet(netip.PrefixFrom(r.Src, r.Src.BitLen()))
+	}
 	if err := f(k); err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			err = fmt.Errorf("%w (%w)", err, fs.ErrNotExist)

@@ -254,6 +254,35 @@ func (n *NS) Addrs(link string) ([]netip.Prefix, error) {
 	return out, err
 }
 
+// LinkAddr is an address of a device.
+type LinkAddr struct {
+	Link string
+	Addr netip.Addr
+}
+
+// AllAddrs returns the addresses of all devices, of both families, link-local ones too.
+func (n *NS) AllAddrs() ([]LinkAddr, error) {
+	links, err := n.Links()
+	if err != nil {
+		return nil, err
+	}
+	list, err := n.h.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	var out []LinkAddr
+	for _, a := range list {
+		if p, ok := toPrefix(a.IPNet); ok {
+			out = append(out, LinkAddr{Link: names[a.LinkIndex], Addr: p.Addr()})
+		}
+	}
+	return out, nil
+}
+
 // AddRoute adds a route; fs.ErrExist when there is one like it.
 func (n *NS) AddRoute(r Route) error {
 	return n.onRoute("add", r, n.h.RouteAdd)

@@ -13,12 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watched are the kernel's notifications that Watch listens to.
-var watched = []struct {
+// notifications are a kind of the kernel's.
+type notifications struct {
 	what     string
 	protocol int
 	groups   []uint
-}{
+}
+
+// watched are those that Watch listens to.
+var watched = []notifications{
 	{"devices, addresses and rules", unix.NETLINK_ROUTE, []uint{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
 	}},
@@ -31,7 +34,14 @@ var watched = []struct {
 // the older iptables (OldTables), of which the kernel says nothing; many changes in a
 // row may give one. It is closed when ctx ends, or when one of the kernel's
 // notifications ends.
-func (n *NS) Watch(ctx context.Context) (<-chan struct{}, error) {
+func (n *NS) Watch(ctx context.Context) (<-chan struct{}, error) { return n.watch(ctx, watched) }
+
+// WatchLinks is like Watch for what Links tells of alone: devices that come, change, join a bridge or go.
+func (n *NS) WatchLinks(ctx context.Context) (<-chan struct{}, error) {
+	return n.watch(ctx, []notifications{{"devices", unix.NETLINK_ROUTE, []uint{unix.RTNLGRP_LINK}}})
+}
+
+func (n *NS) watch(ctx context.Context, watched []notifications) (<-chan struct{}, error) {
 	out := make(chan struct{}, 1)
 	var sockets []*nl.NetlinkSocket
 	hangUp := func() {

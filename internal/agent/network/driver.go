@@ -1,7 +1,6 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,14 +34,16 @@ type Options struct {
 
 // Driver makes the networks of one host. It is safe for concurrent use.
 type Driver struct {
-	o   Options
-	ns  *netio.NS
-	own bool // ns is to be closed
+	o      Options
+	ns     *netio.NS
+	own    bool // ns is to be closed
+	filter *filter
 
 	mu    sync.Mutex
-	want  Want
+	want  Want // its networks: as they are carried
 	state state
 	seen  observed
+	watch *watch // nil: none is needed (yet)
 }
 
 // state is what the kernel does not remember for us. It outlives the agent in RunDir.
@@ -50,9 +51,8 @@ type state struct {
 	// Word is the controller's last word on where each endpoint is: device suffix -> MAC -> VTEP. What the data path
 	// learned since is newer, so only a change of the word counts.
 	Word map[string]map[string]string `json:"word"`
-	// Filter is the nft script that was loaded last, Loaded what nft printed of it after that.
-	Filter string `json:"filter"`
-	Loaded string `json:"loaded"`
+	// Carried are the networks as they are carried, in case that what is wanted of one turns bad.
+	Carried []Network `json:"carried"`
 }
 
 // New makes a driver and changes nothing but RunDir's existence.
@@ -85,21 +85,47 @@ func New(o Options) (*Driver, error) {
 		}
 		d.own = true
 	}
+	d.filter = &filter{ns: d.ns, nft: o.Nft, log: o.Logger, file: filepath.Join(o.RunDir, "filter.json")}
+	if err := d.filter.open(); err != nil {
+		return nil, fmt.Errorf("make network driver: %w", err)
+	}
 	return d, nil
 }
 
 // Apply makes w true. On an error the rest is made true all the same, and a later Apply goes on with what is missing.
-// An invalid w (see [Want.Validate]) changes nothing.
+// A w that is wrong in what concerns the host (see [Want.Validate]) changes nothing. A network that cannot be carried as w
+// wants it harms no other: the error is, or joins, a [*NetworkError] for each fault (see [NetworkErrors]).
 func (d *Driver) Apply(ctx context.Context, w Want) error {
 	if err := w.Validate(); err != nil {
 		return fmt.Errorf("apply networks: %w", err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.apply(ctx, w); err != nil {
+	own, err := d.ownAddrs()
+	if err != nil {
 		return fmt.Errorf("apply networks: %w", err)
 	}
-	return nil
+	var faulty []error
+	w.Networks, faulty = carry(w, d.state.Carried, own)
+	if err = d.apply(ctx, w); err != nil {
+		err = fmt.Errorf("apply networks: %w", err)
+	}
+	return errors.Join(append(faulty, err)...)
+}
+
+// ownAddrs are the addresses of the host on devices that are not ours, but for those that every host has, with the devices.
+func (d *Driver) ownAddrs() (map[netip.Addr]string, error) {
+	list, err := d.ns.AllAddrs()
+	if err != nil {
+		return nil, err
+	}
+	own := map[netip.Addr]string{}
+	for _, a := range list {
+		if !ours.MatchString(a.Link) && !a.Addr.IsLinkLocalUnicast() && !a.Addr.IsLoopback() {
+			own[a.Addr] = a.Link
+		}
+	}
+	return own, nil
 }
 
 func (d *Driver) apply(ctx context.Context, w Want) error {
@@ -108,14 +134,16 @@ func (d *Driver) apply(ctx context.Context, w Want) error {
 	if err != nil {
 		return err
 	}
+	d.state.Carried = w.Networks
 	errs := []error{d.removeStale(ctx, w)}
 	if len(w.Networks) > 0 {
 		// Frames that nothing filters must not pass, not for a moment: the filter comes before the devices.
-		if err := d.filter(ctx, w); err != nil {
+		if err := d.filter.apply(ctx, w); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 		errs = append(errs, d.hostSettings())
 	}
+	errs = append(errs, d.watchPorts(w))
 	errs = append(errs, d.anycast(w))
 	for _, n := range w.Networks {
 		step := d.gateway
@@ -127,7 +155,7 @@ func (d *Driver) apply(ctx context.Context, w Want) error {
 		}
 	}
 	if len(w.Networks) == 0 {
-		errs = append(errs, d.removeFilter(ctx))
+		errs = append(errs, d.filter.apply(ctx, w))
 	}
 	after, err := json.Marshal(d.state)
 	if err == nil && string(after) != string(before) {
@@ -136,13 +164,22 @@ func (d *Driver) apply(ctx context.Context, w Want) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// Bridge is the device that VMs of a network plug into. It follows from the UID: the network need not be there (yet).
-func (d *Driver) Bridge(networkUID string) string { return BridgeName(networkUID) }
+// Bridge is the device that VMs of a network plug into; empty while the host does not carry the network.
+func (d *Driver) Bridge(networkUID string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.network(networkUID); err != nil || !d.want.Role.Hypervisor {
+		return ""
+	}
+	return BridgeName(networkUID)
+}
 
 // Close ends the driver and leaves everything running: the agent may come back.
 func (d *Driver) Close(context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.watch.end()
+	d.watch = nil
 	if d.own {
 		return d.ns.Close()
 	}
@@ -191,8 +228,10 @@ const anycastProtocol = 247
 // removeStale takes down the devices, rules, routes, daemons and files of networks that are not in w.
 func (d *Driver) removeStale(ctx context.Context, w Want) error {
 	keep := map[string]bool{} // devices, and suffixes for what is not a device
+	tables := map[int]bool{}  // of answers
 	for _, n := range w.Networks {
 		keep[VXLANName(n.UID)] = true
+		tables[n.answerTable()] = w.Role.Hypervisor
 		if w.Role.Hypervisor {
 			keep[BridgeName(n.UID)], keep[short(n.UID)] = true, true
 		}
@@ -207,11 +246,12 @@ func (d *Driver) removeStale(ctx context.Context, w Want) error {
 	}
 	rules, err := d.ns.LinkRules(rulePriority)
 	errs = append(errs, err)
-	for _, r := range rules {
-		if keep[r.Link] || !ours.MatchString(r.Link) {
-			continue
+	answers, err := d.ns.LinkRules(answerPriority)
+	errs = append(errs, err)
+	for _, r := range slices.Concat(rules, answers) {
+		if r.Link == "lo" && !tables[r.Table] || ours.MatchString(r.Link) && !keep[r.Link] {
+			errs = append(errs, d.ns.DelLinkRule(r), d.flushTable(r.Table))
 		}
-		errs = append(errs, d.ns.DelLinkRule(r), d.flushTable(r.Table))
 	}
 	links, err := d.ns.Links()
 	errs = append(errs, err)
@@ -365,11 +405,11 @@ func (d *Driver) forward(w Want, n Network) error {
 			return err
 		}
 	}
-	// What is left was learned of MACs that are nobody's, or set for VMs that are gone.
+	for vtep := range claimOf(n).vteps { // a gateway elsewhere may be a hypervisor, too
+		delete(entries, edgeMAC(vtep).String())
+	}
+	// What is left was learned of MACs that are nobody's any more, or set for VMs that are gone.
 	for _, e := range entries {
-		if bytes.HasPrefix(e.MAC, edgeOUI) {
-			continue // a gateway elsewhere
-		}
 		if err := d.ns.DelFDB(name, e); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -1,371 +1,287 @@
 package network
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"net"
-	"net/netip"
+	"os"
 	"slices"
-	"sort"
+	"strconv"
 	"strings"
-	"text/template"
+	"sync"
 
 	"widecloud/internal/netio"
 )
 
-// filterText is the host's rule set. The bridge table is about frames: who may claim to be whom, and what stays on a
-// host. The inet table is about packets: what a VM may say to the host, and where it may be routed. The names
-// begin with vx- for devices of ours alone; a bridge of somebody else on this host passes, since only frames with our
-// MACs and addresses, or from plugs of our VMs, match.
-var filterText = template.Must(template.New("filter").Parse(`
-table bridge widecloud
-delete table bridge widecloud
-table inet widecloud
-delete table inet widecloud
-table bridge widecloud {
-{{- range .Sets}}
-	set {{.Name}} {
-		{{.Type}}
-{{- if .Elements}}
-		elements = { {{range $i, $e := .Elements}}{{if $i}},
-			{{end}}{{$e}}{{end}} }
-{{- end}}
-	}
-{{- end}}
-	chain prerouting {
-		type filter hook prerouting priority -200; policy accept;
-		iifname "vx-*" jump from-fabric
-		iifname != "vx-*" jump from-vm
-{{- if .Both}}
-		# The bridge is the gateway too.
-		ether daddr {{.Gateway}} ether daddr set {{.Anycast}} meta pkttype set host
-{{- end}}
-	}
-	chain from-fabric {
-{{- if .Both}}
-		# A hypervisor routes to the gateway. The bridge must not see its own MAC as a source.
-		ether saddr {{.Anycast}} ether daddr {{.Gateway}} ether saddr set {{.Other}}
-{{- end}}
-		ether saddr {{.Anycast}} counter drop comment "another host's router speaks"
-		udp dport { 67, 68, 546, 547 } counter drop comment "DHCP is the host's own affair"
-		icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect } counter drop comment "so are routers"
-	}
-	chain from-vm {
-		ether saddr { {{.Anycast}}, {{.Gateway}} } counter drop comment "VM claims to be a router"
-		iif @ports ether saddr != @macs counter drop comment "unknown MAC"
-		iif @boundports iif . ether saddr != @bound counter drop comment "another VM's MAC"
-		arp saddr ip @addrs4 ether saddr . arp saddr ip != @allowed4 counter drop comment "another's IPv4 address"
-		ip6 saddr @addrs6 ether saddr . ip6 saddr != @pairs6 counter drop comment "another's IPv6 address"
-		icmpv6 type nd-neighbor-advert @th,64,128 @targets ether saddr . @th,64,128 != @ndpairs counter drop comment "answers for another"
-		ether saddr != @macs return
-		icmpv6 type { nd-router-advert, nd-redirect } counter drop comment "VM acts as a router"
-		udp sport { 67, 547 } counter drop comment "VM acts as a DHCP server"
-		ether type ip6 ether saddr . ip6 saddr != @allowed6 counter drop comment "source not in the network"
-		ether type arp ether saddr . arp saddr ip != @allowed4 counter drop comment "IPv4 address not its own"
-		ether type ip ether saddr . ip saddr != @allowed4 counter drop comment "IPv4 source not its own"
-	}
-	chain postrouting {
-		type filter hook postrouting priority 200; policy accept;
-		oifname "vx-*" jump to-fabric
-	}
-	chain to-fabric {
-{{- if .Both}}
-		# To VMs elsewhere the gateway speaks with a MAC that is this host's alone: the gateways' common one comes from
-		# the anycast VTEP only, and the routers' from nowhere.
-		ether saddr {{.Anycast}} ether daddr @macs ip6 saddr != fe80::/10 icmpv6 type != { 133-137 } ether saddr set {{.Own}} accept
-		ether saddr {{.Anycast}} ether daddr @macs ip6 saddr != fe80::/10 meta l4proto != ipv6-icmp ether saddr set {{.Own}} accept
-		ether saddr {{.Anycast}} ether daddr @macs icmpv6 type nd-neighbor-advert @th,64,128 @gateways ether saddr set {{.Own}} accept
-{{- end}}
-		ether saddr {{.Anycast}} ether daddr != {{.Gateway}} counter drop comment "the router speaks to its own VMs only"
-		udp dport { 67, 68, 546, 547 } counter drop comment "DHCP is the host's own affair"
-		icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect } counter drop comment "so are routers"
-	}
-}
-table inet widecloud {
-	set peers {
-		type ipv6_addr
-		elements = { {{range $i, $e := .Peers}}{{if $i}}, {{end}}{{$e}}{{end}} }
-	}
-	chain input {
-		type filter hook input priority -10; policy accept;
-		udp dport {{.Port}} ip6 saddr != @peers counter drop comment "VXLAN from a stranger"
-{{- if .Bridges}}
-		iifname { {{.Bridges}} } jump from-vm
-{{- end}}
-	}
-{{- if .Bridges}}
-	chain from-vm {
-		ip6 daddr { {{.Routers6}} } meta l4proto ipv6-icmp accept
-		ip6 daddr { {{.Routers6}} } meta l4proto { tcp, udp } th dport 53 accept
-		udp dport 67 accept
-{{- if .Routers4}}
-		ip daddr { {{.Routers4}} } icmp type echo-request accept
-		ip daddr { {{.Routers4}} } meta l4proto { tcp, udp } th dport 53 accept
-{{- end}}
-		counter drop comment "VM reaches for the host"
-	}
-{{- end}}
-	chain forward {
-		type filter hook forward priority -10; policy accept;
-{{- range .BridgeList}}
-{{- if not $.Both}}
-		iifname "{{.}}" oifname != "{{.}}" counter drop comment "VM reaches for the underlay"
-		iifname != "{{.}}" oifname "{{.}}" counter drop comment "the underlay reaches for a VM"
-{{- end}}
-		iifname "{{.}}" meta nfproto ipv4 counter drop comment "IPv4 is not routed"
-{{- end}}
-{{- range .Edges}}
-		iifname "{{.}}" ip6 daddr @peers counter drop comment "VM reaches for the underlay"
-		iifname "{{.}}" udp dport {{$.Port}} counter drop comment "VM makes VXLAN"
-{{- end}}
-	}
-{{- if .Devices}}
-	chain output {
-		type filter hook output priority -10; policy accept;
-		oifname { {{.Devices}} } icmpv6 type nd-redirect counter drop comment "VMs know one router"
-	}
-{{- end}}
-}
-`))
+// filter keeps the host's rule set. It has a lock of its own, so that a plug that appears is let in while the driver is busy
+// with other things.
+type filter struct {
+	ns   *netio.NS
+	nft  string // path
+	log  *slog.Logger
+	file string // keeps what has been loaded, over a restart
 
-// seenText, a table of its own that is never replaced, keeps which address each MAC has spoken of in neighbour discovery; the
-// target of a solicitation (offset 8 of the ICMPv6 message, RFC 4861 §4.3) counts for duplicate address detection only.
-const seenText = `
-table bridge widecloud-seen {
-	set seen {
-		typeof ether saddr . @th,64,128
-		size 65536
-		flags dynamic,timeout
-		timeout 2h
-	}
-	set used {
-		type ether_addr . ipv6_addr
-		size 65536
-		flags dynamic,timeout
-		timeout 2h
-	}
-	set used4 {
-		type ether_addr . ipv4_addr
-		size 65536
-		flags dynamic,timeout
-		timeout 2h
-	}
-	chain prerouting {
-		type filter hook prerouting priority -150; policy accept;
-		iifname "vx-*" accept
-		arp saddr ip != 0.0.0.0 update @used4 { ether saddr . arp saddr ip }
-		ip6 saddr :: icmpv6 type nd-neighbor-solicit update @seen { ether saddr . @th,64,128 }
-		icmpv6 type nd-neighbor-advert update @seen { ether saddr . @th,64,128 }
-		ip6 saddr != :: icmpv6 type nd-neighbor-solicit update @used { ether saddr . ip6 saddr }
-	}
-}
-`
-
-type nftSet struct {
-	Name, Type string
-	Elements   []string
+	mu    sync.Mutex
+	want  Want
+	plugs []plug
+	// loaded are digests of the tables' texts, and of what nft printed of them (without elements) after they were loaded.
+	loaded map[string]loadedTable
+	// have are the elements in the kernel, as of the rule set's generation at; 0: to be read anew.
+	have elements
+	at   uint32
 }
 
-// filterScript renders the rule set. It is the same for the same input, whatever its order.
-func filterScript(w Want, links []netio.Link) (string, error) {
-	el := map[string][]string{}
-	add := func(set, format string, args ...any) { el[set] = append(el[set], fmt.Sprintf(format, args...)) }
-	router := func(a netip.Addr) {
-		add("addrs6", "%s", a)
-		add("targets", "%s", hex(a))
-	}
-	if w.Role.Hypervisor {
-		router(RouterAddr)
-		router(GatewayAddr)
-	}
-	peers := []string{w.VTEP.String()}
-	if w.AnycastVTEP.IsValid() {
-		peers = append(peers, w.AnycastVTEP.String())
-	}
-	var bridges, edges, devices, routers4 []string
-	routers6 := []string{RouterAddr.String(), "ff02::/16"}
-	for _, n := range w.Networks {
-		br, vx := BridgeName(n.UID), VXLANName(n.UID)
-		for _, a := range n.Flood {
-			peers = append(peers, a.String())
-		}
-		for _, e := range n.Endpoints {
-			if e.VTEP.IsValid() {
-				peers = append(peers, e.VTEP.String())
-			}
-		}
-		if !w.Role.Hypervisor {
-			edges, devices = append(edges, vx), append(devices, fmt.Sprintf("%q", vx))
-			continue
-		}
-		if w.Role.Gateway {
-			edges = append(edges, br)
-			routers6 = append(routers6, n.gateway6().String())
-			add("gateways", "%s", hex(n.gateway6()))
-		}
-		bridges, devices = append(bridges, br), append(devices, fmt.Sprintf("%q", br))
-		routers6 = append(routers6, n.router6().String())
-		router(n.router6())
-		router(n.gateway6())
-		if n.IPv4.IsValid() {
-			routers4 = append(routers4, n.router4().String())
-			add("addrs4", "%s", n.router4())
-		}
-		for _, e := range n.Endpoints {
-			add("macs", "%s", e.MAC)
-			add("addrs6", "%s", e.IPv6)
-			add("targets", "%s", hex(e.IPv6))
-			add("pairs6", "%s . %s", e.MAC, e.IPv6)
-			add("ndpairs", "%s . %s", e.MAC, hex(e.IPv6))
-			add("allowed6", "%s . ::", e.MAC) // duplicate address detection
-			add("allowed6", "%s . fe80::/10", e.MAC)
-			add("allowed6", "%s . %s", e.MAC, n.Prefix)
-			add("allowed4", "%s . 0.0.0.0", e.MAC) // DHCP, and probes (RFC 5227)
-			if e.IPv4.IsValid() {
-				add("addrs4", "%s", e.IPv4)
-				add("allowed4", "%s . %s", e.MAC, e.IPv4)
-			}
-		}
-		macs := map[string]bool{}
-		for _, e := range n.Endpoints {
-			macs[tail(e.MAC)] = true
-		}
-		for _, l := range links {
-			if l.Master != br || l.Name == vx {
-				continue
-			}
-			// By number, not by name: libvirt uses a name again, the kernel does not use a number again.
-			add("ports", "%d", l.Index)
-			// libvirt gives the host's end of a plug the guest's MAC, the first byte set to fe.
-			if l.MAC[0] == 0xfe && macs[tail(l.MAC)] {
-				add("boundports", "%d", l.Index)
-				for _, e := range n.Endpoints {
-					if tail(e.MAC) == tail(l.MAC) {
-						add("bound", "%d . %s", l.Index, e.MAC)
-					}
-				}
-			}
-		}
-	}
-	types := map[string]string{
-		"macs": "type ether_addr", "addrs6": "type ipv6_addr", "targets": "typeof @th,64,128",
-		"pairs6": "type ether_addr . ipv6_addr", "ndpairs": "typeof ether saddr . @th,64,128",
-		"allowed6": "type ether_addr . ipv6_addr\n\t\tflags interval", "addrs4": "type ipv4_addr",
-		"allowed4": "type ether_addr . ipv4_addr", "ports": "type iface_index", "boundports": "type iface_index",
-		"bound": "type iface_index . ether_addr", "gateways": "typeof @th,64,128",
-	}
-	var sets []nftSet
-	for name, typ := range types {
-		sets = append(sets, nftSet{Name: name, Type: typ, Elements: unique(el[name])})
-	}
-	sort.Slice(sets, func(i, j int) bool { return sets[i].Name < sets[j].Name })
-	slices.Sort(bridges)
-	slices.Sort(edges)
-	own := sha256.Sum256(w.VTEP.AsSlice())
-	var out bytes.Buffer
-	err := filterText.Execute(&out, map[string]any{
-		"Sets": sets, "Anycast": AnycastMAC.String(), "Gateway": GatewayMAC.String(), "Peers": unique(peers),
-		"Port": netio.VXLANPort, "Bridges": quoted(bridges), "BridgeList": bridges, "Edges": edges,
-		"Routers6": strings.Join(unique(routers6), ", "), "Routers4": strings.Join(unique(routers4), ", "),
-		"Both": w.Role.both(), "Own": slices.Concat(edgeOUI, net.HardwareAddr(own[:3])).String(),
-		"Other":   "02:57:46:00:00:01",
-		"Devices": strings.Join(unique(devices), ", "),
-	})
-	return out.String(), err
-}
+type loadedTable struct{ Text, Listing string }
 
-// filter loads the rule set, in one transaction, if it is not the one that is loaded.
-func (d *Driver) filter(ctx context.Context, w Want) error {
-	links, err := d.ns.Links()
-	if err != nil {
-		return err
-	}
-	script, err := filterScript(w, links)
-	if err != nil {
-		return err
-	}
-	tables, err := d.ns.Nft(ctx, d.o.Nft, "", "list", "tables")
-	if err != nil {
-		return err
-	}
-	if seen := strings.Contains(tables, "table bridge widecloud-seen\n"); seen != w.Role.Hypervisor {
-		script := seenText
-		if seen {
-			script = "delete table bridge widecloud-seen\n"
-		}
-		if _, err := d.ns.Nft(ctx, d.o.Nft, script, "-f", "-"); err != nil {
-			return err
-		}
-	}
-	if strings.Contains(tables, "table bridge widecloud\n") && strings.Contains(tables, "table inet widecloud\n") && script == d.state.Filter {
-		loaded, err := d.loaded(ctx)
-		if err != nil || loaded == d.state.Loaded {
-			return err
-		}
-		d.o.Logger.Warn("the rule set was changed by somebody else; load it again", "table", "widecloud")
-	}
-	if _, err := d.ns.Nft(ctx, d.o.Nft, script, "-f", "-"); err != nil {
-		return err
-	}
-	d.state.Filter = script
-	d.state.Loaded, err = d.loaded(ctx)
-	return err
-}
-
-// loaded is what nft says of our tables, without counters, words sorted: a set's elements come in any order.
-func (d *Driver) loaded(ctx context.Context) (string, error) {
-	var words []string
-	for _, family := range []string{"bridge", "inet"} {
-		out, err := d.ns.Nft(ctx, d.o.Nft, "", "-s", "list", "table", family, "widecloud")
-		if err != nil {
-			return "", err
-		}
-		words = append(words, strings.FieldsFunc(out, func(r rune) bool { return strings.ContainsRune(" \t\n,", r) })...)
-	}
-	slices.Sort(words)
-	return strings.Join(words, " "), nil
-}
-
-func (d *Driver) removeFilter(ctx context.Context) error {
-	tables, err := d.ns.Nft(ctx, d.o.Nft, "", "list", "tables")
-	if err != nil {
-		return err
-	}
-	var script strings.Builder
-	for _, t := range []string{"bridge widecloud", "bridge widecloud-seen", "inet widecloud"} {
-		if strings.Contains(tables, "table "+t+"\n") {
-			fmt.Fprintf(&script, "delete table %s\n", t)
-		}
-	}
-	d.state.Filter, d.state.Loaded = "", ""
-	if script.Len() == 0 {
+func (f *filter) open() error {
+	b, err := os.ReadFile(f.file)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	_, err = d.ns.Nft(ctx, d.o.Nft, script.String(), "-f", "-")
-	return err
-}
-
-func hex(a netip.Addr) string { return fmt.Sprintf("0x%x", a.AsSlice()) }
-
-func tail(mac net.HardwareAddr) string {
-	if len(mac) != 6 {
-		return ""
+	if err != nil {
+		return err
 	}
-	return mac[1:].String()
-}
-
-func unique(s []string) []string {
-	s = slices.Clone(s)
-	slices.Sort(s)
-	return slices.Compact(s)
-}
-
-func quoted(s []string) string {
-	q := make([]string, len(s))
-	for i, v := range s {
-		q[i] = fmt.Sprintf("%q", v)
+	if err := json.Unmarshal(b, &f.loaded); err != nil {
+		return fmt.Errorf("read %s: %w", f.file, err)
 	}
-	return strings.Join(q, ", ")
+	return nil
+}
+
+// apply makes the rule set that of a host that carries w's networks.
+func (f *filter) apply(ctx context.Context, w Want) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.want = w
+	return f.sync(ctx)
+}
+
+// refresh lets the ports in that have appeared since.
+func (f *filter) refresh(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.want.Networks) == 0 {
+		return nil
+	}
+	return f.sync(ctx)
+}
+
+// sync changes what differs, in one transaction. Tables are loaded anew only where their text, or what the kernel has of it,
+// is not what it should be.
+func (f *filter) sync(ctx context.Context) error {
+	links, err := f.ns.Links()
+	if err != nil {
+		return err
+	}
+	plugs, strangers := plugsOf(f.want, links)
+	want := elementsOf(f.want, plugs, strangers)
+	generation, err := f.ns.NftGeneration()
+	if err != nil {
+		return err
+	}
+	listings := map[string]string{} // of tables that are there, without elements
+	if f.at == 0 || f.at != generation {
+		if listings, err = f.read(ctx, links); err != nil {
+			return err
+		}
+	} else {
+		for t, l := range f.loaded {
+			listings[t] = l.Listing
+		}
+	}
+	script, loaded, err := f.script(want, listings)
+	if err != nil {
+		return err
+	}
+	if script == "" {
+		f.plugs, f.at = plugs, generation
+		return nil
+	}
+	f.at = 0
+	if _, err := f.ns.Nft(ctx, f.nft, script, "-f", "-"); err != nil {
+		return err
+	}
+	f.plugs, f.have = plugs, want
+	if err := f.remember(ctx, loaded); err != nil {
+		return err
+	}
+	// Somebody else's change between ours and here would go unnoticed if it were taken for ours.
+	if now, err := f.ns.NftGeneration(); err == nil && now == generation+1 {
+		f.at = now
+	}
+	return nil
+}
+
+// script renders the commands that make the tables right, and the digests of the texts that it loads.
+func (f *filter) script(want elements, listings map[string]string) (string, map[string]loadedTable, error) {
+	var b strings.Builder
+	loaded := map[string]loadedTable{}
+	for _, t := range tablesOf(f.want) {
+		text, err := t.script(f.want)
+		if err != nil {
+			return "", nil, err
+		}
+		have := f.have
+		was, listing := f.loaded[t.String()], listings[t.String()]
+		if was.Text != digest(text) || was.Listing != listing || listing == "" {
+			if was.Text == digest(text) && listing != "" {
+				f.log.Warn("the rule set was changed by somebody else; load it again", "table", t.String())
+			}
+			b.WriteString(text)
+			have, loaded[t.String()] = nil, loadedTable{Text: digest(text)}
+		}
+		for _, s := range t.sets {
+			key := t.String() + " " + s.name
+			writeElements(&b, "delete", key, have[key], want[key])
+			writeElements(&b, "add", key, want[key], have[key])
+		}
+	}
+	for _, t := range tables {
+		if listings[t.String()] != "" && !slices.ContainsFunc(tablesOf(f.want), func(o table) bool { return o.String() == t.String() }) {
+			fmt.Fprintf(&b, "delete table %s\n", t)
+			delete(f.loaded, t.String())
+		}
+	}
+	return b.String(), loaded, nil
+}
+
+// tablesOf are the tables that a host needs.
+func tablesOf(w Want) (out []table) {
+	for _, t := range tables {
+		if len(w.Networks) > 0 && (w.Role.Hypervisor || t.rules != seenRules) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func writeElements(b *strings.Builder, verb, set string, these, without map[string]bool) {
+	var list []string
+	for e := range these {
+		if !without[e] {
+			list = append(list, e)
+		}
+	}
+	if len(list) > 0 {
+		slices.Sort(list)
+		fmt.Fprintf(b, "%s element %s { %s }\n", verb, set, strings.Join(list, ", "))
+	}
+}
+
+// remember keeps the digests of tables that have been loaded, with what nft says of them.
+func (f *filter) remember(ctx context.Context, loaded map[string]loadedTable) error {
+	if len(loaded) == 0 {
+		return nil
+	}
+	for t, l := range loaded {
+		out, err := f.ns.Nft(ctx, f.nft, "", slices.Concat([]string{"-s", "-t", "list", "table"}, strings.Fields(t))...)
+		if err != nil {
+			return err
+		}
+		l.Listing = digest(out)
+		if f.loaded == nil {
+			f.loaded = map[string]loadedTable{}
+		}
+		f.loaded[t] = l
+	}
+	b, err := json.Marshal(f.loaded)
+	if err != nil {
+		return err
+	}
+	return replaceFile(f.file, b)
+}
+
+// read asks the kernel for its elements, and returns the digests of the tables that are there.
+func (f *filter) read(ctx context.Context, links []netio.Link) (map[string]string, error) {
+	f.have = elements{}
+	there, err := f.ns.Nft(ctx, f.nft, "", "list", "tables")
+	if err != nil {
+		return nil, err
+	}
+	listings := map[string]string{}
+	for _, t := range tables {
+		if !strings.Contains(there, "table "+t.String()+"\n") {
+			continue
+		}
+		list := func(flags ...string) (string, error) {
+			return f.ns.Nft(ctx, f.nft, "", slices.Concat(flags, []string{"list", "table", t.family, t.name})...)
+		}
+		out, err := list("-s", "-t")
+		if err != nil {
+			return nil, err
+		}
+		listings[t.String()] = digest(out)
+		if out, err = list(); err != nil {
+			return nil, err
+		}
+		parsed := parseSets(out, links)
+		for _, s := range t.sets {
+			if !s.dynamic {
+				f.have[t.String()+" "+s.name] = parsed[s.name]
+			}
+		}
+	}
+	return listings, nil
+}
+
+// parseSets reads the elements out of what nft prints of a table, by set. Interfaces, which nft shows by name where a set has
+// their number, are turned back.
+func parseSets(listing string, links []netio.Link) map[string]map[string]bool {
+	numbers := map[string]string{}
+	for _, l := range links {
+		numbers[strconv.Quote(l.Name)] = strconv.Itoa(l.Index)
+	}
+	out := map[string]map[string]bool{}
+	for _, block := range strings.Split(listing, "\n\tset ")[1:] {
+		block, _, _ = strings.Cut(block, "\n\t}")
+		name, body, _ := strings.Cut(block, " {")
+		header, list, _ := strings.Cut(body, "elements = {")
+		byNumber := strings.Contains(header, "iface_index") || strings.Contains(header, "typeof iif ")
+		list, _, _ = strings.Cut(list, "}")
+		out[name] = map[string]bool{}
+		for e := range strings.SplitSeq(list, ",") {
+			if e = strings.TrimSpace(e); e == "" {
+				continue
+			}
+			first, rest, more := strings.Cut(e, " . ")
+			if n, ok := numbers[first]; ok && byNumber {
+				first = n
+			}
+			if more {
+				first += " . " + rest
+			}
+			out[name][canonical(first)] = true
+		}
+	}
+	return out
+}
+
+// canonical renders an element with its numbers in one way: nft prints those of raw bytes in hexadecimal, without leading zeros.
+func canonical(element string) string {
+	parts := strings.Split(element, " . ")
+	for i, p := range parts {
+		if digits, ok := strings.CutPrefix(p, "0x"); ok {
+			parts[i] = "0x" + cmp.Or(strings.TrimLeft(digits, "0"), "0")
+		} else if n, err := strconv.ParseUint(p, 10, 64); err == nil {
+			parts[i] = "0x" + strconv.FormatUint(n, 16)
+		}
+	}
+	return strings.Join(parts, " . ")
+}
+
+// number renders a MAC as nft has raw bytes.
+func number(mac net.HardwareAddr) string { return fmt.Sprintf("%#x", []byte(mac)) }
+
+func digest(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
+
+// plugged returns the plugs that are let in.
+func (f *filter) plugged() []plug {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.plugs)
 }

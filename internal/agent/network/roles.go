@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// rulePriority of the rules that send what VMs route to their network's table.
-	rulePriority = 646
+	// rulePriority of the rules that send what VMs route to their network's table, answerPriority of those that send what
+	// the router itself answers to its network.
+	rulePriority, answerPriority = 646, 645
 	// defaultMetric is the kernel's own for IPv6; the blackhole behind it catches what has no gateway, so that it does
 	// not fall through to the main table, which is the underlay's.
 	defaultMetric, blackholeMetric = 1024, 65535
@@ -31,11 +32,15 @@ func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
 	} else if err != nil {
 		return err
 	}
+	if err := d.ns.HideBridge(br); err != nil {
+		return err
+	}
 	for key, value := range map[string]string{
 		"net/ipv6/conf/" + br + "/addr_gen_mode": "1", // none: a bridge that was here before
 		"net/ipv6/conf/" + br + "/accept_ra":     "0", // its own RAs come back to it
 		"net/ipv6/conf/" + br + "/forwarding":    "1",
 		"net/ipv4/conf/" + br + "/rp_filter":     "0", // the VMs' private prefix is no route of the host
+		"net/ipv4/conf/" + br + "/arp_ignore":    "1", // the host's other addresses are none of the VMs' business
 	} {
 		if err := d.sysctl(key, value); err != nil {
 			return err
@@ -89,40 +94,53 @@ func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
 	return d.dnsmasq(ctx, n)
 }
 
-// routes leads what the VMs send beyond their network to the gateways, and nowhere else. Where the host is a gateway
-// itself, its main table is the gateway's, and the bridge reaches the VMs as a gateway does.
+// routes leads what the VMs send beyond their network to the gateways, and nowhere else, and what the router answers to the VMs.
+// Where the host is a gateway itself, its main table is the gateway's, and the bridge reaches the VMs as a gateway does.
 func (d *Driver) routes(w Want, n Network, br, vx string) error {
 	any6 := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	var want []netio.Route
-	if !w.Role.Gateway {
-		want = append(want, netio.Route{Dst: any6, Table: n.table(), Metric: blackholeMetric, Protocol: staticProtocol})
-	}
-	neighbours := map[netip.Addr]net.HardwareAddr{}
-	pinned, err := d.ns.Pinned(vx, GatewayMAC)
-	if err != nil {
+	leads := !w.Role.Gateway && w.AnycastVTEP.IsValid()
+	if err := d.pin(vx, leads); err != nil {
 		return err
 	}
-	if !w.Role.Gateway && w.AnycastVTEP.IsValid() {
-		want = append(want, netio.Route{
+	neighbours := endpointNeighbours(n, func(e Endpoint) bool { return w.Role.Gateway || e.VTEP == w.VTEP })
+	var out, answers []netio.Route
+	if leads {
+		neighbours[GatewayAddr] = GatewayMAC
+		out = append(out, netio.Route{
 			Dst: any6, Gateway: GatewayAddr, Link: br, Table: n.table(), Metric: defaultMetric, Protocol: staticProtocol,
 		})
-		neighbours[GatewayAddr] = GatewayMAC
-		if !pinned {
-			err = d.ns.PinMAC(vx, GatewayMAC)
+	}
+	if !w.Role.Gateway {
+		out = append(out, netio.Route{Dst: any6, Table: n.table(), Metric: blackholeMetric, Protocol: staticProtocol})
+		// Names are answered from an address of the VMs' prefix, and the underlay's route to that is the gateways', if any.
+		for _, p := range []netip.Prefix{n.Prefix, linkLocals} {
+			answers = append(answers, netio.Route{Dst: p, Link: br, Table: n.answerTable(), Metric: defaultMetric, Protocol: staticProtocol})
 		}
-	} else if pinned {
-		err = d.ns.UnpinMAC(vx, GatewayMAC)
+		answers = append(answers, netio.Route{Dst: any6, Table: n.answerTable(), Metric: blackholeMetric, Protocol: staticProtocol})
 	}
-	if err != nil {
+	return errors.Join(
+		d.neighbours(br, neighbours),
+		d.tableRoutes(n.table(), out),
+		d.tableRoutes(n.answerTable(), answers),
+		d.linkRule(netio.LinkRule{Link: br, Table: n.table(), Priority: rulePriority}, !w.Role.Gateway),
+		d.linkRule(netio.LinkRule{Link: "lo", Src: n.router6(), Table: n.answerTable(), Priority: answerPriority}, !w.Role.Gateway))
+}
+
+// pin makes sure that what goes to the gateways leaves by the VXLAN device, or that nothing leads there.
+func (d *Driver) pin(vx string, want bool) error {
+	pinned, err := d.ns.Pinned(vx, GatewayMAC)
+	switch {
+	case err != nil || pinned == want:
 		return err
+	case want:
+		return d.ns.PinMAC(vx, GatewayMAC)
 	}
-	if w.Role.Gateway {
-		neighbours = endpointNeighbours(n)
-	}
-	if err := d.neighbours(br, neighbours); err != nil {
-		return err
-	}
-	have, err := d.ns.Routes(n.table())
+	return d.ns.UnpinMAC(vx, GatewayMAC)
+}
+
+// tableRoutes makes the routes of a table those of want, and no others.
+func (d *Driver) tableRoutes(table int, want []netio.Route) error {
+	have, err := d.ns.Routes(table)
 	if err != nil {
 		return err
 	}
@@ -140,18 +158,23 @@ func (d *Driver) routes(w Want, n Network, br, vx string) error {
 			}
 		}
 	}
-	rule := netio.LinkRule{Link: br, Table: n.table(), Priority: rulePriority}
-	rules, err := d.ns.LinkRules(rulePriority)
+	return nil
+}
+
+// linkRule makes sure of a rule, or that it is not there. Others that do the same with another table are of a VNI that the network
+// had before.
+func (d *Driver) linkRule(rule netio.LinkRule, want bool) error {
+	have, err := d.ns.LinkRules(rule.Priority)
 	if err != nil {
 		return err
 	}
-	if !w.Role.Gateway && !slices.Contains(rules, rule) {
+	if want && !slices.Contains(have, rule) {
 		if err := d.ns.AddLinkRule(rule); err != nil {
 			return err
 		}
 	}
-	for _, r := range rules { // of a VNI that the network had before, or of a host that is a gateway now
-		if r.Link == br && (r.Table != rule.Table || w.Role.Gateway) {
+	for _, r := range have {
+		if r.Link == rule.Link && r.Src == rule.Src && (r.Table != rule.Table || !want) {
 			if err := errors.Join(d.ns.DelLinkRule(r), d.flushTable(r.Table)); err != nil {
 				return err
 			}
@@ -172,6 +195,7 @@ func (d *Driver) gateway(_ context.Context, w Want, n Network) error {
 		"net/ipv6/conf/" + vx + "/addr_gen_mode": "1",
 		"net/ipv6/conf/" + vx + "/accept_ra":     "0",
 		"net/ipv6/conf/" + vx + "/forwarding":    "1",
+		"net/ipv4/conf/" + vx + "/arp_ignore":    "8", // a gateway answers nobody's ARP, and learns nobody's address by it
 	} {
 		if err := d.sysctl(key, value); err != nil {
 			return err
@@ -186,15 +210,17 @@ func (d *Driver) gateway(_ context.Context, w Want, n Network) error {
 	}); err != nil {
 		return err
 	}
-	return d.neighbours(vx, endpointNeighbours(n))
+	return d.neighbours(vx, endpointNeighbours(n, func(Endpoint) bool { return true }))
 }
 
-// endpointNeighbours are the neighbours of a gateway. All gateways share a MAC and an address, so the answer to one's
-// neighbour solicitation may reach another: none is ever asked.
-func endpointNeighbours(n Network) map[netip.Addr]net.HardwareAddr {
+// endpointNeighbours are the neighbours that are known: what a VM says changes none of them, and none is ever asked. All gateways
+// share a MAC and an address, so the answer to one's neighbour solicitation might reach another.
+func endpointNeighbours(n Network, which func(Endpoint) bool) map[netip.Addr]net.HardwareAddr {
 	neighbours := map[netip.Addr]net.HardwareAddr{}
 	for _, e := range n.Endpoints {
-		neighbours[e.IPv6] = e.MAC
+		if which(e) {
+			neighbours[e.IPv6], neighbours[linkLocal(e.MAC)] = e.MAC, e.MAC
+		}
 	}
 	return neighbours
 }

@@ -9,24 +9,28 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"widecloud/internal/cloud"
 )
 
-// seenAge is how old what Seen tells may be: it is asked for each VM in turn.
+// seenAge is how old what Seen and Neighbours tell may be: they are asked for each VM in turn.
 const seenAge = time.Second
 
 // observed is what the table widecloud-seen held at a time.
 type observed struct {
 	at    time.Time
-	addrs map[string][]netip.Addr // by MAC, sorted, both families
+	addrs map[seenBy][]netip.Addr // sorted, both families
 }
+
+// seenBy is a VM's plug in a network.
+type seenBy struct{ network, mac string }
 
 // Neighbours are the IPv6 addresses that VMs of this host have used or asked for on a network in the last two hours, as
 // duplicate address detection and neighbour discovery tell: an address in the network's prefix shows that SLAAC
-// worked. Link-local ones are among them. It is empty where no VMs run.
+// worked. Link-local ones are among them. It is empty where no VMs run. It may be a second old.
 func (d *Driver) Neighbours(ctx context.Context, networkUID string) ([]Neighbour, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -34,13 +38,13 @@ func (d *Driver) Neighbours(ctx context.Context, networkUID string) ([]Neighbour
 	if err != nil || !d.want.Role.Hypervisor {
 		return nil, err
 	}
-	seen, err := d.observe(ctx, 0)
+	seen, err := d.observe(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list neighbours of network %s: %w", n.Name, err)
 	}
 	var out []Neighbour
 	for _, e := range n.Endpoints {
-		for _, a := range seen.addrs[e.MAC.String()] {
+		for _, a := range seen.addrs[seenBy{n.UID, e.MAC.String()}] {
 			if a.Is6() {
 				out = append(out, Neighbour{MAC: e.MAC, IPv6: a})
 			}
@@ -66,12 +70,12 @@ func (d *Driver) Seen(ctx context.Context, networkUID string, mac net.HardwareAd
 			ipv4 = l.IPv4
 		}
 	}
-	seen, e := d.observe(ctx, seenAge)
+	seen, e := d.observe(ctx)
 	if err = cmp.Or(err, e); err != nil {
 		d.o.Logger.Warn("cannot see the addresses of a VM", "network", n.Name, "mac", mac, "err", err)
 		return
 	}
-	for _, a := range seen.addrs[mac.String()] {
+	for _, a := range seen.addrs[seenBy{n.UID, mac.String()}] {
 		switch {
 		case a.Is4() && n.IPv4.Contains(a) && !ipv4.IsValid():
 			ipv4 = a
@@ -90,31 +94,36 @@ func (d *Driver) network(uid string) (Network, error) {
 	return d.want.Networks[i], nil
 }
 
-// observe reads what was seen, if it was not read within age.
-func (d *Driver) observe(ctx context.Context, age time.Duration) (observed, error) {
+// observe reads what was seen, if it was not read within seenAge.
+func (d *Driver) observe(ctx context.Context) (observed, error) {
 	now := d.o.Now()
-	if passed := now.Sub(d.seen.at); d.seen.addrs != nil && passed >= 0 && passed < age {
+	if passed := now.Sub(d.seen.at); d.seen.addrs != nil && passed >= 0 && passed < seenAge {
 		return d.seen, nil
 	}
 	out, err := d.ns.Nft(ctx, d.o.Nft, "", "list", "table", "bridge", "widecloud-seen")
 	if err != nil {
 		return observed{}, err
 	}
-	seen := observed{at: now, addrs: map[string][]netip.Addr{}}
-	// An element is "MAC . address timeout … expires …", the address in hexadecimal where nft does not know its type.
+	plugs := map[string]plug{}
+	for _, p := range d.filter.plugged() {
+		plugs[strconv.Quote(p.name)] = p
+	}
+	seen := observed{at: now, addrs: map[seenBy][]netip.Addr{}}
+	// An element is "plug . address timeout … expires …", the address in hexadecimal where nft does not know its type. What is
+	// not in quotes is the number of a plug that is gone.
 	words := strings.FieldsFunc(out, func(r rune) bool { return strings.ContainsRune(" \t\n,{}", r) })
 	for i := 0; i+2 < len(words); i++ {
-		mac, err := net.ParseMAC(words[i])
-		if err != nil || words[i+1] != "." {
+		p, ok := plugs[words[i]]
+		if !ok || words[i+1] != "." {
 			continue
 		}
 		a, err := parseAddr(words[i+2])
 		if err != nil {
 			return observed{}, err
 		}
-		list := seen.addrs[mac.String()]
-		if at, found := slices.BinarySearchFunc(list, a, netip.Addr.Compare); !found {
-			seen.addrs[mac.String()] = slices.Insert(list, at, a)
+		by := seenBy{p.network, p.endpoint.MAC.String()}
+		if at, found := slices.BinarySearchFunc(seen.addrs[by], a, netip.Addr.Compare); !found {
+			seen.addrs[by] = slices.Insert(seen.addrs[by], at, a)
 		}
 	}
 	d.seen = seen

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"regexp"
 	"time"
 )
 
@@ -15,17 +14,11 @@ const (
 	// (RFC 7348 §4.3 forbids fragmenting the outer packet).
 	DefaultMTU = 1430
 	// tableBase + VNI is the routing table of a network at a hypervisor. It is one for each network because
-	// each has a default route of its own.
-	tableBase = 646_000_000
+	// each has a default route of its own. answerBase + VNI is the table for what the network's router answers itself.
+	tableBase, answerBase = 646_000_000, 663_000_000
 )
 
 var (
-	// AnycastMAC is the router's MAC at every hypervisor.
-	AnycastMAC = net.HardwareAddr{0x02, 0x57, 0x43, 0x00, 0x00, 0x01}
-	// GatewayMAC is the gateways' MAC on every network.
-	GatewayMAC = net.HardwareAddr{0x02, 0x57, 0x43, 0x00, 0x06, 0x46}
-	// edgeOUI begins the MACs by which hosts that are hypervisor and gateway speak to VMs elsewhere.
-	edgeOUI = net.HardwareAddr{0x02, 0x57, 0x47}
 	// RouterAddr is the VMs' default router, the hypervisor that they run on.
 	RouterAddr = netip.MustParseAddr("fe80::1")
 	// GatewayAddr is the gateways' link-local address on every network.
@@ -36,8 +29,12 @@ var (
 type Want struct {
 	VTEP        netip.Addr // this host's VXLAN tunnel end point: an IPv6 address of the underlay that the host has already
 	Role        Role
-	AnycastVTEP netip.Addr // the address that all gateways share; on a gateway it is put on lo. Zero: there are no gateways (yet)
-	Networks    []Network
+	AnycastVTEP netip.Addr // the address that all gateways share. Zero: there are no gateways (yet)
+	// Reserved are prefixes of both families that no network may overlap: the controller's addresses, pref64, … The driver
+	// adds the addresses that the host has on devices of others, and the tunnel end points.
+	Reserved []netip.Prefix
+	// Networks in the order of trust: of two that exclude each other, and that the host does not carry yet, the first is carried.
+	Networks []Network
 }
 
 // Role is what a host does for its networks. It may do both: the bridge is the gateway too then.
@@ -66,6 +63,9 @@ type Endpoint struct {
 	IPv4     netip.Addr // in IPv4; zero: none
 	VTEP     netip.Addr // of the host that it runs on; zero: it runs nowhere
 	Hostname string     // a DNS label, for DHCP and names; empty: none
+	// Leaving is set, at the host that the VM runs on, while it migrates away: its MAC may then appear at another host
+	// before the controller says so. Otherwise what another host sends with the MAC of a VM that runs here is dropped.
+	Leaving bool
 }
 
 // Lease is an IPv4 address that this host's dnsmasq has leased to a VM.
@@ -82,105 +82,51 @@ type Neighbour struct {
 	IPv6 netip.Addr
 }
 
+// NetworkError says why a network is not carried as it was wanted. It harms no other network.
+type NetworkError struct {
+	UID, Name string
+	// Carried tells that the network is carried all the same: without the endpoint or the address that Err names, or, where
+	// it was carried before, as it was then.
+	Carried bool
+	Err     error // names the field
+}
+
+// Error is error's.
+func (e *NetworkError) Error() string {
+	if e.Carried {
+		return fmt.Sprintf("network %q (%s): %v", e.Name, e.UID, e.Err)
+	}
+	return fmt.Sprintf("network %q (%s) is not carried: %v", e.Name, e.UID, e.Err)
+}
+
+// Unwrap is errors.Is's and errors.As's.
+func (e *NetworkError) Unwrap() error { return e.Err }
+
+// NetworkErrors takes an error of Apply apart: the networks that are not carried as wanted, and what else went wrong.
+func NetworkErrors(err error) (networks []*NetworkError, rest error) {
+	switch e := err.(type) {
+	case nil:
+	case *NetworkError:
+		networks = append(networks, e)
+	case interface{ Unwrap() []error }:
+		var others []error
+		for _, one := range e.Unwrap() {
+			n, other := NetworkErrors(one)
+			networks, others = append(networks, n...), append(others, other)
+		}
+		rest = errors.Join(others...)
+	case interface{ Unwrap() error }:
+		if networks, rest = NetworkErrors(e.Unwrap()); len(networks) == 0 {
+			rest = err
+		}
+	default:
+		rest = err
+	}
+	return networks, rest
+}
+
 // ErrUnknownNetwork: the network is not among those of the last Apply.
 var ErrUnknownNetwork = errors.New("unknown network")
-
-var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-
-// Validate returns every fault of w, each with its field. Apply calls it first.
-func (w Want) Validate() error {
-	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	vtep := func(field string, a netip.Addr) {
-		if !a.Is6() || a.Is4In6() || a.Zone() != "" || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast() {
-			bad("%s: %q is no routable IPv6 unicast address", field, a)
-		}
-	}
-	if len(w.Networks) > 0 || w.VTEP.IsValid() {
-		vtep("vtep", w.VTEP)
-	}
-	if w.AnycastVTEP.IsValid() {
-		vtep("anycast_vtep", w.AnycastVTEP)
-		if w.AnycastVTEP == w.VTEP {
-			bad("anycast_vtep: %s is the host's own VTEP too", w.VTEP)
-		}
-	} else if w.Role.Gateway && len(w.Networks) > 0 {
-		bad("anycast_vtep: missing, and a gateway needs it")
-	}
-	if len(w.Networks) > 0 && !w.Role.Hypervisor && !w.Role.Gateway {
-		bad("role: a host that carries networks is a hypervisor or a gateway")
-	}
-	uids, vnis, names := map[string]bool{}, map[uint32]string{}, map[string]string{}
-	for i, n := range w.Networks {
-		at := fmt.Sprintf("networks[%d].", i)
-		if n.UID == "" {
-			bad("%suid: missing", at)
-		} else if uids[n.UID] {
-			bad("%suid: %q is there twice", at, n.UID)
-		}
-		uids[n.UID] = true
-		if other, ok := names[BridgeName(n.UID)]; ok && other != n.UID {
-			bad("%suid: devices of %q would have the names of those of %q", at, n.UID, other)
-		}
-		names[BridgeName(n.UID)] = n.UID
-		if !label.MatchString(n.Name) {
-			bad("%sname: %q is no DNS label", at, n.Name)
-		}
-		if n.VNI == 0 || n.VNI >= 1<<24 {
-			bad("%svni: %d is not in 1 to 16777215", at, n.VNI)
-		} else if other, ok := vnis[n.VNI]; ok {
-			bad("%svni: %d is that of network %s too", at, n.VNI, other)
-		}
-		vnis[n.VNI] = n.Name
-		if !n.Prefix.IsValid() || n.Prefix.Bits() != 64 || !n.Prefix.Addr().Is6() || n.Prefix != n.Prefix.Masked() {
-			bad("%sprefix: %s is no IPv6 /64", at, n.Prefix)
-		}
-		if n.IPv4.IsValid() && (!n.IPv4.Addr().Is4() || n.IPv4.Bits() < 8 || n.IPv4.Bits() > 29 || n.IPv4 != n.IPv4.Masked()) {
-			bad("%sipv4: %s is no IPv4 prefix of /8 to /29", at, n.IPv4)
-		}
-		if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 9000) {
-			bad("%smtu: %d is not in 1280 to 9000", at, n.MTU)
-		}
-		for k, a := range n.Flood {
-			vtep(fmt.Sprintf("%sflood[%d]", at, k), a)
-		}
-		macs, addrs := map[string]string{}, map[netip.Addr]string{}
-		for k, e := range n.Endpoints {
-			at := fmt.Sprintf("%sendpoints[%d].", at, k)
-			if len(e.MAC) != 6 || e.MAC[0]&1 != 0 || e.MAC.String() == AnycastMAC.String() || e.MAC.String() == GatewayMAC.String() {
-				bad("%smac: %q is no MAC for a VM", at, e.MAC)
-			} else if other, ok := macs[e.MAC.String()]; ok {
-				bad("%smac: %s is that of VM %s too", at, e.MAC, other)
-			}
-			macs[e.MAC.String()] = e.VM
-			take := func(field string, a netip.Addr) {
-				if other, ok := addrs[a]; ok {
-					bad("%s%s: %s is that of VM %s too", at, field, a, other)
-				}
-				addrs[a] = e.VM
-			}
-			if !e.IPv6.IsValid() || !n.Prefix.Contains(e.IPv6) || e.IPv6 == n.router6() || e.IPv6 == n.gateway6() {
-				bad("%sipv6: %q is no address for a VM in %s", at, e.IPv6, n.Prefix)
-			} else {
-				take("ipv6", e.IPv6)
-			}
-			if e.IPv4.IsValid() {
-				if !n.IPv4.IsValid() || !n.IPv4.Contains(e.IPv4) || e.IPv4 == n.router4() || e.IPv4 == n.IPv4.Addr() || e.IPv4 == broadcast(n.IPv4) {
-					bad("%sipv4: %s is no address for a VM in %s", at, e.IPv4, n.IPv4)
-				} else {
-					take("ipv4", e.IPv4)
-				}
-			}
-			if e.VTEP.IsValid() {
-				vtep(at+"vtep", e.VTEP)
-			}
-			if e.Hostname != "" && !label.MatchString(e.Hostname) {
-				bad("%shostname: %q is no DNS label", at, e.Hostname)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
 
 func (n Network) mtu() int {
 	if n.MTU == 0 {
@@ -190,6 +136,8 @@ func (n Network) mtu() int {
 }
 
 func (n Network) table() int { return tableBase + int(n.VNI) }
+
+func (n Network) answerTable() int { return answerBase + int(n.VNI) }
 
 // router6 is the hypervisor's global address in the network: dnsmasq advertises a prefix only where the device has an
 // address of it. Anycast like fe80::1.

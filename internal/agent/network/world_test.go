@@ -50,6 +50,7 @@ type host struct {
 	role   network.Role
 	runDir string
 	d      *network.Driver
+	want   network.Want // as it was applied last
 }
 
 // guest is a namespace in place of a VM.
@@ -143,16 +144,37 @@ func (w *world) plug(h *host, n network.Network, ep network.Endpoint) *guest {
 	g := &guest{w: w, ns: w.newNS(ep.VM), port: "p-" + ep.VM, at: h, ep: ep}
 	must(w.t,
 		g.ns.Sysctl("net/ipv6/conf/default/router_solicitation_delay", "0"),
-		g.ns.AddVeth(netio.VethSpec{Name: "eth0", Peer: h.ns, PeerName: g.port, MAC: ep.MAC}),
-		h.ns.SetMaster(g.port, h.d.Bridge(n.UID)), h.ns.SetUp(g.port), g.ns.SetUp("eth0"))
+		g.ns.AddVeth(netio.VethSpec{Name: "eth0", Peer: h.ns, PeerName: g.port, MAC: ep.MAC, PeerMAC: hostMAC(ep.MAC)}),
+		h.ns.SetMaster(g.port, h.d.Bridge(n.UID)), h.ns.SetUp(g.port))
+	g.letIn()
+	must(w.t, g.ns.SetUp("eth0")) // no guest speaks before it has booted
 	return g
 }
 
-// move takes the guest's plug to another host, and says so as QEMU does at the end of a migration: by RARP (RFC 903).
+// letIn waits until the host knows the guest's plug.
+func (g *guest) letIn() {
+	g.w.t.Helper()
+	g.w.eventually("plug "+g.port+" is let in", func() error {
+		if out := run(g.w.t, g.at.ns, "nft", "list", "set", "bridge", "widecloud", "ports"); !strings.Contains(out, `"`+g.port+`"`) {
+			return errors.New(out)
+		}
+		return nil
+	})
+}
+
+// hostMAC is the MAC that libvirt gives the host's end of a plug.
+func hostMAC(mac net.HardwareAddr) net.HardwareAddr {
+	return slices.Concat(net.HardwareAddr{0xfe}, mac[1:])
+}
+
+// move takes the guest's plug to another host, and says so as QEMU does at the end of a migration: by RARP (RFC 903). The host
+// that it leaves knows of the migration, no other.
 func (g *guest) move(to *host, n network.Network) {
 	g.w.t.Helper()
+	g.leave(n)
 	must(g.w.t, g.at.ns.MoveLink(g.port, to.ns), to.ns.SetMaster(g.port, to.d.Bridge(n.UID)), to.ns.SetUp(g.port))
 	g.at = to
+	g.letIn()
 	// Frames pass once the kernel has seen the carrier come back.
 	g.w.eventually("carrier", func() error {
 		for ns, args := range map[*netio.NS][]string{g.ns: {"ip", "link", "show", "eth0"}, to.ns: {"bridge", "link", "show", "dev", g.port}} {
@@ -162,8 +184,22 @@ func (g *guest) move(to *host, n network.Network) {
 		}
 		return nil
 	})
-	rarp := slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 3}, g.ep.MAC, make([]byte, 4), g.ep.MAC, make([]byte, 4), make([]byte, 18))
-	g.send(slices.Concat([]byte{255, 255, 255, 255, 255, 255}, g.ep.MAC, []byte{0x80, 0x35}, rarp))
+	g.send(rarp(g.ep.MAC, g.ep.MAC))
+}
+
+// leave tells the guest's host that it migrates away.
+func (g *guest) leave(n network.Network) {
+	g.w.t.Helper()
+	want := g.at.want
+	want.Networks = slices.Clone(want.Networks)
+	for i := range want.Networks {
+		w := &want.Networks[i]
+		w.Endpoints = slices.Clone(w.Endpoints)
+		for k, e := range w.Endpoints {
+			w.Endpoints[k].Leaving = e.Leaving || w.UID == n.UID && e.VM == g.ep.VM
+		}
+	}
+	g.w.apply(g.at, want)
 }
 
 // send puts a frame on the guest's cable.
@@ -247,11 +283,11 @@ func (w *world) unreachable(from *netio.NS, what string, to netip.Addr) {
 func (w *world) eventually(what string, f func() error) {
 	w.t.Helper()
 	var err error
-	for range 300 {
+	for range 750 {
 		if err = f(); err == nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 	w.t.Fatalf("%s: %v", what, err)
 }
@@ -261,6 +297,7 @@ func (w *world) apply(h *host, want network.Want) {
 	if err := h.d.Apply(context.Background(), want); err != nil {
 		w.t.Fatalf("%s: %v", h.name, err)
 	}
+	h.want = want
 }
 
 func blue() network.Network {
@@ -408,4 +445,23 @@ func must(t *testing.T, errs ...error) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// counted is a program in place of nft that runs it and keeps count.
+type counted struct{ file string }
+
+// path makes the program in a directory.
+func (c *counted) path(t *testing.T, dir string) string {
+	t.Helper()
+	c.file = filepath.Join(dir, "runs")
+	path := filepath.Join(dir, "nft")
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\necho run >> "+c.file+"\nexec nft \"$@\"\n"), 0o755))
+	return path
+}
+
+func (c *counted) runs(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile(c.file)
+	must(t, err)
+	return strings.Count(string(b), "run\n")
 }
