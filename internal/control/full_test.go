@@ -40,12 +40,14 @@ func (s *site) smallDisk(mib string) (fill, empty func()) {
 					chunk = chunk[:len(chunk)/2]
 				}
 			}
-			// And what the store has in hand beside its reserve.
-			text := strings.Repeat("x", 32<<10)
-			for i := 0; ; i++ {
-				if err := s.write(fmt.Sprintf("filler/%d", i), text); errors.Is(err, store.ErrFull) {
-					return
-				} else if err != nil || i > 1000 {
+			// And what the store has in hand beside its reserve, in ever smaller pieces.
+			room := func() error { return s.proc.store.Room(w.t.Context()) }
+			for i, size := 0, 32<<10; !errors.Is(room(), store.ErrFull); i++ {
+				err := s.write(fmt.Sprintf("filler/%d", i), strings.Repeat("x", size))
+				switch {
+				case errors.Is(err, store.ErrFull):
+					size = max(size/2, 512)
+				case err != nil || i > 5000:
 					w.t.Errorf("fill the store, write %d: %v", i, err)
 					return
 				}
