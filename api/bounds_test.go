@@ -163,6 +163,12 @@ func silent(t *testing.T, f func(net.Conn, *bufio.Reader), test func(t *testing.
 func TestSilentServers(t *testing.T) {
 	list := func(ctx context.Context, c *api.Client) error { _, _, err := api.List[api.VM](ctx, c); return err }
 	reads := func(_ net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) }
+	// An answer that comes before its request ends the connection.
+	asked := func(r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err != nil {
+			t.Error(err)
+		}
+	}
 	for _, tt := range []struct {
 		name  string
 		serve func(net.Conn, *bufio.Reader)
@@ -172,10 +178,12 @@ func TestSilentServers(t *testing.T) {
 	}{
 		{"nothing", reads, list, 30 * time.Second, "the controller has not answered within 30s"},
 		{"half an answer", func(c net.Conn, r *bufio.Reader) {
+			asked(r)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
 			reads(c, r)
 		}, list, 30 * time.Second, "the controller's answer has stopped for 30s"},
 		{"half an error", func(c net.Conn, r *bufio.Reader) {
+			asked(r)
 			io.WriteString(c, "HTTP/1.1 500 Oh\r\nContent-Length: 1000\r\n\r\n{")
 			reads(c, r)
 		}, list, 30 * time.Second, "the controller's answer has stopped for 30s"},

@@ -201,29 +201,32 @@ func TestRefusalsLogged(t *testing.T) {
 		})
 	}
 	t.Run("a stranger's long words", func(t *testing.T) {
-		var log lines
-		p := newPair(t, wire.Control, func(o *wire.Options) { o.Log = log.logger() })
-		raw, err := p.net.Node("evil").Dial(t.Context(), "osaka:7646")
-		if err != nil {
-			t.Fatal(err)
-		}
-		name := "widecloud://" + strings.Repeat("y", 50_000)
-		conn := tls.Client(raw, &tls.Config{Certificates: []tls.Certificate{selfSigned(t, name)}, NextProtos: []string{"widecloud/1"}, InsecureSkipVerify: true})
-		conn.HandshakeContext(t.Context())
-		io.Copy(io.Discard, conn)
-		conn.Close()
-		p.close()
-		all := log.all()
-		if !slices.ContainsFunc(all, func(line string) bool {
-			return strings.Contains(line, "refuse connection") && strings.Contains(line, "yyy")
-		}) {
-			t.Errorf("the refusal is not logged: %q", all)
-		}
-		for _, line := range all {
-			if len(line) > 2000 {
-				t.Errorf("a line of %d octets", len(line))
+		synctest.Test(t, func(t *testing.T) {
+			var log lines
+			p := newPair(t, wire.Control, func(o *wire.Options) { o.Log = log.logger() })
+			raw, err := p.net.Node("evil").Dial(t.Context(), "osaka:7646")
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
+			name := "widecloud://" + strings.Repeat("y", 50_000)
+			conn := tls.Client(raw, &tls.Config{Certificates: []tls.Certificate{selfSigned(t, name)}, NextProtos: []string{"widecloud/1"}, InsecureSkipVerify: true})
+			conn.HandshakeContext(t.Context())
+			io.Copy(io.Discard, conn)
+			conn.Close()
+			synctest.Wait() // until the refusal is logged: a port that closes says of its connections that it closed
+			p.close()
+			all := log.all()
+			if !slices.ContainsFunc(all, func(line string) bool {
+				return strings.Contains(line, "refuse connection") && strings.Contains(line, "yyy")
+			}) {
+				t.Errorf("the refusal is not logged: %q", all)
+			}
+			for _, line := range all {
+				if len(line) > 2000 {
+					t.Errorf("a line of %d octets", len(line))
+				}
+			}
+		})
 	})
 }
 
