@@ -125,8 +125,8 @@ func (el elements) outer(w Want, n Network) {
 func (el elements) packets(w Want, n Network, device string) {
 	el.add("inet widecloud networks", "%q", device)
 	el.add("inet widecloud same", "%q . %q", device, device)
-	el.add("inet widecloud prefixes", "%q . %s", device, hex(n.Prefix.Addr(), 8))
-	el.add("inet widecloud prefixes", "%q . %s", device, hex(linkLocals.Addr(), 8))
+	el.add("inet widecloud prefixes", "%d . %s", n.VNI, hex(n.Prefix.Addr(), 8))
+	el.add("inet widecloud prefixes", "%d . %s", n.VNI, hex(linkLocals.Addr(), 8))
 	own := []netip.Addr{}
 	if w.Role.Hypervisor {
 		own = append(own, RouterAddr, n.router6())

@@ -218,6 +218,10 @@ func attacks(t *testing.T, d *den) []attack {
 			v4(c.IPv4, noNext, nil), v4(addr("10.64.0.1"), udp, udpTo(53, 99, nil)), v4(addr("192.0.2.1"), noNext, nil), v4(addr("0.0.0.0"), noNext, nil),
 			v4(addr("0.0.0.0"), udp, udpTo(68, 69, nil)), v4(addr("255.255.255.255"), noNext, nil),
 		}},
+		{name: "IPv4 to the router", comment: "IPv4 is not routed", frames: [][]byte{
+			frame4(bad.MAC, network.AnycastMAC, bad.IPv4, addr("192.0.2.9"), udp, udpTo(99, 99, nil)), frame4(bad.MAC, network.GatewayMAC, bad.IPv4, addr("192.0.2.9"), tcp, make([]byte, 20)),
+			frame4(bad.MAC, network.AnycastMAC, bad.IPv4, addr("10.64.0.1"), 1, []byte{8, 0, 0xf7, 0xff, 0, 0, 0, 0}),
+		}},
 		{name: "VXLAN", comment: "VM makes VXLAN", at: d.gateway, quiet: true, frames: [][]byte{
 			frame6(bad.MAC, network.AnycastMAC, bad.IPv6, outside, udp, udpTo(99, 4789, vxlan(100, ra))),
 		}},

@@ -89,14 +89,10 @@ func TestHostileHost(t *testing.T) {
 				g.slaac()
 			}
 			w.reach(gb.ns, "b to c", c.IPv6)
+			w.reach(w.out, "b from outside", b.IPv6) // whom a host that is both learns of by this is known from now on
 			atB, atR := w.sniff(gb.ns, "eth0"), w.sniff(gr.ns, "eth0")
 			fdb := func() string {
-				var kept []string
-				for line := range strings.Lines(run(t, v.ns, "bridge", "fdb", "show", "dev", network.VXLANName(n.UID))) {
-					kept = append(kept, line)
-				}
-				slices.Sort(kept)
-				return strings.Join(kept, "")
+				return strings.Join(slices.Sorted(strings.Lines(run(t, v.ns, "bridge", "fdb", "show", "dev", network.VXLANName(n.UID)))), "")
 			}
 			before := fdb()
 			good := frame6(c.MAC, b.MAC, c.IPv6, b.IPv6, noNext, nil)

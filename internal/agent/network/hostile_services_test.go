@@ -136,7 +136,7 @@ func TestHostileGuestReachesNoService(t *testing.T) {
 			}{
 				{"the router", "fe80::1%eth0", true, "VM reaches for the host", d.home},
 				{"the router's other address", "2001:db8:b1ae:1::1", true, "VM reaches for the host", d.home},
-				{"the router's IPv4 address", "10.64.0.1", false, "VM reaches for the host", d.home},
+				{"the router's IPv4 address", "10.64.0.1", false, "IPv4 is not routed", d.home},
 				{"the router of another network", "2001:db8:b1ae:2::1", d.home.role.Gateway, "VM reaches for the host", d.home},
 				{"its host's VTEP", d.home.vtep.String(), false, "VM reaches for the host", d.home},
 				{"another host's VTEP", d.other.vtep.String(), false, "VM reaches for the underlay", d.gateway},

@@ -15,7 +15,7 @@ import (
 // that lets pass what it has looked at ends in a drop. Addresses in neighbour discovery are compared as raw bytes: @nh,64,128
 // is a packet's IPv6 source (64 bits of prefix: @nh,64,64), @th,64,128 the target of a neighbour solicitation or
 // advertisement (RFC 4861 §4.3, §4.4). In VXLAN (RFC 7348 §5), behind UDP's header, @th,96,24 is the VNI, @th,128,48 the inner
-// frame's destination, @th,176,48 its source, @th,224,16 its type.
+// frame's destination, @th,176,48 its source, @th,224,16 its type, and @th,304,64 the prefix of its IPv6 source.
 const (
 	// floodRate of multicast and broadcast frames that a VM may send: each is copied to all VMs and hosts of the network.
 	floodRate, floodBurst = "300/second", "600"
@@ -64,6 +64,8 @@ const bridgeRules = `
 	chain vm-ip {
 		ip saddr 0.0.0.0 udp sport 68 udp dport 67 return
 		iif . ip saddr != @own4 counter drop comment "IPv4 source not its own"
+		udp sport 68 udp dport 67 return
+		ether daddr { {{.Anycast}}, {{.Gateway}} } counter drop comment "IPv4 is not routed"
 		goto upper4
 	}
 	chain vm-ip6 {
@@ -242,6 +244,14 @@ const inetRules = `
 		ip6 saddr . @th,96,24 != @peers counter drop comment "VXLAN from a stranger"
 		@th,224,16 != { 0x0800, 0x86dd, 0x0806, 0x8035 } counter drop comment "tagged, or neither IP nor ARP"
 		@th,176,48 {{.AnycastRaw}} @th,128,48 != {{.GatewayRaw}} counter drop comment "another host's router speaks"
+{{- if .GatewayRole}}
+		# Behind the device the translator may have made other packets of what it is to route.
+		@th,128,48 {{.GatewayRaw}} @th,224,16 != 0x86dd counter drop comment "IPv4 is not routed"
+		@th,128,48 {{.GatewayRaw}} @th,96,24 . @th,304,64 != @prefixes counter drop comment "source not in the network"
+{{- if not .Hypervisor}}
+		@th,224,16 0x86dd @th,304,64 != 0 @th,96,24 . @th,304,64 != @prefixes counter drop comment "source not in the network"
+{{- end}}
+{{- end}}
 		ip6 saddr . @th,96,24 . @th,176,48 @routers accept
 		@th,96,24 . @th,176,48 @here counter drop comment "the MAC of a VM that runs here"
 		@th,96,24 . @th,176,48 @macs accept
@@ -253,7 +263,9 @@ const inetRules = `
 		ip6 daddr ff02::/16 meta l4proto ipv6-icmp accept
 		iifname . ip6 daddr @own6 meta l4proto ipv6-icmp accept
 		iifname . ip6 daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
+		# The other one is the host's own broadcast, which it hears itself.
 		meta nfproto ipv4 udp sport 68 udp dport 67 accept
+		meta nfproto ipv4 udp sport 67 udp dport 68 accept
 {{- end}}
 {{- if .GatewayRole}}
 {{- if not .Hypervisor}}
@@ -261,21 +273,19 @@ const inetRules = `
 		icmpv6 type nd-neighbor-solicit iifname . ip6 saddr @known accept
 		icmpv6 type { 133-137 } counter drop comment "gateways know their neighbours"
 {{- end}}
-		meta nfproto ipv6 iifname . @nh,64,64 != @prefixes counter drop comment "source not in the network"
 		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request } accept
 {{- end}}
 		counter drop comment "VM reaches for the host"
 	}
 	chain forward {
 		type filter hook forward priority -10; policy accept;
-		iifname @networks meta nfproto ipv4 counter drop comment "IPv4 is not routed"
 {{- if .GatewayRole}}
 		iifname @networks ip6 daddr @vteps counter drop comment "VM reaches for the underlay"
 		iifname @networks udp dport {{.Port}} counter drop comment "VM makes VXLAN"
-		iifname @networks iifname . @nh,64,64 != @prefixes counter drop comment "source not in the network"
 		# Nobody is asked for an address that no VM has, so a scan fills no neighbour table.
 		oifname @networks meta nfproto ipv6 oifname . ip6 daddr != @known counter reject with icmpv6 type addr-unreachable comment "no VM has this address"
 {{- else}}
+		iifname @networks meta nfproto ipv4 counter drop comment "IPv4 is not routed"
 		iifname @networks iifname . oifname != @same counter drop comment "VM reaches for the underlay"
 		oifname @networks iifname . oifname != @same counter drop comment "the underlay reaches for a VM"
 {{- end}}
@@ -349,7 +359,7 @@ var tables = []table{
 		{name: "vteps", typ: "type ipv6_addr"},
 		{name: "own6", typ: "type ifname . ipv6_addr"},
 		{name: "resolvers", typ: "type ifname . ipv6_addr"},
-		{name: "prefixes", typ: "typeof iifname . @nh,64,64"},
+		{name: "prefixes", typ: "typeof @th,96,24 . @th,304,64"},
 		{name: "known", typ: "type ifname . ipv6_addr"},
 	}, inetRules},
 	{"bridge", "widecloud-seen", []set{
