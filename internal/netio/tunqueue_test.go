@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -19,10 +20,49 @@ import (
 	"widecloud/internal/netio"
 )
 
+// programs are the eBPF programs of a name. They are the machine's: other translators on it have theirs.
+func programs(t *testing.T, name string) map[uint32]bool {
+	t.Helper()
+	all, err := netio.BPFPrograms()
+	must(t, err)
+	ids := map[uint32]bool{}
+	for _, p := range all {
+		if p.Name == name {
+			ids[p.ID] = true
+		}
+	}
+	return ids
+}
+
+// programCame returns a function that waits until the program that has come since before is gone; it fails if none has.
+func programCame(t *testing.T, name string, before map[uint32]bool) (gone func()) {
+	t.Helper()
+	came := programs(t, name)
+	maps.DeleteFunc(came, func(id uint32, _ bool) bool { return before[id] })
+	if len(came) == 0 {
+		t.Errorf("no program %q was loaded", name)
+	}
+	return func() {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			now := programs(t, name)
+			for id := range came {
+				if !now[id] {
+					return
+				}
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the program %q is there without the device", name)
+			}
+		}
+	}
+}
+
 // A connection's packets of one direction come by one queue, and the fragments of
 // a packet, too; connections are spread over the queues.
 func TestTUNSteer(t *testing.T) {
 	ns := newNS(t, "steer")
+	before := programs(t, "steer")
 	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0", Queues: 4, Offload: true})
 	must(t, err)
 	defer tun.Close()
@@ -32,14 +72,7 @@ func TestTUNSteer(t *testing.T) {
 	if out := ipOut(t, ns, "link", "show", "dev", "t0"); !strings.Contains(out, "qdisc noqueue") {
 		t.Errorf("no noqueue:\n%s", out)
 	}
-	steers := func() bool {
-		programs, err := netio.BPFPrograms()
-		must(t, err)
-		return slices.ContainsFunc(programs, func(p netio.BPFProgram) bool { return p.Name == "steer" })
-	}
-	if !steers() {
-		t.Error("no program steers")
-	}
+	steerGone := programCame(t, "steer", before)
 	must(t, tun.SetAddrs([]netip.Prefix{netip.MustParsePrefix("203.0.113.1/24"), netip.MustParsePrefix("2001:db8:f::1/64")}))
 	type packet struct {
 		queue int
@@ -112,11 +145,7 @@ func TestTUNSteer(t *testing.T) {
 		}
 	}
 	must(t, tun.Close())
-	for deadline := time.Now().Add(5 * time.Second); steers(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the program is there without the device")
-		}
-	}
+	steerGone()
 }
 
 // A reader has priority while its queue carries large packets, and only its thread
@@ -222,6 +251,7 @@ func testTUNBacklog(t *testing.T, queues int) {
 	const segment, segments = 1400, 40
 	const length = 28 + segment*segments
 	ns := newNS(t, "backlog")
+	before := programs(t, "limit")
 	tun, err := ns.OpenTUN(netio.TUNSpec{Name: "t0", Queues: queues, Offload: true, BulkBacklog: 2*length - 1})
 	must(t, err)
 	defer tun.Close()
@@ -299,14 +329,7 @@ func testTUNBacklog(t *testing.T, queues int) {
 			t.Errorf("%v super-packets and %d small packets waited, want none, and 480 to 500", l, s)
 		}
 	}
-	programs := func(name string) bool {
-		all, err := netio.BPFPrograms()
-		must(t, err)
-		return slices.ContainsFunc(all, func(p netio.BPFProgram) bool { return p.Name == name })
-	}
-	if !programs("limit") {
-		t.Error("no program limits")
-	}
+	limitGone := programCame(t, "limit", before)
 	// Whoever takes the device over without a limit does not keep one that nobody
 	// tells what is read.
 	fds, err := tun.Descriptors()
@@ -323,9 +346,5 @@ func testTUNBacklog(t *testing.T, queues int) {
 		t.Errorf("adopted without a limit: %v super-packets waited, want %d in all", l, 5*len(large))
 	}
 	must(t, tun.Close())
-	for deadline := time.Now().Add(5 * time.Second); programs("limit"); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the program is there without the device")
-		}
-	}
+	limitGone()
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"widecloud/internal/store"
@@ -36,7 +37,9 @@ func writeUnderFault(path string) error {
 	defer s.Close()
 	ctx := context.Background()
 	if os.Getenv(faultReader) != "" {
-		go printRows(ctx, s)
+		var reader sync.WaitGroup
+		defer reader.Wait()
+		reader.Go(func() { printRows(ctx, s) })
 	}
 	for n := range faultRows {
 		_, err := s.Update(ctx, func(tx store.Tx) error { return tx.Put(fmt.Sprint(n), make([]byte, 20000)) })
