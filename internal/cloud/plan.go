@@ -149,7 +149,10 @@ func (p Plan) check(field string, r netip.Prefix, use PoolUse, who Party) error 
 	var others []string
 	for _, pool := range p.Pools {
 		switch {
-		case pool.Use != use || !pool.holds(r):
+		case pool.Use != use:
+		case overlaps(r, pool.Except):
+			return refusedRange(field, "%s is kept from everybody in pool %s of this site's address plan (except)", shown(r), pool.Name)
+		case !pool.holds(r):
 		case pool.open(who):
 			return nil
 		default:

@@ -38,10 +38,10 @@ func TestPlanChecks(t *testing.T) {
 		want string // part of the error; empty: permitted
 	}{
 		{"2001:db8:b1ae::/64", uni, ""},
-		{"2001:db8:b1ae:1::/64", uni, "2001:db8:b1ae:1::/64 is in no pool of this site's address plan that is for networks; open to owner uni: users (2001:db8:b1ae::/62, fd00:1::/48)"},
+		{"2001:db8:b1ae:1::/64", uni, "2001:db8:b1ae:1::/64 is kept from everybody in pool users of this site's address plan (except)"},
 		{"2001:db8:b1ae:2::/64", uni, "2001:db8:b1ae:2::/64 is reserved: a test"},
 		{"2001:db8:b1ae:2::/64", site, "is reserved"},
-		{"2001:db8:b1ae:4::/64", uni, "is in no pool"},
+		{"2001:db8:b1ae:4::/64", uni, "2001:db8:b1ae:4::/64 is in no pool of this site's address plan that is for networks; open to owner uni: users (2001:db8:b1ae::/62, fd00:1::/48)"},
 		{"fd00:1::/64", site, ""},
 		{"2001:4860:4860::/64", uni, "is in no pool"},
 		{"2001:db8:1ab::/64", lab1, ""},
@@ -56,7 +56,7 @@ func TestPlanChecks(t *testing.T) {
 		{"203.0.113.1", nara, ""},
 		{"203.0.113.0", uni, "203.0.113.0 is the network's or the broadcast address of 203.0.113.0/29"},
 		{"203.0.113.7", uni, "broadcast"},
-		{"203.0.113.6", uni, "is in no pool"},
+		{"203.0.113.6", uni, "is kept from everybody"},
 		{"198.51.100.7", uni, ""},
 		{"8.8.8.8", uni, "8.8.8.8 is in no pool of this site's address plan that is for addresses"},
 		{"2001:db8:f::", uni, "network's"},

@@ -70,6 +70,8 @@ func (r *runner) judge(ctx context.Context, e *ExpectStmt) (detail string, err e
 			return "", fmt.Errorf("refused, but because of %s", strings.Join(l, "; "))
 		}
 		return strings.Join(l, "; "), nil
+	case "new network", "new address":
+		return r.judgePlan(ctx, e)
 	case "disk":
 		v := r.vms[e.VM]
 		sum, err := r.ask(ctx, e.VM, http.MethodGet, fmt.Sprintf("/disk?mb=%d", v.diskMiB))
@@ -290,4 +292,25 @@ func (r *runner) addressesSeen(ctx context.Context, vm string) (string, error) {
 		return "", fmt.Errorf("vm %s has no address", vm)
 	}
 	return strings.Join(l, ", "), nil
+}
+
+// judgePlan asks for a prefix or an address that the site's plan is to refuse, by the field.
+func (r *runner) judgePlan(ctx context.Context, e *ExpectStmt) (string, error) {
+	c := r.fed.sites[e.At].client
+	const name = "not-to-be"
+	var err error
+	if e.What == "new network" {
+		if _, err = api.Create(ctx, c, &api.Network{Meta: api.Meta{Name: name}, Spec: api.NetworkSpec{Prefix: e.Target}}); err == nil {
+			_, err = api.Delete[api.Network](ctx, c, name)
+			return "", errors.Join(errors.New("it was accepted"), err)
+		}
+	} else if _, err = api.Create(ctx, c, &api.Address{Meta: api.Meta{Name: name}, Spec: api.AddressSpec{Address: e.Target}}); err == nil {
+		_, err = api.Delete[api.Address](ctx, c, name)
+		return "", errors.Join(errors.New("it was accepted"), err)
+	}
+	var refusal *api.Error
+	if !errors.As(err, &refusal) || refusal.Field == "" {
+		return "", fmt.Errorf("no refusal by the field: %w", err)
+	}
+	return refusal.Error(), nil
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 )
@@ -71,6 +72,20 @@ func (p *parser) expect() any {
 		e.From = p.other(e.Target)
 		p.oneOf("reached")
 		e.Within = p.within(30 * time.Second)
+	case p.is("new"):
+		e.What = "new " + p.oneOf("network", "address")
+		if e.What == "new network" {
+			e.Target = p.prefix(func(netip.Prefix) bool { return true }, "prefix").String()
+		} else {
+			w := p.next("address")
+			if _, err := netip.ParseAddr(w.text); err != nil {
+				p.fail(w, "%q is no IP address", w.text)
+			}
+			e.Target = w.text
+		}
+		p.oneOf("at")
+		e.At = ref(p, "site", p.sites)
+		p.oneOf("refused")
 	case p.is("migrate"):
 		e.What = "refused"
 		e.VM = ref(p, "vm", p.vms)

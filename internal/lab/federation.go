@@ -372,8 +372,8 @@ const (
 func (f *Federation) startControllers(ctx context.Context) error {
 	return f.each(ctx, func(ctx context.Context, s *fedSite) error {
 		address := net.JoinHostPort(s.addr6(ctlNumber).String(), outsidePort)
-		conf := fmt.Sprintf("site = %q\ndata_dir = %q\n[outside]\nadvertise = %q\n[network]\npref64 = %q\nanycast_vtep = %q\n%s",
-			s.stmt.Name, stateDir+"/controller", address, pref64, anycastVTEP, poolsText())
+		conf := fmt.Sprintf("site = %q\ndata_dir = %q\n[outside]\nadvertise = %q\n[network]\npref64 = %q\nanycast_vtep = %q\nunderlay = [%q]\n%s",
+			s.stmt.Name, stateDir+"/controller", address, pref64, anycastVTEP, underlay(s.number), poolsText())
 		if err := s.ctl.WriteFile("/etc/widecloud/site.toml", []byte(conf)); err != nil {
 			return err
 		}

@@ -43,6 +43,9 @@ func poolsText() string {
 // cable is a point-to-point link's addresses, at either end.
 type cable struct{ a, b []netip.Prefix }
 
+// underlay is where the machines of site number s are.
+func underlay(s int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("2001:db8:%x::/48", s)) }
+
 // leaf is the link between site number s's router (a) and its machine number m.
 func leaf(s, m int) cable {
 	p := func(f string, args ...any) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf(f, args...)) }

@@ -145,9 +145,9 @@ type (
 	FigureStmt struct{ Name, What, Of string }
 	// ExpectStmt is `expect …`; What says which.
 	ExpectStmt struct {
-		What    string // running, stopped, addresses, disk, boot, lost, gap, alive, job, page, loan, peer, refused; translator, map646, traceroute, pmtu, name
+		What    string // running, stopped, addresses, disk, boot, lost, gap, alive, job, page, loan, peer, refused, new network, new address; translator, map646, traceroute, pmtu, name
 		VM      string
-		At      string // place, "": anywhere
+		At      string // place, "": anywhere; new: site
 		Once    bool
 		Address bool // unchanged since the VM was made
 		Traffic string
@@ -155,7 +155,7 @@ type (
 		Unit    string        // lost: requests or bytes
 		Under   time.Duration // gap
 		Want    string        // job: done, clean, failed, cancelled; loan: active, reclaimed, ended; refused: reason's code; translator: idle, busy
-		Target  string        // peer, page, traceroute, pmtu, name; translator, map646: which
+		Target  string        // peer, page, traceroute, pmtu, name; translator, map646: which; new: the prefix or address
 		From    string        // peer (whose), page, traceroute, pmtu, name
 		Says    string        // page, map646: what the answer must have in it
 		Path    string        // translator: fast, full, "": either
@@ -209,7 +209,7 @@ func init() { // not a literal: the parsers refer to the table in messages
 		"sleep":    {"sleep TIME", (*parser).sleep},
 		"figure":   {"figure NAME gap|lost TRAFFIC | figure NAME seconds|wan_bytes|downtime VM | figure NAME elapsed", (*parser).figure},
 		"ratio":    {"ratio NAME wire VM", (*parser).figure},
-		"expect": {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect peer … | expect migrate … | " +
+		"expect": {"expect VM running|stopped … | expect traffic … | expect job … | expect page … | expect loan … | expect peer … | expect new … | expect migrate … | " +
 			"expect translator … | expect map646 … | expect traceroute … | expect pmtu … | expect name …", (*parser).expect},
 		"routing":    {"routing ospf|bgp|static", (*parser).routing},
 		"translator": {"translator NAME [path fast|full] [dns64] [inside-mtu N] [outside-mtu N] [tun-mtu N]", (*parser).translator},

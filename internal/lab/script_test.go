@@ -28,6 +28,8 @@ migrate web1 osaka & # to the west
 expect web1 running exactly-once at osaka, address unchanged within 5s
 expect page web1 from inet6 silent
 expect peer osaka of tokyo reached within 5s
+expect new network 2001:db8:1::/64 at tokyo refused
+expect new address 203.0.113.9 at osaka refused
 say "it # is over"
 `)
 	must(t, err)
@@ -43,10 +45,12 @@ say "it # is over"
 		&lab.ExpectStmt{What: "running", VM: "web1", Once: true, At: "osaka", Address: true, Within: 5 * time.Second},
 		&lab.ExpectStmt{What: "page", Target: "web1", From: "inet6", Silent: true, Within: 20 * time.Second},
 		&lab.ExpectStmt{What: "peer", Target: "osaka", From: "tokyo", Within: 5 * time.Second},
+		&lab.ExpectStmt{What: "new network", Target: "2001:db8:1::/64", At: "tokyo"},
+		&lab.ExpectStmt{What: "new address", Target: "203.0.113.9", At: "osaka"},
 		&lab.SayStmt{Text: "it # is over"},
 	}
 	var got []any
-	for _, i := range []int{1, 2, 6, 7, 8, 9, 10, 11, 12} {
+	for _, i := range []int{1, 2, 6, 7, 8, 9, 10, 11, 12, 13, 14} {
 		got = append(got, s.Statements[i].Do)
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -59,51 +63,53 @@ say "it # is over"
 
 func TestScriptErrors(t *testing.T) {
 	for line, want := range map[string]string{
-		"frobnicate":                                    `8:1: unknown statement "frobnicate"; known: borrow, `,
-		"migrate web1 osakka":                           `8:14: unknown site "osakka"; known: osaka, tokyo`,
-		"migrate web1 osaka/h3":                         `8:14: unknown host "h3" of osaka; known: h1, h2`,
-		"migrate web2 osaka":                            `8:9: unknown vm "web2"; known: web1`,
-		"migrate web1":                                  "8:13: SITE or SITE/HOST is missing; the form is: migrate VM SITE[/HOST] [&]",
-		"migrate web1 osaka now":                        `8:20: "now" is more than "migrate" takes`,
-		"site tokyo":                                    `8:6: site "tokyo" is there already`,
-		"site Kobe":                                     `8:6: "Kobe" is no name for a site`,
-		"site kobe hosts many":                          `8:17: "many" is no number from 0 to 8`,
-		"site kobe lend 120% to *":                      `8:16: "120%" is no percentage`,
-		"site kobe lend 2 pounds to *":                  `8:18: "pounds" where cpu, memory, disk or addresses is wanted`,
-		"site kobe lend 2 cpu":                          "8:21: to is missing",
-		"wan tokyo osaka rtt 1ms":                       "8:1: there is a link between tokyo and osaka already",
-		"wan tokyo tokyo":                               "8:11: tokyo and itself",
-		"expect peer osaka of osaka":                    "8:22: osaka and itself",
-		"expect peer kobe of osaka":                     `8:13: unknown site "kobe"; known: osaka, tokyo`,
-		"image big":                                     `8:7: unknown image "big"; known: debian, tiny`,
-		"network red owner tokyo prefix 2001:db8::1/64": `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
-		"network red owner tokyo prefix 2001:db8::/48":  `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
-		"vm web2 owner osaka network blue":              "8:33: network blue is tokyo's, the VM is osaka's",
-		"vm web2 network blue":                          "8:21: owner SITE is missing",
+		"frobnicate":                                            `8:1: unknown statement "frobnicate"; known: borrow, `,
+		"migrate web1 osakka":                                   `8:14: unknown site "osakka"; known: osaka, tokyo`,
+		"migrate web1 osaka/h3":                                 `8:14: unknown host "h3" of osaka; known: h1, h2`,
+		"migrate web2 osaka":                                    `8:9: unknown vm "web2"; known: web1`,
+		"migrate web1":                                          "8:13: SITE or SITE/HOST is missing; the form is: migrate VM SITE[/HOST] [&]",
+		"migrate web1 osaka now":                                `8:20: "now" is more than "migrate" takes`,
+		"site tokyo":                                            `8:6: site "tokyo" is there already`,
+		"site Kobe":                                             `8:6: "Kobe" is no name for a site`,
+		"site kobe hosts many":                                  `8:17: "many" is no number from 0 to 8`,
+		"site kobe lend 120% to *":                              `8:16: "120%" is no percentage`,
+		"site kobe lend 2 pounds to *":                          `8:18: "pounds" where cpu, memory, disk or addresses is wanted`,
+		"site kobe lend 2 cpu":                                  "8:21: to is missing",
+		"wan tokyo osaka rtt 1ms":                               "8:1: there is a link between tokyo and osaka already",
+		"wan tokyo tokyo":                                       "8:11: tokyo and itself",
+		"expect peer osaka of osaka":                            "8:22: osaka and itself",
+		"expect peer kobe of osaka":                             `8:13: unknown site "kobe"; known: osaka, tokyo`,
+		"expect new network 2001:db8::1/64 at tokyo":            `8:20: "2001:db8::1/64" is no prefix`,
+		"expect new address 203.0.113.300 at tokyo":             `8:20: "203.0.113.300" is no IP address`,
+		"image big":                                             `8:7: unknown image "big"; known: debian, tiny`,
+		"network red owner tokyo prefix 2001:db8::1/64":         `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
+		"network red owner tokyo prefix 2001:db8::/48":          `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
+		"vm web2 owner osaka network blue":                      "8:33: network blue is tokyo's, the VM is osaka's",
+		"vm web2 network blue":                                  "8:21: owner SITE is missing",
 		"vm web2 owner tokyo network blue service 203.0.113.10": "8:42: 203.0.113.10 is that of web1",
 		"vm web2 owner tokyo network blue service 192.0.2.1":    "8:42: 192.0.2.1 is in none of the service prefixes",
 		"vm web2 owner tokyo network blue memory 100k":          `8:41: "100k" is no whole number of MiB`,
 		"traffic a inet4 -> web1 http every 1ms":                "8:36: more often than every 5ms",
 		"traffic a inet4 -> 2001:db8:f::10 http every 1s":       "8:20: a client at inet4 cannot reach 2001:db8:f::10",
 		"traffic a nowhere -> web1 http every 1s":               `8:11: unknown place of a client "nowhere"; known: inet4, inet6, osaka, tokyo`,
-		"stop traffic a":                `8:14: unknown traffic "a"; known: none so far`,
-		"wait job web1":                 "8:10: no migration of web1 was begun",
-		"kill tokyo agent":              `8:12: "agent" where controller is wanted`,
-		"kill tokyo/h1 map646":          "8:6: no map646 runs on tokyo/h1",
-		"kill tokyo controller USR1":    `8:23: "USR1" where KILL or TERM or HUP or STOP or CONT is wanted`,
-		"poweroff tokyo":                "8:10: SITE/HOST is wanted; hosts of tokyo: h1, gw",
-		"revoke loan of osaka to tokyo": "8:13: tokyo has borrowed nothing from osaka",
-		"borrow osaka from tokyo":       "8:24: an amount such as ",
-		"say hello":                     "8:5: the text must stand in quotation marks",
-		`say "hello`:                    "8:5: the quotation has no end",
-		"sleep 3":                       `8:7: "3" is no time from 0s to 10m0s`,
-		"figure gap gap x":              `8:8: "gap" is no figure's name`,
-		"expect web1 dancing":           `8:13: "dancing" where running or stopped or disk`,
-		"expect web1 disk unchanged":    "8:8: nothing was written to web1's disk",
-		"expect page web1 from inet5":   `8:23: unknown place of a client "inet5"`,
-		"expect web1 running\tat\tnara": `8:24: unknown site "nara"`,
-		"cut tokyo nara":                `8:11: unknown site "nara"`,
-		"write web1 65MiB":              "8:12: more than the 64 MiB",
+		"stop traffic a":                                        `8:14: unknown traffic "a"; known: none so far`,
+		"wait job web1":                                         "8:10: no migration of web1 was begun",
+		"kill tokyo agent":                                      `8:12: "agent" where controller is wanted`,
+		"kill tokyo/h1 map646":                                  "8:6: no map646 runs on tokyo/h1",
+		"kill tokyo controller USR1":                            `8:23: "USR1" where KILL or TERM or HUP or STOP or CONT is wanted`,
+		"poweroff tokyo":                                        "8:10: SITE/HOST is wanted; hosts of tokyo: h1, gw",
+		"revoke loan of osaka to tokyo":                         "8:13: tokyo has borrowed nothing from osaka",
+		"borrow osaka from tokyo":                               "8:24: an amount such as ",
+		"say hello":                                             "8:5: the text must stand in quotation marks",
+		`say "hello`:                                            "8:5: the quotation has no end",
+		"sleep 3":                                               `8:7: "3" is no time from 0s to 10m0s`,
+		"figure gap gap x":                                      `8:8: "gap" is no figure's name`,
+		"expect web1 dancing":                                   `8:13: "dancing" where running or stopped or disk`,
+		"expect web1 disk unchanged":                            "8:8: nothing was written to web1's disk",
+		"expect page web1 from inet5":                           `8:23: unknown place of a client "inet5"`,
+		"expect web1 running\tat\tnara":                         `8:24: unknown site "nara"`,
+		"cut tokyo nara":                                        `8:11: unknown site "nara"`,
+		"write web1 65MiB":                                      "8:12: more than the 64 MiB",
 		"expect page 2001:db8:f::10 from inet4 answers within long": "8:13: a client at inet4 cannot reach",
 	} {
 		_, err := lab.ParseScript("x.lab", small+line+"\n")
