@@ -157,8 +157,11 @@ func syncDir(dir string) error {
 // init makes the file what Update needs: allocated, with all buckets, and with no more history than is wanted. On a full disk it
 // opens an existing store all the same, and may use its reserve.
 func (s *Store) init() error {
-	var err error
-	if s.allocated, err = s.used(); err != nil { // bbolt has written all of that
+	used, err := s.used() // bbolt has written all of that
+	if err != nil {
+		return err
+	}
+	if s.allocated, err = s.allocatedFrom(used); err != nil {
 		return err
 	}
 	switch err := s.grow(minGrowth); {

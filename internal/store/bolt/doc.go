@@ -9,8 +9,8 @@
 // Update through a bounded queue. An Update never waits for a watcher: one whose queue is full ends with store.ErrSlow, and
 // watches again from the last revision that it has seen.
 //
-// All of the file is allocated (fallocate), so that no write into it meets a full disk, and beyond the pages in use it is longer
-// by Options.Reserve. An Update that finds no room left drops old changes first, down to the newest one; then an ordinary one
+// All of the file is allocated (fallocate) and has been written once, so that no write into it meets a full disk, and beyond the
+// pages in use it is longer by Options.Reserve. An Update that finds no room left drops old changes first, down to the newest one; then an ordinary one
 // gives up with store.ErrFull, and an urgent one (store.Urgent) takes pages of the reserve. Every Update and Room take back
 // what the reserve lacks. An ordinary Update may go through on a full disk, as long as it finds pages that earlier ones left:
 // an agent's reports do, and a removal. Room tells before new work begins. On a file system that writes each block to a new

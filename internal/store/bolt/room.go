@@ -82,10 +82,11 @@ func (s *Store) grow(need int64) error {
 	return s.errFull(least)
 }
 
-// allocate makes the file size bytes long, all of them blocks of the disk: no later write into it can then meet a full disk.
+// allocate makes the file size bytes long, all of them blocks of the disk that have been written: no later write into it can
+// then meet a full disk, or needs room for the file system's own tables.
 func (s *Store) allocate(size int64) error {
 	err := syscall.Fallocate(int(s.file.Fd()), 0, s.allocated, size-s.allocated)
-	if unsupported(err) {
+	if err == nil || unsupported(err) {
 		err = writeZeros(s.file, s.allocated, size)
 	}
 	if err == nil {
@@ -98,9 +99,8 @@ func (s *Store) allocate(size int64) error {
 	return nil
 }
 
-// writeZeros allocates by writing, for file systems without fallocate.
 func writeZeros(f *os.File, from, to int64) error {
-	zeros := make([]byte, 1<<20)
+	zeros := make([]byte, min(1<<20, to-from))
 	for from < to {
 		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), to-from)], from)
 		if err != nil {
@@ -109,6 +109,20 @@ func writeZeros(f *os.File, from, to int64) error {
 		from += int64(n)
 	}
 	return nil
+}
+
+// allocatedFrom is how far the file has no hole, from the end of what is used. To ask for the blocks again would not do: XFS
+// wants them free for that, though the file has them.
+func (s *Store) allocatedFrom(used int64) (int64, error) {
+	const seekHole = 4 // SEEK_HOLE; the end of the file counts as one
+	hole, err := s.file.Seek(used, seekHole)
+	switch {
+	case errors.Is(err, syscall.ENXIO): // there is nothing behind it
+		return used, nil
+	case err != nil:
+		return 0, fmt.Errorf("look for holes: %w", err)
+	}
+	return hole, nil
 }
 
 // limit is how long the file may become by an Update, in bytes. The rest stays for others: for ordinary Updates the reserve,
