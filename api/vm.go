@@ -115,7 +115,7 @@ type Image struct {
 type ImageSpec struct {
 	Source string `json:"source"`           // an absolute path on the controller's machine, or an http(s) URL; empty: uploaded
 	Digest string `json:"digest,omitempty"` // expected sha256:HEX of the source's bytes; checked before use
-	Format string `json:"format,omitempty"` // qcow2 or raw; empty: detected
+	Format string `json:"format,omitempty"` // qcow2 or raw; empty: qcow2, since a raw image must be declared
 }
 
 // ImageStatus is what was imported.

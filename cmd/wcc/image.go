@@ -24,7 +24,7 @@ type imageImportCmd struct {
 	Source  string        `arg:"" help:"A file, which is uploaded, or an http(s) URL, which the controller fetches."`
 	Remote  bool          `help:"SOURCE is a file on the controller's machine."`
 	Digest  string        `help:"The expected digest; nothing is kept if it is another. Of a file here it is computed." placeholder:"sha256:HEX"`
-	Format  string        `help:"qcow2 or raw; left out: detected." enum:",qcow2,raw" default:""`
+	Format  string        `help:"qcow2 or raw; left out: qcow2. A raw image must be declared." enum:",qcow2,raw" default:""`
 	Owner   string        `help:"Organisation that owns it; left out: the user's." complete:"owners"`
 	Wait    bool          `help:"Wait until it is ready."`
 	Timeout time.Duration `default:"30m" help:"How long --wait waits."`

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,20 +67,22 @@ func (a *Agent) guarded() []netip.Prefix {
 	return out
 }
 
-// guardMappings leaves out the mappings whose service address this host needs for itself, and says why.
+// guardMappings leaves out the mappings that would take an address from this host, outside or inside, and says why.
 func (a *Agent) guardMappings(mappings []wire.Mapping) (good []wire.Mapping, refused []wire.RefusedMapping) {
 	guarded := a.guarded()
 	own := ownAddresses()
-	for _, m := range mappings {
-		why := ""
-		switch i := slices.IndexFunc(guarded, func(p netip.Prefix) bool { return p.Contains(m.Service) }); {
-		case i >= 0:
-			why = fmt.Sprintf("%s is in %s, which this host needs for itself", m.Service, guarded[i])
-		case slices.Contains(own, m.Service):
-			why = fmt.Sprintf("%s is an address of this host", m.Service)
+	why := func(addr netip.Addr) string {
+		if i := slices.IndexFunc(guarded, func(p netip.Prefix) bool { return p.Contains(addr) }); i >= 0 {
+			return fmt.Sprintf("%s is in %s, which this host needs for itself", addr, guarded[i])
 		}
-		if why != "" {
-			refused = append(refused, wire.RefusedMapping{Service: m.Service, Message: why})
+		if slices.Contains(own, addr) {
+			return fmt.Sprintf("%s is an address of this host", addr)
+		}
+		return ""
+	}
+	for _, m := range mappings {
+		if no := cmp.Or(why(m.Service), why(m.Target)); no != "" {
+			refused = append(refused, wire.RefusedMapping{Service: m.Service, Message: no})
 			continue
 		}
 		good = append(good, m)

@@ -282,6 +282,8 @@ func TestGuardedAddresses(t *testing.T) {
 	for _, service := range append(bad, "203.0.113.1", "203.0.113.2") {
 		s.Mappings = append(s.Mappings, wire.Mapping{Service: netip.MustParseAddr(service), Target: target})
 	}
+	s.Mappings = append(s.Mappings, wire.Mapping{Service: netip.MustParseAddr("203.0.113.3"), Target: netip.MustParseAddr("2001:db8:1::9")})
+	bad = append(bad, "203.0.113.3")
 	if err := a.SetState(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
