@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"widecloud/api"
@@ -103,23 +104,10 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 	return c.Get(ctx, p, o.Kind(), m.Name)
 }
 
-// clearStatus empties the status of an object that a client sent: it is the server's to write.
+// clearStatus empties the status of an object that a client sent, of whatever kind: it is the server's to write.
 func clearStatus(o api.Object) {
-	switch o := o.(type) {
-	case *api.VM:
-		o.Status = api.VMStatus{}
-	case *api.Network:
-		o.Status = api.NetworkStatus{}
-	case *api.Address:
-		o.Status = api.AddressStatus{}
-	case *api.Image:
-		o.Status = api.ImageStatus{}
-	case *api.Owner:
-		o.Status = api.OwnerStatus{}
-	case *api.User:
-		o.Status = api.UserStatus{}
-	case *api.Offer:
-		o.Status = api.OfferStatus{}
+	if status := reflect.ValueOf(o).Elem().FieldByName("Status"); status.IsValid() {
+		status.SetZero()
 	}
 }
 
