@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -271,17 +272,28 @@ func (a *Agent) applyNetworks(ctx context.Context) error {
 	a.mu.Unlock()
 	w.Reserved = a.guarded()
 	var errs []error
-	for _, uid := range slices.Sorted(maps.Keys(orders)) {
-		n, bad := networkOf(orders[uid])
+	for _, o := range slices.SortedFunc(maps.Values(orders), a.byTrust) {
+		n, bad := networkOf(o)
 		for i, e := range n.Endpoints {
 			n.Endpoints[i].Leaving = leaving[e.VM]
 		}
 		w.Networks = append(w.Networks, n)
 		for _, err := range bad {
-			errs = append(errs, &network.NetworkError{UID: uid, Name: n.Name, Carried: true, Err: err})
+			errs = append(errs, &network.NetworkError{UID: n.UID, Name: n.Name, Carried: true, Err: err})
 		}
 	}
 	return errors.Join(append(errs, a.o.Networks.Apply(ctx, w))...)
+}
+
+// byTrust puts this site's own networks before those that peers bring: of two that exclude each other the first is carried.
+func (a *Agent) byTrust(x, y wire.NetworkOrder) int {
+	guest := func(n wire.NetworkOrder) int {
+		if n.Home == a.o.Site {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(guest(x)-guest(y), cmp.Compare(x.UID, y.UID))
 }
 
 // carry applies the networks, and says why one of them is not carried. What is wrong with others is reported, and harms it not.

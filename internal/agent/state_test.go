@@ -240,6 +240,42 @@ func TestBadEntriesAreLeftOut(t *testing.T) {
 	}
 }
 
+// TestOwnNetworksFirst: the driver carries the first of two networks that exclude each other, so this site's own come first.
+func TestOwnNetworksFirst(t *testing.T) {
+	networks := &recorded{}
+	a, _ := gateway(t, networks, nil)
+	of := func(i int, home string) wire.NetworkOrder {
+		n := network77(i)
+		n.Home = home
+		return n
+	}
+	orders := []wire.NetworkOrder{of(1, "osaka"), of(2, "tokyo"), of(3, "kyoto"), of(4, "tokyo")}
+	if err := a.SetState(t.Context(), wire.HostState{Revision: 1, AnycastVTEP: netip.MustParseAddr("2001:db8:ffff::646"), VMs: []wire.VMOrder{}, Networks: orders}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var work sync.WaitGroup
+	work.Go(func() { a.Run(ctx) })
+	defer work.Wait()
+	defer cancel()
+	var names []string
+	for range 500 {
+		names = nil
+		networks.mu.Lock()
+		for _, n := range networks.want.Networks {
+			names = append(names, n.Name)
+		}
+		networks.mu.Unlock()
+		if len(names) > 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if d := cmp.Diff([]string{"n2", "n4", "n1", "n3"}, names); d != "" {
+		t.Error(d)
+	}
+}
+
 // translated is a translator that keeps what it was given.
 type translated struct {
 	mu       sync.Mutex
