@@ -44,8 +44,8 @@ figure test.seconds elapsed
 	}
 
 	// The network's name is taken: a statement that fails.
-	passed, failed, out, err = run(t.Context(), site+`network blue owner tokyo prefix 2001:db8:1:1::/64
-network red owner tokyo prefix 2001:db8:1:1::/64
+	passed, failed, out, err = run(t.Context(), site+`network blue owner tokyo prefix 2001:db8:b1ae:1::/64
+network red owner tokyo prefix 2001:db8:b1ae:1::/64
 say "never said"
 `)
 	if err == nil || !strings.Contains(err.Error(), "x.lab:3:1: ") || passed != 1 || failed != 1 || strings.Contains(out, "never said") {
