@@ -187,55 +187,84 @@ func TestAnswerThatNeverEnds(t *testing.T) {
 	}
 }
 
-// TestMessageMemory sends long messages on many streams at once and ends none of them. Some are refused then, and the session's
-// memory comes back with the end of the others.
+// tolledBody says when its reader comes for more after the first toll octets: those are on the session's account then.
+type tolledBody struct {
+	io.ReadCloser
+	toll  int
+	taken chan<- struct{}
+}
+
+func (b *tolledBody) Read(p []byte) (int, error) {
+	if b.toll == 0 {
+		b.taken <- struct{}{}
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.toll -= n
+	return n, err
+}
+
+// TestMessageMemory sends long messages on many streams and ends none of them. Those that have no room are refused, and the
+// session's memory comes back with the end of the others.
 func TestMessageMemory(t *testing.T) {
 	p := newPair(t, wire.Control, nil)
 	defer p.close()
-	handleEcho(p.osaka)
 	const each = 12 << 20
-	head := fmt.Sprintf("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", each+1)
+	echo := site{mux: http.NewServeMux()}
+	handleEcho(&echo)
+	taken, over := make(chan struct{}, 16), make(chan struct{}, 16)
+	p.osaka.mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
+		defer func() { over <- struct{}{} }()
+		r.Body = &tolledBody{r.Body, each, taken}
+		echo.mux.ServeHTTP(w, r)
+	})
 	spaces := bytes.Repeat([]byte{' '}, each)
-	var held []net.Conn
-	var answers []chan string
+	type call struct {
+		net.Conn
+		answer chan string
+	}
+	send := func(more int) (call, error) {
+		c := call{ask(t, p.s, fmt.Sprintf("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", each+more)), make(chan string, 1)}
+		t.Cleanup(func() { c.Close() })
+		go func() { // at once: one who is refused and goes on writing loses the answer
+			status, body, err := reply(c)
+			c.answer <- fmt.Sprint(status, " ", body, " ", err)
+		}()
+		_, err := c.Write(spaces)
+		return c, err
+	}
+	end := func(c call, end, want string) {
+		io.WriteString(c, end)
+		if got := <-c.answer; !strings.HasPrefix(got, want) {
+			t.Errorf("answer %s, want %s", got, want)
+		}
+		<-over
+	}
+
+	var held []call
 	refused := 0
 	for range 8 {
-		c := ask(t, p.s, head)
-		defer c.Close()
-		answered := make(chan string, 1)
-		go func() {
-			status, body, err := reply(c)
-			answered <- fmt.Sprint(status, " ", body, " ", err)
-		}()
-		if _, err := c.Write(spaces); err == nil {
+		c, err := send(1)
+		if err == nil {
+			<-taken // else the next could take its room
 			held = append(held, c)
-			answers = append(answers, answered)
 			continue
 		}
-		if got := <-answered; !strings.HasPrefix(got, "503") || !strings.Contains(got, "try again") {
-			t.Errorf("refused with %s", got)
-		}
+		end(c, "", `503 {"code":"unavailable"`)
 		refused++
 	}
 	if len(held) != 5 || refused != 3 { // of 12 MiB each in 64
 		t.Errorf("%d messages are held, %d were refused", len(held), refused)
 	}
-	for i, c := range held {
-		io.WriteString(c, " ")
-		if got := <-answers[i]; !strings.HasPrefix(got, "400") {
-			t.Errorf("answer %s", got)
-		}
+	for _, c := range held {
+		end(c, " ", "400")
 	}
-	whole := append([]byte(`{"word":"x"}`), spaces...)
+	const text = `{"word":"x"}`
 	for range 2 { // there would be no room for them beside those before
-		c := ask(t, p.s, fmt.Sprintf("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(whole)))
-		if _, err := c.Write(whole); err != nil {
+		c, err := send(len(text))
+		if err != nil {
 			t.Fatal(err)
 		}
-		if status, body, err := reply(c); status != http.StatusOK {
-			t.Fatalf("answer %d %s, %v", status, body, err)
-		}
-		c.Close()
+		end(c, text, "200")
 	}
 }
 
