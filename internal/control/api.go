@@ -525,7 +525,7 @@ func (c *Controller) Why(ctx context.Context, p serve.Principal, vm, not string)
 			if v.Status.Host != "" {
 				r.Exclude = []place.Choice{{Site: v.Status.Site, Host: v.Status.Host}}
 			}
-			plan := place.Decide(s, r)
+			plan := place.Explain(s, r)
 			reasons = append(reasons, plan.Refused...)
 			return nil
 		}
@@ -534,7 +534,7 @@ func (c *Controller) Why(ctx context.Context, p serve.Principal, vm, not string)
 			return nil
 		}
 		r.Place = not
-		plan := place.Decide(s, r)
+		plan := place.Explain(s, r)
 		reasons = place.Why(plan, not)
 		return nil
 	})

@@ -89,7 +89,7 @@ func CanBorrow(o api.Offer, loans []api.Loan, borrower string, amount api.Resour
 	}
 	limit := func(limit, lent api.Resources, to string) {
 		for _, d := range fields {
-			want, all, out := *d.of(&amount), *d.of(&limit), *d.of(&lent)
+			want, all, out := d.of(amount), d.of(limit), d.of(lent)
 			if left := max(0, all-out); want > left {
 				advice := fmt.Sprintf("ask for at most %d", left)
 				if left == 0 {
@@ -183,7 +183,7 @@ func (b Ledger) Check() []api.Reason {
 	var rs []api.Reason
 	over := func(what string, limit, got api.Resources) {
 		for _, d := range fields {
-			if g, l := *d.of(&got), *d.of(&limit); g > l {
+			if g, l := d.of(got), d.of(limit); g > l {
 				rs = append(rs, api.Reason{Code: d.code, Message: fmt.Sprintf("%s: %d %s taken, %d is the limit", what, g, d.unit, l)})
 			}
 		}

@@ -93,6 +93,20 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// TestEnough: Enough says in one word what Fits says in reasons.
+func TestEnough(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		n := rapid.IntRange(-2, 4)
+		draw := func(what string) api.Resources {
+			return res(n.Draw(rt, what), n.Draw(rt, what), n.Draw(rt, what), n.Draw(rt, what))
+		}
+		left, needs := draw("left"), draw("needs")
+		if rs := lend.Fits("host h1", left, needs); lend.Enough(left, needs) != (rs == nil) {
+			rt.Fatalf("%+v into %+v: enough is %t, the reasons are %v", needs, left, lend.Enough(left, needs), rs)
+		}
+	})
+}
+
 func TestCanBorrow(t *testing.T) {
 	two := res(2, 2048, 20, 1)
 	deleting := offer("std", res(8, 8192, 80, 4), nil, "*")

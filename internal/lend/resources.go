@@ -7,25 +7,27 @@ import (
 	"widecloud/api"
 )
 
-// field is one field of api.Resources: the Code of the reasons about it, its words, and access to it.
+// field is one field of api.Resources: the Code of the reasons about it, its words, and its value.
 type field struct {
 	code, name, unit string
-	of               func(*api.Resources) *int
+	of               func(api.Resources) int
 }
 
 var fields = []field{
-	{"cpu", "cpus", "CPUs", func(r *api.Resources) *int { return &r.CPUs }},
-	{"memory", "memory_mib", "MiB of memory", func(r *api.Resources) *int { return &r.MemoryMiB }},
-	{"disk", "disk_gib", "GiB of disk", func(r *api.Resources) *int { return &r.DiskGiB }},
-	{"address", "addresses", "service addresses", func(r *api.Resources) *int { return &r.Addresses }},
+	{"cpu", "cpus", "CPUs", func(r api.Resources) int { return r.CPUs }},
+	{"memory", "memory_mib", "MiB of memory", func(r api.Resources) int { return r.MemoryMiB }},
+	{"disk", "disk_gib", "GiB of disk", func(r api.Resources) int { return r.DiskGiB }},
+	{"address", "addresses", "service addresses", func(r api.Resources) int { return r.Addresses }},
 }
 
+// each names the fields itself: placement does this for every host, and pointers to them would be memory for each.
 func each(a, b api.Resources, f func(x, y int) int) api.Resources {
-	var out api.Resources
-	for _, d := range fields {
-		*d.of(&out) = f(*d.of(&a), *d.of(&b))
+	return api.Resources{
+		CPUs:      f(a.CPUs, b.CPUs),
+		MemoryMiB: f(a.MemoryMiB, b.MemoryMiB),
+		DiskGiB:   f(a.DiskGiB, b.DiskGiB),
+		Addresses: f(a.Addresses, b.Addresses),
 	}
-	return out
 }
 
 // Add is a + b, field by field; a field that would overflow stops at the largest int.
@@ -62,11 +64,24 @@ func Min(a, b api.Resources) api.Resources {
 // Negative returns the name of the first field below zero, as it stands in documents (memory_mib); "" if there is none.
 func Negative(r api.Resources) string {
 	for _, d := range fields {
-		if *d.of(&r) < 0 {
+		if d.of(r) < 0 {
 			return d.name
 		}
 	}
 	return ""
+}
+
+// short tells whether what is needed of a field is more than is left. A field that is not needed is never short.
+func short(left, need int) bool { return need > 0 && need > left }
+
+// Enough tells whether needs fit into what is left, as Fits does, but without the reasons and without allocating.
+func Enough(left, needs api.Resources) bool {
+	for _, d := range fields {
+		if short(d.of(left), d.of(needs)) {
+			return false
+		}
+	}
+	return true
 }
 
 // Fits tells whether needs fit into what where ("loan l1", "host h1") has left: one reason for each field that is
@@ -74,7 +89,7 @@ func Negative(r api.Resources) string {
 func Fits(where string, left, needs api.Resources) []api.Reason {
 	var rs []api.Reason
 	for _, d := range fields {
-		if n, l := *d.of(&needs), *d.of(&left); n > 0 && n > l {
+		if n, l := d.of(needs), d.of(left); short(l, n) {
 			rs = append(rs, api.Reason{
 				Code:    d.code,
 				Message: fmt.Sprintf("needs %d %s, %s has %d left", n, d.unit, where, max(l, 0)),

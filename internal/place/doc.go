@@ -11,6 +11,9 @@
 //   - Decide is a function of its arguments: the same for the same, whatever the order of sites, hosts and loans;
 //   - what is chosen has the room, the CPU and the permission, by the snapshot (safety);
 //   - if any candidate satisfies the request, one is chosen (liveness);
-//   - every candidate that is not possible has at least one reason, and all of them at once;
+//   - when nothing is possible, and always for who asks (Explain), every candidate that is not possible has at least one
+//     reason, and all of them at once;
+//   - Decide and Explain choose alike: a rule is written once, with what it judges and what it says (rule.go);
+//   - a Decide that chooses makes no reasons, and its memory does not grow with the number of hosts;
 //   - no I/O, no clock, no log.
 package place

@@ -68,6 +68,14 @@ func render(rs []api.Reason) []string {
 	return out
 }
 
+// brief is what Decide is to say where Explain says p: the choice, or the reasons.
+func brief(p place.Plan) place.Plan {
+	if p.Chosen != nil {
+		return place.Plan{Chosen: p.Chosen}
+	}
+	return place.Plan{Refused: p.Refused}
+}
+
 func TestDecide(t *testing.T) {
 	image := func(h *place.Host) { h.Images = []string{"sha256:aa"} }
 	for _, tc := range []struct {
@@ -165,7 +173,7 @@ func TestDecide(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := place.Decide(place.Snapshot{Sites: tc.sites}, tc.req)
+			p := place.Explain(place.Snapshot{Sites: tc.sites}, tc.req)
 			chosen, loan := "", ""
 			if p.Chosen != nil {
 				chosen, loan = p.Chosen.String(), p.Chosen.Loan
@@ -176,12 +184,15 @@ func TestDecide(t *testing.T) {
 			if d := cmp.Diff(tc.refused, render(p.Refused)); d != "" {
 				t.Errorf("refused (-want +got):\n%s", d)
 			}
+			if d := cmp.Diff(brief(p), place.Decide(place.Snapshot{Sites: tc.sites}, tc.req)); d != "" {
+				t.Errorf("Decide and Explain differ (-Explain +Decide):\n%s", d)
+			}
 		})
 	}
 }
 
 func TestWhy(t *testing.T) {
-	p := place.Decide(place.Snapshot{Sites: []place.Site{
+	p := place.Explain(place.Snapshot{Sites: []place.Site{
 		self(host("h1", 0), host("h2", 4096), host("h3", 8192)),
 		peer("kyoto"),
 		peer("osaka", func(s *place.Site) { s.Reached = false; s.Loans = nil }),
@@ -294,7 +305,7 @@ func draw(rt *rapid.T) (place.Snapshot, place.Request) {
 func TestProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s, r := draw(rt)
-		p := place.Decide(s, r)
+		p := place.Explain(s, r)
 		cs := possible(s, r)
 		good := slices.DeleteFunc(slices.Clone(cs), func(c candidate) bool { return !c.ok })
 
@@ -346,6 +357,9 @@ func TestProperties(t *testing.T) {
 				rt.Fatalf("no reason for %s", st.Name)
 			}
 		}
+		if d := cmp.Diff(brief(p), place.Decide(s, r)); d != "" {
+			rt.Fatalf("Decide and Explain differ (-Explain +Decide):\n%s", d)
+		}
 		// Deterministic: the order of things plays no part.
 		seed := rapid.Uint64().Draw(rt, "seed")
 		rnd := rand.New(rand.NewPCG(seed, seed))
@@ -360,8 +374,47 @@ func TestProperties(t *testing.T) {
 			rnd.Shuffle(len(st.Loans), func(i, j int) { st.Loans[i], st.Loans[j] = st.Loans[j], st.Loans[i] })
 			rnd.Shuffle(len(st.CPUs), func(i, j int) { st.CPUs[i], st.CPUs[j] = st.CPUs[j], st.CPUs[i] })
 		}
-		if d := cmp.Diff(p, place.Decide(shuffled, r)); d != "" {
+		if d := cmp.Diff(p, place.Explain(shuffled, r)); d != "" {
 			rt.Fatalf("another order, another plan:\n%s", d)
 		}
+		if d := cmp.Diff(brief(p), place.Decide(shuffled, r)); d != "" {
+			rt.Fatalf("another order, another choice:\n%s", d)
+		}
 	})
+}
+
+// hosts are n hosts, of which every third has no room.
+func hosts(n int) []place.Host {
+	hs := make([]place.Host, n)
+	for i := range hs {
+		hs[i] = host(fmt.Sprintf("h%05d", i), i*7919%7000)
+		if i%3 == 0 {
+			hs[i].Allotted = hs[i].Capacity
+		}
+	}
+	return hs
+}
+
+// TestDecideMemory: what a decision allocates does not grow with the number of hosts, possible or not.
+func TestDecideMemory(t *testing.T) {
+	allocs := func(n int) float64 {
+		s := place.Snapshot{Sites: []place.Site{self(hosts(n)...)}}
+		return testing.AllocsPerRun(20, func() { place.Decide(s, small) })
+	}
+	few, many := allocs(10), allocs(10_000)
+	if many > few {
+		t.Errorf("%g allocations with 10,000 hosts, %g with 10", many, few)
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	for _, n := range []int{10, 100, 1000, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := place.Snapshot{Sites: []place.Site{self(hosts(n)...)}}
+			b.ReportAllocs()
+			for b.Loop() {
+				place.Decide(s, small)
+			}
+		})
+	}
 }
