@@ -29,7 +29,7 @@ type Error struct {
 	Code    Code     `json:"code"`
 	Field   string   `json:"field,omitempty"` // path of the offending field: spec.memory_mib
 	Message string   `json:"message"`
-	Reasons []Reason `json:"reasons,omitempty"` // all reasons at once, for CodeRefused
+	Reasons []Reason `json:"reasons,omitempty"` // all reasons of a refusal, or all faults of a request, at once
 }
 
 // Error gives the message, the field first and the reasons last.
@@ -77,6 +77,38 @@ func (e *Error) HTTPStatus() int {
 	default:
 		return http.StatusInternalServerError
 	}
+}
+
+// maxFaults is how many faults an Error lists.
+const maxFaults = 32
+
+// Faults makes one Error of all faults of a request; nil when there is none. One fault is itself. Of several, Reasons has
+// each with its field; Code is theirs if they share one, and CodeInvalid if not. At most 32 are listed.
+func Faults(faults ...*Error) *Error {
+	switch len(faults) {
+	case 0:
+		return nil
+	case 1:
+		return faults[0]
+	}
+	e := &Error{Code: faults[0].Code}
+	for i, f := range faults {
+		if f.Code != e.Code {
+			e.Code = CodeInvalid
+		}
+		if i >= maxFaults {
+			continue
+		}
+		// The message names the field, too, for clients that do not know Reason.Field.
+		e.Reasons = append(e.Reasons, Reason{Code: string(f.Code), Field: f.Field, Message: f.Error()})
+	}
+	if e.Message = "the request is not valid"; e.Code == CodeRefused {
+		e.Message = "the request is refused"
+	}
+	if n := len(faults) - maxFaults; n > 0 {
+		e.Reasons = append(e.Reasons, Reason{Code: string(e.Code), Message: fmt.Sprintf("%d more are not listed", n)})
+	}
+	return e
 }
 
 // Errorf makes an Error of a code without a field.

@@ -44,7 +44,7 @@ var columns = map[api.Kind][]column{
 	api.KindOwner: {
 		col("TITLE", func(o *api.Owner) string { return o.Spec.Title }),
 		col("USED", func(o *api.Owner) string { return amount(o.Status.Used) }),
-		col("QUOTA", func(o *api.Owner) string { return optional(o.Spec.Quota) }),
+		col("QUOTA", func(o *api.Owner) string { return quota(o.Spec.Quota) }),
 	},
 	api.KindUser: {
 		col("OWNER", func(o *api.User) string { return o.Owner }),
@@ -222,6 +222,28 @@ func optional(r *api.Resources) string {
 		return ""
 	}
 	return amount(*r)
+}
+
+// quota shows the limits that there are as 4c/2G, and "" when there is none.
+func quota(q *api.Quota) string {
+	if q == nil {
+		return ""
+	}
+	var l []string
+	for _, f := range []struct {
+		limit *int
+		text  func(int) string
+	}{
+		{q.CPUs, func(n int) string { return strconv.Itoa(n) + "c" }},
+		{q.MemoryMiB, func(n int) string { return strings.ReplaceAll(size(int64(n)<<20), "iB", "") }},
+		{q.DiskGiB, func(n int) string { return strconv.Itoa(n) + "G" }},
+		{q.Addresses, func(n int) string { return strconv.Itoa(n) + "a" }},
+	} {
+		if f.limit != nil {
+			l = append(l, f.text(*f.limit))
+		}
+	}
+	return strings.Join(l, "/")
 }
 
 // size shows an amount of bytes with one unit: 512MiB, 1.5GiB.

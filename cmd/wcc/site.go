@@ -95,7 +95,7 @@ type ownerGroup struct {
 	List   listCmd[api.Owner, *api.Owner]   `cmd:"" help:"List organisations."`
 	Show   showCmd[api.Owner, *api.Owner]   `cmd:"" help:"Show an organisation."`
 	Create ownerCreateCmd                   `cmd:"" help:"Make an organisation."`
-	Quota  ownerQuotaCmd                    `cmd:"" help:"Set what an organisation may use; without figures: no limit."`
+	Quota  ownerQuotaCmd                    `cmd:"" help:"Change the limits that are named; without any: no limit."`
 	Delete deleteCmd[api.Owner, *api.Owner] `cmd:"" help:"Delete organisations."`
 }
 
@@ -111,7 +111,7 @@ func (c *ownerCreateCmd) Run(a *app) error {
 
 type ownerQuotaCmd struct {
 	Name string `arg:"" help:"Its name." complete:"self"`
-	resources
+	limits
 	format
 }
 
@@ -121,9 +121,15 @@ func (c *ownerQuotaCmd) Run(a *app) error {
 		return err
 	}
 	o, err := api.Edit(a, client, c.Name, func(o *api.Owner) error {
-		if o.Spec.Quota = nil; c.resources != (resources{}) {
-			quota := c.api()
-			o.Spec.Quota = &quota
+		var q api.Quota
+		if o.Spec.Quota != nil {
+			q = *o.Spec.Quota
+		}
+		if err := c.change(&q); err != nil {
+			return err
+		}
+		if o.Spec.Quota = &q; c.limits == (limits{}) || q == (api.Quota{}) {
+			o.Spec.Quota = nil
 		}
 		return nil
 	})
@@ -133,7 +139,7 @@ func (c *ownerQuotaCmd) Run(a *app) error {
 	if o.Spec.Quota == nil {
 		return c.done(a, o, "has no limit")
 	}
-	return c.done(a, o, "may use "+amount(*o.Spec.Quota))
+	return c.done(a, o, "may use "+quota(o.Spec.Quota))
 }
 
 type userGroup struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,6 +56,44 @@ type resources struct {
 
 func (r resources) api() api.Resources {
 	return api.Resources{CPUs: r.CPUs, MemoryMiB: int(r.Memory), DiskGiB: int(r.Disk), Addresses: r.Addresses}
+}
+
+// limits are the flags of a quota: a figure, none to take the limit away, or left out to leave it as it is.
+type limits struct {
+	CPUs      string `name:"cpus" help:"Virtual CPUs, or none for no limit." placeholder:"N|none"`
+	Memory    string `help:"Memory: 4GiB, or none for no limit." placeholder:"SIZE|none"`
+	Disk      string `help:"Disk: 20GiB, or none for no limit." placeholder:"SIZE|none"`
+	Addresses string `help:"Public service addresses, or none for no limit." placeholder:"N|none"`
+}
+
+// change sets the limits of q whose flags are given.
+func (l limits) change(q *api.Quota) error {
+	for _, f := range []struct {
+		flag, text string
+		limit      **int
+		unit       config.Bytes
+		name       string
+	}{
+		{"--cpus", l.CPUs, &q.CPUs, 0, ""}, {"--memory", l.Memory, &q.MemoryMiB, 1 << 20, "MiB"},
+		{"--disk", l.Disk, &q.DiskGiB, 1 << 30, "GiB"}, {"--addresses", l.Addresses, &q.Addresses, 0, ""},
+	} {
+		if f.text == "" {
+			continue
+		}
+		if f.text == "none" {
+			*f.limit = nil
+			continue
+		}
+		n, err := strconv.Atoi(f.text)
+		if f.unit != 0 {
+			n, err = wholeUnits([]byte(f.text), f.unit, f.name)
+		}
+		if err != nil || n < 0 {
+			return usagef("%s: %q is neither an amount nor none", f.flag, f.text)
+		}
+		*f.limit = &n
+	}
+	return nil
 }
 
 // withTimeout is a, ended after the timeout; 0 is none.

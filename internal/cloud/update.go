@@ -4,59 +4,65 @@ import (
 	"widecloud/api"
 )
 
-// CheckUpdate tells whether an object's spec may be changed so: nil, or CodeInvalid or CodeConflict with the field that
-// must stay. Both are of one kind; now has passed Default and Validate.
+// CheckUpdate tells whether an object's spec may be changed so: nil, or CodeInvalid or CodeConflict with the fields that
+// must stay, all of them at once. Both are of one kind; now has passed Default and Validate.
 func CheckUpdate(was, now api.Object) error {
+	if faults := UpdateFaults(was, now); len(faults) > 0 {
+		return api.Faults(faults...)
+	}
+	return nil
+}
+
+// UpdateFaults is CheckUpdate for a caller that has faults of its own to add.
+func UpdateFaults(was, now api.Object) []*api.Error {
 	if was.Kind() != now.Kind() {
-		return api.Invalidf("kind", "is %s, not %s", was.Kind(), now.Kind())
+		return some(api.Invalidf("kind", "is %s, not %s", was.Kind(), now.Kind()))
 	}
 	a, b := was.Metadata(), now.Metadata()
-	if err := firstOf(
+	faults := some(
 		stays("name", a.Name, b.Name, "delete it and create another"),
 		stays("uid", a.UID, b.UID, "it is given once"),
 		stays("owner", a.Owner, b.Owner, "delete it and create another"),
 		stays("home", a.Home, b.Home, "delete it and create another"),
-	); err != nil {
-		return err
-	}
-	var err *api.Error
+	)
+	return append(faults, specUpdateFaults(was, now)...)
+}
+
+// specUpdateFaults are what is wrong about the change of a spec.
+func specUpdateFaults(was, now api.Object) []*api.Error {
 	switch now := now.(type) {
 	case *api.VM:
-		err = checkVMUpdate(was.(*api.VM), now)
+		return checkVMUpdate(was.(*api.VM), now)
 	case *api.Network:
 		was := was.(*api.Network)
 		const why = "its VMs have their addresses in it"
-		err = firstOf(
+		return some(
 			stays("spec.prefix", was.Spec.Prefix, now.Spec.Prefix, why),
 			stays("spec.ipv4", was.Spec.IPv4, now.Spec.IPv4, why),
 			stays("spec.vni", was.Spec.VNI, now.Spec.VNI, "every host carries the network by it"),
 			stays("spec.mtu", was.Spec.MTU, now.Spec.MTU, "running VMs have it"),
 		)
 	case *api.Address:
-		err = stays("spec.address", was.(*api.Address).Spec.Address, now.Spec.Address, "create another one")
+		return some(stays("spec.address", was.(*api.Address).Spec.Address, now.Spec.Address, "create another one"))
 	case *api.Image:
 		was := was.(*api.Image)
 		const why = "an image's content never changes: create another one"
-		err = firstOf(
+		return some(
 			stays("spec.source", was.Spec.Source, now.Spec.Source, why),
 			stays("spec.digest", was.Spec.Digest, now.Spec.Digest, why),
 			stays("spec.format", was.Spec.Format, now.Spec.Format, why),
 		)
 	case *api.Loan:
-		was := was.(*api.Loan)
-		if was.Spec != now.Spec {
-			err = api.Invalidf("spec", "cannot be changed: a loan is an agreement; borrow anew")
+		if was.(*api.Loan).Spec != now.Spec {
+			return some(api.Invalidf("spec", "cannot be changed: a loan is an agreement; borrow anew"))
 		}
 	case *api.Peer:
 		was := was.(*api.Peer)
 		const why = "remove the peer and exchange certificates again"
-		err = firstOf(
+		return some(
 			stays("spec.certificate", was.Spec.Certificate, now.Spec.Certificate, why),
 			stays("spec.fingerprint", was.Spec.Fingerprint, now.Spec.Fingerprint, why),
 		)
-	}
-	if err != nil {
-		return err
 	}
 	return nil
 }
@@ -68,30 +74,28 @@ func stays[T comparable](field string, was, now T, why string) *api.Error {
 	return api.Invalidf(field, "cannot be changed from %v to %v: %s", was, now, why)
 }
 
-func checkVMUpdate(was, now *api.VM) *api.Error {
+func checkVMUpdate(was, now *api.VM) []*api.Error {
 	a, b := was.Spec, now.Spec
-	if err := firstOf(
+	faults := some(
 		stays("spec.image", a.Image, b.Image, "the VM's disk is over it"),
 		stays("spec.network", a.Network, b.Network, "the VM has its address in it"),
 		stays("spec.disk_gib", a.DiskGiB, b.DiskGiB, "the volume was made with it"),
 		stays("spec.place", a.Place, b.Place, "it is for the creation; migrate the VM"),
-	); err != nil {
-		return err
-	}
+	)
 	switch was.Status.Phase {
 	case "", api.PhasePending, api.PhaseStopped:
-		return nil
+		return faults
 	}
-	off := func(field string) *api.Error {
-		return &api.Error{Code: api.CodeConflict, Field: field, Message: "can be changed only while the VM is stopped; it is " + string(was.Status.Phase)}
+	for _, f := range []struct {
+		field   string
+		changed bool
+	}{{"spec.cpus", a.CPUs != b.CPUs}, {"spec.memory_mib", a.MemoryMiB != b.MemoryMiB}, {"spec.cpu_model", a.CPUModel != b.CPUModel}} {
+		if f.changed {
+			faults = append(faults, &api.Error{
+				Code: api.CodeConflict, Field: f.field,
+				Message: "can be changed only while the VM is stopped; it is " + string(was.Status.Phase),
+			})
+		}
 	}
-	switch {
-	case a.CPUs != b.CPUs:
-		return off("spec.cpus")
-	case a.MemoryMiB != b.MemoryMiB:
-		return off("spec.memory_mib")
-	case a.CPUModel != b.CPUModel:
-		return off("spec.cpu_model")
-	}
-	return nil
+	return faults
 }

@@ -55,51 +55,67 @@ func Default(o api.Object) {
 	}
 }
 
-// Validate judges an object's name, owner and spec, after Default. The first fault found is the error.
+// Validate judges an object's name, owner and spec, after Default. The error has all faults at once (api.Faults).
 func Validate(o api.Object, k Known) error {
-	m := o.Metadata()
-	if err := checkName("name", m.Name); err != nil {
-		return err
+	if faults := FaultsOf(o, k); len(faults) > 0 {
+		return api.Faults(faults...)
 	}
+	return nil
+}
+
+// FaultsOf is Validate for a caller that has faults of its own to add: one error for each fault, none if there is none.
+func FaultsOf(o api.Object, k Known) []*api.Error {
+	m := o.Metadata()
+	faults := some(checkName("name", m.Name))
 	if m.Owner != "" {
-		if err := checkName("owner", m.Owner); err != nil {
-			return err
-		}
+		faults = append(faults, some(checkName("owner", m.Owner))...)
 	}
 	if m.Home != "" {
-		if err := checkName("home", m.Home); err != nil {
-			return err
-		}
+		faults = append(faults, some(checkName("home", m.Home))...)
 	}
-	var err *api.Error
+	return append(faults, specFaults(o, k)...)
+}
+
+func specFaults(o api.Object, k Known) []*api.Error {
 	switch o := o.(type) {
 	case *api.VM:
 		was, _ := k.Was.(*api.VM)
-		err = checkVM(o, was)
+		return checkVM(o, was)
 	case *api.Network:
-		err = checkNetwork(o, k)
+		return checkNetwork(o, k)
 	case *api.Address:
-		err = checkAddress(o, k)
+		return checkAddress(o, k)
 	case *api.Image:
-		err = checkImage(o)
+		return checkImage(o)
 	case *api.Offer:
-		err = checkOffer(o)
+		return checkOffer(o)
 	case *api.Loan:
-		err = checkLoan(o)
+		return checkLoan(o)
 	case *api.Host:
-		err = checkHost(o)
+		return checkHost(o)
 	case *api.Peer:
-		err = checkPeer(o)
+		return checkPeer(o)
 	case *api.Owner:
-		if q := o.Spec.Quota; q != nil {
-			err = checkAmount("spec.quota", *q)
-		}
-		if err == nil {
-			err = checkText("spec.title", o.Spec.Title, 200)
+		return append(checkQuota("spec.quota", o.Spec.Quota), some(checkText("spec.title", o.Spec.Title, 200))...)
+	}
+	return nil
+}
+
+// some leaves out what is nil.
+func some(errs ...*api.Error) (faults []*api.Error) {
+	for _, err := range errs {
+		if err != nil {
+			faults = append(faults, err)
 		}
 	}
-	if err != nil { // an interface of a nil *api.Error would not be nil
-		return err
+	return faults
+}
+
+func firstOf(errs ...*api.Error) *api.Error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -130,21 +146,19 @@ func checkName(field, name string) *api.Error {
 }
 
 // checkNames judges a list of names, without duplicates.
-func checkNames(field string, names []string, wildcard bool) *api.Error {
+func checkNames(field string, names []string, wildcard bool) (faults []*api.Error) {
 	seen := map[string]bool{}
 	for i, n := range names {
 		f := field + "[" + strconv.Itoa(i) + "]"
-		if !(wildcard && n == "*") {
-			if err := checkName(f, n); err != nil {
-				return err
-			}
-		}
-		if seen[n] {
-			return api.Invalidf(f, "%s is named twice", n)
+		switch err := checkName(f, n); {
+		case err != nil && !(wildcard && n == "*"):
+			faults = append(faults, err)
+		case seen[n]:
+			faults = append(faults, api.Invalidf(f, "%s is named twice", n))
 		}
 		seen[n] = true
 	}
-	return nil
+	return faults
 }
 
 func checkRange(field string, n, low, high int) *api.Error {
@@ -172,60 +186,75 @@ func checkAmount(field string, r api.Resources) *api.Error {
 	return nil
 }
 
-func firstOf(errs ...*api.Error) *api.Error {
-	for _, err := range errs {
-		if err != nil {
-			return err
+// checkQuota judges the limits that are given.
+func checkQuota(field string, q *api.Quota) (faults []*api.Error) {
+	if q == nil {
+		return nil
+	}
+	for _, l := range lend.Limits(*q) {
+		if l.Most != nil && *l.Most < 0 {
+			faults = append(faults, api.Invalidf(field+"."+l.Name, "%d is negative; leave it out for no limit", *l.Most))
 		}
 	}
-	return nil
+	return faults
 }
 
-func checkVM(v, was *api.VM) *api.Error {
+func checkVM(v, was *api.VM) []*api.Error {
 	s := &v.Spec
-	err := firstOf(
+	faults := some(
 		checkRange("spec.cpus", s.CPUs, 1, maxCPUs),
 		checkRange("spec.memory_mib", s.MemoryMiB, minMemoryMiB, maxMemoryMiB),
 		checkRange("spec.disk_gib", s.DiskGiB, 0, MaxDiskGiB),
 		checkName("spec.image", s.Image),
 		checkName("spec.network", s.Network),
-		checkNames("spec.sites", s.Sites, false),
 		checkCPUModel("spec.cpu_model", s.CPUModel),
+		checkPower("spec.power", s.Power),
+		checkPlace("spec.place", s.Place, s.Sites),
 	)
-	if err != nil {
-		return err
-	}
-	switch s.Power {
-	case api.PowerOn, api.PowerOff, "off-hard":
-	default:
-		return api.Invalidf("spec.power", "%q is not on, off or off-hard", string(s.Power))
-	}
+	faults = append(faults, checkNames("spec.sites", s.Sites, false)...)
 	if len(s.UserData) > MaxUserData {
-		return api.Invalidf("spec.user_data", "has %d bytes, at most %d are possible", len(s.UserData), MaxUserData)
+		faults = append(faults, api.Invalidf("spec.user_data", "has %d bytes, at most %d are possible", len(s.UserData), MaxUserData))
 	}
-	if len(s.SSHKeys) > MaxSSHKeys {
-		return api.Invalidf("spec.ssh_keys", "has %d keys, at most %d are possible", len(s.SSHKeys), MaxSSHKeys)
+	return append(faults, checkSSHKeys("spec.ssh_keys", s.SSHKeys, was)...)
+}
+
+func checkPower(field string, p api.Power) *api.Error {
+	switch p {
+	case api.PowerOn, api.PowerOff, api.PowerOffHard:
+		return nil
 	}
-	for i, k := range s.SSHKeys {
-		if err := checkSSHKey("spec.ssh_keys["+strconv.Itoa(i)+"]", k); err != nil {
-			return err
-		}
+	return api.Invalidf(field, "%.60q is not on, off or off-hard", string(p))
+}
+
+// checkPlace judges SITE or SITE/HOST, at one of the permitted sites.
+func checkPlace(field, place string, permitted []string) *api.Error {
+	if place == "" {
+		return nil
 	}
-	if was == nil || !slices.Equal(was.Spec.SSHKeys, s.SSHKeys) {
-		if err := CheckKeys("spec.ssh_keys", s.SSHKeys); err != nil {
-			return err.(*api.Error)
-		}
+	site, host, split := strings.Cut(place, "/")
+	if checkName("", site) != nil || (split && checkName("", host) != nil) {
+		return api.Invalidf(field, "%.100q is not SITE or SITE/HOST", place)
 	}
-	if s.Place != "" {
-		site, host, split := strings.Cut(s.Place, "/")
-		if checkName("", site) != nil || (split && checkName("", host) != nil) {
-			return api.Invalidf("spec.place", "%q is not SITE or SITE/HOST", s.Place)
-		}
-		if len(s.Sites) > 0 && !slices.Contains(s.Sites, site) {
-			return api.Invalidf("spec.place", "%s is not among the permitted sites: %s", site, strings.Join(s.Sites, ", "))
-		}
+	if len(permitted) > 0 && !slices.Contains(permitted, site) {
+		return api.Invalidf(field, "%s is not among the permitted sites: %.200s", site, strings.Join(permitted, ", "))
 	}
 	return nil
+}
+
+// checkSSHKeys judges each key, and the size of all; keys that were accepted before may stay.
+func checkSSHKeys(field string, keys []string, was *api.VM) (faults []*api.Error) {
+	if len(keys) > MaxSSHKeys {
+		return some(api.Invalidf(field, "has %d keys, at most %d are possible", len(keys), MaxSSHKeys))
+	}
+	for i, k := range keys {
+		faults = append(faults, some(checkSSHKey(field+"["+strconv.Itoa(i)+"]", k))...)
+	}
+	if was == nil || !slices.Equal(was.Spec.SSHKeys, keys) {
+		if err := CheckKeys(field, keys); err != nil {
+			faults = append(faults, err.(*api.Error))
+		}
+	}
+	return faults
 }
 
 // checkCPUModel keeps what goes into the hypervisor's XML to the letters that models have.
@@ -238,35 +267,37 @@ func checkCPUModel(field, model string) *api.Error {
 	return nil
 }
 
-func checkImage(m *api.Image) *api.Error {
+func checkImage(m *api.Image) []*api.Error {
 	s := m.Spec
+	faults := some(checkSource("spec.source", s.Source))
 	switch s.Format {
 	case "", "qcow2", "raw":
 	default:
-		return api.Invalidf("spec.format", "%q is not qcow2 or raw", s.Format)
+		faults = append(faults, api.Invalidf("spec.format", "%.60q is not qcow2 or raw", s.Format))
 	}
 	if s.Digest != "" {
-		if err := checkDigest("spec.digest", s.Digest); err != nil {
-			return err
-		}
+		faults = append(faults, some(checkDigest("spec.digest", s.Digest))...)
 	}
-	if err := checkText("spec.source", s.Source, 4096); err != nil {
+	return faults
+}
+
+// checkSource judges where an image comes from: a path, a URL, or "" for an upload.
+func checkSource(field, source string) *api.Error {
+	if err := checkText(field, source, 4096); err != nil || source == "" {
 		return err
 	}
-	switch {
-	case s.Source == "": // uploaded
-	case strings.HasPrefix(s.Source, "/"):
-		if path.Clean(s.Source) != s.Source {
-			return api.Invalidf("spec.source", "%s is not a plain path; it would be %s", s.Source, path.Clean(s.Source))
+	if strings.HasPrefix(source, "/") {
+		if path.Clean(source) != source {
+			return api.Invalidf(field, "%s is not a plain path; it would be %s", source, path.Clean(source))
 		}
-	default:
-		u, err := url.Parse(s.Source)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-			return api.Invalidf("spec.source", "%q is neither an absolute path nor an http or https URL", s.Source)
-		}
-		if u.User != nil {
-			return api.Invalidf("spec.source", "a URL with a user or password would be shown to everyone who may list images")
-		}
+		return nil
+	}
+	u, err := url.Parse(source)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+		return api.Invalidf(field, "%q is neither an absolute path nor an http or https URL", source)
+	}
+	if u.User != nil {
+		return api.Invalidf(field, "a URL with a user or password would be shown to everyone who may list images")
 	}
 	return nil
 }
@@ -291,33 +322,43 @@ func isHex(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'f') })
 }
 
-func checkOffer(o *api.Offer) *api.Error {
+func checkOffer(o *api.Offer) []*api.Error {
 	s := o.Spec
+	faults := checkNames("spec.to", s.To, true)
 	if len(s.To) == 0 {
-		return api.Invalidf("spec.to", "is empty: name sites, or * for every peer")
+		faults = append(faults, api.Invalidf("spec.to", "is empty: name sites, or * for every peer"))
 	}
-	if err := firstOf(checkNames("spec.to", s.To, true), checkAmount("spec.lend_limit", s.LendLimit)); err != nil {
-		return err
-	}
-	if s.LendLimit == (api.Resources{}) {
-		return api.Invalidf("spec.lend_limit", "offers nothing")
-	}
-	if b := s.BorrowLimit; b != nil {
-		if err := checkAmount("spec.borrow_limit", *b); err != nil {
-			return err
-		}
-		if rs := lend.Fits("spec.lend_limit", s.LendLimit, *b); len(rs) > 0 {
-			return &api.Error{Code: api.CodeInvalid, Field: "spec.borrow_limit", Message: "is more than spec.lend_limit", Reasons: rs}
-		}
-	}
-	if err := firstOf(checkSeconds("spec.lease_seconds", s.Lease), checkSeconds("spec.grace_seconds", s.Grace)); err != nil {
-		return err
-	}
+	faults = append(faults, some(
+		firstOf(checkAmount("spec.lend_limit", s.LendLimit), checkSomething("spec.lend_limit", s.LendLimit)),
+		checkBorrowLimit("spec.borrow_limit", s.BorrowLimit, s.LendLimit),
+		checkSeconds("spec.lease_seconds", s.Lease),
+		checkSeconds("spec.grace_seconds", s.Grace),
+	)...)
 	if s.Lease == 0 {
-		return api.Invalidf("spec.lease_seconds", "is 0: a loan would end at once")
+		faults = append(faults, api.Invalidf("spec.lease_seconds", "is 0: a loan would end at once"))
 	}
 	if s.OnReclaim != api.ReclaimStop {
-		return api.Invalidf("spec.on_reclaim", "%q is not stop", string(s.OnReclaim))
+		faults = append(faults, api.Invalidf("spec.on_reclaim", "%.60q is not stop", string(s.OnReclaim)))
+	}
+	return faults
+}
+
+func checkSomething(field string, r api.Resources) *api.Error {
+	if r == (api.Resources{}) {
+		return api.Invalidf(field, "offers nothing")
+	}
+	return nil
+}
+
+func checkBorrowLimit(field string, each *api.Resources, all api.Resources) *api.Error {
+	if each == nil {
+		return nil
+	}
+	if err := checkAmount(field, *each); err != nil {
+		return err
+	}
+	if rs := lend.Fits("spec.lend_limit", all, *each); len(rs) > 0 && lend.Negative(all) == "" {
+		return &api.Error{Code: api.CodeInvalid, Field: field, Message: "is more than spec.lend_limit", Reasons: rs}
 	}
 	return nil
 }
@@ -331,50 +372,46 @@ func checkSeconds(field string, s api.Seconds) *api.Error {
 	return nil
 }
 
-func checkLoan(l *api.Loan) *api.Error {
+func checkLoan(l *api.Loan) []*api.Error {
 	s := l.Spec
-	if err := firstOf(checkName("spec.offer", s.Offer), checkName("spec.lender", s.Lender), checkName("spec.borrower", s.Borrower),
-		checkAmount("spec.amount", s.Amount)); err != nil {
-		return err
-	}
+	faults := some(
+		checkName("spec.offer", s.Offer), checkName("spec.lender", s.Lender), checkName("spec.borrower", s.Borrower),
+		checkAmount("spec.amount", s.Amount))
 	if s.Lender == s.Borrower {
-		return api.Invalidf("spec.borrower", "a site does not borrow from itself")
+		faults = append(faults, api.Invalidf("spec.borrower", "a site does not borrow from itself"))
 	}
 	if s.Amount == (api.Resources{}) {
-		return api.Invalidf("spec.amount", "is nothing")
+		faults = append(faults, api.Invalidf("spec.amount", "is nothing"))
 	}
-	return nil
+	return faults
 }
 
-func checkHost(h *api.Host) *api.Error {
+func checkHost(h *api.Host) (faults []*api.Error) {
 	if len(h.Spec.Roles) == 0 {
-		return api.Invalidf("spec.roles", "is empty: hypervisor, gateway or both")
+		return some(api.Invalidf("spec.roles", "is empty: hypervisor, gateway or both"))
 	}
 	seen := map[api.HostRole]bool{}
 	for i, r := range h.Spec.Roles {
 		field := "spec.roles[" + strconv.Itoa(i) + "]"
 		if r != api.RoleHypervisor && r != api.RoleGateway {
-			return api.Invalidf(field, "%q is not hypervisor or gateway", string(r))
-		}
-		if seen[r] {
-			return api.Invalidf(field, "%s is named twice", r)
+			faults = append(faults, api.Invalidf(field, "%.60q is not hypervisor or gateway", string(r)))
+		} else if seen[r] {
+			faults = append(faults, api.Invalidf(field, "%s is named twice", r))
 		}
 		seen[r] = true
 	}
-	return nil
+	return faults
 }
 
-func checkPeer(p *api.Peer) *api.Error {
+func checkPeer(p *api.Peer) (faults []*api.Error) {
 	if e := p.Spec.Endpoint; e != "" {
-		if err := checkEndpoint("spec.endpoint", e); err != nil {
-			return err
-		}
+		faults = some(checkEndpoint("spec.endpoint", e))
 	}
 	if f := p.Spec.Fingerprint; len(f) != 64 || !isHex(f) {
-		return api.Invalidf("spec.fingerprint", "%.80q is not 64 lower-case hexadecimal digits", f)
+		faults = append(faults, api.Invalidf("spec.fingerprint", "%.80q is not 64 lower-case hexadecimal digits", f))
 	}
 	if p.Spec.Certificate == "" {
-		return api.Invalidf("spec.certificate", "is missing")
+		faults = append(faults, api.Invalidf("spec.certificate", "is missing"))
 	}
-	return nil
+	return faults
 }

@@ -46,59 +46,83 @@ func checkPrefix(field, s string) (netip.Prefix, *api.Error) {
 	return p, nil
 }
 
-func checkNetwork(n *api.Network, k Known) *api.Error {
+func checkNetwork(n *api.Network, k Known) []*api.Error {
 	s := n.Spec
-	p6, err := checkPrefix("spec.prefix", s.Prefix)
-	if err != nil {
-		return err
-	}
-	if !p6.Addr().Is6() || p6.Bits() != 64 {
-		return api.Invalidf("spec.prefix", "%s is not an IPv6 /64", p6)
-	}
-	if !NetworkSpace(p6) {
-		return api.Invalidf("spec.prefix", "%s is neither global unicast (%s) nor unique local (%s)", p6, globalUnicast, uniqueLocal)
-	}
-	var p4 netip.Prefix
-	if s.IPv4 != "" {
-		if p4, err = checkPrefix("spec.ipv4", s.IPv4); err != nil {
-			return err
-		}
-		if !isPrivate(p4) {
-			return api.Invalidf("spec.ipv4", "%s is not private: 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16 (RFC 1918)", p4)
-		}
-		if !dhcpPrefix(p4) {
-			return api.Invalidf("spec.ipv4", "%s is not between a /16 and a /28", p4)
-		}
-	}
+	p6, err6 := checkPrefix6("spec.prefix", s.Prefix)
+	p4, err4 := checkPrefix4("spec.ipv4", s.IPv4)
+	faults := some(err6, err4)
 	if s.Mobility != "" && s.Mobility != "l2" {
-		return api.Invalidf("spec.mobility", "%q is not l2", s.Mobility)
+		faults = append(faults, api.Invalidf("spec.mobility", "%.60q is not l2", s.Mobility))
 	}
 	if s.MTU != 0 {
-		if err := checkRange("spec.mtu", s.MTU, minMTU, maxMTU); err != nil {
-			return err
-		}
+		faults = append(faults, some(checkRange("spec.mtu", s.MTU, minMTU, maxMTU))...)
 	}
 	if s.VNI > MaxVNI {
-		return api.Invalidf("spec.vni", "%d is not between 1 and %d", s.VNI, MaxVNI)
+		faults = append(faults, api.Invalidf("spec.vni", "%d is not between 1 and %d", s.VNI, MaxVNI))
 	}
-	for _, o := range k.Addresses {
-		if a, err := netip.ParseAddr(o.Spec.Address); err == nil && p6.Contains(a) {
-			return taken("spec.prefix", "%s holds the service address %s", p6, a)
-		}
+	if err6 == nil {
+		faults = append(faults, some(clearOfAddresses("spec.prefix", p6, k), clearOfPrefixes("spec.prefix", n.Name, p6, k))...)
+	}
+	if err4 == nil && p4.IsValid() {
+		faults = append(faults, some(clearOfPrefixes("spec.ipv4", n.Name, p4, k))...) // hosts carry many networks and have an address in each
 	}
 	for _, o := range k.Networks {
-		if o.Name == n.Name {
-			continue
+		if o.Name != n.Name && s.VNI != 0 && s.VNI == o.Spec.VNI {
+			faults = append(faults, taken("spec.vni", "%d is network %s's", s.VNI, o.Name))
+			break
 		}
-		if p, err := netip.ParsePrefix(o.Spec.Prefix); err == nil && p.Overlaps(p6) {
-			return taken("spec.prefix", "%s overlaps %s of network %s", p6, p, o.Name)
+	}
+	return faults
+}
+
+// checkPrefix6 judges a network's own prefix.
+func checkPrefix6(field, text string) (netip.Prefix, *api.Error) {
+	p, err := checkPrefix(field, text)
+	switch {
+	case err != nil:
+		return p, err
+	case !p.Addr().Is6() || p.Bits() != 64:
+		return p, api.Invalidf(field, "%s is not an IPv6 /64", p)
+	case !NetworkSpace(p):
+		return p, api.Invalidf(field, "%s is neither global unicast (%s) nor unique local (%s)", p, globalUnicast, uniqueLocal)
+	}
+	return p, nil
+}
+
+// checkPrefix4 judges the prefix of a network's DHCP; "" is none.
+func checkPrefix4(field, text string) (p netip.Prefix, err *api.Error) {
+	if text == "" {
+		return p, nil
+	}
+	p, err = checkPrefix(field, text)
+	switch {
+	case err != nil:
+		return p, err
+	case !isPrivate(p):
+		return p, api.Invalidf(field, "%s is not private: 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16 (RFC 1918)", p)
+	case !dhcpPrefix(p):
+		return p, api.Invalidf(field, "%s is not between a /16 and a /28", p)
+	}
+	return p, nil
+}
+
+// clearOfAddresses keeps a network's prefix apart from the service addresses.
+func clearOfAddresses(field string, p netip.Prefix, k Known) *api.Error {
+	for _, o := range k.Addresses {
+		if a, err := netip.ParseAddr(o.Spec.Address); err == nil && p.Contains(a) {
+			return taken(field, "%s holds the service address %s", p, a)
 		}
-		if p, err := netip.ParsePrefix(o.Spec.IPv4); err == nil && p4.IsValid() && p.Overlaps(p4) {
-			// Hosts carry many networks and have an address in each.
-			return taken("spec.ipv4", "%s overlaps %s of network %s", p4, p, o.Name)
-		}
-		if s.VNI != 0 && s.VNI == o.Spec.VNI {
-			return taken("spec.vni", "%d is network %s's", s.VNI, o.Name)
+	}
+	return nil
+}
+
+// clearOfPrefixes keeps a network's prefix apart from those of the other networks.
+func clearOfPrefixes(field, name string, p netip.Prefix, k Known) *api.Error {
+	for _, o := range k.Networks {
+		for _, text := range []string{o.Spec.Prefix, o.Spec.IPv4} {
+			if q, err := netip.ParsePrefix(text); err == nil && o.Name != name && q.Overlaps(p) {
+				return taken(field, "%s overlaps %s of network %s", p, q, o.Name)
+			}
 		}
 	}
 	return nil
@@ -110,24 +134,26 @@ func taken(field, format string, args ...any) *api.Error {
 	return e
 }
 
-func checkAddress(a *api.Address, k Known) *api.Error {
-	const field = "spec.address"
-	s := a.Spec
-	addr, err := netip.ParseAddr(s.Address)
+func checkAddress(a *api.Address, k Known) []*api.Error {
+	faults := some(checkServiceAddress("spec.address", a.Name, a.Spec.Address, k))
+	if a.Spec.VM != "" {
+		faults = append(faults, some(checkName("spec.vm", a.Spec.VM))...)
+	}
+	return faults
+}
+
+// checkServiceAddress judges a service address that the object of a name is to hold.
+func checkServiceAddress(field, name, text string, k Known) *api.Error {
+	addr, err := netip.ParseAddr(text)
 	if err != nil {
-		return api.Invalidf(field, "%.60q is no IPv4 or IPv6 address", s.Address)
+		return api.Invalidf(field, "%.60q is no IPv4 or IPv6 address", text)
 	}
 	if err := CheckService(field, addr); err != nil {
 		return err.(*api.Error)
 	}
-	if addr.String() != s.Address {
+	if addr.String() != text {
 		// One form for one address: it is compared and stored as text elsewhere (RFC 5952).
-		return api.Invalidf(field, "%s is not in its canonical form; write %s", s.Address, addr)
-	}
-	if s.VM != "" {
-		if err := checkName("spec.vm", s.VM); err != nil {
-			return err
-		}
+		return api.Invalidf(field, "%s is not in its canonical form; write %s", text, addr)
 	}
 	for _, n := range k.Networks {
 		for _, prefix := range []string{n.Spec.Prefix, n.Spec.IPv4} {
@@ -137,7 +163,7 @@ func checkAddress(a *api.Address, k Known) *api.Error {
 		}
 	}
 	for _, o := range k.Addresses {
-		if other, err := netip.ParseAddr(o.Spec.Address); err == nil && other == addr && o.Name != a.Name {
+		if other, err := netip.ParseAddr(o.Spec.Address); err == nil && other == addr && o.Name != name {
 			return taken(field, "%s is address %s already", addr, o.Name)
 		}
 	}

@@ -59,7 +59,7 @@ func TestValidateMeta(t *testing.T) {
 	}
 	check(t, "owner", &api.User{Meta: api.Meta{Name: "a", Owner: "A"}}, cloud.Known{}, "invalid owner: DNS label")
 	check(t, "home", &api.User{Meta: api.Meta{Name: "a", Home: "../a"}}, cloud.Known{}, "invalid home: DNS label")
-	check(t, "quota", &api.Owner{Meta: api.Meta{Name: "a"}, Spec: api.OwnerSpec{Quota: &api.Resources{DiskGiB: -1}}}, cloud.Known{},
+	check(t, "quota", &api.Owner{Meta: api.Meta{Name: "a"}, Spec: api.OwnerSpec{Quota: &api.Quota{DiskGiB: new(-1)}}}, cloud.Known{},
 		"invalid spec.quota.disk_gib: negative")
 	check(t, "title", &api.Owner{Meta: api.Meta{Name: "a"}, Spec: api.OwnerSpec{Title: "a\x1b[2J"}}, cloud.Known{}, "invalid spec.title: control")
 }
@@ -107,6 +107,55 @@ func TestValidateVM(t *testing.T) {
 		v := &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{CPUs: 1, MemoryMiB: 64, Image: "tiny", Network: "blue"}}
 		tc.change(&v.Spec)
 		check(t, tc.name, v, cloud.Known{}, tc.want)
+	}
+}
+
+// TestAllFaults: whoever has made several mistakes is told of all of them at once.
+func TestAllFaults(t *testing.T) {
+	fields := func(err error) (out []string) {
+		var e *api.Error
+		if !errors.As(err, &e) {
+			t.Fatalf("error is %v", err)
+		}
+		out = append(out, string(e.Code))
+		for _, r := range e.Reasons {
+			out = append(out, r.Field)
+		}
+		return out
+	}
+	known := cloud.Known{Networks: []api.Network{{Meta: api.Meta{Name: "red"}, Spec: api.NetworkSpec{Prefix: "2001:db8:1::/64", VNI: 7}}}}
+	vm := func(phase api.VMPhase, spec api.VMSpec) *api.VM {
+		return &api.VM{Meta: api.Meta{Name: "web1"}, Spec: spec, Status: api.VMStatus{Phase: phase}}
+	}
+	for _, tc := range []struct {
+		name string
+		err  error
+		want []string
+	}{
+		{"a VM", cloud.Validate(&api.VM{Meta: api.Meta{Name: "Web1", Owner: "A"}, Spec: api.VMSpec{
+			CPUs: 99, MemoryMiB: 1, Image: "tiny", Power: "up", SSHKeys: []string{"x", ed25519, "y"}}}, known),
+			[]string{"invalid", "name", "owner", "spec.cpus", "spec.memory_mib", "spec.network", "spec.power", "spec.ssh_keys[0]", "spec.ssh_keys[2]"}},
+		{"a network", cloud.Validate(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: "2001:db8:1::/64", IPv4: "8.8.8.0/24", VNI: 7, MTU: 9000}}, known),
+			[]string{"invalid", "spec.ipv4", "spec.mtu", "spec.prefix", "spec.vni"}},
+		{"of one code", cloud.Validate(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: "2001:db8:1::/64", VNI: 7}}, known),
+			[]string{"already-exists", "spec.prefix", "spec.vni"}},
+		{"an offer", cloud.Validate(&api.Offer{Meta: api.Meta{Name: "x"}, Spec: api.OfferSpec{To: []string{"a", "B"}, LendLimit: api.Resources{CPUs: -1}}}, known),
+			[]string{"invalid", "spec.to[1]", "spec.lend_limit.cpus", "spec.lease_seconds", "spec.on_reclaim"}},
+		{"a change", cloud.CheckUpdate(vm(api.PhaseRunning, api.VMSpec{CPUs: 1, Image: "a", Network: "n"}), vm("", api.VMSpec{CPUs: 2, MemoryMiB: 512, Image: "b", Network: "m"})),
+			[]string{"invalid", "spec.image", "spec.network", "spec.cpus", "spec.memory_mib"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if d := cmp.Diff(tc.want, fields(tc.err)); d != "" {
+				t.Errorf("(-want +got):\n%s\n%v", d, tc.err)
+			}
+		})
+	}
+	many := make([]string, 1000)
+	for i := range many {
+		many[i] = "No"
+	}
+	if got := fields(cloud.Validate(&api.Offer{Meta: api.Meta{Name: "x"}, Spec: api.OfferSpec{To: many}}, known)); len(got) > 40 {
+		t.Errorf("%d faults are listed", len(got))
 	}
 }
 
@@ -337,6 +386,16 @@ func TestCheckUpdate(t *testing.T) {
 	}
 }
 
+// located tells whether an error names the field of each of its faults, and says what is wrong with it.
+func located(e *api.Error) bool {
+	for _, r := range e.Reasons {
+		if e.Field == "" && (r.Field == "" || !strings.HasPrefix(r.Message, r.Field+": ")) {
+			return false
+		}
+	}
+	return e.Message != "" && (e.Field != "" || len(e.Reasons) > 1)
+}
+
 func FuzzValidate(f *testing.F) {
 	f.Add("web1", "2001:db8::/64", "203.0.113.1", ed25519, "https://example.org/x", "osaka/h1")
 	f.Add("", "::/64", "::1%x", "ssh-rsa \xff", "/../x", "/")
@@ -353,7 +412,7 @@ func FuzzValidate(f *testing.F) {
 			err := cloud.Validate(o, cloud.Known{})
 			if err != nil {
 				var e *api.Error
-				if !errors.As(err, &e) || e.Field == "" || e.Message == "" {
+				if !errors.As(err, &e) || !located(e) {
 					t.Fatalf("%#v: %v", o, err)
 				}
 				continue

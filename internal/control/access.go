@@ -81,7 +81,10 @@ func (c *Controller) visible(tx store.Tx, p serve.Principal, k api.Kind, name st
 		return nil, missing
 	}
 	c.live(o)
-	return o, nil
+	if o, ok := o.(*api.Owner); ok {
+		o.Status.Used, err = c.usedBy(tx, o.Name)
+	}
+	return o, err
 }
 
 // live fills in what is known at this moment only.
@@ -160,6 +163,12 @@ func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind) (o
 		if err != nil {
 			return err
 		}
+		var used map[string]api.Resources
+		if k == api.KindOwner {
+			if used, err = c.usage(tx); err != nil {
+				return err
+			}
+		}
 		for _, kv := range kvs {
 			o, err := decode(k, kv)
 			if err != nil {
@@ -167,6 +176,9 @@ func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind) (o
 			}
 			if sees(p, o) {
 				c.live(o)
+				if o, ok := o.(*api.Owner); ok {
+					o.Status.Used = used[o.Name]
+				}
 				out = append(out, o)
 			}
 		}

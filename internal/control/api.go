@@ -74,26 +74,11 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 		return nil, err
 	}
 	err := c.update(ctx, func(tx store.Tx) error {
-		if err := cloud.ValidateName("name", m.Name); err != nil {
+		if err := c.judgeNew(tx, p, o); err != nil {
 			return err
 		}
-		if err := c.allot(tx, o); err != nil {
+		if err := c.nameFree(tx, p, o); err != nil {
 			return err
-		}
-		k, err := c.known(tx)
-		if err != nil {
-			return err
-		}
-		if err := cloud.Validate(o, k); err != nil {
-			return err
-		}
-		if _, err := tx.Get(keyOf(o.Kind(), m.Name)); err == nil {
-			return &api.Error{Code: api.CodeExists, Field: "name", Message: fmt.Sprintf("there is a %s called %q", singular(o.Kind()), m.Name)}
-		}
-		if m.Owner != "" && o.Kind() != api.KindOwner {
-			if _, err := get[api.Owner](tx, m.Owner); err != nil {
-				return api.Invalidf("owner", "no owner is called %q; create it first: wcc owner create %s", m.Owner, m.Owner)
-			}
 		}
 		return c.created(tx, p, o)
 	})
@@ -115,15 +100,6 @@ func clearStatus(o api.Object) {
 func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error {
 	switch o := o.(type) {
 	case *api.VM:
-		for _, ref := range []struct {
-			field string
-			kind  api.Kind
-			name  string
-		}{{"spec.network", api.KindNetwork, o.Spec.Network}, {"spec.image", api.KindImage, o.Spec.Image}} {
-			if _, err := c.visible(tx, p, ref.kind, ref.name); err != nil {
-				return api.Invalidf(ref.field, "no %s is called %q", singular(ref.kind), ref.name)
-			}
-		}
 		needs, err := c.needs(tx, o)
 		if err != nil {
 			return err
@@ -197,58 +173,6 @@ func (c *Controller) addressVM(tx store.Tx, p serve.Principal, a *api.Address) e
 	return nil
 }
 
-// quota holds an owner to what the site gives it; more is what it is to have beside what it has.
-func (c *Controller) quota(tx store.Tx, name string, more api.Resources) error {
-	if name == "" {
-		return nil
-	}
-	owner, err := get[api.Owner](tx, name)
-	if err != nil || owner.Spec.Quota == nil {
-		return err
-	}
-	used, err := c.usedBy(tx, name)
-	if err != nil {
-		return err
-	}
-	total, q := lend.Add(used, more), owner.Spec.Quota
-	for _, f := range []struct {
-		field             string
-		more, total, have int
-	}{
-		{"spec.cpus", more.CPUs, total.CPUs, q.CPUs}, {"spec.memory_mib", more.MemoryMiB, total.MemoryMiB, q.MemoryMiB},
-		{"spec.disk_gib", more.DiskGiB, total.DiskGiB, q.DiskGiB}, {"spec.address", more.Addresses, total.Addresses, q.Addresses},
-	} {
-		if f.more > 0 && f.total > f.have {
-			return &api.Error{Code: api.CodeRefused, Field: f.field, Message: fmt.Sprintf("owner %s would use %d of a quota of %d", name, f.total, f.have)}
-		}
-	}
-	return nil
-}
-
-// usedBy is what an owner's VMs need, wherever they are, and its service addresses.
-func (c *Controller) usedBy(tx store.Tx, owner string) (used api.Resources, err error) {
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return used, err
-	}
-	for _, v := range vms {
-		if v.Owner == owner {
-			needs, err := c.needs(tx, v)
-			if err != nil {
-				return used, err
-			}
-			used = lend.Add(used, needs)
-		}
-	}
-	addresses, err := list[api.Address](tx)
-	for _, a := range addresses {
-		if a.Owner == owner {
-			used.Addresses++
-		}
-	}
-	return used, err
-}
-
 // Update is serve.Controller's.
 func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object) (api.Object, error) {
 	m := o.Metadata()
@@ -277,15 +201,7 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 		if a, ok := o.(*api.Address); ok && a.Spec.Address == "" {
 			a.Spec.Address, a.Spec.Pool = was.(*api.Address).Spec.Address, was.(*api.Address).Spec.Pool
 		}
-		k, err := c.known(tx)
-		if err != nil {
-			return err
-		}
-		k.Was = was
-		if err := cloud.Validate(o, k); err != nil {
-			return err
-		}
-		if err := cloud.CheckUpdate(was, o); err != nil {
+		if err := c.judgeChange(tx, p, was, o); err != nil {
 			return err
 		}
 		return c.updated(tx, p, was, o)
@@ -427,6 +343,8 @@ func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target 
 			if to.Loan, err = c.loanAt(tx, site, needs); err != nil {
 				return err
 			}
+		} else if err := c.takesVMs(tx, "target", host); err != nil {
+			return err
 		}
 		call, err = c.claimFor(tx, v, "check-"+c.shortID(), site)
 		call.Loan, call.Host, call.Order.Epoch = to.Loan, host, v.Status.Epoch+1

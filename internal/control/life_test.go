@@ -341,7 +341,7 @@ func TestOwners(t *testing.T) {
 	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
 		tokyo := w.sites["tokyo"]
 		tokyo.ready("2001:db8:a::/64")
-		tokyo.create(&api.Owner{Meta: api.Meta{Name: "uni"}, Spec: api.OwnerSpec{Quota: &api.Resources{CPUs: 1, MemoryMiB: 4096, DiskGiB: 10}}})
+		tokyo.create(&api.Owner{Meta: api.Meta{Name: "uni"}, Spec: api.OwnerSpec{Quota: &api.Quota{CPUs: new(1), MemoryMiB: new(4096), DiskGiB: new(10)}}})
 		tokyo.create(&api.User{Meta: api.Meta{Name: "ann", Owner: "uni"}})
 		tokyo.newVM("web1", "")
 		token, err := tokyo.ctl.NewToken(t.Context(), tokyo.admin, "ann", api.TokenRequest{})

@@ -11,26 +11,15 @@ import (
 	"widecloud/internal/store"
 )
 
-// allot gives a new network its prefix, or a new address its address, out of the site's plan where its user named none, and
-// holds what the user named against the plan.
-func (c *Controller) allot(tx store.Tx, o api.Object) error {
+// allot gives a new network its prefix, or a new address its address, out of the site's plan where its user named none.
+func (c *Controller) allot(o api.Object, known cloud.Known) error {
 	who := cloud.Party{Owner: o.Metadata().Owner}
 	switch o := o.(type) {
 	case *api.Network:
-		return c.allotNetwork(tx, o, who)
-	case *api.Address:
-		return c.allotAddress(tx, o, who)
-	}
-	return nil
-}
-
-func (c *Controller) allotNetwork(tx store.Tx, n *api.Network, who cloud.Party) error {
-	known, err := c.known(tx)
-	if err != nil {
-		return err
-	}
-	if n.Spec.Prefix == "" {
-		p, err := c.o.Plan.FreeNetwork(n.Spec.Pool, who, func(p netip.Prefix) bool {
+		if o.Spec.Prefix != "" {
+			return nil
+		}
+		p, err := c.o.Plan.FreeNetwork(o.Spec.Pool, who, func(p netip.Prefix) bool {
 			return slices.ContainsFunc(known.Networks, func(k api.Network) bool {
 				q, err := netip.ParsePrefix(k.Spec.Prefix)
 				return err == nil && q.Overlaps(p)
@@ -39,51 +28,20 @@ func (c *Controller) allotNetwork(tx store.Tx, n *api.Network, who cloud.Party) 
 		if err != nil {
 			return err
 		}
-		n.Spec.Prefix = p.String()
-	}
-	if err := cloud.Validate(n, known); err != nil {
-		return err
-	}
-	if p, err := netip.ParsePrefix(n.Spec.IPv4); err == nil {
-		if err := c.o.Plan.CheckPrivate("spec.ipv4", p); err != nil {
-			return err
+		o.Spec.Prefix = p.String()
+	case *api.Address:
+		if o.Spec.Address != "" {
+			return nil
 		}
-	}
-	p, err := netip.ParsePrefix(n.Spec.Prefix)
-	if err != nil {
-		return err // Validate has read it before
-	}
-	if err := c.o.Plan.CheckNetwork("spec.prefix", p, who); err != nil {
-		return err
-	}
-	return c.clearOfHosts(tx, "spec.prefix", p)
-}
-
-func (c *Controller) allotAddress(tx store.Tx, a *api.Address, who cloud.Party) error {
-	known, err := c.known(tx)
-	if err != nil {
-		return err
-	}
-	if a.Spec.Address == "" {
-		free, err := c.o.Plan.FreeAddress(a.Spec.Pool, who, func(x netip.Addr) bool {
+		free, err := c.o.Plan.FreeAddress(o.Spec.Pool, who, func(x netip.Addr) bool {
 			return slices.ContainsFunc(known.Addresses, func(k api.Address) bool { return k.Spec.Address == x.String() })
 		})
 		if err != nil {
 			return err
 		}
-		a.Spec.Address = free.String()
+		o.Spec.Address = free.String()
 	}
-	if err := cloud.Validate(a, known); err != nil {
-		return err
-	}
-	x, err := netip.ParseAddr(a.Spec.Address)
-	if err != nil {
-		return err // Validate has read it before
-	}
-	if err := c.o.Plan.CheckAddress("spec.address", x, who); err != nil {
-		return err
-	}
-	return c.clearOfHosts(tx, "spec.address", netip.PrefixFrom(x, x.BitLen()))
+	return nil
 }
 
 // clearOfHosts refuses what holds a host's own address. The plan keeps the two apart; a host that was there before the plan

@@ -152,7 +152,7 @@ func TestQuota(t *testing.T) {
 	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
 		tokyo := w.sites["tokyo"]
 		tokyo.ready("2001:db8:a::/64")
-		tokyo.create(&api.Owner{Meta: api.Meta{Name: "uni"}, Spec: api.OwnerSpec{Quota: &api.Resources{CPUs: 3, MemoryMiB: 1024, DiskGiB: 2, Addresses: 1}}})
+		tokyo.create(&api.Owner{Meta: api.Meta{Name: "uni"}, Spec: api.OwnerSpec{Quota: &api.Quota{CPUs: new(3), MemoryMiB: new(1024), DiskGiB: new(2), Addresses: new(1)}}})
 		ann, _ := tokyo.member("ann", "uni")
 		for i, want := range []string{"", "", "spec.disk_gib"} { // of 1 GiB each, which their image has
 			_, err := tokyo.ctl.Create(t.Context(), ann, &api.VM{Meta: api.Meta{Name: fmt.Sprintf("v%d", i)}, Spec: vmOf("", "").Spec})

@@ -116,6 +116,11 @@ func (c *Controller) pass(ctx context.Context, p serve.Principal, k api.Kind, ch
 		return true
 	}
 	c.live(o)
+	if o, ok := o.(*api.Owner); ok {
+		if err := c.view(ctx, func(tx store.Tx) (err error) { o.Status.Used, err = c.usedBy(tx, o.Name); return err }); err != nil {
+			return ctx.Err() == nil
+		}
+	}
 	if ctx.Err() != nil {
 		return false // before select, which would choose either way
 	}

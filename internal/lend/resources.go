@@ -84,6 +84,26 @@ func Enough(left, needs api.Resources) bool {
 	return true
 }
 
+// Limit is one limit of a quota.
+type Limit struct {
+	Name, Unit string // memory_mib, "MiB of memory"
+	Most       *int   // nil: no limit
+	of         func(api.Resources) int
+}
+
+// Of is the amount that the limit is about.
+func (l Limit) Of(r api.Resources) int { return l.of(r) }
+
+// Limits are a quota's, in the order of its fields.
+func Limits(q api.Quota) []Limit {
+	most := []*int{q.CPUs, q.MemoryMiB, q.DiskGiB, q.Addresses}
+	out := make([]Limit, len(fields))
+	for i, d := range fields {
+		out[i] = Limit{d.name, d.unit, most[i], d.of}
+	}
+	return out
+}
+
 // Fits tells whether needs fit into what where ("loan l1", "host h1") has left: one reason for each field that is
 // short, none if they fit. A field that is not needed is never short.
 func Fits(where string, left, needs api.Resources) []api.Reason {

@@ -62,24 +62,15 @@ func fromHuma(status int, message string, errs []error) errorBody {
 	case status == http.StatusBadRequest && len(errs) == 1 && findingOf(errs[0]).field == "body":
 		return invalid("body", "is not JSON: %s", findingOf(errs[0]).message)
 	}
-	e := &api.Error{Code: api.CodeInvalid, Message: message}
-	for i, err := range errs {
+	faults := []*api.Error{}
+	for _, err := range errs {
 		f := findingOf(err)
-		if i == 0 {
-			e.Field, e.Message = f.field, f.message
-		}
-		if len(errs) > 1 {
-			text := f.message
-			if f.field != "" {
-				text = f.field + ": " + text
-			}
-			e.Reasons = append(e.Reasons, api.Reason{Code: string(api.CodeInvalid), Message: text})
-		}
+		faults = append(faults, api.Invalidf(f.field, "%s", f.message))
 	}
-	if len(e.Reasons) > 1 {
-		e.Field, e.Message = "", "the request is not valid"
+	if len(faults) == 0 {
+		faults = append(faults, api.Invalidf("", "%s", message))
 	}
-	return errorBody{apiError: e}
+	return errorBody{apiError: api.Faults(faults...)}
 }
 
 // finding is one thing that huma found wrong.

@@ -114,7 +114,7 @@ func TestErrors(t *testing.T) {
 		{"wrong type", alice, "POST", "/v1/vms", `{"name":"a","spec":{"memory_mib":"much"}}`, 400, `{"code":"invalid","field":"spec.memory_mib","message":"expected integer"}`},
 		{"wrong element", alice, "POST", "/v1/vms", `{"name":"a","spec":{"sites":["x",3]}}`, 400, `{"code":"invalid","field":"spec.sites[1]","message":"expected string"}`},
 		{"several at once", alice, "POST", "/v1/vms", `{"name":"a","spec":{"cpus":true,"memory_mib":"x"}}`, 400,
-			`{"code":"invalid","message":"the request is not valid","reasons":[{"code":"invalid","message":"spec.cpus: expected integer"},{"code":"invalid","message":"spec.memory_mib: expected integer"}]}`},
+			`{"code":"invalid","message":"the request is not valid","reasons":[{"field":"spec.cpus","code":"invalid","message":"spec.cpus: expected integer"},{"field":"spec.memory_mib","code":"invalid","message":"spec.memory_mib: expected integer"}]}`},
 		{"not json", alice, "POST", "/v1/vms", `{"name":`, 400, `{"code":"invalid","field":"body","message":"is not JSON: unexpected end of JSON input"}`},
 		{"more after the json", alice, "POST", "/v1/vms", `{} {}`, 400, `{"code":"invalid","field":"body","message":"is not JSON: invalid character '{' after top-level value"}`},
 		{"not an object", alice, "POST", "/v1/vms", `[]`, 400, `{"code":"invalid","field":"body","message":"expected object"}`},

@@ -1,0 +1,67 @@
+package control
+
+import (
+	"fmt"
+
+	"widecloud/api"
+	"widecloud/internal/lend"
+	"widecloud/internal/store"
+)
+
+// quotaFields are the fields of a request that ask for what a quota limits, by the quota's own field.
+var quotaFields = map[string]string{"cpus": "spec.cpus", "memory_mib": "spec.memory_mib", "disk_gib": "spec.disk_gib", "addresses": "spec.address"}
+
+// quota holds an owner to what the site gives it; more is what it is to have beside what it has. The error has every field
+// that is short.
+func (c *Controller) quota(tx store.Tx, name string, more api.Resources) error {
+	if name == "" {
+		return nil
+	}
+	owner, err := get[api.Owner](tx, name)
+	if err != nil || owner.Spec.Quota == nil {
+		return err
+	}
+	used, err := c.usedBy(tx, name)
+	if err != nil {
+		return err
+	}
+	var short []*api.Error
+	total := lend.Add(used, more)
+	for _, l := range lend.Limits(*owner.Spec.Quota) {
+		if l.Most != nil && l.Of(more) > 0 && l.Of(total) > *l.Most {
+			short = append(short, &api.Error{Code: api.CodeRefused, Field: quotaFields[l.Name],
+				Message: fmt.Sprintf("owner %s would use %d %s; its quota is %d", name, l.Of(total), l.Unit, *l.Most)})
+		}
+	}
+	if len(short) > 0 {
+		return api.Faults(short...)
+	}
+	return nil
+}
+
+// usedBy is what an owner's VMs need, wherever they are, and its service addresses.
+func (c *Controller) usedBy(tx store.Tx, owner string) (api.Resources, error) {
+	used, err := c.usage(tx)
+	return used[owner], err
+}
+
+// usage is what each owner's VMs need, wherever they are, and its service addresses.
+func (c *Controller) usage(tx store.Tx) (map[string]api.Resources, error) {
+	used := map[string]api.Resources{}
+	vms, err := list[api.VM](tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range vms {
+		needs, err := c.needs(tx, v)
+		if err != nil {
+			return nil, err
+		}
+		used[v.Owner] = lend.Add(used[v.Owner], needs)
+	}
+	addresses, err := list[api.Address](tx)
+	for _, a := range addresses {
+		used[a.Owner] = lend.Add(used[a.Owner], api.Resources{Addresses: 1})
+	}
+	return used, err
+}
