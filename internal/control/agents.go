@@ -103,7 +103,7 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 			text, _ := json.Marshal(state)
 			state.Revision = revision
 			if string(text) != last {
-				for _, part := range state.Split() {
+				for _, part := range state.SplitFor(s) {
 					if err = wire.Call(ctx, s, http.MethodPut, wire.PathState, part, &wire.Empty{}); err != nil {
 						break
 					}

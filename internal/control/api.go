@@ -288,10 +288,12 @@ func (c *Controller) growth(tx store.Tx, was, now *api.VM) error {
 	case was.Status.Site == c.o.Site:
 		reasons, err = c.shortOnHost(tx, was.Status.Host, before, after)
 	default:
-		reasons, err = c.shortInLoan(tx, was.Status.Loan, before, after)
+		if reasons = (peer{c, was.Status.Site}).cannotResize(); len(reasons) == 0 {
+			reasons, err = c.shortInLoan(tx, was.Status.Loan, before, after)
+		}
 	}
 	if err == nil && len(reasons) > 0 {
-		err = &api.Error{Code: api.CodeRefused, Field: "spec", Message: fmt.Sprintf("VM %s would need more than there is at %s/%s", now.Name, was.Status.Site, was.Status.Host), Reasons: reasons}
+		err = &api.Error{Code: api.CodeRefused, Field: "spec", Message: fmt.Sprintf("VM %s cannot have that size at %s/%s", now.Name, was.Status.Site, was.Status.Host), Reasons: reasons}
 	}
 	return err
 }

@@ -70,8 +70,28 @@ func (p peer) reboot(ctx context.Context, c wire.RebootCall) error {
 	return p.call(ctx, wire.PathFedReboot, c, &wire.Empty{})
 }
 
+// order leaves the size out for a peer whose release cannot change it: growth has refused every other one than the guest has.
 func (p peer) order(ctx context.Context, o wire.GuestOrder) error {
-	return p.call(ctx, wire.PathFedOrder, o, &wire.Empty{})
+	s, err := p.c.o.Federation.Session(p.site, false)
+	if err != nil {
+		return err
+	}
+	if !s.Can(wire.CapGuestSize) {
+		o.Size = nil
+	}
+	return wire.Call(ctx, s, http.MethodPost, wire.PathFedOrder, o, &wire.Empty{})
+}
+
+// cannotResize says why a lender does not change the size of guests; nil: it does, or is not reached, so that it is not known.
+func (p peer) cannotResize() []api.Reason {
+	s, err := p.c.o.Federation.Session(p.site, false)
+	if err != nil || s.Can(wire.CapGuestSize) {
+		return nil
+	}
+	return []api.Reason{{
+		Site: p.site, Code: "release", Message: "its release cannot change the size of a guest",
+		Advice: "move the VM away first, or ask the site's operator for an upgrade",
+	}}
 }
 
 func (p peer) channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -92,5 +93,28 @@ func TestGrowBeyondHost(t *testing.T) {
 		if h := tokyo.host("h1").Status; h.Allotted.CPUs > h.Capacity.CPUs || h.Allotted.MemoryMiB > h.Capacity.MemoryMiB {
 			t.Errorf("host h1 has %+v and has given away %+v", h.Capacity, h.Allotted)
 		}
+	})
+}
+
+// TestResizeAtOlderLender: a lender of the release before levels takes VMs, starts and stops them. It cannot change their size,
+// and the user is told so.
+func TestResizeAtOlderLender(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo", "osaka"}, older: "osaka"}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		w.lend("osaka", "tokyo", room())
+		tokyo.ready("2001:db8:a::/64")
+		tokyo.newVM("web1", "osaka")
+		tokyo.runs("web1")
+		tokyo.setPower("web1", api.PowerOff)
+		tokyo.phase("web1", api.PhaseStopped)
+		err := tokyo.resize("web1", 2, 512)
+		wantError(t, "at an older lender", err, api.CodeRefused)
+		var refused *api.Error
+		if !errors.As(err, &refused) || len(refused.Reasons) != 1 || refused.Reasons[0].Site != "osaka" || refused.Reasons[0].Code != "release" {
+			t.Errorf("the reasons of %v are %+v", err, refused)
+		}
+		tokyo.setPower("web1", api.PowerOn)
+		tokyo.phase("web1", api.PhaseRunning)
+		tokyo.runs("web1")
 	})
 }

@@ -44,6 +44,7 @@ type world struct {
 	image   []byte     // what VMs are made of
 	plan    cloud.Plan // the address plan of every site
 	reserve int64
+	older   string
 
 	mu    sync.Mutex
 	armed map[string]func() // "NODE NAME" of a failpoint -> what happens there, once
@@ -59,6 +60,7 @@ type options struct {
 	capacity api.Resources
 	cpus     map[string]api.CPU // of the hosts of a site that are not like all others
 	reserve  int64              // of the controllers' stores, bytes; 0: none
+	older    string             // a site whose outside port is of the release before levels
 }
 
 // site is a controller's machine: what is left of it when the process is dead.
@@ -111,7 +113,7 @@ func newWorld(t *testing.T, o options) *world {
 	if *verbose {
 		w.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	w.reserve = o.reserve
+	w.reserve, w.older = o.reserve, o.older
 	w.image = make([]byte, 64<<10)
 	copy(w.image, "a disk that boots")
 	for i, name := range o.sites {
@@ -126,6 +128,14 @@ func newWorld(t *testing.T, o options) *world {
 		}
 	}
 	return w
+}
+
+// releaseOf is the release that a site's outside port plays.
+func (w *world) releaseOf(site string) *wire.Release {
+	if site == w.older {
+		return &wire.Release{}
+	}
+	return nil
 }
 
 func prefixes(list ...string) (out []netip.Prefix) {
@@ -250,7 +260,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	outside, err := wire.Listen(p.ctx, ":646", wire.Options{
 		Credential: s.cred, Trust: s.trust, Network: node, Handler: handler, Admit: ctl.Admit, Join: ctl.Join, Peer: ctl.Peer,
 		OnSession: func(x *wire.Session) { p.work.Go(func() { ctl.Session(p.ctx, x) }) },
-		Log:       log, KeepAlive: keepAlive, DeadAfter: deadAfter,
+		Log:       log, KeepAlive: keepAlive, DeadAfter: deadAfter, Release: s.w.releaseOf(s.name),
 	})
 	w.must(err)
 	p.work.Go(func() {

@@ -296,7 +296,7 @@ func (f *Federation) Ask(ctx context.Context, site, kind, subject string, valid 
 	}
 	e, err := wire.Sign(f.o.Credential, wire.Envelope{
 		Kind: kind, To: site, Subject: subject, Serial: serial, Challenge: challenge,
-		ValidSeconds: int64(valid / time.Second), Body: wire.RawBody(body),
+		ValidSeconds: int64(valid / time.Second), Body: s.RawBody(body),
 	})
 	if err != nil {
 		return err
@@ -367,6 +367,7 @@ func (f *Federation) Take(ctx context.Context, from wire.Identity, e wire.Envelo
 	if err != nil {
 		return nil, err
 	}
+	d.Newer = wire.SessionOf(ctx).Newer()
 	if answer, err = take(ctx, d); err != nil {
 		return nil, err
 	}

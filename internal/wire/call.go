@@ -49,13 +49,14 @@ func notAnswered(ctx context.Context, s *Session, what string, err error) error 
 	return &noAnswer{api.Errorf(api.CodeUnavailable, "%s at %s: %v: %v", what, s.peer, ErrNoAnswer, err), err}
 }
 
-// Call asks the session's peer: in goes as JSON (nil: no body), the answer comes in out (nil: it is thrown away). The
+// Call asks the session's peer: in goes as JSON (nil: no body), without the fields that are newer than the session's
+// Level; the answer comes in out (nil: it is thrown away), and what out does not have of it is ignored. The
 // context's deadline holds at both ends, and its cancellation cancels the context at the other end. An error is the
 // peer's api.Error, or, with ErrNoAnswer in its chain, one of CodeUnavailable.
 func Call(ctx context.Context, s *Session, method, path string, in, out any) error {
 	var body io.Reader = http.NoBody
 	if in != nil {
-		text, err := json.Marshal(in)
+		text, err := json.Marshal(forLevel(in, s.agreed.level))
 		if err != nil {
 			return fmt.Errorf("call %s: %w", path, err)
 		}
@@ -140,9 +141,14 @@ func decodeError(status int, body []byte) error {
 }
 
 // decodeStrict reads JSON into v and refuses, naming the field, what v does not have.
-func decodeStrict(text []byte, v any) error {
+func decodeStrict(text []byte, v any) error { return decode(text, v, false) }
+
+// decode is decodeStrict, or with newer ignores what v does not have: the sender's release has more fields than ours.
+func decode(text []byte, v any, newer bool) error {
 	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
+	if !newer {
+		d.DisallowUnknownFields()
+	}
 	if err := d.Decode(v); err != nil {
 		var typ *json.UnmarshalTypeError
 		if errors.As(err, &typ) {
@@ -162,8 +168,8 @@ func decodeStrict(text []byte, v any) error {
 	return nil
 }
 
-// Handle makes f answer calls of a pattern (as of http.ServeMux). A body with an unknown field is refused and names it;
-// no body is right only where In has no fields. An error of f crosses as it is if it has an api.Error in its chain,
+// Handle makes f answer calls of a pattern (as of http.ServeMux). A body with an unknown field is refused and names it,
+// unless the caller is Newer; no body is right only where In has no fields. An error of f crosses as it is if it has an api.Error in its chain,
 // and as CodeInternal if not, to another site without paths and addresses. A panic of f is logged, and the caller gets
 // CodeInternal. f's context ends with the caller's, with its deadline, and with the session.
 func Handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Context, Identity, In) (Out, error)) {
@@ -183,7 +189,7 @@ func Handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Cont
 				return nil, err
 			}
 			var in In
-			if err := decodeMessage(text, &in); err != nil {
+			if err := decodeMessage(text, &in, s.agreed.newer); err != nil {
 				return nil, err
 			}
 			out, err := f(ctx, s.peer, in)
@@ -204,9 +210,9 @@ func Handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Cont
 }
 
 // decodeMessage reads a call's body into in.
-func decodeMessage(text []byte, in any) error {
+func decodeMessage(text []byte, in any, newer bool) error {
 	if len(text) > 0 {
-		return decodeStrict(text, in)
+		return decode(text, in, newer)
 	}
 	if t := reflect.TypeOf(in).Elem(); t.Kind() != reflect.Struct || t.NumField() > 0 {
 		return api.Errorf(api.CodeInvalid, "message is missing")
@@ -312,7 +318,7 @@ func OpenStream(ctx context.Context, s *Session, path string, header any) (*Stre
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", upgradeTo)
 	if header != nil {
-		text, err := json.Marshal(header)
+		text, err := json.Marshal(forLevel(header, s.agreed.level))
 		if err != nil {
 			return nil, fmt.Errorf("open stream %s: %w", path, err)
 		}
@@ -376,15 +382,15 @@ func transportError(err error) error {
 	return errors.New(err.Error())
 }
 
-// HandleStream makes f answer the streams of a pattern. H is the header's type, decoded strictly. f may look at the
-// header and return an error before it touches the stream: the opener gets it as its answer. An error after that tears
+// HandleStream makes f answer the streams of a pattern. H is the header's type, decoded as Handle decodes
+// a body. f may look at the header and return an error before it touches the stream: the opener gets it as its answer. An error after that tears
 // the stream with that reason; nil closes it in good order. f owns the stream until it returns. Its context ends when the
 // stream is torn and when the session ends; the opener's deadline is for the opening only.
 func HandleStream[H any](mux *http.ServeMux, pattern string, f func(context.Context, Identity, H, *Stream) error) {
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		serveStream(w, r, func(ctx context.Context, peer Identity, text []byte, s *Stream) error {
 			var h H
-			if err := decodeStrict(text, &h); err != nil {
+			if err := decode(text, &h, SessionOf(ctx).Newer()); err != nil {
 				return err
 			}
 			return f(ctx, peer, h, s)

@@ -130,6 +130,14 @@ func (n NetworkOrder) Sound(field string) (NetworkOrder, []error) {
 // maxPart bounds a part of a state, in bytes of JSON: far less than a message may have, so that one VM more never matters.
 const maxPart = 4 << 20
 
+// SplitFor gives the state as the messages that the session's peer takes: parts, or the whole where the peer takes no parts.
+func (s HostState) SplitFor(to *Session) []HostState {
+	if !to.Can(CapStateParts) {
+		return []HostState{s}
+	}
+	return s.Split()
+}
+
 // Split gives the state as parts that fit into messages; one that fits as a whole is the only one.
 func (s HostState) Split() []HostState {
 	head := s

@@ -32,5 +32,7 @@
 //     there without URLs, paths and addresses.
 //   - Lines that others cause in Options.Log are few per source and minute; how many were left out is logged.
 //   - Locks that are held while a connection is written to are channels or none, so that a bubble's clock goes on.
+//   - No field is sent to a peer whose level is lower than the field's. An unknown field is ignored if its sender is of a
+//     higher level, and refused otherwise.
 //   - Whether a certificate, a document or a challenge is in time is told by our own clock alone.
 package wire

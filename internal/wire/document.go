@@ -214,6 +214,7 @@ type Verified struct {
 	Envelope
 	Expires time.Time         // by our own clock
 	Digest  [sha256.Size]byte // of all that is signed
+	Newer   bool              // the sender's level is higher than ours, as Session.Newer; set by who took it from a session
 	// Repeated tells that this very document was taken before. Its effect may have been lost with a crash between the
 	// taking and the effect: give it again, so that it takes hold once.
 	Repeated bool
@@ -300,9 +301,10 @@ func (v *Verifier) Check(e Envelope) (Verified, error) {
 	return d, nil
 }
 
-// DecodeBody reads a document's body strictly into v. An error names the field, with body. before it.
-func (e *Envelope) DecodeBody(v any) error {
-	err := decodeStrict(e.Body, v)
+// DecodeBody reads a document's body into v. A field that v does not have is an error, unless the sender is Newer. An error
+// names the field, with body. before it.
+func (d *Verified) DecodeBody(v any) error {
+	err := decode(d.Body, v, d.Newer)
 	var bad *api.Error
 	if errors.As(err, &bad) {
 		field := "body"

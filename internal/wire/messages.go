@@ -131,9 +131,9 @@ type HostState struct {
 	Pref64      netip.Prefix   `json:"pref64,omitzero"`
 	VMs         []VMOrder      `json:"vms"`
 	Networks    []NetworkOrder `json:"networks"`
-	Mappings    []Mapping      `json:"mappings,omitempty"` // gateways only
-	Part        int            `json:"part,omitempty"`     // from 0
-	Parts       int            `json:"parts,omitempty"`    // how many there are; 0: this is the whole
+	Mappings    []Mapping      `json:"mappings,omitempty"`        // gateways only
+	Part        int            `json:"part,omitempty" since:"1"`  // from 0; CapStateParts
+	Parts       int            `json:"parts,omitempty" since:"1"` // how many there are; 0: this is the whole
 }
 
 // VMReport is what an agent sees of one VM.
@@ -180,8 +180,8 @@ type HostReport struct {
 // TranslatorReport is what a gateway's agent sees of its map646.
 type TranslatorReport struct {
 	Running  bool             `json:"running"`
-	Mappings []netip.Addr     `json:"mappings"`          // service addresses in its table
-	Refused  []RefusedMapping `json:"refused,omitempty"` // what was ordered and is not in it
+	Mappings []netip.Addr     `json:"mappings"`                    // service addresses in its table
+	Refused  []RefusedMapping `json:"refused,omitempty" since:"1"` // what was ordered and is not in it
 	Message  string           `json:"message,omitempty"`
 }
 
@@ -278,9 +278,9 @@ type ClaimCall struct {
 	Loan    string        `json:"loan,omitempty"`
 	Owner   string        `json:"owner"`
 	Needs   api.Resources `json:"needs"`
-	Image   int64         `json:"image_bytes,omitempty"` // size of the base image's file, bytes; the loan's disk counts it
-	Host    string        `json:"host,omitempty"`        // wanted; empty: the site chooses
-	Avoid   string        `json:"avoid,omitempty"`       // host to avoid (where it runs now)
+	Image   int64         `json:"image_bytes,omitempty" since:"1"` // size of the base image's file, bytes; the loan's disk counts it
+	Host    string        `json:"host,omitempty"`                  // wanted; empty: the site chooses
+	Avoid   string        `json:"avoid,omitempty"`                 // host to avoid (where it runs now)
 	Order   VMOrder       `json:"order"`
 	Network NetworkOrder  `json:"network"`
 	Running api.CPU       `json:"running,omitzero"` // what the copy that is to move runs on; a running VM keeps architecture and accelerator
@@ -303,7 +303,7 @@ type Claim struct {
 	VTEP    netip.Addr    `json:"vtep"`
 	CPU     api.CPU       `json:"cpu,omitzero"` // of the host; Model is what a VM gets that names none
 	Needs   api.Resources `json:"needs"`
-	Image   int64         `json:"image_bytes,omitempty"` // as ClaimCall's
+	Image   int64         `json:"image_bytes,omitempty" since:"1"` // as ClaimCall's
 	Order   VMOrder       `json:"order"`
 	Network NetworkOrder  `json:"network"`
 }
@@ -313,8 +313,8 @@ type GuestOrder struct {
 	VM    string     `json:"vm"`
 	Epoch uint64     `json:"epoch"`
 	Run   Run        `json:"run"`
-	Loan  string     `json:"loan,omitempty"` // to be under from now on; empty: the one that it is under
-	Size  *GuestSize `json:"size,omitempty"` // to have from its next start on; nil: the one that it has
+	Loan  string     `json:"loan,omitempty"`           // to be under from now on; empty: the one that it is under
+	Size  *GuestSize `json:"size,omitempty" since:"1"` // CapGuestSize: to have from its next start on; nil: the one that it has
 }
 
 // GuestSize is what a stopped guest can be changed to.

@@ -198,7 +198,7 @@ func (s *Server) greet(conn *tls.Conn, a *arrival) (hello, error) {
 	if err == nil && s.o.Admit != nil {
 		err = s.o.Admit(Caller{Identity: a.peer, Purpose: h.Purpose, Key: a.key})
 	}
-	answer := hello{Version: 1, Purpose: h.Purpose, Window: s.o.Window}
+	answer := newHello(s.o, h.Purpose)
 	if err != nil {
 		answer.Refused = newOutward(s.o, a.peer).tell(err)
 	}
@@ -219,7 +219,7 @@ func (s *Server) open(conn *tls.Conn, raw net.Conn, a *arrival, h hello) error {
 			s.o.OnSession(sess)
 		}
 	}
-	sess, err := newSession(conn, raw, a, h.Purpose, o, false, h.Window)
+	sess, err := newSession(conn, raw, a, h, o, false)
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.peer, err)
 	}

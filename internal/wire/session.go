@@ -62,6 +62,7 @@ type Options struct {
 	Window     int           // octets per stream that may be under way or unread; 0: 256 KiB; 16 KiB to 16 MiB
 	SendBuffer int           // kernel's send buffer of bulk sessions, octets; 0: 256 KiB; less means quicker back-pressure
 	Log        *slog.Logger  // nil: none
+	Release    *Release      // nil: ThisRelease; tests play older and newer ones
 
 	sparse *sparseLog // on Log; one for all sessions of a port
 }
@@ -97,6 +98,10 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Release == nil {
+		own := ThisRelease()
+		o.Release = &own
+	}
 	o.sparse = newSparseLog(o.Log)
 	return o, nil
 }
@@ -108,6 +113,7 @@ type Session struct {
 	peer    Identity
 	key     string
 	purpose Purpose
+	agreed  agreement
 	out     outward
 	memory  budget       // of the messages that the peer has us hold
 	serving atomic.Int32 // the peer's requests
@@ -174,15 +180,18 @@ func (s *Session) fail(err error) {
 }
 
 // newSession starts a session on a connection whose peer is verified.
-func newSession(conn *tls.Conn, raw net.Conn, a *arrival, purpose Purpose, o Options, dialer bool, peerWindow int) (*Session, error) {
-	if purpose == Bulk {
+func newSession(conn *tls.Conn, raw net.Conn, a *arrival, h hello, o Options, dialer bool) (*Session, error) {
+	if h.Purpose == Bulk {
 		tune(raw, o.SendBuffer)
 	}
-	s := &Session{id: lastSession.Add(1), peer: a.peer, key: a.key, purpose: purpose, out: newOutward(o, a.peer), trust: o.Trust}
+	s := &Session{
+		id: lastSession.Add(1), peer: a.peer, key: a.key, purpose: h.Purpose, agreed: agree(*o.Release, h.release()),
+		out: newOutward(o, a.peer), trust: o.Trust,
+	}
 	s.memory.give(sessionMemory)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.m = newMux(conn, raw, muxOptions{
-		dialer: dialer, window: o.Window, peerWin: peerWindow, keepAlive: o.KeepAlive, deadAfter: o.DeadAfter, tell: s.out.tell,
+		dialer: dialer, window: o.Window, peerWin: h.Window, keepAlive: o.KeepAlive, deadAfter: o.DeadAfter, tell: s.out.tell,
 	})
 	s.client = &http.Client{
 		Transport: &http.Transport{
@@ -267,7 +276,17 @@ type hello struct {
 	Purpose Purpose    `json:"purpose"`
 	Window  int        `json:"window"`
 	Refused *api.Error `json:"refused,omitempty"` // the listener's: why there is no session
+
+	// Level and Can are the sender's Release. The release before levels names neither, and ignores both.
+	Level int          `json:"level,omitempty" since:"1"`
+	Can   []Capability `json:"can,omitempty" since:"1"`
 }
+
+func newHello(o Options, purpose Purpose) hello {
+	return hello{Version: 1, Purpose: purpose, Window: o.Window, Level: o.Release.Level, Can: o.Release.Can}
+}
+
+func (h hello) release() Release { return Release{h.Level, h.Can} }
 
 func sendHello(w io.Writer, h hello) error {
 	text, err := json.Marshal(h)
@@ -308,6 +327,9 @@ func readHello(r io.Reader) (hello, error) {
 	}
 	if h.Window < minWindow || h.Window > maxWindow {
 		return h, fmt.Errorf("read hello: window of %d octets", h.Window)
+	}
+	if h.Level < 0 {
+		return h, fmt.Errorf("read hello: level %d is negative", h.Level)
 	}
 	return h, nil
 }
@@ -354,7 +376,7 @@ func dial(ctx context.Context, addr string, peer Identity, purpose Purpose, o Op
 		if a, err = o.Trust.expect(conn.ConnectionState().PeerCertificates[0]); err != nil {
 			return nil, h, err
 		}
-		if err := sendHello(conn, hello{Version: 1, Purpose: purpose, Window: o.Window}); err != nil {
+		if err := sendHello(conn, newHello(o, purpose)); err != nil {
 			return a, h, err
 		}
 		h, err = readHello(conn)
@@ -376,7 +398,7 @@ func dial(ctx context.Context, addr string, peer Identity, purpose Purpose, o Op
 		}
 		return nil, err
 	}
-	return newSession(conn, raw, a, purpose, o, true, h.Window)
+	return newSession(conn, raw, a, h, o, true)
 }
 
 func verifyConnection(t *Trust, cs tls.ConnectionState) (Identity, error) {
