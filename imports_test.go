@@ -19,6 +19,7 @@ var layers = map[string]int{
 	"internal/cloud":   0,
 	"internal/lend":    0,
 	"internal/place":   0,
+	"internal/saga":    0,
 	"internal/packet":  0,
 	"internal/store":   1,
 	"internal/netio":   1,
