@@ -20,6 +20,7 @@ var layers = map[string]int{
 	"internal/lend":    0,
 	"internal/place":   0,
 	"internal/saga":    0,
+	"internal/netplan": 0,
 	"internal/packet":  0,
 	"internal/store":   1,
 	"internal/netio":   1,

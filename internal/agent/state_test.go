@@ -22,6 +22,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/agent"
 	"widecloud/internal/agent/network"
+	"widecloud/internal/netplan"
 	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/wire"
@@ -138,10 +139,10 @@ func TestNewerOrdersWin(t *testing.T) {
 }
 
 func network77(i int) wire.NetworkOrder {
-	return wire.NetworkOrder{
-		UID: fmt.Sprintf("99999999-2222-4333-8444-%012d", i), Name: fmt.Sprintf("n%d", i), Home: "tokyo", VNI: uint32(i + 1), MTU: 1430,
+	return wire.NetworkOrder{Home: "tokyo", Spec: netplan.Spec{
+		UID: fmt.Sprintf("99999999-2222-4333-8444-%012d", i), Name: fmt.Sprintf("n%d", i), VNI: uint32(i + 1), MTU: 1430,
 		Prefix: netip.MustParsePrefix(fmt.Sprintf("2001:db8:77:%x::/64", i)),
-	}
+	}}
 }
 
 // TestOrdersInParts: orders that are larger than a message come in parts, and are in force when all have come, in order.

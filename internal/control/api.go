@@ -36,13 +36,13 @@ func (c *Controller) known(tx store.Tx) (k cloud.Known, err error) {
 	}
 	foreign, err := c.foreignNetworks(tx)
 	for _, f := range foreign {
-		n := api.Network{Meta: api.Meta{Name: f.view.Name + "@" + f.home, Home: f.home}, Spec: api.NetworkSpec{Prefix: f.view.Prefix.String(), VNI: f.view.VNI}}
-		if f.view.IPv4.IsValid() {
-			n.Spec.IPv4 = f.view.IPv4.String()
+		n := api.Network{Meta: api.Meta{Name: f.View.Name + "@" + f.Home, Home: f.Home}, Spec: api.NetworkSpec{Prefix: f.View.Prefix.String(), VNI: f.View.VNI}}
+		if f.View.IPv4.IsValid() {
+			n.Spec.IPv4 = f.View.IPv4.String()
 		}
 		k.Networks = append(k.Networks, n)
-		for _, m := range f.mappings {
-			k.Addresses = append(k.Addresses, api.Address{Meta: api.Meta{Name: m.Service.String() + "@" + f.home}, Spec: api.AddressSpec{Address: m.Service.String()}})
+		for _, m := range f.Mappings {
+			k.Addresses = append(k.Addresses, api.Address{Meta: api.Meta{Name: m.Service.String() + "@" + f.Home}, Spec: api.AddressSpec{Address: m.Service.String()}})
 		}
 	}
 	return k, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/netplan"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -54,6 +55,7 @@ func TestHostilePeer(t *testing.T) {
 		}
 
 		const uid = "11111111-2222-4333-8444-555555555555"
+		red := netplan.Spec{UID: "99999999-2222-4333-8444-555555555555", Name: "red", VNI: 77, Prefix: netip.MustParsePrefix("2001:db8:77::/64"), MTU: 1430}
 		claim := func(change func(*wire.ClaimCall)) wire.ClaimCall {
 			c := wire.ClaimCall{
 				Job: "create-x", Loan: loan.Name, Owner: "lab", Needs: api.Resources{CPUs: 1, MemoryMiB: 256, DiskGiB: 1}, Start: true,
@@ -61,15 +63,14 @@ func TestHostilePeer(t *testing.T) {
 					VM: uid, Name: "evil", Home: "tokyo", Epoch: 1, Run: wire.RunOn, CPUs: 1, MemoryMiB: 256, DiskMiB: 64,
 					Image: "sha256:" + strings.Repeat("0", 64), NIC: wire.NICOrder{Network: "99999999-2222-4333-8444-555555555555", MAC: "06:00:00:00:00:01"},
 				},
-				Network: wire.NetworkOrder{UID: "99999999-2222-4333-8444-555555555555", Name: "red", Home: "tokyo", VNI: 77, Prefix: netip.MustParsePrefix("2001:db8:77::/64"), MTU: 1430},
+				Network: wire.NetworkOrder{Home: "tokyo", Spec: red},
 			}
 			change(&c)
 			return c
 		}
 		network := func(change func(*wire.NetworkView)) wire.Views {
 			v := wire.NetworkView{
-				UID: "99999999-2222-4333-8444-555555555555", Name: "red", VNI: 77, Prefix: netip.MustParsePrefix("2001:db8:77::/64"), MTU: 1430,
-				Members: []api.NetworkMember{}, Endpoints: []wire.EndpointOrder{},
+				Spec: red, Members: []api.NetworkMember{}, Endpoints: []wire.EndpointOrder{},
 			}
 			change(&v)
 			return wire.Views{Networks: []wire.NetworkView{v}}

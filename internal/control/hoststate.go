@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"widecloud/api"
+	"widecloud/internal/netplan"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -41,7 +42,7 @@ func (c *Controller) hostStates(tx store.Tx) (map[string]wire.HostState, error) 
 	if err != nil {
 		return nil, err
 	}
-	own, err := c.ownViews(tx)
+	networks, err := c.ownNetworks(tx)
 	if err != nil {
 		return nil, err
 	}
@@ -49,34 +50,12 @@ func (c *Controller) hostStates(tx store.Tx) (map[string]wire.HostState, error) 
 	if err != nil {
 		return nil, err
 	}
-	moving, err := c.movingHere(tx)
-	if err != nil {
-		return nil, err
-	}
+	networks = append(networks, foreign...)
 	out := make(map[string]wire.HostState, len(hosts))
 	for _, h := range hosts {
-		s := wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: []wire.VMOrder{}, Networks: []wire.NetworkOrder{}}
-		s.VMs = append(s.VMs, orders[h.Name]...)
-		gateway := hasRole(h, api.RoleGateway)
-		for _, v := range own {
-			if gateway || moving[h.Name][v.UID] || slices.ContainsFunc(s.VMs, func(o wire.VMOrder) bool { return o.NIC.Network == v.UID }) {
-				s.Networks = append(s.Networks, networkOrder(v, c.o.Site, h.Status.VTEP, floodRole(h)))
-			}
-			if gateway {
-				s.Mappings = append(s.Mappings, v.Mappings...)
-			}
-		}
-		for _, f := range foreign {
-			if n, ok := f.orderFor(h, hosts); ok {
-				s.Networks = append(s.Networks, n)
-			}
-			if gateway {
-				s.Mappings = append(s.Mappings, f.mappings...)
-			}
-		}
+		s := wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: append([]wire.VMOrder{}, orders[h.Name]...)}
 		slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
-		slices.SortFunc(s.Networks, func(a, b wire.NetworkOrder) int { return strings.Compare(a.UID, b.UID) })
-		slices.SortFunc(s.Mappings, func(a, b wire.Mapping) int { return a.Service.Compare(b.Service) })
+		s.Networks, s.Mappings = netplan.ForHost(planHost(h), networks)
 		out[h.Name] = s
 	}
 	return out, nil
@@ -106,22 +85,6 @@ func (c *Controller) ordersByHost(tx store.Tx) (map[string][]wire.VMOrder, error
 	return out, err
 }
 
-// movingHere are the own networks of VMs for which a host keeps room, by host and UID: they are carried before the VM arrives.
-func (c *Controller) movingHere(tx store.Tx) (map[string]map[string]bool, error) {
-	claims, err := listJSON[wire.Claim](tx, prefixClaims)
-	out := map[string]map[string]bool{}
-	for _, g := range claims {
-		if g.Home != c.o.Site {
-			continue
-		}
-		if out[g.Host] == nil {
-			out[g.Host] = map[string]bool{}
-		}
-		out[g.Host][g.Order.NIC.Network] = true
-	}
-	return out, err
-}
-
 // hasRole tells whether a host is for a role: by its admin's word, and by its agent's configuration once that is known.
 func hasRole(h *api.Host, r api.HostRole) bool {
 	return slices.Contains(h.Spec.Roles, r) && (len(h.Status.Roles) == 0 || slices.Contains(h.Status.Roles, r))
@@ -130,13 +93,4 @@ func hasRole(h *api.Host, r api.HostRole) bool {
 // roles are those that a host has.
 func roles(h *api.Host) []api.HostRole {
 	return slices.DeleteFunc(slices.Clone(h.Spec.Roles), func(r api.HostRole) bool { return !hasRole(h, r) })
-}
-
-// floodRole is the role in which a host floods. One that is both floods as a hypervisor: the other gateways hear what arrives
-// at it.
-func floodRole(h *api.Host) api.HostRole {
-	if hasRole(h, api.RoleGateway) && !hasRole(h, api.RoleHypervisor) {
-		return api.RoleGateway
-	}
-	return api.RoleHypervisor
 }

@@ -10,6 +10,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/netplan"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -130,21 +131,6 @@ func lentDisk(diskMiB, imageBytes int64) int {
 	return int((diskMiB<<20 + imageBytes + 1<<30 - 1) >> 30)
 }
 
-// clash says what two networks cannot share; "" when they can live side by side.
-func clash(n, k knownNetwork) (field, text string) {
-	switch same := k.UID == n.UID; {
-	case same && k.Home == n.Home && k.VNI == n.VNI && k.Prefix == n.Prefix:
-		return "", ""
-	case same:
-		return "uid", fmt.Sprintf("network %s is %s's network %s (vni %d, %s)", n.UID, k.Home, k.Name, k.VNI, k.Prefix)
-	case k.VNI == n.VNI:
-		return "vni", fmt.Sprintf("VXLAN identifier %d is in use here by network %s of %s", n.VNI, k.Name, k.Home)
-	case k.Prefix.Overlaps(n.Prefix):
-		return "prefix", fmt.Sprintf("prefix %s overlaps %s of network %s of %s", n.Prefix, k.Prefix, k.Name, k.Home)
-	}
-	return "", ""
-}
-
 // judgeHostAddress looks at a tunnel end point that somebody tells of: not one of ours, and in no pool of ours.
 func (c *Controller) judgeHostAddress(field string, a netip.Addr) error {
 	if err := cloud.CheckVTEP(field, a); err != nil {
@@ -237,12 +223,12 @@ func (c *Controller) judgeViews(tx store.Tx, from string, views []wire.NetworkVi
 	if err != nil {
 		return nil, nil, err
 	}
-	known = slices.DeleteFunc(known, func(k knownNetwork) bool { return k.Home == from })
+	known = slices.DeleteFunc(known, func(k netplan.Known) bool { return k.Home == from })
 	lent, err := c.addressesLent(tx)
 	if err != nil {
 		return nil, nil, err
 	}
-	mappings, err := c.newMappingJudge(tx, lent)
+	addresses, err := c.addressJudge(tx, lent)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -252,12 +238,10 @@ func (c *Controller) judgeViews(tx store.Tx, from string, views []wire.NetworkVi
 	}
 	guests := map[string]bool{} // networks of its guests, which are carried whatever the plan says now
 	for _, f := range foreign {
-		if f.home != from {
-			for _, m := range f.mappings {
-				mappings.taken[m.Service] = f.home
-			}
-		} else if len(f.hosts) > 0 {
-			guests[f.view.UID] = true
+		if f.Home != from {
+			addresses.Take(f.Home, f.Mappings)
+		} else if f.Guests {
+			guests[f.View.UID] = true
 		}
 	}
 	for i, v := range views {
@@ -271,10 +255,12 @@ func (c *Controller) judgeViews(tx store.Tx, from string, views []wire.NetworkVi
 		for _, err := range errs {
 			refuse(v, err, at)
 		}
-		var bad []wire.Refusal
-		v.Mappings, bad = mappings.judge(from, at, v)
-		refused = append(refused, bad[:min(len(bad), max(0, maxRefusals-len(refused)))]...)
-		known = append(known, knownNetwork{v.UID, v.Name, from, v.VNI, v.Prefix, v.IPv4})
+		var bad []netplan.Refused
+		v.Mappings, bad = addresses.Judge(from, at, v)
+		for _, r := range bad[:min(len(bad), max(0, maxRefusals-len(refused)))] {
+			refused = append(refused, refusal(v, r.Service, r.Field, r.Err))
+		}
+		known = append(known, netplan.Known{Home: from, Spec: v.Spec})
 		good = append(good, v)
 	}
 	return good, refused, nil
@@ -284,9 +270,8 @@ func (c *Controller) judgeViews(tx store.Tx, from string, views []wire.NetworkVi
 const maxRefusals = 100
 
 // judgeView looks at what makes a network: its identity, its prefix, what it clashes with.
-func (c *Controller) judgeView(at, from string, v wire.NetworkView, known []knownNetwork, guests bool) error {
-	n := wire.NetworkOrder{UID: v.UID, Name: v.Name, VNI: v.VNI, Prefix: v.Prefix, IPv4: v.IPv4, MTU: v.MTU}
-	if err := n.Check(at); err != nil {
+func (c *Controller) judgeView(at, from string, v wire.NetworkView, known []netplan.Known, guests bool) error {
+	if err := v.Check(at); err != nil {
 		return err
 	}
 	if !guests {
@@ -295,7 +280,7 @@ func (c *Controller) judgeView(at, from string, v wire.NetworkView, known []know
 		}
 	}
 	for _, k := range known {
-		if field, text := clash(knownNetwork{v.UID, v.Name, from, v.VNI, v.Prefix, v.IPv4}, k); field != "" {
+		if field, text := (netplan.Known{Home: from, Spec: v.Spec}).Clash(k); field != "" {
 			return &api.Error{Code: api.CodeExists, Field: at + "." + field, Message: text}
 		}
 	}
@@ -307,7 +292,7 @@ func (c *Controller) judgeView(at, from string, v wire.NetworkView, known []know
 
 // soundView gives a network without the members and endpoints that are bad, and an error for each of these.
 func (c *Controller) soundView(at string, v wire.NetworkView) (wire.NetworkView, []error) {
-	n, errs := wire.NetworkOrder{Prefix: v.Prefix, IPv4: v.IPv4, Endpoints: v.Endpoints}.Sound(at)
+	n, errs := wire.NetworkOrder{Spec: v.Spec, Endpoints: v.Endpoints}.Sound(at)
 	v.Endpoints = []wire.EndpointOrder{}
 	for i, e := range n.Endpoints {
 		if e.VTEP.IsValid() {

@@ -612,7 +612,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		own, err := c.ownViews(tx)
+		own, err := c.ownNetworks(tx)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
+	"widecloud/internal/netplan"
 	"widecloud/internal/place"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -101,7 +102,7 @@ func (l local) networkReasons(tx store.Tx, n wire.NetworkOrder, home string) ([]
 		return nil, err
 	}
 	for _, other := range all {
-		if field, text := clash(knownNetwork{n.UID, n.Name, home, n.VNI, n.Prefix, n.IPv4}, other); text != "" {
+		if field, text := (netplan.Known{Home: home, Spec: n.Spec}).Clash(other); text != "" {
 			r := api.Reason{Site: l.c.o.Site, Code: "network", Message: text}
 			if field != "uid" {
 				r.Advice = "give one of the two networks another " + field

@@ -2,137 +2,138 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"widecloud/api"
+	"widecloud/internal/netplan"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
-// book is what the views of our networks are made of, read once for all of them.
-type book struct {
-	vms       []*api.VM
-	moving    map[string]migration
+// Here the objects are gathered that the plans of networks follow from; netplan makes the plans.
+
+// networkObjects are the objects that the plans of this site's networks follow from, read once for all of them.
+type networkObjects struct {
+	site      *netplan.Site
+	networks  []*api.Network
+	vms       map[string][]*api.VM           // by the network's name
+	moves     map[string][]api.NetworkMember // by the network's name
+	addresses map[string][]*api.Address      // by the network's name
+	rooms     map[string][]string            // by the network's UID: hosts that keep room for a VM of it
 	gateways  []api.NetworkMember
-	addresses []*api.Address
 }
 
-func (c *Controller) openBook(tx store.Tx) (b book, err error) {
-	if b.vms, err = list[api.VM](tx); err != nil {
-		return b, err
+func (c *Controller) networkObjects(tx store.Tx) (o networkObjects, err error) {
+	o.vms, o.moves, o.addresses = map[string][]*api.VM{}, map[string][]api.NetworkMember{}, map[string][]*api.Address{}
+	if o.site, err = c.planSite(tx); err != nil {
+		return o, err
 	}
-	if b.moving, err = listJSON[migration](tx, prefixMigrations); err != nil {
-		return b, err
+	if o.networks, err = list[api.Network](tx); err != nil {
+		return o, err
 	}
-	if b.gateways, err = c.gateways(tx); err != nil {
-		return b, err
+	if o.gateways, err = c.gateways(tx); err != nil {
+		return o, err
 	}
-	b.addresses, err = list[api.Address](tx)
-	return b, err
-}
-
-// viewOf is a network of ours with everything that those who carry it must know.
-func (c *Controller) viewOf(tx store.Tx, n *api.Network) (wire.NetworkView, error) {
-	b, err := c.openBook(tx)
+	if o.rooms, err = c.roomsForOwn(tx); err != nil {
+		return o, err
+	}
+	vms, err := list[api.VM](tx)
 	if err != nil {
-		return wire.NetworkView{}, err
+		return o, err
 	}
-	return b.view(n)
+	networkOf := make(map[string]string, len(vms)) // VM -> network
+	for _, v := range vms {
+		networkOf[v.Name] = v.Spec.Network
+		o.vms[v.Spec.Network] = append(o.vms[v.Spec.Network], v)
+	}
+	moving, err := listJSON[migration](tx, prefixMigrations)
+	if err != nil {
+		return o, err
+	}
+	for _, m := range moving {
+		if n := networkOf[m.VM]; n != "" {
+			o.moves[n] = append(o.moves[n], m.Source.member(), m.Target.member())
+		}
+	}
+	addresses, err := list[api.Address](tx)
+	for _, a := range addresses {
+		if n := networkOf[a.Spec.VM]; n != "" {
+			o.addresses[n] = append(o.addresses[n], a)
+		}
+	}
+	return o, err
 }
 
-// ownViews are the views of all our networks.
-func (c *Controller) ownViews(tx store.Tx) ([]wire.NetworkView, error) {
-	own, err := list[api.Network](tx)
+func (l location) member() api.NetworkMember {
+	return api.NetworkMember{Site: l.Site, Host: l.Host, VTEP: l.VTEP, Role: api.RoleHypervisor}
+}
+
+// plan plans one network of this site.
+func (o networkObjects) plan(n *api.Network) (netplan.Network, error) {
+	return o.site.Own(netplan.Own{
+		Network: n, VMs: o.vms[n.Name], Moves: o.moves[n.Name], Rooms: o.rooms[n.UID], Gateways: o.gateways, Addresses: o.addresses[n.Name],
+	})
+}
+
+// ownNetworks plans all networks of this site.
+func (c *Controller) ownNetworks(tx store.Tx) ([]netplan.Network, error) {
+	o, err := c.networkObjects(tx)
 	if err != nil {
 		return nil, err
 	}
-	b, err := c.openBook(tx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]wire.NetworkView, 0, len(own))
-	for _, n := range own {
-		v, err := b.view(n)
+	out := make([]netplan.Network, 0, len(o.networks))
+	for _, n := range o.networks {
+		p, err := o.plan(n)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, v)
+		out = append(out, p)
 	}
 	return out, nil
 }
 
-func (b book) view(n *api.Network) (wire.NetworkView, error) {
-	out := wire.NetworkView{UID: n.UID, Name: n.Name, VNI: n.Spec.VNI, MTU: n.Spec.MTU, Members: []api.NetworkMember{}, Endpoints: []wire.EndpointOrder{}}
-	var err error
-	if out.Prefix, err = netip.ParsePrefix(n.Spec.Prefix); err != nil {
-		return out, fmt.Errorf("network %s: %w", n.Name, err)
+// ownNetwork plans one network of this site.
+func (c *Controller) ownNetwork(tx store.Tx, n *api.Network) (netplan.Network, error) {
+	o, err := c.networkObjects(tx)
+	if err != nil {
+		return netplan.Network{}, err
 	}
-	if n.Spec.IPv4 != "" {
-		if out.IPv4, err = netip.ParsePrefix(n.Spec.IPv4); err != nil {
-			return out, fmt.Errorf("network %s: %w", n.Name, err)
-		}
+	return o.plan(n)
+}
+
+// planSite is this site as its networks are planned.
+func (c *Controller) planSite(tx store.Tx) (*netplan.Site, error) {
+	hosts, err := list[api.Host](tx)
+	if err != nil {
+		return nil, err
 	}
-	members := map[api.NetworkMember]bool{}
-	ours := map[string]*api.VM{}
-	for _, v := range b.vms {
-		if v.Spec.Network != n.Name {
-			continue
-		}
-		ours[v.Name] = v
-		vtep, err := netip.ParseAddr(v.Status.VTEP)
-		if err != nil {
-			continue // not placed
-		}
-		members[api.NetworkMember{Site: v.Status.Site, Host: v.Status.Host, VTEP: v.Status.VTEP, Role: api.RoleHypervisor}] = true
-		e := wire.EndpointOrder{VM: v.UID, Hostname: v.Name, MAC: v.Status.MAC, VTEP: vtep}
-		for _, a := range v.Status.Addresses {
-			addr, err := netip.ParseAddr(a.Address)
-			switch {
-			case err != nil:
-			case a.Origin == "slaac":
-				e.IPv6 = addr
-			case a.Origin == "dhcp":
-				e.IPv4 = addr
-			}
-		}
-		out.Endpoints = append(out.Endpoints, e)
+	out := make([]netplan.Host, len(hosts))
+	for i, h := range hosts {
+		out[i] = planHost(h)
 	}
-	// Both ends of a migration carry the network while it lasts, so that what the VM's arrival announces is heard.
-	for _, m := range b.moving {
-		if ours[m.VM] == nil {
-			continue
-		}
-		for _, at := range []location{m.Source, m.Target} {
-			if at.VTEP != "" {
-				members[api.NetworkMember{Site: at.Site, Host: at.Host, VTEP: at.VTEP, Role: api.RoleHypervisor}] = true
-			}
+	return netplan.NewSite(c.o.Site, c.o.Plan, out), nil
+}
+
+func planHost(h *api.Host) netplan.Host {
+	vtep, _ := netip.ParseAddr(h.Status.VTEP) // a host that has not reported yet has none
+	return netplan.Host{Name: h.Name, VTEP: vtep, Hypervisor: hasRole(h, api.RoleHypervisor), Gateway: hasRole(h, api.RoleGateway)}
+}
+
+// roomsForOwn are the hosts that keep room for VMs of this site that are about to arrive, by the UIDs of their networks.
+func (c *Controller) roomsForOwn(tx store.Tx) (map[string][]string, error) {
+	claims, err := listJSON[wire.Claim](tx, prefixClaims)
+	out := map[string][]string{}
+	for _, g := range claims {
+		if g.Home == c.o.Site {
+			out[g.Order.NIC.Network] = append(out[g.Order.NIC.Network], g.Host)
 		}
 	}
-	for _, g := range b.gateways {
-		members[g] = true
-	}
-	for m := range members {
-		out.Members = append(out.Members, m)
-	}
-	slices.SortFunc(out.Members, func(a, b api.NetworkMember) int {
-		return strings.Compare(a.Site+"/"+a.Host+string(a.Role), b.Site+"/"+b.Host+string(b.Role))
-	})
-	for _, a := range b.addresses {
-		service, err1 := netip.ParseAddr(a.Spec.Address)
-		v := ours[a.Spec.VM]
-		if v == nil || err1 != nil || a.Deleting {
-			continue
-		}
-		for _, va := range v.Status.Addresses {
-			if t, err := netip.ParseAddr(va.Address); err == nil && va.Origin == "slaac" {
-				out.Mappings = append(out.Mappings, wire.Mapping{Service: service, Target: t})
-			}
-		}
-	}
-	return out, nil
+	return out, err
 }
 
 // gateways are the hosts that let traffic in and out of our networks: our own, and those of peers that lend us addresses.
@@ -172,66 +173,144 @@ func (c *Controller) ownGateways(tx store.Tx) (out []api.NetworkMember, err erro
 	return out, err
 }
 
-// networkOrder is a network as one host is to carry it: the others are its flood list. A gateway floods to hypervisors
-// only: the gateways share one address and never speak to each other on a network.
-func networkOrder(v wire.NetworkView, home, selfVTEP string, role api.HostRole) wire.NetworkOrder {
-	o := wire.NetworkOrder{UID: v.UID, Name: v.Name, Home: home, VNI: v.VNI, Prefix: v.Prefix, IPv4: v.IPv4, MTU: v.MTU, Endpoints: v.Endpoints}
-	for _, m := range v.Members {
-		if m.VTEP == selfVTEP || role == api.RoleGateway && m.Role == api.RoleGateway {
-			continue
-		}
-		if a, err := netip.ParseAddr(m.VTEP); err == nil && !slices.Contains(o.Flood, a) {
-			o.Flood = append(o.Flood, a)
+// foreignNetworks plans the peers' networks that are carried here.
+func (c *Controller) foreignNetworks(tx store.Tx) ([]netplan.Network, error) {
+	site, err := c.planSite(tx)
+	if err != nil {
+		return nil, err
+	}
+	lent, err := c.addressesLent(tx)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := c.foreignObjects(tx, lent)
+	if err != nil {
+		return nil, err
+	}
+	var candidates []netplan.Network
+	for _, f := range objects {
+		if n, ok := site.Foreign(*f); ok {
+			candidates = append(candidates, n)
 		}
 	}
-	return o
+	own, err := c.ownKnown(tx)
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := c.addressJudge(tx, lent)
+	if err != nil {
+		return nil, err
+	}
+	return netplan.Carry(own, candidates, addresses), nil
 }
 
-// knownNetwork is a network that this site carries or may carry.
-type knownNetwork struct {
-	UID, Name, Home string
-	VNI             uint32
-	Prefix          netip.Prefix
-	IPv4            netip.Prefix
+// foreignObjects are the objects that the plans of the peers' networks follow from, by HOME/UID.
+func (c *Controller) foreignObjects(tx store.Tx, lent map[string]int) (map[string]*netplan.Foreign, error) {
+	out := map[string]*netplan.Foreign{}
+	of := func(key, home string) *netplan.Foreign {
+		if out[key] == nil {
+			out[key] = &netplan.Foreign{Home: home, Lent: lent[home]}
+		}
+		return out[key]
+	}
+	for _, prefix := range []string{prefixOrders, prefixClaims} {
+		guests, err := listJSON[wire.Claim](tx, prefix)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range slices.Sorted(maps.Keys(guests)) {
+			g := guests[key]
+			if g.Home == c.o.Site {
+				continue // a claim of our own migration
+			}
+			f := of(g.Home+"/"+g.Network.UID, g.Home)
+			f.Guests = append(f.Guests, netplan.Guest{VM: g.VM, Host: g.Host, Network: g.Network})
+		}
+	}
+	kvs, err := tx.List(prefixViews)
+	if err != nil {
+		return nil, err
+	}
+	for _, kv := range kvs {
+		key := strings.TrimPrefix(kv.Key, prefixViews)
+		home, _, _ := strings.Cut(key, "/")
+		if out[key] == nil && lent[home] == 0 {
+			continue // nothing of its home asks for it
+		}
+		v := new(wire.NetworkView)
+		if err := json.Unmarshal(kv.Value, v); err != nil {
+			return nil, fmt.Errorf("read %s: %w", kv.Key, err)
+		}
+		f := of(key, home)
+		f.View, f.Since = v, kv.Created
+	}
+	return out, nil
 }
 
-// ownNetworks are the networks of this site.
-func (c *Controller) ownNetworks(tx store.Tx) ([]knownNetwork, error) {
+// addressesLent is how many service addresses each peer has on loan here.
+func (c *Controller) addressesLent(tx store.Tx) (map[string]int, error) {
+	loans, err := c.loansFromUs(tx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int{}
+	for _, l := range loans {
+		if l.Status.State != api.LoanEnded {
+			out[l.Spec.Borrower] += l.Spec.Amount.Addresses
+		}
+	}
+	return out, nil
+}
+
+// addressJudge holds the service addresses that peers ask for against their loans, and against this site's own addresses.
+func (c *Controller) addressJudge(tx store.Tx, lent map[string]int) (*netplan.Addresses, error) {
+	objects, err := list[api.Address](tx)
+	if err != nil {
+		return nil, err
+	}
+	var own []netip.Addr
+	for _, a := range objects {
+		if addr, err := netip.ParseAddr(a.Spec.Address); err == nil {
+			own = append(own, addr)
+		}
+	}
+	return netplan.NewAddresses(c.o.Site, c.o.Plan, own, lent), nil
+}
+
+// ownKnown are the networks of this site, as others must not clash with them.
+func (c *Controller) ownKnown(tx store.Tx) ([]netplan.Known, error) {
 	own, err := list[api.Network](tx)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]knownNetwork, 0, len(own))
+	out := make([]netplan.Known, 0, len(own))
 	for _, n := range own {
-		k := knownNetwork{UID: n.UID, Name: n.Name, Home: c.o.Site, VNI: n.Spec.VNI}
-		if k.Prefix, err = netip.ParsePrefix(n.Spec.Prefix); err != nil {
-			return nil, fmt.Errorf("network %s: %w", n.Name, err)
+		spec, err := netplan.SpecOf(n)
+		if err != nil {
+			return nil, err
 		}
-		if n.Spec.IPv4 != "" {
-			if k.IPv4, err = netip.ParsePrefix(n.Spec.IPv4); err != nil {
-				return nil, fmt.Errorf("network %s: %w", n.Name, err)
-			}
-		}
-		out = append(out, k)
+		out = append(out, netplan.Known{Home: c.o.Site, Spec: spec})
 	}
 	return out, nil
 }
 
 // networksKnown lists our own networks, and those of peers that are carried here.
-func (c *Controller) networksKnown(tx store.Tx) ([]knownNetwork, error) {
-	out, err := c.ownNetworks(tx)
+func (c *Controller) networksKnown(tx store.Tx) ([]netplan.Known, error) {
+	out, err := c.ownKnown(tx)
 	if err != nil {
 		return nil, err
 	}
 	foreign, err := c.foreignNetworks(tx)
 	for _, f := range foreign {
-		out = append(out, f.known())
+		out = append(out, f.Known())
 	}
 	return out, err
 }
 
 // networkFor is a network of ours as the target of a migration is to carry it, before it is told by a view.
-func (c *Controller) networkFor(ctx context.Context, uid, selfVTEP string) (out wire.NetworkOrder, err error) {
+func (c *Controller) networkFor(ctx context.Context, uid, vtep string) (out wire.NetworkOrder, err error) {
+	target := netplan.Host{Hypervisor: true}
+	target.VTEP, _ = netip.ParseAddr(vtep) // none: nothing is left out of the flood list
 	err = c.view(ctx, func(tx store.Tx) error {
 		all, err := list[api.Network](tx)
 		if err != nil {
@@ -239,8 +318,8 @@ func (c *Controller) networkFor(ctx context.Context, uid, selfVTEP string) (out 
 		}
 		for _, n := range all {
 			if n.UID == uid {
-				v, err := c.viewOf(tx, n)
-				out = networkOrder(v, c.o.Site, selfVTEP, api.RoleHypervisor)
+				p, err := c.ownNetwork(tx, n)
+				out = p.Order(target)
 				return err
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/netplan"
 	"widecloud/internal/wire"
 )
 
@@ -24,7 +25,7 @@ const (
 func evilView(prefix string, members ...api.NetworkMember) wire.NetworkView {
 	p := netip.MustParsePrefix(prefix)
 	return wire.NetworkView{
-		UID: evilNet, Name: "red", VNI: 77, Prefix: p, MTU: 1430, Members: members,
+		Spec: netplan.Spec{UID: evilNet, Name: "red", VNI: 77, Prefix: p, MTU: 1430}, Members: members,
 		Endpoints: []wire.EndpointOrder{{VM: evilVM, Hostname: "evil", MAC: "06:00:00:00:00:01", IPv6: p.Addr().Next().Next().Next(), VTEP: netip.MustParseAddr(evilVTEP)}},
 	}
 }
@@ -37,7 +38,7 @@ func evilClaim(loan string) wire.ClaimCall {
 			VM: evilVM, Name: "evil", Home: "tokyo", Epoch: 1, Run: wire.RunOn, CPUs: 1, MemoryMiB: 256, DiskMiB: 64,
 			Image: "sha256:" + strings.Repeat("0", 64), NIC: wire.NICOrder{Network: evilNet, MAC: "06:00:00:00:00:01"},
 		},
-		Network: wire.NetworkOrder{UID: evilNet, Name: "red", Home: "tokyo", VNI: 77, Prefix: netip.MustParsePrefix("2001:db8:77::/64"), MTU: 1430},
+		Network: wire.NetworkOrder{Home: "tokyo", Spec: evilView("2001:db8:77::/64").Spec},
 	}
 }
 
@@ -133,7 +134,7 @@ func TestPoison(t *testing.T) {
 			v := w.sites["tokyo"].vm("mine")
 			p := netip.MustParsePrefix(n.Spec.Prefix)
 			nv := wire.NetworkView{
-				UID: n.UID, Name: n.Name, VNI: n.Spec.VNI, Prefix: p, IPv4: netip.MustParsePrefix(n.Spec.IPv4), MTU: 1430,
+				Spec:      netplan.Spec{UID: n.UID, Name: n.Name, VNI: n.Spec.VNI, Prefix: p, IPv4: netip.MustParsePrefix(n.Spec.IPv4), MTU: 1430},
 				Members:   []api.NetworkMember{{Site: "osaka", Host: "h1", VTEP: v.Status.VTEP, Role: api.RoleHypervisor}},
 				Endpoints: []wire.EndpointOrder{{VM: v.UID, Hostname: v.Name, MAC: v.Status.MAC, IPv6: netip.MustParseAddr(v.Status.Addresses[0].Address), VTEP: netip.MustParseAddr(v.Status.VTEP)}},
 			}

@@ -7,6 +7,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/lend"
+	"widecloud/internal/netplan"
 	"widecloud/internal/place"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -254,13 +255,13 @@ func (c *Controller) claimFor(tx store.Tx, v *api.VM, job, site string) (wire.Cl
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
-	nv, err := c.viewOf(tx, n)
+	np, err := c.ownNetwork(tx, n)
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
 	return wire.ClaimCall{
 		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: v.Status.CPU, Order: order,
-		Network: networkOrder(nv, c.o.Site, "", api.RoleHypervisor),
+		Network: np.Order(netplan.Host{Hypervisor: true}),
 	}, nil
 }
 

@@ -8,14 +8,15 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/netplan"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
 // viewsFor is what a peer must know of our networks: those whose VMs it runs or is about to run, and those that its
 // gateways serve.
-func (c *Controller) viewsFor(tx store.Tx, peer string, own []wire.NetworkView) (wire.Views, error) {
-	out := wire.Views{Networks: []wire.NetworkView{}}
+func (c *Controller) viewsFor(tx store.Tx, peer string, own []netplan.Network) (wire.Views, error) {
+	var out wire.Views
 	loans, err := list[api.Loan](tx)
 	if err != nil {
 		return out, err
@@ -26,21 +27,7 @@ func (c *Controller) viewsFor(tx store.Tx, peer string, own []wire.NetworkView) 
 			lent += l.Spec.Amount.Addresses
 		}
 	}
-	for _, v := range own {
-		serves := slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer })
-		if !serves {
-			continue
-		}
-		if !slices.ContainsFunc(v.Members, func(m api.NetworkMember) bool { return m.Site == peer && m.Role == api.RoleGateway }) {
-			v.Mappings = nil
-		}
-		// No more than the peer has lent: it would refuse them all, and the networks with them.
-		v.Mappings = slices.Clone(v.Mappings)
-		slices.SortFunc(v.Mappings, func(a, b wire.Mapping) int { return a.Service.Compare(b.Service) })
-		v.Mappings = v.Mappings[:min(len(v.Mappings), lent)]
-		lent -= len(v.Mappings)
-		out.Networks = append(out.Networks, v)
-	}
+	out.Networks = netplan.ForPeer(peer, own, lent)
 	return out, nil
 }
 

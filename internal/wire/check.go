@@ -2,7 +2,6 @@ package wire
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -10,7 +9,7 @@ import (
 	"widecloud/internal/cloud"
 )
 
-// The checks of what one process orders of another. The same ones judge a peer's word at a site's controller, and a
+// The checks of what one process orders of another. Those of networks are in netplan. The same ones judge a peer's word at a site's controller, and a
 // controller's word at its agents. An error names the field, with field before it.
 
 // Check judges a VM's order by itself.
@@ -53,78 +52,6 @@ func (n NICOrder) check(field string) error {
 		}
 	}
 	return cloud.CheckMTU(field+".mtu", n.MTU)
-}
-
-// Check judges a network's own fields. Endpoints and flood list have checks of their own: one that is bad spoils none but itself.
-func (n NetworkOrder) Check(field string) error {
-	if err := cloud.CheckUID(field+".uid", n.UID); err != nil {
-		return err
-	}
-	if err := cloud.ValidateName(field+".name", n.Name); err != nil {
-		return err
-	}
-	return cloud.CheckCarried(field, n.VNI, n.Prefix, n.IPv4, n.MTU)
-}
-
-// Check judges an endpoint of a network.
-func (e EndpointOrder) Check(field string, n NetworkOrder) error {
-	if err := cloud.CheckUID(field+".vm", e.VM); err != nil {
-		return err
-	}
-	if e.Hostname != "" {
-		if err := cloud.ValidateName(field+".hostname", e.Hostname); err != nil {
-			return err
-		}
-	}
-	if err := cloud.CheckMAC(field+".mac", e.MAC); err != nil {
-		return err
-	}
-	if e.VTEP.IsValid() {
-		if err := cloud.CheckVTEP(field+".vtep", e.VTEP); err != nil {
-			return err
-		}
-	}
-	return cloud.CheckGuestAddresses(field, n.Prefix, n.IPv4, e.IPv6, e.IPv4)
-}
-
-// Sound gives the network without the endpoints and the flood addresses that are bad, and an error for each of these. Of two
-// endpoints with the same VM, MAC or address the first one stays.
-func (n NetworkOrder) Sound(field string) (NetworkOrder, []error) {
-	var errs []error
-	flood := n.Flood
-	n.Flood = nil
-	for i, a := range flood {
-		if err := cloud.CheckVTEP(fmt.Sprintf("%s.flood[%d]", field, i), a); err != nil {
-			errs = append(errs, err)
-		} else if !slices.Contains(n.Flood, a) {
-			n.Flood = append(n.Flood, a)
-		}
-	}
-	endpoints := n.Endpoints
-	n.Endpoints = nil
-	seen := map[string]bool{}
-	for i, e := range endpoints {
-		at := fmt.Sprintf("%s.endpoints[%d]", field, i)
-		err := e.Check(at, n)
-		keys := []string{"vm " + e.VM, "mac " + e.MAC, "address " + e.IPv6.String()}
-		if e.IPv4.IsValid() {
-			keys = append(keys, "address "+e.IPv4.String())
-		}
-		for _, key := range keys {
-			if err == nil && seen[key] {
-				err = api.Invalidf(at, "%s is there twice", key)
-			}
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		for _, key := range keys {
-			seen[key] = true
-		}
-		n.Endpoints = append(n.Endpoints, e)
-	}
-	return n, errs
 }
 
 // maxPart bounds a part of a state, in bytes of JSON: far less than a message may have, so that one VM more never matters.

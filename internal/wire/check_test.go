@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"widecloud/api"
+	"widecloud/internal/netplan"
 	"widecloud/internal/wire"
 )
 
@@ -29,17 +30,10 @@ func goodVM() wire.VMOrder {
 }
 
 func goodNetwork() wire.NetworkOrder {
-	return wire.NetworkOrder{
-		UID: otherUID, Name: "red", Home: "site-a", VNI: 7, Prefix: netip.MustParsePrefix("2001:db8:b000::/64"),
+	return wire.NetworkOrder{Home: "site-a", Spec: netplan.Spec{
+		UID: otherUID, Name: "red", VNI: 7, Prefix: netip.MustParsePrefix("2001:db8:b000::/64"),
 		IPv4: netip.MustParsePrefix("10.0.0.0/24"), MTU: 1400,
-	}
-}
-
-func goodEndpoint() wire.EndpointOrder {
-	return wire.EndpointOrder{
-		VM: someUID, Hostname: "web1", MAC: "02:00:5e:00:53:01", IPv6: netip.MustParseAddr("2001:db8:b000::5"),
-		IPv4: netip.MustParseAddr("10.0.0.5"), VTEP: netip.MustParseAddr("2001:db8:1::2"),
-	}
+	}}
 }
 
 // refused compares the field of an error; "" is none.
@@ -89,95 +83,6 @@ func TestVMOrderCheck(t *testing.T) {
 		o := goodVM()
 		c.lie(&o)
 		t.Run(c.field, func(t *testing.T) { refused(t, o.Check("o"), c.field) })
-	}
-}
-
-func TestNetworkOrderCheck(t *testing.T) {
-	prefix := netip.MustParsePrefix
-	for _, c := range []struct {
-		field string
-		lie   func(n *wire.NetworkOrder)
-	}{
-		{"", func(*wire.NetworkOrder) {}},
-		{"", func(n *wire.NetworkOrder) { n.IPv4, n.MTU, n.Prefix = netip.Prefix{}, 0, prefix("fd00:db8::/64") }},
-		{"n.uid", func(n *wire.NetworkOrder) { n.UID = "" }},
-		{"n.name", func(n *wire.NetworkOrder) { n.Name = "red; drop" }},
-		{"n.vni", func(n *wire.NetworkOrder) { n.VNI = 0 }},
-		{"n.vni", func(n *wire.NetworkOrder) { n.VNI = 1 << 24 }},
-		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = netip.Prefix{} }},
-		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("2001:db8::/32") }},
-		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("2001:db8::1/64") }},
-		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("fe80::/64") }},
-		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("::/64") }},
-		{"n.prefix", func(n *wire.NetworkOrder) { n.Prefix = prefix("10.0.0.0/24") }},
-		{"n.ipv4", func(n *wire.NetworkOrder) { n.IPv4 = prefix("8.8.8.0/24") }},
-		{"n.ipv4", func(n *wire.NetworkOrder) { n.IPv4 = prefix("10.0.0.0/31") }},
-		{"n.ipv4", func(n *wire.NetworkOrder) { n.IPv4 = prefix("10.0.0.1/24") }},
-		{"n.mtu", func(n *wire.NetworkOrder) { n.MTU = -1 }},
-		{"n.mtu", func(n *wire.NetworkOrder) { n.MTU = 1 << 20 }},
-	} {
-		n := goodNetwork()
-		c.lie(&n)
-		t.Run(c.field, func(t *testing.T) { refused(t, n.Check("n"), c.field) })
-	}
-}
-
-func TestEndpointOrderCheck(t *testing.T) {
-	addr := netip.MustParseAddr
-	for _, c := range []struct {
-		field string
-		lie   func(e *wire.EndpointOrder)
-	}{
-		{"", func(*wire.EndpointOrder) {}},
-		{"", func(e *wire.EndpointOrder) { e.IPv4, e.VTEP, e.Hostname = netip.Addr{}, netip.Addr{}, "" }},
-		{"e.vm", func(e *wire.EndpointOrder) { e.VM = "x" }},
-		{"e.hostname", func(e *wire.EndpointOrder) { e.Hostname = "a,10.0.0.1" }},
-		{"e.mac", func(e *wire.EndpointOrder) { e.MAC = "ff:ff:ff:ff:ff:ff" }},
-		{"e.mac", func(e *wire.EndpointOrder) { e.MAC = "02:00:5E:00:53:01" }},
-		{"e.mac", func(e *wire.EndpointOrder) { e.MAC = "fe:00:5e:00:53:01" }},
-		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("ff02::1") }},
-		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("192.0.2.1") }},
-		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("fe80::1%eth0") }},
-		{"e.vtep", func(e *wire.EndpointOrder) { e.VTEP = addr("::1") }},
-		{"e.ipv6", func(e *wire.EndpointOrder) { e.IPv6 = addr("2001:db8:b000::1") }},
-		{"e.ipv6", func(e *wire.EndpointOrder) { e.IPv6 = addr("2001:db8:b001::5") }},
-		{"e.ipv6", func(e *wire.EndpointOrder) { e.IPv6 = netip.Addr{} }},
-		{"e.ipv4", func(e *wire.EndpointOrder) { e.IPv4 = addr("10.0.0.1") }},
-		{"e.ipv4", func(e *wire.EndpointOrder) { e.IPv4 = addr("10.0.0.255") }},
-		{"e.ipv4", func(e *wire.EndpointOrder) { e.IPv4 = addr("10.0.1.5") }},
-	} {
-		e := goodEndpoint()
-		c.lie(&e)
-		t.Run(c.field, func(t *testing.T) { refused(t, e.Check("e", goodNetwork()), c.field) })
-	}
-}
-
-// TestSound: bad endpoints and flood addresses are left out, the others stay, and each error names its place.
-func TestSound(t *testing.T) {
-	good, twice, bad := goodEndpoint(), goodEndpoint(), goodEndpoint()
-	twice.VM, twice.IPv4 = otherUID, netip.Addr{}
-	bad.VTEP = netip.MustParseAddr("ff02::1")
-	vtep, multicast := netip.MustParseAddr("2001:db8:1::3"), netip.MustParseAddr("ff02::1")
-	n := goodNetwork()
-	n.Flood = []netip.Addr{vtep, multicast, vtep}
-	n.Endpoints = []wire.EndpointOrder{bad, good, twice}
-
-	got, errs := n.Sound("networks[0]")
-	want := goodNetwork()
-	want.Flood, want.Endpoints = []netip.Addr{vtep}, []wire.EndpointOrder{good}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
-		t.Error(diff)
-	}
-	var fields []string
-	for _, err := range errs {
-		var e *api.Error
-		if !errors.As(err, &e) {
-			t.Fatalf("%v is no error of a field", err)
-		}
-		fields = append(fields, e.Field)
-	}
-	if diff := cmp.Diff([]string{"networks[0].flood[1]", "networks[0].endpoints[0].vtep", "networks[0].endpoints[2]"}, fields); diff != "" {
-		t.Error(diff)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/netplan"
 )
 
 // The paths of the private protocol. Those under /agent are served by agents, those under /control by an agent's own
@@ -94,34 +95,13 @@ type SeedOrder struct {
 	Prefix   string   `json:"prefix,omitempty"`
 }
 
-// NetworkOrder is a network as a host is to carry it.
-type NetworkOrder struct {
-	UID       string          `json:"uid"`
-	Name      string          `json:"name"`
-	Home      string          `json:"home"`
-	VNI       uint32          `json:"vni"`
-	Prefix    netip.Prefix    `json:"prefix"`
-	IPv4      netip.Prefix    `json:"ipv4,omitzero"`
-	MTU       int             `json:"mtu"`
-	Flood     []netip.Addr    `json:"flood,omitempty"` // VTEPs of the other hosts that carry it
-	Endpoints []EndpointOrder `json:"endpoints,omitempty"`
-}
-
-// EndpointOrder is a VM's place on a network.
-type EndpointOrder struct {
-	VM       string     `json:"vm"`
-	Hostname string     `json:"hostname"`
-	MAC      string     `json:"mac"`
-	IPv6     netip.Addr `json:"ipv6"`
-	IPv4     netip.Addr `json:"ipv4,omitzero"`
-	VTEP     netip.Addr `json:"vtep"`
-}
-
-// Mapping leads a public service address to a VM's IPv6 address.
-type Mapping struct {
-	Service netip.Addr `json:"service"`
-	Target  netip.Addr `json:"target"`
-}
+// What concerns networks is planned and judged in netplan, and carried here as it is.
+type (
+	NetworkOrder  = netplan.Order    // a network as one host is to carry it
+	NetworkView   = netplan.View     // a network as its home site sees it
+	EndpointOrder = netplan.Endpoint // a VM's place on a network
+	Mapping       = netplan.Mapping  // a service address and where it leads
+)
 
 // HostState is everything that a host is to be. What it does not name is left as it is and shows in the report. One that is
 // too large for a message comes in parts (Split), which are in force when all have come.
@@ -396,19 +376,6 @@ type LoanBody struct {
 	LeaseSeconds float64       `json:"lease_seconds"` // left, when signed
 	GraceSeconds float64       `json:"grace_seconds,omitempty"`
 	Message      string        `json:"message,omitempty"`
-}
-
-// NetworkView is a network with its VMs and mappings as its home site sees them.
-type NetworkView struct {
-	UID       string              `json:"uid"`
-	Name      string              `json:"name"`
-	VNI       uint32              `json:"vni"`
-	Prefix    netip.Prefix        `json:"prefix"`
-	IPv4      netip.Prefix        `json:"ipv4,omitzero"`
-	MTU       int                 `json:"mtu"`
-	Members   []api.NetworkMember `json:"members"`
-	Endpoints []EndpointOrder     `json:"endpoints"`
-	Mappings  []Mapping           `json:"mappings,omitempty"`
 }
 
 // RawBody marshals a document's body; it panics on a type that JSON cannot hold, which is a defect.
