@@ -2,6 +2,7 @@
 # make test    all checks and tests, those on real parts too
 # make check   format, vet, linters, import law, race, short fuzz, govulncheck
 # make bench-map646   the translator beside plain forwarding and TAYGA (ARGS="-quick", -h for more)
+# make bench-controller   a site with 1,000 simulated agents and 5,000 watchers (ARGS="-quick", -h for more)
 # make lab     FILE=examples/page.lab runs one script
 
 GO    ?= go
@@ -9,7 +10,7 @@ BIN   := bin
 LABS  := $(filter-out examples/tour.lab examples/debian.lab,$(wildcard examples/*.lab))
 export GOFLAGS := -trimpath -buildvcs=false
 
-.PHONY: build deps deps-test demo lab test check real bench-map646 clean
+.PHONY: build deps deps-test demo lab test check real bench-map646 bench-controller clean
 
 deps:
 	@scripts/deps
@@ -40,6 +41,9 @@ real:
 
 bench-map646: deps-test build
 	$(GO) run ./internal/map646/bench $(ARGS)
+
+bench-controller:
+	$(GO) run ./internal/control/bench $(ARGS)
 
 clean:
 	rm -rf $(BIN)
