@@ -65,8 +65,8 @@ type Resources struct {
 type Reason struct {
 	Site    string `json:"site,omitempty"`
 	Host    string `json:"host,omitempty"`
-	Field   string `json:"field,omitempty"`  // of the request, when the reason is about one
-	Code    string `json:"code"`             // a stable word: cpu, memory, disk, loan, permit, network, image, hypervisor, unreachable, …
-	Message string `json:"message"`          // what is wrong, with figures
-	Advice  string `json:"advice,omitempty"` // what to do about it
+	Field   string `json:"field,omitempty" since:"1"` // of the request, when the reason is about one
+	Code    string `json:"code"`                      // a stable word: cpu, memory, disk, loan, permit, network, image, hypervisor, unreachable, …
+	Message string `json:"message"`                   // what is wrong, with figures
+	Advice  string `json:"advice,omitempty"`          // what to do about it
 }

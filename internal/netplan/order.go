@@ -16,7 +16,7 @@ type Spec struct {
 	Prefix   netip.Prefix `json:"prefix"`
 	IPv4     netip.Prefix `json:"ipv4,omitzero"`
 	MTU      int          `json:"mtu"`
-	Mobility string       `json:"mobility,omitempty"` // empty: l2, so that releases that know no other read it too
+	Mobility string       `json:"mobility,omitempty" since:"1"` // empty: l2
 }
 
 // SpecOf gives the spec of a network object. The error names the network whose prefix cannot be read.

@@ -101,7 +101,18 @@ func TestRecordedAll(t *testing.T) {
 	}
 }
 
-func nameOf(message any) string { return reflect.TypeOf(message).Name() }
+// nameOf is a message's name in wire.
+func nameOf(message any) string {
+	switch message.(type) {
+	case wire.NetworkOrder:
+		return "NetworkOrder"
+	case wire.NetworkView:
+		return "NetworkView"
+	case wire.EndpointOrder:
+		return "EndpointOrder"
+	}
+	return reflect.TypeOf(message).Name()
+}
 
 func writeRecordings(t *testing.T, dir string) {
 	t.Helper()
@@ -150,7 +161,11 @@ func fill(v reflect.Value, path string) {
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			fill(v.Field(i), path+"."+v.Type().Field(i).Name)
+			if f := v.Type().Field(i); f.Anonymous { // its fields are the struct's own
+				fill(v.Field(i), path)
+			} else {
+				fill(v.Field(i), path+"."+f.Name)
+			}
 		}
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
