@@ -202,9 +202,9 @@ func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
 	if netErr == "" && trErr == "" {
 		a.applied = state.Revision
 	}
-	vms := make([]*vm, 0, len(a.vms))
+	worked := make(map[*vm]int, len(a.vms))
 	for _, v := range a.vms {
-		vms = append(vms, v)
+		worked[v] = v.worked
 	}
 	a.mu.Unlock()
 	if a.o.Hypervisor == nil {
@@ -215,9 +215,14 @@ func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
 		a.log.Error("list domains", "err", err)
 		return
 	}
-	for _, v := range vms {
+	for v, before := range worked {
 		if !v.busy.TryLock() {
 			continue // at work; it pokes when it is done
+		}
+		if a.hasWorked(v) != before { // since the domains were listed
+			v.busy.Unlock()
+			a.poke()
+			continue
 		}
 		if !a.needsWork(v, domains[v.uid]) {
 			v.busy.Unlock()
@@ -230,6 +235,12 @@ func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
 			}
 		})
 	}
+}
+
+func (a *Agent) hasWorked(v *vm) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return v.worked
 }
 
 func (a *Agent) domains(ctx context.Context) (map[string]hyper.Domain, error) {

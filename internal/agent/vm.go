@@ -42,6 +42,7 @@ type vm struct {
 	state    wire.VMState
 	message  string
 	stopping time.Time // of the ACPI request, zero: none was made
+	worked   int       // counts what makeTrue has done: a list of domains that is older says nothing about the VM
 	progress progressSource
 }
 
@@ -232,22 +233,25 @@ func (a *Agent) needsWork(v *vm, d hyper.Domain) bool {
 		v.state = wire.CopyIncoming
 	case r.Job != "":
 		v.state = wire.CopyStopped
-	case r.Order.Run == wire.RunGone && v.state == wire.CopyGone:
-	case v.state == wire.CopyStopped && (r.Order.Run == wire.RunOff || r.Order.Run == wire.RunHard):
+	case r.Order.Run == wire.RunOff || r.Order.Run == wire.RunHard:
+		v.state, v.message = wire.CopyStopped, "" // nothing runs, and nothing is to run
+	case r.Order.Run == wire.RunOn && v.state != wire.CopyFailed:
+		v.state = wire.CopyStarting
 	case v.state == wire.CopyRunning || v.state == wire.CopyPaused || v.state == wire.CopyIncoming:
-		v.state = ""
+		v.state = "" // it is to go, and its volume is still there
 	}
-	if r.Job != "" || r.Order.VM == "" {
-		return false
-	}
-	switch r.Order.Run {
+	return r.Job == "" && r.Order.VM != "" && !asOrdered(r.Order.Run, v.state)
+}
+
+// asOrdered tells whether a state is what an order asks for.
+func asOrdered(run wire.Run, s wire.VMState) bool {
+	switch run {
 	case wire.RunOn:
-		return v.state != wire.CopyRunning
+		return s == wire.CopyRunning
 	case wire.RunGone:
-		return v.state != wire.CopyGone
-	default:
-		return v.state != wire.CopyStopped
+		return s == wire.CopyGone
 	}
+	return s == wire.CopyStopped
 }
 
 // makeTrue takes the step that the VM's record asks for; true when another look is worth it at once.
@@ -260,6 +264,7 @@ func (a *Agent) makeTrue(ctx context.Context, v *vm) bool {
 	state, again, err := a.step(ctx, v, r)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	v.worked++
 	if v.record.Job != "" {
 		return true
 	}
@@ -270,7 +275,7 @@ func (a *Agent) makeTrue(ctx context.Context, v *vm) bool {
 		}
 		return false // the ticker tries again
 	}
-	if before != "" || state == wire.CopyRunning || state == wire.CopyGone {
+	if asOrdered(r.Order.Run, state) {
 		log.Info("VM is as ordered", "run", r.Order.Run, "state", state)
 	}
 	return again
@@ -338,6 +343,7 @@ func (a *Agent) stop(ctx context.Context, v *vm) (wire.VMState, bool, error) {
 	a.mu.Unlock()
 	switch {
 	case asked.IsZero():
+		a.log.Info("guest is asked to stop", "vm", name, "grace", a.o.StopGrace)
 		return wire.CopyRunning, false, a.o.Hypervisor.Shutdown(ctx, v.uid)
 	case now.Sub(asked) >= a.o.StopGrace:
 		a.log.Warn("guest did not stop by itself", "vm", name, "grace", a.o.StopGrace)

@@ -351,21 +351,22 @@ func (c *Controller) seeGuest(tx store.Tx, claim wire.Claim, s wire.VMReport) er
 	return put(tx, g)
 }
 
-// phaseOf is the phase that a report means.
+// phaseOf is the phase that a report means. What is not to run can only be on its way to its end: the report may be older than
+// the order, and an agent that has just begun does not know yet what is there.
 func phaseOf(run wire.Run, s wire.VMReport) api.VMPhase {
 	switch {
 	case s.Job != "":
 		return api.PhaseMigrating
-	case s.State == wire.CopyRunning && run == wire.RunOn:
-		return api.PhaseRunning
-	case s.State == wire.CopyRunning:
-		return api.PhaseStopping
 	case s.State == wire.CopyFailed:
 		return api.PhaseFailed
-	case s.State == wire.CopyStopped && run != wire.RunOn:
+	case run == wire.RunOn && s.State == wire.CopyRunning:
+		return api.PhaseRunning
+	case run == wire.RunOn:
+		return api.PhaseStarting
+	case s.State == wire.CopyStopped:
 		return api.PhaseStopped
 	}
-	return api.PhaseStarting
+	return api.PhaseStopping
 }
 
 // seeVM keeps what is seen of one of our VMs, wherever it runs.
@@ -378,7 +379,7 @@ func (c *Controller) seeVM(tx store.Tx, v *api.VM, s wire.VMReport) error {
 	}
 	if v.Status.Job == "" {
 		run := wire.RunOn
-		if v.Spec.Power != api.PowerOn {
+		if v.Spec.Power != api.PowerOn || v.Deleting {
 			run = wire.RunOff
 		}
 		if phase := phaseOf(run, s); phase != v.Status.Phase {
