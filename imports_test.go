@@ -23,6 +23,7 @@ var layers = map[string]int{
 	"internal/netplan": 0,
 	"internal/packet":  0,
 	"internal/store":   1,
+	"internal/state":   1,
 	"internal/netio":   1,
 	"internal/wire":    1,
 	"internal/hyper":   1,

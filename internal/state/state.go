@@ -1,0 +1,309 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-memdb"
+
+	"widecloud/internal/store"
+)
+
+// State is a site's objects. Make one with Open; all of it may be used concurrently.
+type State struct {
+	store  store.Store
+	schema Schema
+	db     *memdb.MemDB
+
+	now     atomic.Pointer[version]
+	commits chan struct{} // holds one token: the right to commit and to reload; a channel, so that waiting heeds a context
+	doubt   atomic.Bool   // a commit failed: the store may have more than the memory
+}
+
+// version is the objects as of a revision.
+type version struct {
+	db       *memdb.MemDB
+	revision int64
+}
+
+var _ store.Store = (*State)(nil)
+
+// Open reads all of a store. From then on the store is written through the State alone. Close closes the store, too.
+func Open(ctx context.Context, st store.Store, schema Schema) (*State, error) {
+	for i, d := range schema {
+		for _, other := range schema[:i] {
+			if strings.HasPrefix(d.prefix(), other.prefix()) || strings.HasPrefix(other.prefix(), d.prefix()) {
+				return nil, fmt.Errorf("schema: the prefix %q is not apart from %q", d.prefix(), other.prefix())
+			}
+		}
+	}
+	db, err := database(schema)
+	if err != nil {
+		return nil, err
+	}
+	s := &State{store: st, schema: schema, db: db, commits: make(chan struct{}, 1)}
+	s.now.Store(&version{db: db.Snapshot()})
+	s.doubt.Store(true)
+	return s, s.settle(ctx)
+}
+
+// tableOf is the table of a key.
+func (s *State) tableOf(key string) definition {
+	for _, d := range s.schema {
+		if strings.HasPrefix(key, d.prefix()) {
+			return d
+		}
+	}
+	return plain{}
+}
+
+func (s *State) lock(ctx context.Context) error {
+	select {
+	case s.commits <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *State) unlock() { <-s.commits }
+
+// View runs f on a snapshot; the transaction is a *Tx.
+func (s *State) View(ctx context.Context, f func(store.Tx) error) error {
+	return s.Read(ctx, func(tx *Tx) error { return f(tx) })
+}
+
+// Read runs f on a snapshot.
+func (s *State) Read(ctx context.Context, f func(*Tx) error) error {
+	if err := s.current(ctx); err != nil {
+		return err
+	}
+	tx := s.begin(s.now.Load(), true)
+	defer tx.end()
+	return f(tx)
+}
+
+// Update runs f and commits its writes; the transaction is a *Tx. The errors are the store's.
+func (s *State) Update(ctx context.Context, f func(store.Tx) error) (int64, error) {
+	return s.Write(ctx, func(tx *Tx) error { return f(tx) })
+}
+
+// Write runs f and commits its writes: see store.Store's Update. f runs again when something that it has read was changed before its
+// writes could be committed.
+func (s *State) Write(ctx context.Context, f func(*Tx) error) (int64, error) {
+	if err := s.current(ctx); err != nil {
+		return 0, err
+	}
+	revision, err := s.try(ctx, f, false)
+	if !errors.Is(err, errOutdated) {
+		return revision, err
+	}
+	// Once more with nobody beside it, so that it comes to an end.
+	if err := s.lock(ctx); err != nil {
+		return 0, err
+	}
+	defer s.unlock()
+	if err := s.reload(ctx); err != nil {
+		return 0, err
+	}
+	return s.try(ctx, f, true)
+}
+
+var errOutdated = errors.New("what was read has changed")
+
+// try runs f and commits, unless something that f has read was changed meanwhile.
+func (s *State) try(ctx context.Context, f func(*Tx) error, locked bool) (int64, error) {
+	tx := s.begin(s.now.Load(), false)
+	defer tx.end()
+	if err := f(tx); err != nil {
+		return 0, err
+	}
+	if len(tx.writes) == 0 {
+		return tx.Revision(), nil
+	}
+	if !locked {
+		if err := s.lock(ctx); err != nil {
+			return 0, err
+		}
+		defer s.unlock()
+		if s.doubt.Load() || tx.from != s.now.Load() && tx.outdated() {
+			return 0, errOutdated
+		}
+	}
+	return s.commit(ctx, tx)
+}
+
+// commit writes a transaction to the store, and then to the memory. The token is held.
+func (s *State) commit(ctx context.Context, tx *Tx) (int64, error) {
+	before := s.now.Load()
+	revision, err := s.store.Update(ctx, func(st store.Tx) error {
+		for _, key := range tx.order {
+			if err := tx.store(st, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		s.doubt.Store(true) // until the store's own revision was seen
+		return 0, err
+	}
+	memory := s.db.Txn(true)
+	defer memory.Abort()
+	for _, key := range tx.order {
+		d, r := s.tableOf(key), tx.writes[key].row
+		if r == nil {
+			_, err = memory.DeleteAll(tableName(d.prefix()), indexKey, key)
+		} else {
+			r.created, r.modified = revision, revision
+			if have, _ := memory.First(tableName(d.prefix()), indexKey, key); have != nil && !tx.writes[key].removed {
+				r.created = have.(*row).created
+			}
+			d.revise(r.object, revision)
+			err = memory.Insert(tableName(d.prefix()), r)
+		}
+		if err != nil {
+			s.doubt.Store(true)
+			return 0, fmt.Errorf("keep %s: %w", key, err)
+		}
+	}
+	if revision > before.revision {
+		memory.Commit()
+		s.now.Store(&version{db: s.db.Snapshot(), revision: revision})
+	}
+	return revision, nil
+}
+
+// store writes one key of the transaction into the store's.
+func (tx *Tx) store(st store.Tx, key string) error {
+	w := tx.writes[key]
+	if w.removed {
+		if err := st.Delete(key); err != nil && !errors.Is(err, store.ErrNotFound) { // made and removed again
+			return err
+		}
+	}
+	if w.row == nil {
+		return nil
+	}
+	return st.Put(key, w.row.value)
+}
+
+// current settles a doubt, if there is one.
+func (s *State) current(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !s.doubt.Load() {
+		return nil
+	}
+	return s.settle(ctx)
+}
+
+func (s *State) settle(ctx context.Context) error {
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer s.unlock()
+	return s.reload(ctx)
+}
+
+// reload makes the memory what the store is, if there is a doubt. The token is held.
+func (s *State) reload(ctx context.Context) error {
+	if !s.doubt.Load() {
+		return nil
+	}
+	var kvs []store.KV
+	var revision int64
+	if err := s.store.View(ctx, func(tx store.Tx) (err error) {
+		if revision = tx.Revision(); revision != 0 && revision == s.now.Load().revision {
+			return nil // nothing was written
+		}
+		kvs, err = tx.List("")
+		return err
+	}); err != nil {
+		return err
+	}
+	if revision != s.now.Load().revision {
+		if err := s.replace(kvs, revision); err != nil {
+			return err
+		}
+	}
+	s.doubt.Store(false)
+	return nil
+}
+
+// replace puts what the store has in the place of what the memory has. What is the same stays, so that nobody who read it is
+// disturbed.
+func (s *State) replace(kvs []store.KV, revision int64) error {
+	memory := s.db.Txn(true)
+	defer memory.Abort()
+	there := make(map[string]bool, len(kvs))
+	for _, kv := range kvs {
+		there[kv.Key] = true
+		d := s.tableOf(kv.Key)
+		if have, _ := memory.First(tableName(d.prefix()), indexKey, kv.Key); have != nil && have.(*row).modified == kv.Modified {
+			continue
+		}
+		r := &row{key: kv.Key, value: kv.Value, created: kv.Created, modified: kv.Modified}
+		var err error
+		if r.object, err = d.decode(kv.Key, kv.Value); err != nil {
+			return err
+		}
+		d.revise(r.object, kv.Modified)
+		if err := memory.Insert(tableName(d.prefix()), r); err != nil {
+			return fmt.Errorf("keep %s: %w", kv.Key, err)
+		}
+	}
+	for _, d := range append(Schema{plain{}}, s.schema...) {
+		found, err := memory.Get(tableName(d.prefix()), indexKey+"_prefix", d.prefix())
+		if err != nil {
+			return err
+		}
+		var gone []*row
+		for raw := found.Next(); raw != nil; raw = found.Next() {
+			if r := raw.(*row); !there[r.key] {
+				gone = append(gone, r)
+			}
+		}
+		for _, r := range gone {
+			if err := memory.Delete(tableName(d.prefix()), r); err != nil {
+				return err
+			}
+		}
+	}
+	memory.Commit()
+	s.now.Store(&version{db: s.db.Snapshot(), revision: revision})
+	return nil
+}
+
+// Verify finds an object that was changed by somebody who has read it: nil, or an error that names its key. It is for tests.
+func (s *State) Verify() error {
+	tx := s.begin(s.now.Load(), true)
+	defer tx.end()
+	for _, d := range s.schema {
+		for r := range tx.scan(d.prefix(), indexKey+"_prefix", d.prefix()) {
+			want, err := d.decode(r.key, r.value)
+			if err != nil {
+				return err
+			}
+			d.revise(want, r.modified)
+			if !reflect.DeepEqual(want, r.object) {
+				return fmt.Errorf("%s was changed in memory: it is %+v, stored is %+v", r.key, r.object, want)
+			}
+		}
+	}
+	return nil
+}
+
+// Room is the store's.
+func (s *State) Room(ctx context.Context) error { return s.store.Room(ctx) }
+
+// Close closes the store.
+func (s *State) Close() error {
+	s.doubt.Store(true) // whoever asks later hears of it from the store
+	return s.store.Close()
+}

@@ -1,0 +1,226 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-memdb"
+
+	"widecloud/internal/store"
+)
+
+// Tx is a transaction of a State; valid only inside View or Update, in one goroutine.
+type Tx struct {
+	s        *State
+	from     *version
+	base     *memdb.Txn       // what was there when it began
+	now      *memdb.Txn       // base with the writes; nil: there are none yet
+	reads    memdb.WatchSet   // closed: something that was read has changed. nil: nobody will ask
+	writes   map[string]write // by key
+	order    []string         // of the writes
+	readOnly bool
+	ended    bool
+}
+
+// write is what a transaction does to a key.
+type write struct {
+	row     *row // nil: it is deleted
+	removed bool // it was deleted, perhaps to be made anew
+}
+
+var _ store.Tx = (*Tx)(nil)
+
+var (
+	errEnded    = errors.New("transaction has ended")
+	errReadOnly = errors.New("write in a View")
+)
+
+func (s *State) begin(v *version, readOnly bool) *Tx {
+	tx := &Tx{s: s, from: v, base: v.db.Txn(false), readOnly: readOnly}
+	if !readOnly {
+		tx.reads = memdb.NewWatchSet()
+	}
+	return tx
+}
+
+func (tx *Tx) end() {
+	tx.ended = true
+	tx.base.Abort()
+	if tx.now != nil {
+		tx.now.Abort()
+	}
+}
+
+// Revision is the newest committed revision that the transaction sees.
+func (tx *Tx) Revision() int64 { return tx.from.revision }
+
+// Get reads a key; store.ErrNotFound when it is not there.
+func (tx *Tx) Get(key string) (store.KV, error) {
+	r, err := tx.get(key)
+	if err != nil {
+		return store.KV{}, err
+	}
+	return r.kv(), nil
+}
+
+// List reads the keys with a prefix, in their order.
+func (tx *Tx) List(prefix string) ([]store.KV, error) {
+	if tx.ended {
+		return nil, errEnded
+	}
+	var kvs []store.KV
+	for _, d := range tx.s.schema {
+		if of := d.prefix(); of != "" && (strings.HasPrefix(prefix, of) || strings.HasPrefix(of, prefix)) {
+			for r := range tx.scan(of, indexKey+"_prefix", longer(prefix, of)) {
+				kvs = append(kvs, r.kv())
+			}
+		}
+	}
+	for r := range tx.scan("", indexKey+"_prefix", prefix) {
+		kvs = append(kvs, r.kv())
+	}
+	slices.SortFunc(kvs, func(a, b store.KV) int { return cmp.Compare(a.Key, b.Key) })
+	return kvs, nil
+}
+
+func longer(a, b string) string {
+	if len(a) > len(b) {
+		return a
+	}
+	return b
+}
+
+// Put writes a key.
+func (tx *Tx) Put(key string, value []byte) error {
+	switch {
+	case tx.ended:
+		return errEnded
+	case tx.readOnly:
+		return errReadOnly
+	case key == "":
+		return errors.New("key is empty")
+	}
+	r := &row{key: key, value: bytes.Clone(value), created: tx.from.revision + 1, modified: tx.from.revision + 1}
+	if have, err := tx.get(key); err == nil {
+		r.created = have.created
+	}
+	d := tx.s.tableOf(key)
+	var err error
+	if r.object, err = d.decode(key, value); err != nil {
+		return err
+	}
+	d.revise(r.object, r.modified)
+	if err := tx.own().Insert(tableName(d.prefix()), r); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	tx.note(key, write{r, tx.writes[key].removed})
+	return nil
+}
+
+// Delete removes a key; store.ErrNotFound when it is not there.
+func (tx *Tx) Delete(key string) error {
+	if tx.readOnly {
+		return errReadOnly
+	}
+	r, err := tx.get(key)
+	if err != nil {
+		return err
+	}
+	if err := tx.own().Delete(tableName(tx.s.tableOf(key).prefix()), r); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	tx.note(key, write{nil, true})
+	return nil
+}
+
+// Object reads the object of a key, of whatever table; store.ErrNotFound when it is not there. It must not be changed.
+func (tx *Tx) Object(key string) (any, error) {
+	r, err := tx.get(key)
+	if err != nil {
+		return nil, err
+	}
+	return r.object, nil
+}
+
+// note keeps a write, in the order of the keys' first ones.
+func (tx *Tx) note(key string, w write) {
+	if _, ok := tx.writes[key]; !ok {
+		tx.order = append(tx.order, key)
+	}
+	tx.writes[key] = w
+}
+
+// own is the memory that takes the transaction's own writes.
+func (tx *Tx) own() *memdb.Txn {
+	if tx.now == nil {
+		tx.now = tx.from.db.Snapshot().Txn(true)
+		tx.writes = map[string]write{}
+	}
+	return tx.now
+}
+
+func (tx *Tx) get(key string) (*row, error) {
+	if tx.ended {
+		return nil, errEnded
+	}
+	table := tableName(tx.s.tableOf(key).prefix())
+	changed, raw, err := tx.base.FirstWatch(table, indexKey, key)
+	if err == nil && tx.now != nil {
+		raw, err = tx.now.First(table, indexKey, key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	tx.noteRead(changed)
+	if raw == nil {
+		return nil, fmt.Errorf("%s: %w", key, store.ErrNotFound)
+	}
+	return raw.(*row), nil
+}
+
+// scan gives the rows of a table that an index finds.
+func (tx *Tx) scan(prefix, index, key string) iter.Seq[*row] {
+	return func(yield func(*row) bool) {
+		if tx.ended {
+			return
+		}
+		found, err := tx.base.Get(tableName(prefix), index, key)
+		if err != nil {
+			panic(fmt.Sprintf("state: scan %q by %s: %v", prefix, index, err)) // the schema has no such index
+		}
+		tx.noteRead(found.WatchCh())
+		if tx.now != nil {
+			if found, err = tx.now.Get(tableName(prefix), index, key); err != nil {
+				panic(fmt.Sprintf("state: scan %q by %s: %v", prefix, index, err))
+			}
+		}
+		for raw := found.Next(); raw != nil; raw = found.Next() {
+			if !yield(raw.(*row)) {
+				return
+			}
+		}
+	}
+}
+
+func (tx *Tx) noteRead(changed <-chan struct{}) {
+	if tx.reads != nil {
+		tx.reads.Add(changed)
+	}
+}
+
+// outdated tells whether something that the transaction has read was changed since.
+func (tx *Tx) outdated() bool {
+	for changed := range tx.reads {
+		select {
+		case <-changed:
+			return true
+		default:
+		}
+	}
+	return false
+}

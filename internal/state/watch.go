@@ -1,0 +1,53 @@
+package state
+
+import (
+	"context"
+
+	"widecloud/internal/store"
+)
+
+// Watch is the store's, a little later: a change is shown once reads see it.
+func (s *State) Watch(ctx context.Context, prefix string, from int64) (store.Watcher, error) {
+	w, err := s.store.Watch(ctx, prefix, from)
+	if err != nil {
+		return nil, err
+	}
+	out := &watcher{Watcher: w, c: make(chan []store.Change)}
+	go out.pass(ctx, s)
+	return out, nil
+}
+
+type watcher struct {
+	store.Watcher
+	c chan []store.Change
+}
+
+func (w *watcher) C() <-chan []store.Change { return w.c }
+
+func (w *watcher) pass(ctx context.Context, s *State) {
+	defer close(w.c)
+	for changes := range w.Watcher.C() {
+		for len(changes) > 0 && s.now.Load().revision < changes[0].Revision {
+			if s.reach(ctx, changes[0].Revision) != nil {
+				return
+			}
+		}
+		select {
+		case w.c <- changes:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reach waits until reads see a revision that the store has.
+func (s *State) reach(ctx context.Context, revision int64) error {
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer s.unlock()
+	if s.now.Load().revision < revision { // not of the commit that was under way
+		s.doubt.Store(true)
+	}
+	return s.reload(ctx)
+}
