@@ -77,7 +77,7 @@ func (c *siteRecoverCmd) Run(a *app) error {
 		return fmt.Errorf("there is no site here: %w", err)
 	}
 	log := newLogger(a.err.raw, site.Log).With("site", site.Site)
-	st, err := bolt.Open(bolt.Options{Path: path, Logger: log})
+	st, err := openState(a, bolt.Options{Path: path, Logger: log})
 	if err != nil {
 		return fmt.Errorf("open the site's store (the controller must be stopped: systemctl stop wcc-serve): %w", err)
 	}

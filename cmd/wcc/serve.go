@@ -22,6 +22,7 @@ import (
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
@@ -45,7 +46,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out scre
 	if err := os.MkdirAll(site.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
-	st, err := bolt.Open(bolt.Options{Path: filepath.Join(site.DataDir, "store.db"), Logger: log, Reserve: bolt.DefaultReserve})
+	st, err := openState(ctx, bolt.Options{Path: filepath.Join(site.DataDir, "store.db"), Logger: log, Reserve: bolt.DefaultReserve})
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out scre
 		return err
 	}
 	controller, err := control.New(control.Options{
-		Site: site.Site, Store: st, Authority: authority, Federation: federation, Images: images, Logger: log,
+		Site: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: log,
 		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
 		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
 		OnFirstLogin: func() { dropFirstLogin(filepath.Join(site.DataDir, firstLoginFile), log) },
@@ -118,6 +119,20 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out scre
 	})
 	group.Go(func() error { return serveAPI(ctx, site, controller, authority, log) })
 	return group.Wait()
+}
+
+// openState opens a controller's store and reads its objects.
+func openState(ctx context.Context, o bolt.Options) (*state.State, error) {
+	file, err := bolt.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	st, err := state.Open(ctx, file, control.Tables())
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("store.path: %s: %w", o.Path, err)
+	}
+	return st, nil
 }
 
 // keepAlive and deadAfter are of the sessions: a peer or an agent that is silent for deadAfter is taken for gone.

@@ -8,6 +8,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/lend"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
 
@@ -52,8 +53,8 @@ func changes(p serve.Principal, o api.Object) error {
 	return forbidden("change %s", o.Kind())
 }
 
-// visible reads an object as a principal sees it: what it may not see is not there.
-func (c *Controller) visible(tx store.Tx, p serve.Principal, k api.Kind, name string) (api.Object, error) {
+// visible reads an object, to be changed, as a principal sees it: what it may not see is not there.
+func (c *Controller) visible(tx *state.Tx, p serve.Principal, k api.Kind, name string) (api.Object, error) {
 	missing := api.Errorf(api.CodeNotFound, "no %s is called %q", singular(k), name)
 	if _, err := newObject(k); err != nil {
 		return nil, err
@@ -66,20 +67,17 @@ func (c *Controller) visible(tx store.Tx, p serve.Principal, k api.Kind, name st
 		}
 		return nil, missing
 	}
-	kv, err := tx.Get(keyOf(k, name))
+	have, err := tx.Object(keyOf(k, name))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, missing
 	}
 	if err != nil {
 		return nil, err
 	}
-	o, err := decode(k, kv)
-	if err != nil {
-		return nil, err
-	}
-	if !sees(p, o) {
+	if !sees(p, have.(api.Object)) {
 		return nil, missing
 	}
+	o := state.Copy(have).(api.Object)
 	c.live(o)
 	if o, ok := o.(*api.Owner); ok {
 		o.Status.Used, err = c.usedBy(tx, o.Name)
@@ -99,19 +97,14 @@ func (c *Controller) live(o api.Object) {
 }
 
 // sites lists this site, with the pools that a principal may use, and its peers.
-func (c *Controller) sites(tx store.Tx, p serve.Principal) []*api.Site {
+func (c *Controller) sites(tx *state.Tx, p serve.Principal) []*api.Site {
 	self := &api.Site{Meta: api.Meta{Name: c.o.Site, Home: c.o.Site, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: c.o.Endpoint, Pools: c.poolsFor(p)}, Status: api.SiteStatus{Self: true, Reached: true}}
-	hosts, err := list[api.Host](tx)
-	if err != nil {
-		self.Status.Message = err.Error()
-	}
-	allotted, err := c.allotted(tx, "")
-	if err != nil {
-		self.Status.Message = err.Error()
-	}
-	self.Status.Hosts = len(hosts)
-	for _, h := range hosts {
-		used := allotted[h.Name]
+	for h := range each[api.Host](tx) {
+		self.Status.Hosts++
+		used, err := c.allotted(tx, h.Name, "")
+		if err != nil {
+			self.Status.Message = err.Error()
+		}
 		self.Status.Free = lend.Add(self.Status.Free, lend.Sub(h.Status.Capacity, used))
 	}
 	out := []*api.Site{self}
@@ -123,7 +116,7 @@ func (c *Controller) sites(tx store.Tx, p serve.Principal) []*api.Site {
 	for _, p := range s.Sites[1:] {
 		up, since, rtt := c.o.Federation.Reached(p.Name)
 		site := &api.Site{Meta: api.Meta{Name: p.Name, Home: p.Name, Revision: tx.Revision()}, Status: api.SiteStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds()}}
-		if peer, err := get[api.Peer](tx, p.Name); err == nil {
+		if peer, err := find[api.Peer](tx, p.Name); err == nil {
 			site.Spec.Endpoint = peer.Spec.Endpoint
 		}
 		for _, l := range p.Loans {
@@ -141,7 +134,7 @@ func (c *Controller) sites(tx store.Tx, p serve.Principal) []*api.Site {
 
 // Get is serve.Controller's.
 func (c *Controller) Get(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		o, err = c.visible(tx, p, k, name)
 		return err
 	})
@@ -151,7 +144,7 @@ func (c *Controller) Get(ctx context.Context, p serve.Principal, k api.Kind, nam
 // List is serve.Controller's.
 func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind) (out []api.Object, revision int64, err error) {
 	out = []api.Object{}
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		revision = tx.Revision()
 		if k == api.KindSite {
 			for _, s := range c.sites(tx, p) {
@@ -159,28 +152,26 @@ func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind) (o
 			}
 			return nil
 		}
-		kvs, err := tx.List(keyOf(k, ""))
-		if err != nil {
+		if _, err := newObject(k); err != nil {
 			return err
 		}
-		var used map[string]api.Resources
-		if k == api.KindOwner {
-			if used, err = c.usage(tx); err != nil {
-				return err
+		for _, have := range tx.Objects(keyOf(k, "")) {
+			o := have.(api.Object)
+			if !sees(p, o) {
+				continue
 			}
-		}
-		for _, kv := range kvs {
-			o, err := decode(k, kv)
-			if err != nil {
-				return err
-			}
-			if sees(p, o) {
+			if k == api.KindPeer {
+				o = state.Copy(o).(api.Object)
 				c.live(o)
-				if o, ok := o.(*api.Owner); ok {
-					o.Status.Used = used[o.Name]
-				}
-				out = append(out, o)
 			}
+			if owner, ok := o.(*api.Owner); ok {
+				owner = state.Clone(owner)
+				if owner.Status.Used, err = c.usedBy(tx, owner.Name); err != nil {
+					return err
+				}
+				o = owner
+			}
+			out = append(out, o)
 		}
 		return nil
 	})

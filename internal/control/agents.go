@@ -5,14 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -134,19 +137,16 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 
 // hostDown shows that a host's agent is not reached.
 func (c *Controller) hostDown(ctx context.Context, host string) {
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		h, err := get[api.Host](tx, host)
 		if err != nil {
 			return err
 		}
 		h.Status.Connected, h.Status.Since = false, c.now()
 		h.Status.Message = "the agent is not reached; its VMs run on"
-		vms, err := list[api.VM](tx)
-		if err != nil {
-			return err
-		}
-		for _, v := range vms {
-			if v.Status.Site == c.o.Site && v.Status.Host == host && v.Status.Phase == api.PhaseRunning {
+		for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
+			if v.Status.Phase == api.PhaseRunning {
+				v = state.Clone(v)
 				v.Status.Phase, v.Status.Since = api.PhaseUnknown, c.now()
 				v.Status.Message = "the agent of host " + host + " is not reached"
 				if err := put(tx, v); err != nil {
@@ -164,8 +164,8 @@ func (c *Controller) hostDown(ctx context.Context, host string) {
 // awaitHosts shows that no agent has been heard of since this controller started, and, after a while, which ones are still
 // missing: what the store says of them is of its predecessor's time.
 func (c *Controller) awaitHosts(ctx context.Context) {
-	missing := func(f func(tx store.Tx, h *api.Host) error) {
-		err := c.update(ctx, func(tx store.Tx) error {
+	missing := func(f func(tx *state.Tx, h *api.Host) error) {
+		err := c.update(ctx, func(tx *state.Tx) error {
 			hosts, err := list[api.Host](tx)
 			if err != nil {
 				return err
@@ -184,7 +184,7 @@ func (c *Controller) awaitHosts(ctx context.Context) {
 			c.log.Error("show which hosts are missing", "err", err)
 		}
 	}
-	missing(func(tx store.Tx, h *api.Host) error {
+	missing(func(tx *state.Tx, h *api.Host) error {
 		if !h.Status.Connected {
 			return nil
 		}
@@ -194,7 +194,7 @@ func (c *Controller) awaitHosts(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(10 * time.Second):
-		missing(func(_ store.Tx, h *api.Host) error {
+		missing(func(_ *state.Tx, h *api.Host) error {
 			c.once("down/"+h.Name, func(ctx context.Context) { c.hostDown(ctx, h.Name) })
 			return nil
 		})
@@ -210,7 +210,7 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 	ctx = store.Urgent(ctx) // what is seen replaces what was seen; a full disk must not hide that a VM has ended
 	var tell []wire.GuestReport
 	homes := map[string]string{}
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		tell = tell[:0]
 		h, err := get[api.Host](tx, host)
 		if err != nil {
@@ -235,18 +235,14 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 		if err := c.seeVMs(tx, host, seen); err != nil {
 			return err
 		}
-		guests, err := listJSON[wire.Claim](tx, prefixOrders)
-		if err != nil {
-			return err
-		}
-		for uid, g := range guests {
-			s, ok := seen[uid]
-			if g.Host != host || !ok || s.Epoch < g.Order.Epoch {
+		for _, g := range records[wire.Claim](tx, prefixOrders, "host", host) {
+			s, ok := seen[g.VM]
+			if !ok || s.Epoch < g.Order.Epoch {
 				continue
 			}
-			homes[uid] = g.Home
+			homes[g.VM] = g.Home
 			tell = append(tell, wire.GuestReport{Host: host, VTEP: g.VTEP, Report: s})
-			if err := c.seeGuest(tx, g, s); err != nil {
+			if err := c.seeGuest(tx, *state.Clone(g), s); err != nil {
 				return err
 			}
 		}
@@ -266,7 +262,7 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 
 // seeHost keeps what an agent says of its host. Roles are its admin's to give: what the agent is configured for is shown, and
 // can only be less.
-func (c *Controller) seeHost(tx store.Tx, h *api.Host, r wire.HostReport) error {
+func (c *Controller) seeHost(tx *state.Tx, h *api.Host, r wire.HostReport) error {
 	if !h.Status.Connected {
 		h.Status.Connected, h.Status.Since = true, c.now()
 	}
@@ -278,26 +274,19 @@ func (c *Controller) seeHost(tx store.Tx, h *api.Host, r wire.HostReport) error 
 			h.Status.Message = fmt.Sprintf("its agent is configured as %s, which it is not here (spec.roles); %s", role, r.Message)
 		}
 	}
-	allotted, err := c.allotted(tx, "")
-	if err != nil {
+	var err error
+	if h.Status.Allotted, err = c.allotted(tx, h.Name, ""); err != nil {
 		return err
 	}
-	h.Status.Allotted = allotted[h.Name]
 	return put(tx, h)
 }
 
-func (c *Controller) seeVMs(tx store.Tx, host string, seen map[string]wire.VMReport) error {
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return err
-	}
-	for _, v := range vms {
-		s, ok := seen[v.UID]
-		if !ok || v.Status.Site != c.o.Site || v.Status.Host != host {
-			continue
-		}
-		if err := c.seeVM(tx, v, s); err != nil {
-			return err
+func (c *Controller) seeVMs(tx *state.Tx, host string, seen map[string]wire.VMReport) error {
+	for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
+		if s, ok := seen[v.UID]; ok {
+			if err := c.seeVM(tx, state.Clone(v), s); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -305,7 +294,7 @@ func (c *Controller) seeVMs(tx store.Tx, host string, seen map[string]wire.VMRep
 
 // showReportRefused shows at a host why its agent's report is not taken. What it said before stays in force.
 func (c *Controller) showReportRefused(ctx context.Context, host string, why error) {
-	if _, err := change(ctx, c, host, func(_ store.Tx, h *api.Host) error {
+	if _, err := change(ctx, c, host, func(_ *state.Tx, h *api.Host) error {
 		h.Status.Message = "its agent's report is refused: " + cloud.Line(why.Error(), maxText)
 		return nil
 	}); err != nil && ctx.Err() == nil {
@@ -328,7 +317,7 @@ func (c *Controller) tellHome(home string, g wire.GuestReport) {
 	})
 }
 
-func (c *Controller) seeGuest(tx store.Tx, claim wire.Claim, s wire.VMReport) error {
+func (c *Controller) seeGuest(tx *state.Tx, claim wire.Claim, s wire.VMReport) error {
 	if s.State == wire.CopyGone && claim.Order.Run == wire.RunGone {
 		return c.letGo(tx, claim)
 	}
@@ -370,7 +359,7 @@ func phaseOf(run wire.Run, s wire.VMReport) api.VMPhase {
 }
 
 // seeVM keeps what is seen of one of our VMs, wherever it runs.
-func (c *Controller) seeVM(tx store.Tx, v *api.VM, s wire.VMReport) error {
+func (c *Controller) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 	if s.Epoch < v.Status.Epoch {
 		return nil // of a copy that is no longer the one
 	}
@@ -412,7 +401,7 @@ func (c *Controller) seeVM(tx store.Tx, v *api.VM, s wire.VMReport) error {
 	return put(tx, v)
 }
 
-func (c *Controller) reportTranslator(tx store.Tx, host string, r *wire.TranslatorReport) error {
+func (c *Controller) reportTranslator(tx *state.Tx, host string, r *wire.TranslatorReport) error {
 	if r == nil {
 		if _, err := get[api.Translator](tx, host); errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 			return nil
@@ -437,12 +426,18 @@ func (c *Controller) reportTranslator(tx store.Tx, host string, r *wire.Translat
 	if err := c.showRefused(tx, c.o.Site+"/"+host, refused); err != nil {
 		return err
 	}
-	all, err := list[api.Address](tx)
-	if err != nil {
-		return err
-	}
 	name := c.o.Site + "/" + host
-	for _, a := range all {
+	concerned := map[string]*api.Address{}
+	for a := range by[api.Address](tx, "translator", name) {
+		concerned[a.Name] = a
+	}
+	for _, m := range r.Mappings {
+		for a := range by[api.Address](tx, "address", m.String()) {
+			concerned[a.Name] = a
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Values(concerned), func(a, b *api.Address) int { return strings.Compare(a.Name, b.Name) }) {
+		a = state.Clone(a)
 		in := slices.ContainsFunc(r.Mappings, func(m netip.Addr) bool { return m.String() == a.Spec.Address })
 		i := slices.Index(a.Status.Translators, name)
 		switch {

@@ -12,6 +12,7 @@ import (
 	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -19,19 +20,11 @@ import (
 var _ serve.Controller = (*Controller)(nil)
 
 // known is what new specs must not clash with: our own, and what is carried here of our peers.
-func (c *Controller) known(tx store.Tx) (k cloud.Known, err error) {
-	networks, err := list[api.Network](tx)
-	if err != nil {
-		return k, err
-	}
-	for _, n := range networks {
+func (c *Controller) known(tx *state.Tx) (k cloud.Known, err error) {
+	for n := range each[api.Network](tx) {
 		k.Networks = append(k.Networks, *n)
 	}
-	addresses, err := list[api.Address](tx)
-	if err != nil {
-		return k, err
-	}
-	for _, a := range addresses {
+	for a := range each[api.Address](tx) {
 		k.Addresses = append(k.Addresses, *a)
 	}
 	foreign, err := c.foreignNetworks(tx)
@@ -73,7 +66,7 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 	if err := c.room(ctx); err != nil {
 		return nil, err
 	}
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		if err := c.judgeNew(tx, p, o); err != nil {
 			return err
 		}
@@ -97,7 +90,7 @@ func clearStatus(o api.Object) {
 }
 
 // created does what a kind's creation means, and writes the object.
-func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error {
+func (c *Controller) created(tx *state.Tx, p serve.Principal, o api.Object) error {
 	switch o := o.(type) {
 	case *api.VM:
 		needs, err := c.needs(tx, o)
@@ -150,7 +143,7 @@ func (c *Controller) created(tx store.Tx, p serve.Principal, o api.Object) error
 
 // addressVM checks that the VM that an address is to lead to is there, the principal's, and has no address of the family
 // yet: a translator has one for each machine (RFC 7757 §3.2).
-func (c *Controller) addressVM(tx store.Tx, p serve.Principal, a *api.Address) error {
+func (c *Controller) addressVM(tx *state.Tx, p serve.Principal, a *api.Address) error {
 	if a.Spec.VM == "" {
 		return nil
 	}
@@ -161,12 +154,8 @@ func (c *Controller) addressVM(tx store.Tx, p serve.Principal, a *api.Address) e
 	if err := changes(p, o); err != nil {
 		return err
 	}
-	all, err := list[api.Address](tx)
-	if err != nil {
-		return err
-	}
-	for _, other := range all {
-		if other.Name != a.Name && other.Spec.VM == a.Spec.VM && !other.Deleting && strings.Contains(other.Spec.Address, ":") == strings.Contains(a.Spec.Address, ":") {
+	for other := range by[api.Address](tx, "vm", a.Spec.VM) {
+		if other.Name != a.Name && !other.Deleting && strings.Contains(other.Spec.Address, ":") == strings.Contains(a.Spec.Address, ":") {
 			return &api.Error{Code: api.CodeConflict, Field: "spec.vm", Message: fmt.Sprintf("VM %s has the service address %s already; a VM has one of each family", a.Spec.VM, other.Spec.Address)}
 		}
 	}
@@ -177,7 +166,7 @@ func (c *Controller) addressVM(tx store.Tx, p serve.Principal, a *api.Address) e
 func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object) (api.Object, error) {
 	m := o.Metadata()
 	cloud.Default(o)
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		was, err := c.visible(tx, p, o.Kind(), m.Name)
 		if err != nil {
 			return err
@@ -217,7 +206,7 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 }
 
 // updated keeps the status, and does what a kind's change means.
-func (c *Controller) updated(tx store.Tx, p serve.Principal, was, now api.Object) error {
+func (c *Controller) updated(tx *state.Tx, p serve.Principal, was, now api.Object) error {
 	switch now := now.(type) {
 	case *api.VM:
 		was := was.(*api.VM)
@@ -270,7 +259,7 @@ func (c *Controller) updated(tx store.Tx, p serve.Principal, was, now api.Object
 }
 
 // growth holds a VM that is made larger against the quota, and against the host or the loan where its room is.
-func (c *Controller) growth(tx store.Tx, was, now *api.VM) error {
+func (c *Controller) growth(tx *state.Tx, was, now *api.VM) error {
 	before, err := c.needsAt(tx, was, was.Status.Site)
 	if err != nil {
 		return err
@@ -299,7 +288,7 @@ func (c *Controller) growth(tx store.Tx, was, now *api.VM) error {
 }
 
 // shortInLoan says what a loan to us has too little of when a VM under it takes more.
-func (c *Controller) shortInLoan(tx store.Tx, name string, before, after api.Resources) ([]api.Reason, error) {
+func (c *Controller) shortInLoan(tx *state.Tx, name string, before, after api.Resources) ([]api.Reason, error) {
 	l, err := get[api.Loan](tx, name)
 	if err != nil {
 		return nil, err
@@ -316,7 +305,7 @@ func (c *Controller) shortInLoan(tx store.Tx, name string, before, after api.Res
 }
 
 // own reads a VM that the principal may act on.
-func (c *Controller) own(tx store.Tx, p serve.Principal, vm string) (*api.VM, error) {
+func (c *Controller) own(tx *state.Tx, p serve.Principal, vm string) (*api.VM, error) {
 	o, err := c.visible(tx, p, api.KindVM, vm)
 	if err != nil {
 		return nil, err
@@ -330,7 +319,7 @@ func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target 
 	to := location{Site: site}
 	var call wire.ClaimCall
 	var v *api.VM
-	if err := c.view(ctx, func(tx store.Tx) (err error) {
+	if err := c.view(ctx, func(tx *state.Tx) (err error) {
 		if v, err = c.own(tx, p, vm); err != nil {
 			return err
 		}
@@ -372,7 +361,7 @@ func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target 
 func (c *Controller) leave(ctx context.Context, v *api.VM) ([]api.Reason, error) {
 	var to location
 	var reasons []api.Reason
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		s, err := c.snapshot(tx)
 		if err != nil {
 			return err
@@ -401,7 +390,7 @@ func (c *Controller) leave(ctx context.Context, v *api.VM) ([]api.Reason, error)
 
 // Cancel is serve.Controller's.
 func (c *Controller) Cancel(ctx context.Context, p serve.Principal, job string) (*api.Job, error) {
-	j, err := change(store.Urgent(ctx), c, job, func(tx store.Tx, j *api.Job) error {
+	j, err := change(store.Urgent(ctx), c, job, func(tx *state.Tx, j *api.Job) error {
 		if !sees(p, j) {
 			return api.Errorf(api.CodeNotFound, "no job is called %q", job)
 		}
@@ -420,7 +409,7 @@ func (c *Controller) Cancel(ctx context.Context, p serve.Principal, job string) 
 
 // Why is serve.Controller's.
 func (c *Controller) Why(ctx context.Context, p serve.Principal, vm, not string) (reasons []api.Reason, err error) {
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		v, err := c.own(tx, p, vm)
 		if err != nil {
 			return err
@@ -463,7 +452,7 @@ func (c *Controller) Why(ctx context.Context, p serve.Principal, vm, not string)
 
 // running is a VM of the principal that is somewhere.
 func (c *Controller) running(ctx context.Context, p serve.Principal, vm string) (v *api.VM, err error) {
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		if v, err = c.own(tx, p, vm); err != nil {
 			return err
 		}
@@ -522,7 +511,7 @@ func (c *Controller) Return(ctx context.Context, p serve.Principal, name string)
 		return nil, forbidden("return loans")
 	}
 	var lender string
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		l, err := get[api.Loan](tx, name)
 		if err != nil {
 			return err

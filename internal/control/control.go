@@ -15,6 +15,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/fed"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
@@ -23,7 +24,7 @@ import (
 // Options are what a controller is made of.
 type Options struct {
 	Site        string
-	Store       store.Store
+	State       *state.State    // of Tables; it is the federation's store, too
 	Authority   *wire.Authority // the site's CA
 	Federation  *fed.Federation
 	Images      *volume.Store // the site's base images
@@ -72,6 +73,8 @@ type Controller struct {
 	sweptImages time.Time
 	unusedSince map[volume.Digest]time.Time
 
+	rooms state.Memo[api.Resources] // what each host has given away
+
 	stateMu  sync.Mutex
 	states   map[string]wire.HostState // of all hosts, as of revision statesAt
 	statesAt int64
@@ -112,7 +115,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	c.mu.Lock()
 	c.ctx = ctx
 	c.mu.Unlock()
-	w, err := c.o.Store.Watch(ctx, "", -1)
+	w, err := c.o.State.Watch(ctx, "", -1)
 	if ctx.Err() != nil {
 		return nil // stopped before it began
 	}
@@ -247,7 +250,7 @@ const (
 )
 
 // event tells people of something, in the transaction that makes it so.
-func (c *Controller) event(tx store.Tx, typ, object, owner, message string) {
+func (c *Controller) event(tx *state.Tx, typ, object, owner, message string) {
 	e := &api.Event{Meta: c.newMeta(fmt.Sprintf("%016x-%s", c.now().UnixMilli(), c.shortID()), owner), Time: c.now(), Type: typ, Object: object, Message: message}
 	if err := put(tx, e); err != nil {
 		c.log.Error("keep event", "type", typ, "err", err)
@@ -267,7 +270,7 @@ func (c *Controller) forget(ctx context.Context) error {
 
 func (c *Controller) forgetEvents(ctx context.Context) error {
 	var old []string
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		kvs, err := tx.List(keyOf(api.KindEvent, ""))
 		for i := 0; i < len(kvs)-eventsKept; i++ {
 			old = append(old, kvs[i].Key)
@@ -285,7 +288,7 @@ func (c *Controller) forgetEvents(ctx context.Context) error {
 	}); err != nil || len(old) < 100 {
 		return err
 	}
-	return c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	return c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		for _, key := range old {
 			if err := remove(tx, key); err != nil {
 				return err

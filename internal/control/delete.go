@@ -7,13 +7,14 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
 // Delete is serve.Controller's.
 func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
-	err = c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	err = c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		if o, err = c.visible(tx, p, k, name); err != nil {
 			return err
 		}
@@ -41,7 +42,7 @@ func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, 
 }
 
 // deleted begins, or does, what a kind's deletion means. What is in use is not deleted.
-func (c *Controller) deleted(tx store.Tx, o api.Object) error {
+func (c *Controller) deleted(tx *state.Tx, o api.Object) error {
 	switch o := o.(type) {
 	case *api.VM:
 		if o.Status.Job != "" {
@@ -91,19 +92,10 @@ func inUse(o api.Object, field, format string, args ...any) error {
 	return &api.Error{Code: api.CodeConflict, Field: field, Message: fmt.Sprintf("%s %s is in use by ", singular(o.Kind()), o.Metadata().Name) + fmt.Sprintf(format, args...)}
 }
 
-func unusedByVMs(tx store.Tx, o api.Object) error {
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return err
-	}
-	name := o.Metadata().Name
-	for _, v := range vms {
-		switch {
-		case o.Kind() == api.KindImage && v.Spec.Image == name:
-			return inUse(o, "spec.image", "VM %s", v.Name)
-		case o.Kind() == api.KindNetwork && v.Spec.Network == name:
-			return inUse(o, "spec.network", "VM %s", v.Name)
-		}
+func unusedByVMs(tx *state.Tx, o api.Object) error {
+	index := map[api.Kind]string{api.KindImage: "image", api.KindNetwork: "network"}[o.Kind()]
+	for v := range by[api.VM](tx, index, o.Metadata().Name) {
+		return inUse(o, "spec."+index, "VM %s", v.Name)
 	}
 	return nil
 }
@@ -112,24 +104,17 @@ func unusedByVMs(tx store.Tx, o api.Object) error {
 var ownedKinds = []api.Kind{api.KindVM, api.KindNetwork, api.KindAddress, api.KindImage, api.KindVolume, api.KindUser}
 
 // ownerGone keeps an owner while anything is left of it: whoever gets its name later must not get what was its.
-func (c *Controller) ownerGone(tx store.Tx, o *api.Owner) error {
+func (c *Controller) ownerGone(tx *state.Tx, o *api.Owner) error {
 	for _, k := range append(slices.Clone(ownedKinds), api.KindJob, api.KindEvent) {
-		kvs, err := tx.List(keyOf(k, ""))
-		if err != nil {
-			return err
-		}
-		for _, kv := range kvs {
-			x, err := decode(k, kv)
-			if err != nil {
-				return err
-			}
-			if x.Metadata().Owner != o.Name {
+		for key, x := range tx.Objects(keyOf(k, "")) {
+			m := x.(api.Object).Metadata()
+			if m.Owner != o.Name {
 				continue
 			}
 			if slices.Contains(ownedKinds, k) {
-				return inUse(o, "owner", "%s %s", singular(k), x.Metadata().Name)
+				return inUse(o, "owner", "%s %s", singular(k), m.Name)
 			}
-			if err := remove(tx, kv.Key); err != nil {
+			if err := remove(tx, key); err != nil {
 				return err
 			}
 		}
@@ -137,7 +122,7 @@ func (c *Controller) ownerGone(tx store.Tx, o *api.Owner) error {
 	return nil
 }
 
-func (c *Controller) addressGone(tx store.Tx, a *api.Address) error {
+func (c *Controller) addressGone(tx *state.Tx, a *api.Address) error {
 	if err := put(tx, a); err != nil {
 		return err
 	}
@@ -149,25 +134,13 @@ func (c *Controller) addressGone(tx store.Tx, a *api.Address) error {
 
 // hostGone forgets a host's enrolment with it: its certificate and its join token admit nobody any more, also when another
 // host has its name.
-func (c *Controller) hostGone(tx store.Tx, h *api.Host) error {
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return err
-	}
-	for _, v := range vms {
-		if v.Status.Site == c.o.Site && v.Status.Host == h.Name {
-			return inUse(h, "status.host", "VM %s", v.Name)
-		}
+func (c *Controller) hostGone(tx *state.Tx, h *api.Host) error {
+	for v := range by[api.VM](tx, "host", placed(c.o.Site, h.Name)) {
+		return inUse(h, "status.host", "VM %s", v.Name)
 	}
 	for _, prefix := range []string{prefixOrders, prefixClaims} {
-		guests, err := listJSON[wire.Claim](tx, prefix)
-		if err != nil {
-			return err
-		}
-		for _, g := range guests {
-			if g.Host == h.Name {
-				return inUse(h, "status.host", "VM %s of %s", g.Order.Name, g.Home)
-			}
+		for _, g := range records[wire.Claim](tx, prefix, "host", h.Name) {
+			return inUse(h, "status.host", "VM %s of %s", g.Order.Name, g.Home)
 		}
 	}
 	if err := c.forgetJoins(tx, func(j join) bool { return j.Kind == wire.TokenJoin && j.Host == h.Name }); err != nil {
@@ -180,25 +153,13 @@ func (c *Controller) hostGone(tx store.Tx, h *api.Host) error {
 }
 
 // peerGone ends a peering with which nothing is left between the two sites.
-func (c *Controller) peerGone(tx store.Tx, p *api.Peer) error {
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return err
-	}
-	for _, v := range vms {
-		if v.Status.Site == p.Name {
-			return inUse(p, "status.site", "VM %s, which is there", v.Name)
-		}
+func (c *Controller) peerGone(tx *state.Tx, p *api.Peer) error {
+	for v := range by[api.VM](tx, "site", p.Name) {
+		return inUse(p, "status.site", "VM %s, which is there", v.Name)
 	}
 	for _, prefix := range []string{prefixOrders, prefixClaims} {
-		guests, err := listJSON[wire.Claim](tx, prefix)
-		if err != nil {
-			return err
-		}
-		for _, g := range guests {
-			if g.Home == p.Name {
-				return inUse(p, "home", "its guest %s, which is here", g.Order.Name)
-			}
+		for _, g := range records[wire.Claim](tx, prefix, "home", p.Name) {
+			return inUse(p, "home", "its guest %s, which is here", g.Order.Name)
 		}
 	}
 	loans, err := list[api.Loan](tx)
@@ -220,7 +181,7 @@ func (c *Controller) peerGone(tx store.Tx, p *api.Peer) error {
 }
 
 // forgetPeer removes a peer, what it told us, and the invitation by which it came.
-func (c *Controller) forgetPeer(tx store.Tx, p *api.Peer) error {
+func (c *Controller) forgetPeer(tx *state.Tx, p *api.Peer) error {
 	name := p.Name
 	for _, prefix := range []string{prefixOffers + name + "/", prefixViews + name + "/", prefixRequests + name + "/"} {
 		if err := removeAll(tx, prefix); err != nil {
@@ -248,7 +209,7 @@ func (c *Controller) forgetPeer(tx store.Tx, p *api.Peer) error {
 	return remove(tx, keyOf(api.KindPeer, name))
 }
 
-func (c *Controller) offerGone(tx store.Tx, o *api.Offer) error {
+func (c *Controller) offerGone(tx *state.Tx, o *api.Offer) error {
 	if o.Home != c.o.Site {
 		return api.Errorf(api.CodeForbidden, "offer %s is %s's", o.Name, o.Home)
 	}

@@ -5,12 +5,12 @@ import (
 	"fmt"
 
 	"widecloud/api"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 	"widecloud/internal/wire"
 )
 
 // resize gives a stopped guest another size, if its loan and its host have room for it.
-func (l local) resize(tx store.Tx, g *wire.Claim, size wire.GuestSize) error {
+func (l local) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
 	order := g.Order
 	order.CPUs, order.MemoryMiB, order.CPUModel = size.CPUs, size.MemoryMiB, size.CPUModel
 	if order.CPUs == g.Order.CPUs && order.MemoryMiB == g.Order.MemoryMiB && order.CPUModel == g.Order.CPUModel && size.Needs == g.Needs {
@@ -50,7 +50,7 @@ func (l local) resize(tx store.Tx, g *wire.Claim, size wire.GuestSize) error {
 }
 
 // rehouse puts a guest whose loan is over under another one of its home's.
-func (l local) rehouse(tx store.Tx, g *wire.Claim, name string) error {
+func (l local) rehouse(tx *state.Tx, g *wire.Claim, name string) error {
 	loan, err := get[api.Loan](tx, name)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return api.Invalidf("loan", "there is no loan %q here", name)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
@@ -172,7 +173,7 @@ func handlePeer[In, Out any](mux *http.ServeMux, path string, may func(context.C
 
 // peerGuest tells whether a VM is a guest of a peer here: nil, CodeNotFound or CodeForbidden.
 func (c *Controller) peerGuest(ctx context.Context, from, vm string) error {
-	return c.view(ctx, func(tx store.Tx) error {
+	return c.view(ctx, func(tx *state.Tx) error {
 		g, err := getJSON[wire.Claim](tx, prefixOrders+vm)
 		if errors.Is(err, store.ErrNotFound) {
 			return api.Errorf(api.CodeNotFound, "no guest %s is here", vm)
@@ -195,18 +196,14 @@ func (c *Controller) peerJob(ctx context.Context, from, job, vm string) error {
 
 // agentImage tells whether an agent may have an image: something that it was ordered to run is made from it.
 func (c *Controller) agentImage(ctx context.Context, host, digest string) error {
-	return c.view(ctx, func(tx store.Tx) error {
-		orders, err := c.ordersByHost(tx)
+	return c.view(ctx, func(tx *state.Tx) error {
+		orders, err := c.ordersOf(tx, host)
 		if err != nil {
 			return err
 		}
-		claims, err := listJSON[wire.Claim](tx, prefixClaims)
-		if err != nil {
-			return err
-		}
-		named := slices.ContainsFunc(orders[host], func(o wire.VMOrder) bool { return o.Image == digest })
-		for _, g := range claims {
-			named = named || g.Host == host && g.Order.Image == digest
+		named := slices.ContainsFunc(orders, func(o wire.VMOrder) bool { return o.Image == digest })
+		for _, g := range records[wire.Claim](tx, prefixClaims, "host", host) {
+			named = named || g.Order.Image == digest
 		}
 		if !named {
 			return api.Errorf(api.CodeForbidden, "nothing that host %s was ordered to run is made from %.80s", host, digest)
@@ -217,21 +214,22 @@ func (c *Controller) agentImage(ctx context.Context, host, digest string) error 
 
 // peerImage tells whether a peer may have an image of ours: it runs, or is about to run, a VM of ours from it.
 func (c *Controller) peerImage(ctx context.Context, from, digest string) error {
-	return c.view(ctx, func(tx store.Tx) error {
-		vms, err := list[api.VM](tx)
-		if err != nil {
-			return err
+	return c.view(ctx, func(tx *state.Tx) error {
+		made := func(v *api.VM) bool {
+			img, err := find[api.Image](tx, v.Spec.Image)
+			return err == nil && img.Status.Digest == digest
+		}
+		for v := range by[api.VM](tx, "site", from) {
+			if made(v) {
+				return nil
+			}
 		}
 		moving, err := listJSON[migration](tx, prefixMigrations)
 		if err != nil {
 			return err
 		}
-		for _, v := range vms {
-			there := v.Status.Site == from
-			for _, m := range moving {
-				there = there || m.VM == v.Name && m.Target.Site == from
-			}
-			if img, err := get[api.Image](tx, v.Spec.Image); err == nil && there && img.Status.Digest == digest {
+		for _, m := range moving {
+			if v, err := find[api.VM](tx, m.VM); err == nil && m.Target.Site == from && made(v) {
 				return nil
 			}
 		}
@@ -243,7 +241,7 @@ func (c *Controller) peerImage(ctx context.Context, from, digest string) error {
 // or to the home site, which does.
 func (c *Controller) relayOut(ctx context.Context, host string, h wire.ChannelHeader, s *wire.Stream) error {
 	var next end
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		unknown := api.Errorf(api.CodeNotFound, "host %s is not the source of a migration %s of VM %s", host, h.Job, h.VM)
 		m, err := getJSON[migration](tx, prefixMigrations+h.Job)
 		if err == nil {
@@ -276,7 +274,7 @@ func (c *Controller) relayOut(ctx context.Context, host string, h wire.ChannelHe
 func (c *Controller) relayIn(ctx context.Context, from string, h wire.ChannelHeader, s *wire.Stream) error {
 	var m migration
 	ours := false
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		var err error
 		m, err = getJSON[migration](tx, prefixMigrations+h.Job)
 		ours = err == nil
@@ -335,18 +333,12 @@ func (c *Controller) guestReport(ctx context.Context, from string, g wire.GuestR
 			}
 		})
 	}()
-	return c.update(ctx, func(tx store.Tx) error {
-		vms, err := list[api.VM](tx)
-		if err != nil {
-			return err
+	return c.update(ctx, func(tx *state.Tx) error {
+		v := vmOf(tx, g.Report.VM)
+		if orphan = v == nil; orphan || v.Status.Site != from || v.Status.Host != g.Host {
+			return nil // it moved on; a report of the past
 		}
-		orphan = !slices.ContainsFunc(vms, func(v *api.VM) bool { return v.UID == g.Report.VM })
-		for _, v := range vms {
-			if v.UID == g.Report.VM && v.Status.Site == from && v.Status.Host == g.Host {
-				return c.seeVM(tx, v, g.Report)
-			}
-		}
-		return nil // it moved on; a report of the past
+		return c.seeVM(tx, state.Clone(v), g.Report)
 	})
 }
 
@@ -373,5 +365,5 @@ func (c *Controller) Admit(caller wire.Caller) error {
 	if caller.Role != wire.RoleAgent {
 		return nil
 	}
-	return c.update(store.Urgent(context.Background()), func(tx store.Tx) error { return c.enrolled(tx, caller.Host, caller.Key) })
+	return c.update(store.Urgent(context.Background()), func(tx *state.Tx) error { return c.enrolled(tx, caller.Host, caller.Key) })
 }

@@ -7,14 +7,14 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/netplan"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 	"widecloud/internal/wire"
 )
 
 // hostState is everything that a host is to be now. The states of all hosts are made at once and kept until the store
 // changes: every change has every host's state looked at.
 func (c *Controller) hostState(ctx context.Context, host string) (s wire.HostState, err error) {
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		c.stateMu.Lock()
 		defer c.stateMu.Unlock()
 		if c.states == nil || c.statesAt != tx.Revision() {
@@ -33,12 +33,8 @@ func (c *Controller) hostState(ctx context.Context, host string) (s wire.HostSta
 	return s, err
 }
 
-func (c *Controller) hostStates(tx store.Tx) (map[string]wire.HostState, error) {
+func (c *Controller) hostStates(tx *state.Tx) (map[string]wire.HostState, error) {
 	hosts, err := list[api.Host](tx)
-	if err != nil {
-		return nil, err
-	}
-	orders, err := c.ordersByHost(tx)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +49,11 @@ func (c *Controller) hostStates(tx store.Tx) (map[string]wire.HostState, error) 
 	networks = append(networks, foreign...)
 	out := make(map[string]wire.HostState, len(hosts))
 	for _, h := range hosts {
-		s := wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: append([]wire.VMOrder{}, orders[h.Name]...)}
+		orders, err := c.ordersOf(tx, h.Name)
+		if err != nil {
+			return nil, err
+		}
+		s := wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: append([]wire.VMOrder{}, orders...)}
 		slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
 		s.Networks, s.Mappings = netplan.ForHost(planHost(h), networks)
 		out[h.Name] = s
@@ -61,28 +61,22 @@ func (c *Controller) hostStates(tx store.Tx) (map[string]wire.HostState, error) 
 	return out, nil
 }
 
-// ordersByHost are the orders for our own VMs that are here, and for guests.
-func (c *Controller) ordersByHost(tx store.Tx) (map[string][]wire.VMOrder, error) {
-	out := map[string][]wire.VMOrder{}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range vms {
-		if v.Status.Site != c.o.Site || v.Status.Epoch == 0 {
+// ordersOf are the orders for our own VMs that are on a host, and for guests.
+func (c *Controller) ordersOf(tx *state.Tx, host string) (out []wire.VMOrder, err error) {
+	for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
+		if v.Status.Epoch == 0 {
 			continue
 		}
 		o, err := c.orderOf(tx, v)
 		if err != nil {
 			return nil, err
 		}
-		out[v.Status.Host] = append(out[v.Status.Host], o)
+		out = append(out, o)
 	}
-	guests, err := listJSON[wire.Claim](tx, prefixOrders)
-	for _, g := range guests {
-		out[g.Host] = append(out[g.Host], g.Order)
+	for _, g := range records[wire.Claim](tx, prefixOrders, "host", host) {
+		out = append(out, g.Order)
 	}
-	return out, err
+	return out, nil
 }
 
 // hasRole tells whether a host is for a role: by its admin's word, and by its agent's configuration once that is known.

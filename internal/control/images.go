@@ -15,7 +15,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/serve"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
@@ -23,7 +23,7 @@ import (
 // importImages brings in the images that have a source and are not here yet.
 func (c *Controller) importImages(ctx context.Context) error {
 	var todo []*api.Image
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		all, err := list[api.Image](tx)
 		for _, i := range all {
 			if i.Status.Phase == "importing" && i.Spec.Source != "" && !i.Deleting {
@@ -77,7 +77,7 @@ func (c *Controller) importImage(ctx context.Context, i *api.Image, content io.R
 	if cause := context.Cause(ctx); cause != nil {
 		return nil, cause
 	}
-	changed, storeErr := change(ctx, c, i.Name, func(tx store.Tx, now *api.Image) error {
+	changed, storeErr := change(ctx, c, i.Name, func(tx *state.Tx, now *api.Image) error {
 		if now.UID != i.UID || now.Status.Phase == "ready" {
 			return api.Errorf(api.CodeConflict, "image %s has its content; it never changes: create another one", i.Name)
 		}
@@ -166,7 +166,7 @@ func (c *Controller) fetchOptions(ctx context.Context) (volume.FetchOptions, err
 	for _, r := range c.o.Plan.Reserved {
 		o.Deny = append(o.Deny, r.Prefix)
 	}
-	err := c.view(ctx, func(tx store.Tx) error {
+	err := c.view(ctx, func(tx *state.Tx) error {
 		hosts, err := list[api.Host](tx)
 		for _, h := range hosts {
 			if a, err := netip.ParseAddr(h.Status.VTEP); err == nil {
@@ -222,7 +222,7 @@ func (c *Controller) fetchImage(ctx context.Context, digest volume.Digest) error
 }
 
 func (c *Controller) imageSources(ctx context.Context, digest volume.Digest) (out []imageSource, err error) {
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		for _, prefix := range []string{prefixClaims, prefixOrders} {
 			all, err := listJSON[wire.Claim](tx, prefix)
 			if err != nil {
@@ -310,7 +310,7 @@ func (c *Controller) sweepImages(ctx context.Context) error {
 
 // imageUsed tells whether an image of ours, or a guest, needs a base image.
 func (c *Controller) imageUsed(ctx context.Context, digest string) (used bool, err error) {
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		images, err := list[api.Image](tx)
 		if err != nil {
 			return err

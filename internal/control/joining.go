@@ -11,6 +11,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -54,11 +55,11 @@ func (c *Controller) oneTime(ctx context.Context, j join) (string, error) {
 		return "", err
 	}
 	j.Expires = c.now().Add(c.o.JoinLife)
-	return t.String(), c.update(ctx, func(tx store.Tx) error { return putJSON(tx, prefixJoins+t.ID(), j) })
+	return t.String(), c.update(ctx, func(tx *state.Tx) error { return putJSON(tx, prefixJoins+t.ID(), j) })
 }
 
 // redeem reads a one-time token that somebody with a key shows: a new one, or one that the same key has used before.
-func (c *Controller) redeem(tx store.Tx, id string, kind wire.TokenKind, key, advice string) (join, error) {
+func (c *Controller) redeem(tx *state.Tx, id string, kind wire.TokenKind, key, advice string) (join, error) {
 	j, err := getJSON[join](tx, prefixJoins+id)
 	refused := func(why string) error {
 		return &api.Error{Code: api.CodeUnauthenticated, Field: "token", Message: why + "; " + advice}
@@ -80,7 +81,7 @@ func (c *Controller) redeem(tx store.Tx, id string, kind wire.TokenKind, key, ad
 func (c *Controller) pruneJoins(ctx context.Context) error {
 	expired := func(j join) bool { return !c.now().Before(j.Expires) }
 	any := false
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		all, err := listJSON[join](tx, prefixJoins)
 		for _, j := range all {
 			any = any || expired(j)
@@ -89,11 +90,11 @@ func (c *Controller) pruneJoins(ctx context.Context) error {
 	}); err != nil || !any {
 		return err
 	}
-	return c.update(ctx, func(tx store.Tx) error { return c.forgetJoins(tx, expired) })
+	return c.update(ctx, func(tx *state.Tx) error { return c.forgetJoins(tx, expired) })
 }
 
 // forgetJoins removes the tokens that match.
-func (c *Controller) forgetJoins(tx store.Tx, match func(join) bool) error {
+func (c *Controller) forgetJoins(tx *state.Tx, match func(join) bool) error {
 	all, err := listJSON[join](tx, prefixJoins)
 	if err != nil {
 		return err
@@ -111,7 +112,7 @@ func (c *Controller) forgetJoins(tx store.Tx, match func(join) bool) error {
 // Join signs an agent's certificate against its one-time token. The same agent may ask again when the answer was lost, as
 // long as its host was not removed meanwhile.
 func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		j, err := c.redeem(tx, r.Token, wire.TokenJoin, r.Key, "get another: wcc host join-token "+r.Host)
 		if err != nil {
 			return err
@@ -149,7 +150,7 @@ func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinRep
 }
 
 // enrolled tells whether a key may speak for a host. The key of a host that joined before keys were kept becomes its key.
-func (c *Controller) enrolled(tx store.Tx, host, key string) error {
+func (c *Controller) enrolled(tx *state.Tx, host, key string) error {
 	advice := "join anew: wcc host join-token " + host
 	if _, err := get[api.Host](tx, host); errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return api.Errorf(api.CodeForbidden, "host %s was removed; %s", host, advice)
@@ -220,7 +221,7 @@ func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerRep
 		return wire.PeerReply{}, api.Invalidf("site", "%s is this site's own name", r.Site)
 	}
 	fingerprint := wire.Fingerprint(r.CA)
-	if err := c.update(ctx, func(tx store.Tx) error {
+	if err := c.update(ctx, func(tx *state.Tx) error {
 		j, err := c.redeem(tx, r.Token, wire.TokenPeer, fingerprint, "ask for another invitation")
 		if err != nil {
 			return err
@@ -237,7 +238,7 @@ func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerRep
 // peered keeps a peer and begins to speak with it.
 func (c *Controller) peered(ctx context.Context, site, endpoint, certificate, fingerprint string) (*api.Peer, error) {
 	var out *api.Peer
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		out = &api.Peer{Meta: c.newMeta(site, ""), Spec: api.PeerSpec{Endpoint: endpoint, Certificate: certificate, Fingerprint: fingerprint}}
 		if have, err := get[api.Peer](tx, site); err == nil {
 			if have.Spec.Fingerprint != fingerprint {
@@ -261,7 +262,7 @@ func (c *Controller) peered(ctx context.Context, site, endpoint, certificate, fi
 // Peers begins to speak with every peer that the store has; once, before Run.
 func (c *Controller) Peers(ctx context.Context) error {
 	var peers []*api.Peer
-	if err := c.view(ctx, func(tx store.Tx) (err error) {
+	if err := c.view(ctx, func(tx *state.Tx) (err error) {
 		peers, err = list[api.Peer](tx)
 		return err
 	}); err != nil {

@@ -11,7 +11,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/netplan"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 	"widecloud/internal/wire"
 )
 
@@ -47,7 +47,7 @@ func refusal(v wire.NetworkView, service netip.Addr, at string, err error) wire.
 }
 
 // judgeClaim looks at a peer's claim. That there is room is not its question.
-func (c *Controller) judgeClaim(tx store.Tx, call wire.ClaimCall) error {
+func (c *Controller) judgeClaim(tx *state.Tx, call wire.ClaimCall) error {
 	o, home := call.Order, call.Order.Home
 	forbidden := func(field, format string, args ...any) error {
 		return &api.Error{Code: api.CodeForbidden, Field: field, Message: fmt.Sprintf(format, args...)}
@@ -76,14 +76,8 @@ func (c *Controller) judgeClaim(tx store.Tx, call wire.ClaimCall) error {
 	if err := honest(call.Order, call.Needs, call.Image); err != nil {
 		return err
 	}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return err
-	}
-	for _, v := range vms {
-		if v.UID == o.VM {
-			return forbidden("order.vm", "VM %s is not %s's", o.VM, home)
-		}
+	if vmOf(tx, o.VM) != nil {
+		return forbidden("order.vm", "VM %s is not %s's", o.VM, home)
 	}
 	for _, prefix := range []string{prefixOrders, prefixClaims} {
 		all, err := listJSON[wire.Claim](tx, prefix)
@@ -213,7 +207,7 @@ const maxSeconds = 366 * 24 * 3600
 
 // judgeViews looks at a peer's networks, and gives those that may be carried here once something of the peer asks for them,
 // without the parts that are bad, and why the rest is refused.
-func (c *Controller) judgeViews(tx store.Tx, from string, views []wire.NetworkView) (good []wire.NetworkView, refused []wire.Refusal, err error) {
+func (c *Controller) judgeViews(tx *state.Tx, from string, views []wire.NetworkView) (good []wire.NetworkView, refused []wire.Refusal, err error) {
 	refuse := func(v wire.NetworkView, err error, at string) {
 		if len(refused) < maxRefusals {
 			refused = append(refused, refusal(v, netip.Addr{}, at, err))
@@ -316,7 +310,7 @@ func (c *Controller) soundView(at string, v wire.NetworkView) (wire.NetworkView,
 }
 
 // judgeAnswer looks at what a lender answers to a claim: where the VM is, and what it runs on.
-func (c *Controller) judgeAnswer(tx store.Tx, call wire.ClaimCall, claim wire.Claim) error {
+func (c *Controller) judgeAnswer(tx *state.Tx, call wire.ClaimCall, claim wire.Claim) error {
 	if claim.Job != call.Job || claim.VM != call.Order.VM {
 		return api.Invalidf("claim.job", "is %.80q for VM %.80q, and job %s for VM %s was asked for", claim.Job, claim.VM, call.Job, call.Order.VM)
 	}

@@ -7,7 +7,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 	"widecloud/internal/wire"
 )
 
@@ -86,13 +86,9 @@ func judgeVMReport(field string, v *wire.VMReport) error {
 }
 
 // judgeVTEP refuses a tunnel end point that another host has.
-func (c *Controller) judgeVTEP(tx store.Tx, host string, vtep netip.Addr) error {
-	hosts, err := list[api.Host](tx)
-	if err != nil {
-		return err
-	}
-	for _, h := range hosts {
-		if h.Name != host && h.Status.VTEP == vtep.String() {
+func (c *Controller) judgeVTEP(tx *state.Tx, host string, vtep netip.Addr) error {
+	for h := range by[api.Host](tx, "vtep", vtep.String()) {
+		if h.Name != host {
 			return &api.Error{Code: api.CodeInvalid, Field: "vtep", Message: fmt.Sprintf("%s is host %s's", vtep, h.Name)}
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -36,7 +37,7 @@ func (c *Controller) documents() {
 const prefixOffers = "peeroffers/"
 
 // offersOf is what a peer offers us.
-func (c *Controller) offersOf(tx store.Tx, peer string) ([]wire.OfferBody, error) {
+func (c *Controller) offersOf(tx *state.Tx, peer string) ([]wire.OfferBody, error) {
 	m, err := listJSON[wire.OfferBody](tx, prefixOffers+peer+"/")
 	if err != nil {
 		return nil, err
@@ -58,7 +59,7 @@ func (c *Controller) takeOffers(ctx context.Context, d wire.Verified) (any, erro
 	if err := c.judgeOffers(d.From, body.Offers); err != nil {
 		return nil, err
 	}
-	return nil, c.update(ctx, func(tx store.Tx) error {
+	return nil, c.update(ctx, func(tx *state.Tx) error {
 		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}
@@ -92,7 +93,7 @@ func (c *Controller) takeOffers(ctx context.Context, d wire.Verified) (any, erro
 }
 
 // ownOffers are this site's own offers, by name.
-func (c *Controller) ownOffers(tx store.Tx) (map[string]*api.Offer, error) {
+func (c *Controller) ownOffers(tx *state.Tx) (map[string]*api.Offer, error) {
 	all, err := list[api.Offer](tx)
 	if err != nil {
 		return nil, err
@@ -106,7 +107,7 @@ func (c *Controller) ownOffers(tx store.Tx) (map[string]*api.Offer, error) {
 	return out, nil
 }
 
-func (c *Controller) loansFromUs(tx store.Tx) ([]api.Loan, error) {
+func (c *Controller) loansFromUs(tx *state.Tx) ([]api.Loan, error) {
 	all, err := list[api.Loan](tx)
 	if err != nil {
 		return nil, err
@@ -143,7 +144,7 @@ func (c *Controller) takeLoanRequest(ctx context.Context, d wire.Verified) (any,
 	if err := cloud.ValidateName("body.name", r.Name); err != nil {
 		return nil, err
 	}
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}
@@ -209,7 +210,7 @@ func (c *Controller) sendLoan(ctx context.Context, name string) error {
 	}
 	var body wire.LoanBody
 	var borrower, seal string
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		l, err := get[api.Loan](tx, name)
 		if err != nil {
 			return err
@@ -258,7 +259,7 @@ func (c *Controller) takeLoan(ctx context.Context, d wire.Verified) (any, error)
 	if err := c.judgeLoan(d.From, b); err != nil {
 		return nil, err
 	}
-	return nil, c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	return nil, c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}
@@ -297,7 +298,7 @@ type loanRequest struct {
 func requestKey(lender, name string) string { return prefixRequests + lender + "/" + name }
 
 // newLoan makes a loan of what was asked for.
-func (c *Controller) newLoan(tx store.Tx, lender string, b wire.LoanBody) (*api.Loan, error) {
+func (c *Controller) newLoan(tx *state.Tx, lender string, b wire.LoanBody) (*api.Loan, error) {
 	r, err := getJSON[loanRequest](tx, requestKey(lender, b.Name))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, &api.Error{Code: api.CodeForbidden, Field: "body.name", Message: fmt.Sprintf("%s has not asked %s for a loan %s", c.o.Site, lender, b.Name)}
@@ -318,7 +319,7 @@ func (c *Controller) borrow(ctx context.Context, lender, offer string, amount ap
 	if err := c.room(ctx); err != nil {
 		return "", err
 	}
-	if err := c.update(ctx, func(tx store.Tx) error {
+	if err := c.update(ctx, func(tx *state.Tx) error {
 		if _, err := get[api.Peer](tx, lender); err != nil {
 			return api.Invalidf("lender", "no peer is called %q", lender)
 		}
@@ -329,7 +330,7 @@ func (c *Controller) borrow(ctx context.Context, lender, offer string, amount ap
 	err = c.o.Federation.Send(ctx, lender, wire.DocLoanRequest, name, documentTime, wire.LoanRequest{Name: name, Offer: offer, Amount: amount})
 	if err != nil && !errors.Is(err, wire.ErrNoAnswer) {
 		// The lender's own no, or it was never asked: nothing will come.
-		if e := c.update(ctx, func(tx store.Tx) error { return remove(tx, requestKey(lender, name)) }); e != nil {
+		if e := c.update(ctx, func(tx *state.Tx) error { return remove(tx, requestKey(lender, name)) }); e != nil {
 			c.log.Error("forget a loan request", "peer", lender, "loan", name, "err", e)
 		}
 	}
@@ -346,7 +347,7 @@ const requestLife = 24 * time.Hour
 func (c *Controller) pruneLoans(ctx context.Context) error {
 	var old []*api.Loan
 	var unanswered []string
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		loans, err := list[api.Loan](tx)
 		if err != nil {
 			return err
@@ -370,7 +371,7 @@ func (c *Controller) pruneLoans(ctx context.Context) error {
 	}); err != nil || len(old)+len(unanswered) == 0 {
 		return err
 	}
-	return c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	return c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		for _, key := range unanswered {
 			if err := remove(tx, key); err != nil {
 				return err
@@ -398,7 +399,7 @@ func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) (any, e
 	if err := d.DecodeBody(&b); err != nil {
 		return nil, err
 	}
-	if err := c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	if err := c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}
@@ -433,7 +434,7 @@ func (c *Controller) takeLoanRenew(ctx context.Context, d wire.Verified) (any, e
 func (c *Controller) lending(ctx context.Context) error {
 	var renew []string
 	var leave []*api.VM
-	err := c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	err := c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		renew, leave = renew[:0], leave[:0]
 		offers, err := c.ownOffers(tx)
 		if err != nil {
@@ -479,12 +480,8 @@ func (c *Controller) lending(ctx context.Context) error {
 					renew = append(renew, l.Name+"@"+l.Spec.Lender)
 				}
 				if l.Status.State == api.LoanReclaimed {
-					vms, err := list[api.VM](tx)
-					if err != nil {
-						return err
-					}
-					for _, v := range vms {
-						if v.Status.Loan == l.Name && v.Status.Job == "" && !v.Deleting && v.Status.Host != "" && v.Spec.Power == api.PowerOn {
+					for v := range by[api.VM](tx, "loan", l.Name) {
+						if v.Status.Job == "" && !v.Deleting && v.Status.Host != "" && v.Spec.Power == api.PowerOn {
 							leave = append(leave, v)
 						}
 					}
@@ -527,7 +524,7 @@ func (c *Controller) lending(ctx context.Context) error {
 
 // reclaim takes a loan from us back, and tells the borrower.
 func (c *Controller) reclaim(ctx context.Context, name string) (*api.Loan, error) {
-	l, err := change(ctx, c, name, func(tx store.Tx, l *api.Loan) error {
+	l, err := change(ctx, c, name, func(tx *state.Tx, l *api.Loan) error {
 		if l.Spec.Lender != c.o.Site {
 			return api.Errorf(api.CodeConflict, "loan %s is to this site, not from it: wcc loan return %s", name, name)
 		}
@@ -558,7 +555,7 @@ func (c *Controller) sendHome(ctx context.Context, v *api.VM) {
 	if len(reasons) == 0 {
 		return
 	}
-	if _, err := change(ctx, c, v.Name, func(_ store.Tx, v *api.VM) error {
+	if _, err := change(ctx, c, v.Name, func(_ *state.Tx, v *api.VM) error {
 		v.Status.Message, v.Status.Reasons = "its lender wants the room back, and there is nowhere to go", reasons
 		return nil
 	}); err != nil {
@@ -568,18 +565,15 @@ func (c *Controller) sendHome(ctx context.Context, v *api.VM) {
 }
 
 // stopGuests carries out what the offer says when the grace is over: stop. The volume is kept.
-func (c *Controller) stopGuests(tx store.Tx, loan string) error {
-	guests, err := listJSON[wire.Claim](tx, prefixOrders)
-	if err != nil {
-		return err
-	}
-	for uid, g := range guests {
-		if g.Loan != loan || g.Order.Run != wire.RunOn {
+func (c *Controller) stopGuests(tx *state.Tx, loan string) error {
+	for key, g := range records[wire.Claim](tx, prefixOrders, "loan", loan) {
+		if g.Order.Run != wire.RunOn {
 			continue
 		}
+		g = state.Clone(g)
 		g.Order.Run = wire.RunOff
 		c.event(tx, "guest.stopped", "guests/"+g.Order.Name+"@"+g.Home, g.Owner, "its loan has ended")
-		if err := putJSON(tx, prefixOrders+uid, g); err != nil {
+		if err := putJSON(tx, key, g); err != nil {
 			return err
 		}
 	}
@@ -599,7 +593,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 			return c.o.Federation.Send(ctx, peer, kind, "", documentTime, body)
 		}})
 	}
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		peers, err := list[api.Peer](tx)
 		if err != nil {
 			return err
@@ -679,7 +673,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 }
 
 // cpuKinds are the kinds of hypervisors of this site, each with the guest models that every one of the kind can run.
-func (c *Controller) cpuKinds(tx store.Tx) ([]api.CPU, error) {
+func (c *Controller) cpuKinds(tx *state.Tx) ([]api.CPU, error) {
 	hosts, err := list[api.Host](tx)
 	if err != nil {
 		return nil, err

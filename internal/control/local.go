@@ -13,6 +13,7 @@ import (
 	"widecloud/internal/lend"
 	"widecloud/internal/netplan"
 	"widecloud/internal/place"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -22,7 +23,7 @@ type local struct{ c *Controller }
 
 // check gives every reason at once.
 func (l local) check(ctx context.Context, call wire.ClaimCall) (reasons []api.Reason, err error) {
-	err = l.c.view(ctx, func(tx store.Tx) error {
+	err = l.c.view(ctx, func(tx *state.Tx) error {
 		_, reasons, err = l.choose(tx, call)
 		return err
 	})
@@ -30,7 +31,7 @@ func (l local) check(ctx context.Context, call wire.ClaimCall) (reasons []api.Re
 }
 
 // choose finds the host for a claim; without one, the reasons are all there are.
-func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason, error) {
+func (l local) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Reason, error) {
 	var reasons []api.Reason
 	if call.Order.Home != l.c.o.Site {
 		if err := l.c.judgeClaim(tx, call); err != nil {
@@ -77,7 +78,7 @@ func (l local) choose(tx store.Tx, call wire.ClaimCall) (*api.Host, []api.Reason
 }
 
 // admit says why a VM does not fit under a loan from us.
-func (c *Controller) admit(tx store.Tx, loan api.Loan, vm, job string, needs api.Resources) ([]api.Reason, error) {
+func (c *Controller) admit(tx *state.Tx, loan api.Loan, vm, job string, needs api.Resources) ([]api.Reason, error) {
 	used, err := c.loanUse(tx, loan.Name, job)
 	if err != nil {
 		return nil, err
@@ -90,7 +91,7 @@ func (c *Controller) admit(tx store.Tx, loan api.Loan, vm, job string, needs api
 }
 
 // networkReasons says why a network cannot be carried here beside the ones that are.
-func (l local) networkReasons(tx store.Tx, n wire.NetworkOrder, home string) ([]api.Reason, error) {
+func (l local) networkReasons(tx *state.Tx, n wire.NetworkOrder, home string) ([]api.Reason, error) {
 	var reasons []api.Reason
 	if home != l.c.o.Site {
 		if err := l.c.o.Plan.CheckNetwork("network.prefix", n.Prefix, cloud.Party{Peer: home}); err != nil {
@@ -119,7 +120,7 @@ func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, er
 	if err := l.c.room(ctx); err != nil && !store.IsUrgent(ctx) {
 		return claim, err
 	}
-	err := l.c.update(ctx, func(tx store.Tx) error {
+	err := l.c.update(ctx, func(tx *state.Tx) error {
 		key := prefixClaims + call.Job
 		if call.Start {
 			key = prefixOrders + call.Order.VM
@@ -159,7 +160,7 @@ func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, er
 }
 
 // takeIn makes a guest of a claim.
-func (c *Controller) takeIn(tx store.Tx, claim wire.Claim) error {
+func (c *Controller) takeIn(tx *state.Tx, claim wire.Claim) error {
 	g := &api.Guest{
 		Meta:   c.newMeta(claim.Order.Name+"@"+claim.Home, claim.Owner),
 		Spec:   api.GuestSpec{VM: claim.Order.Name, VMUID: claim.VM, Loan: claim.Loan, Needs: claim.Needs, Host: claim.Host, Epoch: claim.Order.Epoch},
@@ -175,7 +176,7 @@ func (c *Controller) takeIn(tx store.Tx, claim wire.Claim) error {
 }
 
 // letGo forgets a guest.
-func (c *Controller) letGo(tx store.Tx, claim wire.Claim) error {
+func (c *Controller) letGo(tx *state.Tx, claim wire.Claim) error {
 	if err := remove(tx, keyOf(api.KindGuest, claim.Order.Name+"@"+claim.Home)); err != nil {
 		return err
 	}
@@ -188,7 +189,7 @@ func (l local) sourceHost(ctx context.Context, job, vm, named string) (host stri
 	if named != "" {
 		return named, nil // the agent there judges by its own record
 	}
-	err = l.c.view(ctx, func(tx store.Tx) error {
+	err = l.c.view(ctx, func(tx *state.Tx) error {
 		if m, err := getJSON[migration](tx, prefixMigrations+job); err == nil && m.Source.Site == l.c.o.Site {
 			host = m.Source.Host
 			return nil
@@ -209,7 +210,7 @@ func (l local) sourceHost(ctx context.Context, job, vm, named string) (host stri
 
 // claim is the claim of a job.
 func (l local) claim(ctx context.Context, job string) (claim wire.Claim, err error) {
-	err = l.c.view(ctx, func(tx store.Tx) error {
+	err = l.c.view(ctx, func(tx *state.Tx) error {
 		claim, err = getJSON[wire.Claim](tx, prefixClaims+job)
 		if errors.Is(err, store.ErrNotFound) {
 			return api.Errorf(api.CodeNotFound, "no room is kept here for job %s", job)
@@ -298,7 +299,7 @@ func (l local) finish(ctx context.Context, c wire.FinishCall) error {
 		return err // an abort that a newer order has overtaken leaves nothing to put back but the room
 	}
 	l.c.o.Failpoint("target-controller.finished")
-	return l.c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	return l.c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		if err := remove(tx, prefixClaims+c.Job); err != nil {
 			return err
 		}
@@ -312,7 +313,7 @@ func (l local) finish(ctx context.Context, c wire.FinishCall) error {
 
 // finished tells whether a commit was carried out before.
 func (l local) finished(ctx context.Context, c wire.FinishCall) error {
-	return l.c.view(ctx, func(tx store.Tx) error {
+	return l.c.view(ctx, func(tx *state.Tx) error {
 		if g, err := getJSON[wire.Claim](tx, prefixOrders+c.VM); err == nil && g.Order.Epoch >= c.Epoch {
 			return nil
 		}
@@ -335,7 +336,7 @@ func (l local) confirm(ctx context.Context, c wire.FinishCall) error {
 		return err
 	}
 	l.c.o.Failpoint("source-controller.confirmed")
-	return l.c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	return l.c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		g, err := getJSON[wire.Claim](tx, prefixOrders+c.VM)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil // our own VM: its home record says where it is
@@ -364,20 +365,14 @@ func (l local) channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, err
 
 // whereIs is the host of this site that runs a VM, its own or a guest.
 func (l local) whereIs(ctx context.Context, vm string) (host string, err error) {
-	err = l.c.view(ctx, func(tx store.Tx) error {
+	err = l.c.view(ctx, func(tx *state.Tx) error {
 		if g, err := getJSON[wire.Claim](tx, prefixOrders+vm); err == nil {
 			host = g.Host
 			return nil
 		}
-		vms, err := list[api.VM](tx)
-		if err != nil {
-			return err
-		}
-		for _, v := range vms {
-			if v.UID == vm && v.Status.Site == l.c.o.Site {
-				host = v.Status.Host
-				return nil
-			}
+		if v := vmOf(tx, vm); v != nil && v.Status.Site == l.c.o.Site {
+			host = v.Status.Host
+			return nil
 		}
 		return api.Errorf(api.CodeNotFound, "VM %s is not here", vm)
 	})
@@ -410,7 +405,7 @@ func (l local) stream(ctx context.Context, host, path string, header any) (net.C
 
 // order changes what a guest is to do; only for guests.
 func (l local) order(ctx context.Context, o wire.GuestOrder) error {
-	return l.c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	return l.c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		g, err := getJSON[wire.Claim](tx, prefixOrders+o.VM)
 		if errors.Is(err, store.ErrNotFound) {
 			if o.Run == wire.RunGone {

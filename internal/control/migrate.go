@@ -8,6 +8,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -53,7 +54,7 @@ type debris struct {
 // startMigration makes the job and its saga in one transaction.
 func (c *Controller) startMigration(ctx context.Context, vmName string, to location, wantHost, owner, why string) (*api.Job, error) {
 	job := &api.Job{Meta: c.newMeta("migrate-"+c.shortID(), owner)}
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		v, err := get[api.VM](tx, vmName)
 		if err != nil {
 			return err
@@ -100,7 +101,7 @@ func (c *Controller) startMigration(ctx context.Context, vmName string, to locat
 // migrations sets every saga that is not at work to work.
 func (c *Controller) migrations(ctx context.Context) error {
 	var all map[string]migration
-	if err := c.view(ctx, func(tx store.Tx) (err error) {
+	if err := c.view(ctx, func(tx *state.Tx) (err error) {
 		all, err = listJSON[migration](tx, prefixMigrations)
 		return err
 	}); err != nil {
@@ -202,7 +203,7 @@ func (c *Controller) rereadMigration(ctx context.Context, m *migration, cause er
 }
 
 func (c *Controller) readMigration(ctx context.Context, job string) (m migration, err error) {
-	err = c.view(ctx, func(tx store.Tx) (err error) {
+	err = c.view(ctx, func(tx *state.Tx) (err error) {
 		m, err = getJSON[migration](tx, prefixMigrations+job)
 		return err
 	})
@@ -235,7 +236,7 @@ func (c *Controller) stepMigration(ctx context.Context, m *migration) error {
 			return err
 		}
 		if m.Target.Site != c.o.Site {
-			if err := c.view(ctx, func(tx store.Tx) error { return c.judgeAnswer(tx, m.Call, claim) }); err != nil {
+			if err := c.view(ctx, func(tx *state.Tx) error { return c.judgeAnswer(tx, m.Call, claim) }); err != nil {
 				return err
 			}
 		}
@@ -383,7 +384,7 @@ func (c *Controller) followCopy(ctx context.Context, m *migration, source end) {
 			return
 		case <-tick.C:
 		}
-		if err := c.o.Store.Room(ctx); errors.Is(err, store.ErrFull) != full && ctx.Err() == nil {
+		if err := c.o.State.Room(ctx); errors.Is(err, store.ErrFull) != full && ctx.Err() == nil {
 			full = !full
 			c.showFull(ctx, m, full)
 		}
@@ -408,7 +409,7 @@ func (c *Controller) followCopy(ctx context.Context, m *migration, source end) {
 
 // keepProgress shows how far the copying is (zero: as before), and tells whether it is to be cancelled.
 func (c *Controller) keepProgress(ctx context.Context, job string, p api.Progress) (cancel bool, err error) {
-	_, err = change(ctx, c, job, func(_ store.Tx, j *api.Job) error {
+	_, err = change(ctx, c, job, func(_ *state.Tx, j *api.Job) error {
 		if p != (api.Progress{}) {
 			j.Status.Progress = p
 		}
@@ -425,7 +426,7 @@ func (c *Controller) showFull(ctx context.Context, m *migration, full bool) {
 		message = "the disk of the controller is full; the migration goes on with the room that is kept for it"
 	}
 	c.log.Warn("room for the journal of a migration", "job", m.Job, "vm", m.VM, "full", full)
-	if _, err := change(ctx, c, m.Job, func(_ store.Tx, j *api.Job) error {
+	if _, err := change(ctx, c, m.Job, func(_ *state.Tx, j *api.Job) error {
 		j.Status.Message = message
 		return nil
 	}); err != nil && ctx.Err() == nil {
@@ -437,7 +438,7 @@ var errCancelled = api.Errorf(api.CodeConflict, "it was cancelled")
 
 // cancelled tells whether somebody asked for the job's end.
 func (c *Controller) cancelled(ctx context.Context, m *migration) error {
-	return c.view(ctx, func(tx store.Tx) error {
+	return c.view(ctx, func(tx *state.Tx) error {
 		j, err := get[api.Job](tx, m.Job)
 		if err == nil && j.Spec.Cancel {
 			return errCancelled
@@ -453,7 +454,7 @@ func (c *Controller) advance(ctx context.Context, m *migration, step cloud.Migra
 	}
 	from := m.Step
 	m.Step = step
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		j, err := get[api.Job](tx, m.Job)
 		if err != nil {
 			return err
@@ -534,7 +535,7 @@ func (c *Controller) advance(ctx context.Context, m *migration, step cloud.Migra
 // sweep tries to clean up what ended jobs have left.
 func (c *Controller) sweep(ctx context.Context) error {
 	var all map[string]debris
-	if err := c.view(ctx, func(tx store.Tx) (err error) {
+	if err := c.view(ctx, func(tx *state.Tx) (err error) {
 		all, err = listJSON[debris](tx, prefixDebris)
 		return err
 	}); err != nil {
@@ -549,7 +550,7 @@ func (c *Controller) sweep(ctx context.Context) error {
 // sweepFor cleans up what earlier jobs of one VM have left, now, so that a new migration finds the ground free.
 func (c *Controller) sweepFor(ctx context.Context, uid string) {
 	var all map[string]debris
-	if err := c.view(ctx, func(tx store.Tx) (err error) {
+	if err := c.view(ctx, func(tx *state.Tx) (err error) {
 		all, err = listJSON[debris](tx, prefixDebris)
 		return err
 	}); err != nil {
@@ -578,7 +579,7 @@ func (c *Controller) sweepOne(ctx context.Context, d debris) {
 		c.log.Debug("sweep", "job", d.Job, "err", err)
 		return
 	}
-	if err := c.update(ctx, func(tx store.Tx) error { return remove(tx, prefixDebris+d.Job) }); err != nil {
+	if err := c.update(ctx, func(tx *state.Tx) error { return remove(tx, prefixDebris+d.Job) }); err != nil {
 		c.log.Error("forget what was swept", "job", d.Job, "err", err)
 	}
 }

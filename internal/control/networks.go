@@ -11,7 +11,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/netplan"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 	"widecloud/internal/wire"
 )
 
@@ -28,7 +28,7 @@ type networkObjects struct {
 	gateways  []api.NetworkMember
 }
 
-func (c *Controller) networkObjects(tx store.Tx) (o networkObjects, err error) {
+func (c *Controller) networkObjects(tx *state.Tx) (o networkObjects, err error) {
 	o.vms, o.moves, o.addresses = map[string][]*api.VM{}, map[string][]api.NetworkMember{}, map[string][]*api.Address{}
 	if o.site, err = c.planSite(tx); err != nil {
 		return o, err
@@ -81,7 +81,7 @@ func (o networkObjects) plan(n *api.Network) (netplan.Network, error) {
 }
 
 // ownNetworks plans all networks of this site.
-func (c *Controller) ownNetworks(tx store.Tx) ([]netplan.Network, error) {
+func (c *Controller) ownNetworks(tx *state.Tx) ([]netplan.Network, error) {
 	o, err := c.networkObjects(tx)
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (c *Controller) ownNetworks(tx store.Tx) ([]netplan.Network, error) {
 }
 
 // ownNetwork plans one network of this site.
-func (c *Controller) ownNetwork(tx store.Tx, n *api.Network) (netplan.Network, error) {
+func (c *Controller) ownNetwork(tx *state.Tx, n *api.Network) (netplan.Network, error) {
 	o, err := c.networkObjects(tx)
 	if err != nil {
 		return netplan.Network{}, err
@@ -107,7 +107,7 @@ func (c *Controller) ownNetwork(tx store.Tx, n *api.Network) (netplan.Network, e
 }
 
 // planSite is this site as its networks are planned.
-func (c *Controller) planSite(tx store.Tx) (*netplan.Site, error) {
+func (c *Controller) planSite(tx *state.Tx) (*netplan.Site, error) {
 	hosts, err := list[api.Host](tx)
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func planHost(h *api.Host) netplan.Host {
 }
 
 // roomsForOwn are the hosts that keep room for VMs of this site that are about to arrive, by the UIDs of their networks.
-func (c *Controller) roomsForOwn(tx store.Tx) (map[string][]string, error) {
+func (c *Controller) roomsForOwn(tx *state.Tx) (map[string][]string, error) {
 	claims, err := listJSON[wire.Claim](tx, prefixClaims)
 	out := map[string][]string{}
 	for _, g := range claims {
@@ -137,7 +137,7 @@ func (c *Controller) roomsForOwn(tx store.Tx) (map[string][]string, error) {
 }
 
 // gateways are the hosts that let traffic in and out of our networks: our own, and those of peers that lend us addresses.
-func (c *Controller) gateways(tx store.Tx) ([]api.NetworkMember, error) {
+func (c *Controller) gateways(tx *state.Tx) ([]api.NetworkMember, error) {
 	out, err := c.ownGateways(tx)
 	if err != nil {
 		return nil, err
@@ -163,7 +163,7 @@ func (c *Controller) gateways(tx store.Tx) ([]api.NetworkMember, error) {
 	return out, nil
 }
 
-func (c *Controller) ownGateways(tx store.Tx) (out []api.NetworkMember, err error) {
+func (c *Controller) ownGateways(tx *state.Tx) (out []api.NetworkMember, err error) {
 	hosts, err := list[api.Host](tx)
 	for _, h := range hosts {
 		if hasRole(h, api.RoleGateway) && h.Status.VTEP != "" {
@@ -174,7 +174,7 @@ func (c *Controller) ownGateways(tx store.Tx) (out []api.NetworkMember, err erro
 }
 
 // foreignNetworks plans the peers' networks that are carried here.
-func (c *Controller) foreignNetworks(tx store.Tx) ([]netplan.Network, error) {
+func (c *Controller) foreignNetworks(tx *state.Tx) ([]netplan.Network, error) {
 	site, err := c.planSite(tx)
 	if err != nil {
 		return nil, err
@@ -205,7 +205,7 @@ func (c *Controller) foreignNetworks(tx store.Tx) ([]netplan.Network, error) {
 }
 
 // foreignObjects are the objects that the plans of the peers' networks follow from, by HOME/UID.
-func (c *Controller) foreignObjects(tx store.Tx, lent map[string]int) (map[string]*netplan.Foreign, error) {
+func (c *Controller) foreignObjects(tx *state.Tx, lent map[string]int) (map[string]*netplan.Foreign, error) {
 	out := map[string]*netplan.Foreign{}
 	of := func(key, home string) *netplan.Foreign {
 		if out[key] == nil {
@@ -248,7 +248,7 @@ func (c *Controller) foreignObjects(tx store.Tx, lent map[string]int) (map[strin
 }
 
 // addressesLent is how many service addresses each peer has on loan here.
-func (c *Controller) addressesLent(tx store.Tx) (map[string]int, error) {
+func (c *Controller) addressesLent(tx *state.Tx) (map[string]int, error) {
 	loans, err := c.loansFromUs(tx)
 	if err != nil {
 		return nil, err
@@ -263,7 +263,7 @@ func (c *Controller) addressesLent(tx store.Tx) (map[string]int, error) {
 }
 
 // addressJudge holds the service addresses that peers ask for against their loans, and against this site's own addresses.
-func (c *Controller) addressJudge(tx store.Tx, lent map[string]int) (*netplan.Addresses, error) {
+func (c *Controller) addressJudge(tx *state.Tx, lent map[string]int) (*netplan.Addresses, error) {
 	objects, err := list[api.Address](tx)
 	if err != nil {
 		return nil, err
@@ -278,7 +278,7 @@ func (c *Controller) addressJudge(tx store.Tx, lent map[string]int) (*netplan.Ad
 }
 
 // ownKnown are the networks of this site, as others must not clash with them.
-func (c *Controller) ownKnown(tx store.Tx) ([]netplan.Known, error) {
+func (c *Controller) ownKnown(tx *state.Tx) ([]netplan.Known, error) {
 	own, err := list[api.Network](tx)
 	if err != nil {
 		return nil, err
@@ -295,7 +295,7 @@ func (c *Controller) ownKnown(tx store.Tx) ([]netplan.Known, error) {
 }
 
 // networksKnown lists our own networks, and those of peers that are carried here.
-func (c *Controller) networksKnown(tx store.Tx) ([]netplan.Known, error) {
+func (c *Controller) networksKnown(tx *state.Tx) ([]netplan.Known, error) {
 	out, err := c.ownKnown(tx)
 	if err != nil {
 		return nil, err
@@ -311,7 +311,7 @@ func (c *Controller) networksKnown(tx store.Tx) ([]netplan.Known, error) {
 func (c *Controller) networkFor(ctx context.Context, uid, vtep string) (out wire.NetworkOrder, err error) {
 	target := netplan.Host{Hypervisor: true}
 	target.VTEP, _ = netip.ParseAddr(vtep) // none: nothing is left out of the flood list
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		all, err := list[api.Network](tx)
 		if err != nil {
 			return err

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 
 	"widecloud/api"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
 
@@ -66,7 +68,7 @@ func newObject(k api.Kind) (api.Object, error) {
 	return nil, api.Errorf(api.CodeNotFound, "no kind of object is called %q", k)
 }
 
-// decode reads a noun out of the store; its Revision is the store's.
+// decode reads a noun out of a change of the store; its Revision is the change's.
 func decode(k api.Kind, kv store.KV) (api.Object, error) {
 	o, err := newObject(k)
 	if err != nil {
@@ -79,50 +81,66 @@ func decode(k api.Kind, kv store.KV) (api.Object, error) {
 	return o, nil
 }
 
-// get reads one noun; api.CodeNotFound when there is none.
-func get[T any, P interface {
+// noun is the pointer to a noun's struct.
+type noun[T any] interface {
 	*T
 	api.Object
-}](tx store.Tx, name string) (P, error) {
-	o := P(new(T))
-	kv, err := tx.Get(keyOf(o.Kind(), name))
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, api.Errorf(api.CodeNotFound, "no %s is called %q", singular(o.Kind()), name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(kv.Value, o); err != nil {
-		return nil, fmt.Errorf("read %s: %w", kv.Key, err)
-	}
-	o.Metadata().Revision = kv.Modified
-	return o, nil
 }
 
-// list reads all nouns of a kind in the order of their names.
-func list[T any, P interface {
-	*T
-	api.Object
-}](tx store.Tx) ([]P, error) {
-	kind := P(new(T)).Kind()
-	kvs, err := tx.List(keyOf(kind, ""))
+// find reads one noun, which is shared and must not be changed; api.CodeNotFound when there is none.
+func find[T any, P noun[T]](tx *state.Tx, name string) (P, error) {
+	kind := P(nil).Kind()
+	o, err := tx.Object(keyOf(kind, name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, api.Errorf(api.CodeNotFound, "no %s is called %q", singular(kind), name)
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := make([]P, 0, len(kvs))
-	for _, kv := range kvs {
-		o := P(new(T))
-		if err := json.Unmarshal(kv.Value, o); err != nil {
-			return nil, fmt.Errorf("read %s: %w", kv.Key, err)
+	return o.(P), nil
+}
+
+// get reads one noun to be changed; api.CodeNotFound when there is none.
+func get[T any, P noun[T]](tx *state.Tx, name string) (P, error) {
+	o, err := find[T, P](tx, name)
+	if err != nil {
+		return nil, err
+	}
+	return state.Clone(o), nil
+}
+
+// each gives all nouns of a kind in the order of their names. They are shared and must not be changed.
+func each[T any, P noun[T]](tx *state.Tx) iter.Seq[P] {
+	return nouns[T, P](tx.Objects(keyOf(P(nil).Kind(), "")))
+}
+
+// by gives the nouns that an index of their table (tables.go) finds, in the order of their names. They are shared and must not be
+// changed.
+func by[T any, P noun[T]](tx *state.Tx, index, key string) iter.Seq[P] {
+	return nouns[T, P](tx.By(keyOf(P(nil).Kind(), ""), index, key))
+}
+
+func nouns[T any, P noun[T]](all iter.Seq2[string, any]) iter.Seq[P] {
+	return func(yield func(P) bool) {
+		for _, o := range all {
+			if !yield(o.(P)) {
+				return
+			}
 		}
-		o.Metadata().Revision = kv.Modified
-		out = append(out, o)
+	}
+}
+
+// list reads all nouns of a kind to be changed, in the order of their names.
+func list[T any, P noun[T]](tx *state.Tx) ([]P, error) {
+	var out []P
+	for o := range each[T, P](tx) {
+		out = append(out, state.Clone(o))
 	}
 	return out, nil
 }
 
 // put writes a noun. What did not change is not written, so that it wakes nobody.
-func put(tx store.Tx, o api.Object) error {
+func put(tx *state.Tx, o api.Object) error {
 	m := o.Metadata()
 	revision := m.Revision
 	m.Revision = 0
@@ -131,53 +149,55 @@ func put(tx store.Tx, o api.Object) error {
 	if err != nil {
 		return fmt.Errorf("marshal %s %s: %w", singular(o.Kind()), m.Name, err)
 	}
-	return putRaw(tx, keyOf(o.Kind(), m.Name), value)
-}
-
-func putRaw(tx store.Tx, key string, value []byte) error {
-	if kv, err := tx.Get(key); err == nil && string(kv.Value) == string(value) {
-		return nil
-	}
-	return tx.Put(key, value)
+	return tx.Set(keyOf(o.Kind(), m.Name), value)
 }
 
 // putJSON writes a record of the controller's own.
-func putJSON(tx store.Tx, key string, v any) error {
+func putJSON(tx *state.Tx, key string, v any) error {
 	value, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("marshal %s: %w", key, err)
 	}
-	return putRaw(tx, key, value)
+	return tx.Set(key, value)
 }
 
 // getJSON reads a record of the controller's own; store.ErrNotFound when there is none.
-func getJSON[T any](tx store.Tx, key string) (T, error) {
-	var v T
-	kv, err := tx.Get(key)
+func getJSON[T any](tx *state.Tx, key string) (T, error) {
+	o, err := tx.Object(key)
 	if err != nil {
-		return v, err
+		var none T
+		return none, err
 	}
-	if err := json.Unmarshal(kv.Value, &v); err != nil {
-		return v, fmt.Errorf("read %s: %w", key, err)
-	}
-	return v, nil
+	return *state.Clone(o.(*T)), nil
 }
 
 // listJSON reads all records under a prefix, by the rest of their keys.
-func listJSON[T any](tx store.Tx, prefix string) (map[string]T, error) {
-	kvs, err := tx.List(prefix)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]T, len(kvs))
-	for _, kv := range kvs {
-		var v T
-		if err := json.Unmarshal(kv.Value, &v); err != nil {
-			return nil, fmt.Errorf("read %s: %w", kv.Key, err)
-		}
-		out[strings.TrimPrefix(kv.Key, prefix)] = v
+func listJSON[T any](tx *state.Tx, prefix string) (map[string]T, error) {
+	out := map[string]T{}
+	for key, o := range tx.Objects(prefix) {
+		out[strings.TrimPrefix(key, prefix)] = *state.Clone(o.(*T))
 	}
 	return out, nil
+}
+
+// records gives the controller's own records of a table that an index finds, with their whole keys. They are shared and must not be
+// changed.
+func records[T any](tx *state.Tx, prefix, index, key string) iter.Seq2[string, *T] {
+	return func(yield func(string, *T) bool) {
+		for k, o := range tx.By(prefix, index, key) {
+			if !yield(k, o.(*T)) {
+				return
+			}
+		}
+	}
+}
+
+// vmOf finds our VM of a UID; nil when there is none. It is shared and must not be changed.
+func vmOf(tx *state.Tx, uid string) *api.VM {
+	for v := range by[api.VM](tx, "uid", uid) {
+		return v
+	}
+	return nil
 }
 
 // decodeInfo reads what another site told when certificates were exchanged.
@@ -189,7 +209,7 @@ func decodeInfo(raw json.RawMessage, v any) error {
 }
 
 // remove deletes a key; nil when it is not there.
-func remove(tx store.Tx, key string) error {
+func remove(tx *state.Tx, key string) error {
 	if err := tx.Delete(key); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
@@ -197,7 +217,7 @@ func remove(tx store.Tx, key string) error {
 }
 
 // removeAll deletes the keys under a prefix.
-func removeAll(tx store.Tx, prefix string) error {
+func removeAll(tx *state.Tx, prefix string) error {
 	kvs, err := tx.List(prefix)
 	if err != nil {
 		return err
@@ -221,18 +241,18 @@ func singular(k api.Kind) string {
 	return strings.TrimSuffix(string(k), "s")
 }
 
-func (c *Controller) view(ctx context.Context, f func(store.Tx) error) error {
-	return c.o.Store.View(ctx, f)
+func (c *Controller) view(ctx context.Context, f func(*state.Tx) error) error {
+	return c.o.State.Read(ctx, f)
 }
 
 // update runs a transaction. One of new work is refused when the store has no room for it; store.Urgent marks the others.
-func (c *Controller) update(ctx context.Context, f func(store.Tx) error) error {
-	_, err := c.o.Store.Update(ctx, f)
+func (c *Controller) update(ctx context.Context, f func(*state.Tx) error) error {
+	_, err := c.o.State.Write(ctx, f)
 	return c.noRoom(err)
 }
 
 // room refuses new work before it begins, when the store has no room for what will follow.
-func (c *Controller) room(ctx context.Context) error { return c.noRoom(c.o.Store.Room(ctx)) }
+func (c *Controller) room(ctx context.Context) error { return c.noRoom(c.o.State.Room(ctx)) }
 
 // noRoom tells a user, or a peer, that the store is full. The log has the figures.
 func (c *Controller) noRoom(err error) error {
@@ -247,9 +267,9 @@ func (c *Controller) noRoom(err error) error {
 func change[T any, P interface {
 	*T
 	api.Object
-}](ctx context.Context, c *Controller, name string, f func(store.Tx, P) error) (P, error) {
+}](ctx context.Context, c *Controller, name string, f func(*state.Tx, P) error) (P, error) {
 	var o P
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		var err error
 		if o, err = get[T, P](tx, name); err != nil {
 			return err

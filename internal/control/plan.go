@@ -8,7 +8,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/serve"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 )
 
 // allot gives a new network its prefix, or a new address its address, out of the site's plan where its user named none.
@@ -46,7 +46,7 @@ func (c *Controller) allot(o api.Object, known cloud.Known) error {
 
 // clearOfHosts refuses what holds a host's own address. The plan keeps the two apart; a host that was there before the plan
 // may still be in a pool.
-func (c *Controller) clearOfHosts(tx store.Tx, field string, p netip.Prefix) error {
+func (c *Controller) clearOfHosts(tx *state.Tx, field string, p netip.Prefix) error {
 	hosts, err := list[api.Host](tx)
 	if err != nil {
 		return err

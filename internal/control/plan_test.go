@@ -123,7 +123,7 @@ func TestNetworkOverAddress(t *testing.T) {
 
 // write puts a record into a site's store, as another release has left it.
 func (s *site) write(key, value string) error {
-	_, err := s.proc.store.Update(s.w.t.Context(), func(tx store.Tx) error { return tx.Put(key, []byte(value)) })
+	_, err := s.state.Update(s.w.t.Context(), func(tx store.Tx) error { return tx.Put(key, []byte(value)) })
 	return err
 }
 

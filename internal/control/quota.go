@@ -5,7 +5,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/lend"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 )
 
 // quotaFields are the fields of a request that ask for what a quota limits, by the quota's own field.
@@ -13,7 +13,7 @@ var quotaFields = map[string]string{"cpus": "spec.cpus", "memory_mib": "spec.mem
 
 // quota holds an owner to what the site gives it; more is what it is to have beside what it has. The error has every field
 // that is short.
-func (c *Controller) quota(tx store.Tx, name string, more api.Resources) error {
+func (c *Controller) quota(tx *state.Tx, name string, more api.Resources) error {
 	if name == "" {
 		return nil
 	}
@@ -40,28 +40,16 @@ func (c *Controller) quota(tx store.Tx, name string, more api.Resources) error {
 }
 
 // usedBy is what an owner's VMs need, wherever they are, and its service addresses.
-func (c *Controller) usedBy(tx store.Tx, owner string) (api.Resources, error) {
-	used, err := c.usage(tx)
-	return used[owner], err
-}
-
-// usage is what each owner's VMs need, wherever they are, and its service addresses.
-func (c *Controller) usage(tx store.Tx) (map[string]api.Resources, error) {
-	used := map[string]api.Resources{}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range vms {
+func (c *Controller) usedBy(tx *state.Tx, owner string) (used api.Resources, err error) {
+	for v := range by[api.VM](tx, "owner", owner) {
 		needs, err := c.needs(tx, v)
 		if err != nil {
-			return nil, err
+			return used, err
 		}
-		used[v.Owner] = lend.Add(used[v.Owner], needs)
+		used = lend.Add(used, needs)
 	}
-	addresses, err := list[api.Address](tx)
-	for _, a := range addresses {
-		used[a.Owner] = lend.Add(used[a.Owner], api.Resources{Addresses: 1})
+	for range by[api.Address](tx, "owner", owner) {
+		used.Addresses++
 	}
-	return used, err
+	return used, nil
 }

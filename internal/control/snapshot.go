@@ -9,50 +9,42 @@ import (
 	"widecloud/internal/lend"
 	"widecloud/internal/netplan"
 	"widecloud/internal/place"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
-// allotted is what each host of this site has given away: its VMs, guests and claims. except names a job whose claim does
-// not count.
-func (c *Controller) allotted(tx store.Tx, except string) (map[string]api.Resources, error) {
-	out := map[string]api.Resources{}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range vms {
-		if v.Status.Site == c.o.Site && v.Status.Host != "" {
+// allotted is what a host of this site has given away: its VMs, guests and claims. except names a job whose claim does not count.
+func (c *Controller) allotted(tx *state.Tx, host, except string) (api.Resources, error) {
+	sum, err := c.rooms.Get(tx, host, func(tx *state.Tx) (sum api.Resources, err error) {
+		for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
 			needs, err := c.needs(tx, v)
 			if err != nil {
-				return nil, err
+				return sum, err
 			}
-			out[v.Status.Host] = lend.Add(out[v.Status.Host], needs)
+			sum = lend.Add(sum, needs)
 		}
-	}
-	guests, err := listJSON[wire.Claim](tx, prefixOrders)
-	if err != nil {
-		return nil, err
-	}
-	for _, g := range guests {
-		out[g.Host] = lend.Add(out[g.Host], g.Needs)
-	}
-	claims, err := listJSON[wire.Claim](tx, prefixClaims)
-	if err != nil {
-		return nil, err
-	}
-	for job, g := range claims {
-		if job != except {
-			out[g.Host] = lend.Add(out[g.Host], g.Needs)
+		for _, prefix := range []string{prefixOrders, prefixClaims} {
+			for _, g := range records[wire.Claim](tx, prefix, "host", host) {
+				sum = lend.Add(sum, g.Needs)
+			}
 		}
+		return sum, nil
+	})
+	if err != nil || except == "" {
+		return sum, err
 	}
-	return out, nil
+	g, err := getJSON[wire.Claim](tx, prefixClaims+except)
+	if errors.Is(err, store.ErrNotFound) || err == nil && g.Host != host {
+		return sum, nil
+	}
+	return lend.Sub(sum, g.Needs), err
 }
 
 // needs is what a VM takes.
-func (c *Controller) needs(tx store.Tx, v *api.VM) (api.Resources, error) {
+func (c *Controller) needs(tx *state.Tx, v *api.VM) (api.Resources, error) {
 	disk := v.Spec.DiskGiB
-	if img, err := get[api.Image](tx, v.Spec.Image); err == nil {
+	if img, err := find[api.Image](tx, v.Spec.Image); err == nil {
 		disk = max(disk, int((img.Status.VirtualMiB+1023)/1024))
 	} else if !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return api.Resources{}, err
@@ -61,7 +53,7 @@ func (c *Controller) needs(tx store.Tx, v *api.VM) (api.Resources, error) {
 }
 
 // needsAt is what a VM takes at a site: at a lender its image counts with it, since it is there for this VM.
-func (c *Controller) needsAt(tx store.Tx, v *api.VM, site string) (api.Resources, error) {
+func (c *Controller) needsAt(tx *state.Tx, v *api.VM, site string) (api.Resources, error) {
 	needs, err := c.needs(tx, v)
 	if err != nil || site == c.o.Site {
 		return needs, err
@@ -69,8 +61,8 @@ func (c *Controller) needsAt(tx store.Tx, v *api.VM, site string) (api.Resources
 	return c.lentNeeds(tx, v, needs)
 }
 
-func (c *Controller) lentNeeds(tx store.Tx, v *api.VM, needs api.Resources) (api.Resources, error) {
-	img, err := get[api.Image](tx, v.Spec.Image)
+func (c *Controller) lentNeeds(tx *state.Tx, v *api.VM, needs api.Resources) (api.Resources, error) {
+	img, err := find[api.Image](tx, v.Spec.Image)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return needs, nil
 	}
@@ -86,17 +78,17 @@ func diskMiB(v *api.VM, img *api.Image) int64 {
 }
 
 // shortOnHost says what a host has too little of when something on it takes more.
-func (c *Controller) shortOnHost(tx store.Tx, host string, before, after api.Resources) ([]api.Reason, error) {
+func (c *Controller) shortOnHost(tx *state.Tx, host string, before, after api.Resources) ([]api.Reason, error) {
 	h, err := get[api.Host](tx, host)
 	if err != nil {
 		return nil, err
 	}
-	allotted, err := c.allotted(tx, "")
+	allotted, err := c.allotted(tx, host, "")
 	if err != nil {
 		return nil, err
 	}
 	before.Addresses, after.Addresses = 0, 0
-	reasons := lend.Fits("host "+host, lend.Sub(h.Status.Capacity, lend.Sub(allotted[host], before)), after)
+	reasons := lend.Fits("host "+host, lend.Sub(h.Status.Capacity, lend.Sub(allotted, before)), after)
 	for i := range reasons {
 		reasons[i].Site, reasons[i].Host = c.o.Site, host
 		reasons[i].Advice = "stop or move another VM of this host"
@@ -105,45 +97,33 @@ func (c *Controller) shortOnHost(tx store.Tx, host string, before, after api.Res
 }
 
 // siteSnapshot is this site as placement sees it.
-func (c *Controller) siteSnapshot(tx store.Tx, exceptJob string) (place.Site, error) {
+func (c *Controller) siteSnapshot(tx *state.Tx, exceptJob string) (place.Site, error) {
 	s := place.Site{Name: c.o.Site, Self: true, Reached: true}
-	allotted, err := c.allotted(tx, exceptJob)
-	if err != nil {
-		return s, err
-	}
-	hosts, err := list[api.Host](tx)
-	if err != nil {
-		return s, err
-	}
-	for _, h := range hosts {
+	for h := range each[api.Host](tx) {
+		allotted, err := c.allotted(tx, h.Name, exceptJob)
+		if err != nil {
+			return s, err
+		}
 		s.Hosts = append(s.Hosts, place.Host{
 			Name: h.Name, Roles: roles(h), Connected: h.Status.Connected, Cordoned: h.Spec.Cordoned || h.Deleting,
-			Capacity: h.Status.Capacity, Allotted: allotted[h.Name], CPU: h.Status.CPU, Images: h.Status.Images,
+			Capacity: h.Status.Capacity, Allotted: allotted, CPU: h.Status.CPU, Images: h.Status.Images,
 		})
 	}
 	return s, nil
 }
 
 // snapshot is everything that placement sees: this site and what its peers lend it.
-func (c *Controller) snapshot(tx store.Tx) (place.Snapshot, error) {
+func (c *Controller) snapshot(tx *state.Tx) (place.Snapshot, error) {
 	self, err := c.siteSnapshot(tx, "")
 	if err != nil {
 		return place.Snapshot{}, err
 	}
 	out := place.Snapshot{Sites: []place.Site{self}}
-	peers, err := list[api.Peer](tx)
-	if err != nil {
-		return out, err
-	}
-	loans, err := list[api.Loan](tx)
-	if err != nil {
-		return out, err
-	}
-	for _, p := range peers {
+	for p := range each[api.Peer](tx) {
 		_, err := c.o.Federation.Session(p.Name, false)
 		s := place.Site{Name: p.Name, Reached: err == nil}
-		for _, l := range loans {
-			if l.Spec.Lender != p.Name || l.Spec.Borrower != c.o.Site {
+		for l := range by[api.Loan](tx, "lender", p.Name) {
+			if l.Spec.Borrower != c.o.Site {
 				continue
 			}
 			used, err := c.borrowed(tx, l.Name)
@@ -165,27 +145,17 @@ func (c *Controller) snapshot(tx store.Tx) (place.Snapshot, error) {
 }
 
 // borrowed is what our VMs and their migrations take of a loan to us.
-func (c *Controller) borrowed(tx store.Tx, loan string) (api.Resources, error) {
+func (c *Controller) borrowed(tx *state.Tx, loan string) (api.Resources, error) {
 	var sum api.Resources
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return sum, err
-	}
-	for _, v := range vms {
-		if v.Status.Loan == loan {
-			needs, err := c.needsAt(tx, v, v.Status.Site)
-			if err != nil {
-				return sum, err
-			}
-			sum = lend.Add(sum, needs)
+	for v := range by[api.VM](tx, "loan", loan) {
+		needs, err := c.needsAt(tx, v, v.Status.Site)
+		if err != nil {
+			return sum, err
 		}
+		sum = lend.Add(sum, needs)
 	}
-	moving, err := listJSON[migration](tx, prefixMigrations)
-	if err != nil {
-		return sum, err
-	}
-	for _, m := range moving {
-		if m.Target.Loan == loan && m.Source.Loan != loan && !m.Step.Committed() {
+	for _, m := range records[migration](tx, prefixMigrations, "target", loan) {
+		if m.Source.Loan != loan && !m.Step.Committed() {
 			sum = lend.Add(sum, m.Call.Needs)
 		}
 	}
@@ -193,20 +163,11 @@ func (c *Controller) borrowed(tx store.Tx, loan string) (api.Resources, error) {
 }
 
 // loanUse is who uses a loan from us: the guests, and the claims of guests to come but for one job's.
-func (c *Controller) loanUse(tx store.Tx, loan, exceptJob string) ([]api.Guest, error) {
+func (c *Controller) loanUse(tx *state.Tx, loan, exceptJob string) ([]api.Guest, error) {
 	var out []api.Guest
-	guests, err := listJSON[wire.Claim](tx, prefixOrders)
-	if err != nil {
-		return nil, err
-	}
-	claims, err := listJSON[wire.Claim](tx, prefixClaims)
-	if err != nil {
-		return nil, err
-	}
-	delete(claims, exceptJob)
-	for _, m := range []map[string]wire.Claim{guests, claims} {
-		for _, g := range m {
-			if g.Loan == loan {
+	for _, prefix := range []string{prefixOrders, prefixClaims} {
+		for key, g := range records[wire.Claim](tx, prefix, "loan", loan) {
+			if key != prefixClaims+exceptJob {
 				out = append(out, api.Guest{Spec: api.GuestSpec{VM: g.Order.Name, VMUID: g.VM, Loan: g.Loan, Needs: g.Needs, Host: g.Host, Epoch: g.Order.Epoch}})
 			}
 		}
@@ -215,7 +176,7 @@ func (c *Controller) loanUse(tx store.Tx, loan, exceptJob string) ([]api.Guest, 
 }
 
 // request is a VM as placement sees it.
-func (c *Controller) request(tx store.Tx, v *api.VM) (place.Request, error) {
+func (c *Controller) request(tx *state.Tx, v *api.VM) (place.Request, error) {
 	needs, err := c.needs(tx, v)
 	if err != nil {
 		return place.Request{}, err
@@ -228,7 +189,7 @@ func (c *Controller) request(tx store.Tx, v *api.VM) (place.Request, error) {
 	if v.Status.Host != "" && v.Spec.Power == api.PowerOn {
 		r.Arch, r.Accel = v.Status.CPU.Arch, v.Status.CPU.Accel
 	}
-	if img, err := get[api.Image](tx, v.Spec.Image); err == nil {
+	if img, err := find[api.Image](tx, v.Spec.Image); err == nil {
 		r.Image = img.Status.Digest
 	}
 	return r, nil
@@ -238,7 +199,7 @@ func (c *Controller) request(tx store.Tx, v *api.VM) (place.Request, error) {
 func cpuModel(v *api.VM) string { return cmp.Or(v.Spec.CPUModel, v.Status.CPU.Model) }
 
 // claimFor is what a VM asks a site for.
-func (c *Controller) claimFor(tx store.Tx, v *api.VM, job, site string) (wire.ClaimCall, error) {
+func (c *Controller) claimFor(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimCall, error) {
 	order, err := c.orderOf(tx, v)
 	if err != nil {
 		return wire.ClaimCall{}, err
@@ -247,11 +208,11 @@ func (c *Controller) claimFor(tx store.Tx, v *api.VM, job, site string) (wire.Cl
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
-	img, err := get[api.Image](tx, v.Spec.Image)
+	img, err := find[api.Image](tx, v.Spec.Image)
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
-	n, err := get[api.Network](tx, v.Spec.Network)
+	n, err := find[api.Network](tx, v.Spec.Network)
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
@@ -266,12 +227,12 @@ func (c *Controller) claimFor(tx store.Tx, v *api.VM, job, site string) (wire.Cl
 }
 
 // orderOf is a VM of ours as an agent is told of it.
-func (c *Controller) orderOf(tx store.Tx, v *api.VM) (wire.VMOrder, error) {
-	img, err := get[api.Image](tx, v.Spec.Image)
+func (c *Controller) orderOf(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
+	img, err := find[api.Image](tx, v.Spec.Image)
 	if err != nil {
 		return wire.VMOrder{}, fmt.Errorf("image of VM %s: %w", v.Name, err)
 	}
-	n, err := get[api.Network](tx, v.Spec.Network)
+	n, err := find[api.Network](tx, v.Spec.Network)
 	if err != nil {
 		return wire.VMOrder{}, fmt.Errorf("network of VM %s: %w", v.Name, err)
 	}

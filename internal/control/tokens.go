@@ -19,6 +19,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
 
@@ -83,7 +84,7 @@ func (c *Controller) Authenticate(ctx context.Context, given string) (p serve.Pr
 		return p, unknown
 	}
 	var t token
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		var err error
 		if t, err = getJSON[token](tx, prefixTokens+id); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -113,7 +114,7 @@ func (c *Controller) Authenticate(ctx context.Context, given string) (p serve.Pr
 
 // used writes down that a token was used. Nobody waits for it: a login must work on a full disk.
 func (c *Controller) used(ctx context.Context, id string) {
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		t, err := getJSON[token](tx, prefixTokens+id)
 		if err != nil {
 			return err
@@ -127,7 +128,7 @@ func (c *Controller) used(ctx context.Context, id string) {
 }
 
 // ofUser reads a user's tokens, by their ids.
-func ofUser(tx store.Tx, user string) (map[string]token, error) {
+func ofUser(tx *state.Tx, user string) (map[string]token, error) {
 	all, err := listJSON[token](tx, prefixTokens)
 	for id, t := range all {
 		if t.User != user {
@@ -150,7 +151,7 @@ func byAge(tokens map[string]token) []string {
 }
 
 // showTokens writes into a user's status which tokens it has. The tokens themselves are what counts.
-func showTokens(tx store.Tx, user string) error {
+func showTokens(tx *state.Tx, user string) error {
 	u, err := get[api.User](tx, user)
 	if err != nil {
 		return err
@@ -164,7 +165,7 @@ func showTokens(tx store.Tx, user string) error {
 }
 
 // addToken keeps a new token in a transaction, and forgets those of its user that expired long ago.
-func (c *Controller) addToken(tx store.Tx, t token) (id string, err error) {
+func (c *Controller) addToken(tx *state.Tx, t token) (id string, err error) {
 	if _, err := get[api.User](tx, t.User); err != nil {
 		return "", err
 	}
@@ -210,7 +211,7 @@ func (c *Controller) Tokens(ctx context.Context, p serve.Principal, user string)
 	if err := mayToken(p, user); err != nil {
 		return nil, err
 	}
-	err = c.view(ctx, func(tx store.Tx) error {
+	err = c.view(ctx, func(tx *state.Tx) error {
 		if _, err := get[api.User](tx, user); err != nil {
 			return err
 		}
@@ -237,7 +238,7 @@ func (c *Controller) NewToken(ctx context.Context, p serve.Principal, user strin
 		t.Expires = c.now().Add(r.Expires.Duration())
 	}
 	var made api.UserToken
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		if p.First {
 			if err := c.firstLogin(tx, user); err != nil {
 				return err
@@ -274,7 +275,7 @@ func checkTokenRequest(r api.TokenRequest) error {
 }
 
 // firstLogin uses a first login's token up; only one of those who use it at once succeeds.
-func (c *Controller) firstLogin(tx store.Tx, user string) error {
+func (c *Controller) firstLogin(tx *state.Tx, user string) error {
 	tokens, err := ofUser(tx, user)
 	if err != nil {
 		return err
@@ -303,7 +304,7 @@ func (c *Controller) RevokeToken(ctx context.Context, p serve.Principal, user, i
 	}
 	// What is open by it ends; what is open by another token of the user begins anew.
 	defer c.endStreams(user)
-	return c.update(store.Urgent(ctx), func(tx store.Tx) error {
+	return c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		u, err := get[api.User](tx, user)
 		if err != nil {
 			return err
@@ -325,7 +326,7 @@ func (c *Controller) RevokeToken(ctx context.Context, p serve.Principal, user, i
 }
 
 // updateUser writes a user's new spec.
-func (c *Controller) updateUser(tx store.Tx, was, now *api.User) error {
+func (c *Controller) updateUser(tx *state.Tx, was, now *api.User) error {
 	now.Status = was.Status
 	if !was.Spec.Admin || now.Spec.Admin {
 		return put(tx, now)
@@ -334,7 +335,7 @@ func (c *Controller) updateUser(tx store.Tx, was, now *api.User) error {
 }
 
 // deleteUser removes a user and its tokens. Which these are, the tokens themselves say.
-func (c *Controller) deleteUser(tx store.Tx, u *api.User) error {
+func (c *Controller) deleteUser(tx *state.Tx, u *api.User) error {
 	return c.keepAnAdmin(tx, u, func() error {
 		tokens, err := ofUser(tx, u.Name)
 		if err != nil {
@@ -351,7 +352,7 @@ func (c *Controller) deleteUser(tx store.Tx, u *api.User) error {
 
 // keepAnAdmin makes a change that takes something from a user, and refuses it when it would lock everybody out: when the
 // user is an admin who can log in, an admin must be left whose token is good for a day at least.
-func (c *Controller) keepAnAdmin(tx store.Tx, u *api.User, change func() error) error {
+func (c *Controller) keepAnAdmin(tx *state.Tx, u *api.User, change func() error) error {
 	tokens, err := ofUser(tx, u.Name)
 	if err != nil {
 		return err
@@ -383,7 +384,7 @@ func (c *Controller) keepAnAdmin(tx store.Tx, u *api.User, change func() error) 
 // can read it, before it is of any use. waits tells whether a first login is still to come.
 func (c *Controller) Bootstrap(ctx context.Context, keep func(token string) error) (waits bool, err error) {
 	used := false
-	if err := c.view(ctx, func(tx store.Tx) error {
+	if err := c.view(ctx, func(tx *state.Tx) error {
 		all, err := listJSON[token](tx, prefixTokens)
 		for _, t := range all {
 			used = used || !t.First
@@ -398,11 +399,11 @@ func (c *Controller) Bootstrap(ctx context.Context, keep func(token string) erro
 
 // Recover is the way back in when no admin can log in, on the store of a controller that does not run. It gives the user the
 // right of an admin, whom it makes if there is none, and gives the token of another first login to keep.
-func Recover(ctx context.Context, st store.Store, site, user string, log *slog.Logger, keep func(token string) error) error {
+func Recover(ctx context.Context, st *state.State, site, user string, log *slog.Logger, keep func(token string) error) error {
 	if err := cloud.ValidateName("user", user); err != nil {
 		return err
 	}
-	c := &Controller{o: Options{Site: site, Store: st}, log: log}
+	c := &Controller{o: Options{Site: site, State: st}, log: log}
 	return c.firstToken(ctx, user, keep, "user.recovered", "somebody with access to the controller's data made it an admin, and a token for its next login")
 }
 
@@ -412,7 +413,7 @@ func (c *Controller) firstToken(ctx context.Context, user string, keep func(toke
 	if err := keep(tokenText(id, secret)); err != nil {
 		return fmt.Errorf("keep the token of the first login: %w", err)
 	}
-	return c.update(ctx, func(tx store.Tx) error {
+	return c.update(ctx, func(tx *state.Tx) error {
 		u, err := get[api.User](tx, user)
 		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 			u, err = &api.User{Meta: c.newMeta(user, "")}, nil

@@ -18,6 +18,7 @@ import (
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
 	"widecloud/internal/serve/servetest"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/volume"
@@ -27,7 +28,7 @@ import (
 // alone is a controller without hosts and peers, in a bubble in which days pass quickly because it has nothing to do.
 type alone struct {
 	*control.Controller
-	store       store.Store
+	store       *state.State
 	admin       serve.Principal
 	firstLogins int // calls of OnFirstLogin
 }
@@ -43,7 +44,9 @@ func controllerAlone(t *testing.T, f func(t *testing.T, a *alone)) {
 		log := slog.New(slog.DiscardHandler)
 		a := &alone{admin: serve.Principal{User: "operator", Admin: true}}
 		var err error
-		a.store, err = bolt.Open(bolt.Options{Path: filepath.Join(t.TempDir(), "store.db"), NoSync: true})
+		file, err := bolt.Open(bolt.Options{Path: filepath.Join(t.TempDir(), "store.db"), NoSync: true})
+		must(err)
+		a.store, err = state.Open(t.Context(), file, control.Tables())
 		must(err)
 		defer a.store.Close()
 		authority, err := wire.NewAuthority(wire.AuthorityOptions{Site: "tokyo"})
@@ -60,7 +63,7 @@ func controllerAlone(t *testing.T, f func(t *testing.T, a *alone)) {
 		must(err)
 		defer images.Close()
 		a.Controller, err = control.New(control.Options{
-			Site: "tokyo", Store: a.store, Authority: authority, Federation: federation, Images: images, Network: node, Logger: log, Resync: 24 * time.Hour,
+			Site: "tokyo", State: a.store, Authority: authority, Federation: federation, Images: images, Network: node, Logger: log, Resync: 24 * time.Hour,
 			OnFirstLogin: func() { a.firstLogins++ },
 		})
 		must(err)

@@ -9,13 +9,13 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/netplan"
-	"widecloud/internal/store"
+	"widecloud/internal/state"
 	"widecloud/internal/wire"
 )
 
 // viewsFor is what a peer must know of our networks: those whose VMs it runs or is about to run, and those that its
 // gateways serve.
-func (c *Controller) viewsFor(tx store.Tx, peer string, own []netplan.Network) (wire.Views, error) {
+func (c *Controller) viewsFor(tx *state.Tx, peer string, own []netplan.Network) (wire.Views, error) {
 	var out wire.Views
 	loans, err := list[api.Loan](tx)
 	if err != nil {
@@ -44,12 +44,12 @@ func (c *Controller) sendViews(ctx context.Context, peer string, views wire.View
 			refused[r.Service] = cloud.Line(r.Message, maxText)
 		}
 	}
-	return c.update(ctx, func(tx store.Tx) error { return c.showRefused(tx, peer, refused) })
+	return c.update(ctx, func(tx *state.Tx) error { return c.showRefused(tx, peer, refused) })
 }
 
 // showRefused keeps, at our addresses, why a translator or a peer does not translate them; those that it has no complaint of
 // lose what it said before.
-func (c *Controller) showRefused(tx store.Tx, by string, refused map[netip.Addr]string) error {
+func (c *Controller) showRefused(tx *state.Tx, by string, refused map[netip.Addr]string) error {
 	all, err := list[api.Address](tx)
 	if err != nil {
 		return err
@@ -83,7 +83,7 @@ func (c *Controller) takeViews(ctx context.Context, d wire.Verified) (any, error
 		return nil, api.Invalidf("body.networks", "has %d networks, at most %d are possible", len(body.Networks), maxViews)
 	}
 	var answer wire.ViewsAnswer
-	err := c.update(ctx, func(tx store.Tx) error {
+	err := c.update(ctx, func(tx *state.Tx) error {
 		if err := c.o.Federation.Advance(tx, d); err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
 	"widecloud/internal/place"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -21,14 +22,11 @@ import (
 // placeVMs finds a place for every VM that has none, and takes it there.
 func (c *Controller) placeVMs(ctx context.Context) error {
 	var pending []string
-	if err := c.view(ctx, func(tx store.Tx) error {
-		vms, err := list[api.VM](tx)
-		for _, v := range vms {
-			if v.Status.Host == "" && !v.Deleting && v.Spec.Power == api.PowerOn {
-				pending = append(pending, v.Name)
-			}
+	if err := c.view(ctx, func(tx *state.Tx) error {
+		for v := range by[api.VM](tx, "todo", "place") {
+			pending = append(pending, v.Name)
 		}
-		return err
+		return nil
 	}); err != nil {
 		return err
 	}
@@ -46,7 +44,7 @@ func (c *Controller) placeVMs(ctx context.Context) error {
 // that dies in between asks the same one again.
 func (c *Controller) placeVM(ctx context.Context, name string) error {
 	var call wire.ClaimCall
-	v, err := change(ctx, c, name, func(tx store.Tx, v *api.VM) error {
+	v, err := change(ctx, c, name, func(tx *state.Tx, v *api.VM) error {
 		if v.Status.Host != "" || v.Deleting {
 			return errHalt
 		}
@@ -103,7 +101,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 	claim, err := c.endOf(v.Status.Site).reserve(ctx, call)
 	var refused *api.Error
 	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
-		_, err = change(ctx, c, name, func(_ store.Tx, v *api.VM) error {
+		_, err = change(ctx, c, name, func(_ *state.Tx, v *api.VM) error {
 			v.Status.Site, v.Status.Loan = "", ""
 			v.Status.Message, v.Status.Reasons = refused.Message, refused.Reasons
 			return nil
@@ -117,11 +115,11 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 	if err != nil {
 		return err // it may have been granted: the same site is asked again
 	}
-	if err := c.view(parent, func(tx store.Tx) error { return c.judgeAnswer(tx, call, claim) }); err != nil {
+	if err := c.view(parent, func(tx *state.Tx) error { return c.judgeAnswer(tx, call, claim) }); err != nil {
 		// It may run there all the same: the lender is asked again, and no other one.
 		return c.distrust(parent, name, v.Status.Site, err)
 	}
-	_, err = change(parent, c, name, func(tx store.Tx, v *api.VM) error {
+	_, err = change(parent, c, name, func(tx *state.Tx, v *api.VM) error {
 		c.arrived(tx, v, claim.Host, claim.VTEP.String(), claim.CPU)
 		return nil
 	})
@@ -130,7 +128,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 
 // distrust shows why a lender's answer is not believed.
 func (c *Controller) distrust(ctx context.Context, name, site string, why error) error {
-	_, err := change(ctx, c, name, func(_ store.Tx, v *api.VM) error {
+	_, err := change(ctx, c, name, func(_ *state.Tx, v *api.VM) error {
 		v.Status.Message = fmt.Sprintf("what %s answers is not believed: %s; delete the VM, or ask that site's admin", site, cloud.Line(why.Error(), maxText))
 		v.Status.Reasons = []api.Reason{{Site: site, Code: "lender", Message: v.Status.Message}}
 		return nil
@@ -142,7 +140,7 @@ func (c *Controller) distrust(ctx context.Context, name, site string, why error)
 }
 
 // arrived keeps where a VM was placed.
-func (c *Controller) arrived(tx store.Tx, v *api.VM, host, vtep string, cpu api.CPU) {
+func (c *Controller) arrived(tx *state.Tx, v *api.VM, host, vtep string, cpu api.CPU) {
 	v.Status.Host, v.Status.VTEP, v.Status.CPU = host, vtep, cpu
 	v.Status.Phase, v.Status.Since, v.Status.Message = api.PhaseStarting, c.now(), ""
 	c.event(tx, "vm.placed", "vms/"+v.Name, v.Owner, fmt.Sprintf("at %s/%s, epoch %d", v.Status.Site, host, v.Status.Epoch))
@@ -155,7 +153,7 @@ func guestCPU(h *api.Host, model string) api.CPU {
 
 // newVM gives a VM its addresses: the MAC follows from its UID, the IPv6 address from MAC and prefix (RFC 4291 App. A), the
 // IPv4 address is the lowest that is free.
-func (c *Controller) newVM(tx store.Tx, v *api.VM) error {
+func (c *Controller) newVM(tx *state.Tx, v *api.VM) error {
 	n, err := get[api.Network](tx, v.Spec.Network)
 	if err != nil {
 		return api.Invalidf("spec.network", "no network is called %q", v.Spec.Network)
@@ -178,15 +176,9 @@ func (c *Controller) newVM(tx store.Tx, v *api.VM) error {
 		return fmt.Errorf("network %s: %w", n.Name, err)
 	}
 	taken := map[string]bool{}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return err
-	}
-	for _, other := range vms {
-		if other.Spec.Network == v.Spec.Network {
-			for _, a := range other.Status.Addresses {
-				taken[a.Address] = true
-			}
+	for other := range by[api.VM](tx, "network", v.Spec.Network) {
+		for _, a := range other.Status.Addresses {
+			taken[a.Address] = true
 		}
 	}
 	for i := 1; ; i++ { // the first host address is the router's
@@ -202,7 +194,7 @@ func (c *Controller) newVM(tx store.Tx, v *api.VM) error {
 }
 
 // serviceAddresses shows a VM's service addresses in its status.
-func (c *Controller) serviceAddresses(tx store.Tx, name string) error {
+func (c *Controller) serviceAddresses(tx *state.Tx, name string) error {
 	v, err := get[api.VM](tx, name)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return nil
@@ -220,12 +212,9 @@ func (c *Controller) serviceAddresses(tx store.Tx, name string) error {
 			target = a.Address
 		}
 	}
-	all, err := list[api.Address](tx)
-	if err != nil {
-		return err
-	}
-	for _, a := range all {
-		if a.Spec.VM == name && !a.Deleting {
+	for a := range by[api.Address](tx, "vm", name) {
+		if !a.Deleting {
+			a = state.Clone(a)
 			keep = append(keep, api.VMAddress{Address: a.Spec.Address, Origin: "service"})
 			a.Status.Target = target
 			if err := put(tx, a); err != nil {
@@ -242,15 +231,11 @@ func (c *Controller) serviceAddresses(tx store.Tx, name string) error {
 func (c *Controller) endVMs(ctx context.Context) error {
 	ctx = store.Urgent(ctx)
 	var remote []*api.VM
-	if err := c.update(ctx, func(tx store.Tx) error {
+	if err := c.update(ctx, func(tx *state.Tx) error {
 		remote = remote[:0]
-		vms, err := list[api.VM](tx)
-		if err != nil {
-			return err
-		}
-		for _, v := range vms {
+		for v := range by[api.VM](tx, "todo", "end") {
 			switch {
-			case !v.Deleting || v.Status.Job != "":
+			case v.Status.Job != "":
 			case v.Status.Site == "":
 				if err := c.forgetVM(tx, v); err != nil {
 					return err
@@ -273,7 +258,7 @@ func (c *Controller) endVMs(ctx context.Context) error {
 			err := c.endOf(v.Status.Site).order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone})
 			if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 				// The lender has let it go, and its word of that was lost.
-				err = c.update(ctx, func(tx store.Tx) error {
+				err = c.update(ctx, func(tx *state.Tx) error {
 					now, err := get[api.VM](tx, v.Name)
 					if err != nil || now.UID != v.UID || !now.Deleting || now.Status.Site != v.Status.Site {
 						return err
@@ -295,7 +280,7 @@ func (c *Controller) endVMs(ctx context.Context) error {
 // giveUp forgets a VM that is to be deleted, at a lender that is not reached and whose loan is over: by its own word the lender
 // has stopped it, and nobody can be asked any more.
 func (c *Controller) giveUp(ctx context.Context, v *api.VM) error {
-	return c.update(ctx, func(tx store.Tx) error {
+	return c.update(ctx, func(tx *state.Tx) error {
 		now, err := get[api.VM](tx, v.Name)
 		if err != nil || now.UID != v.UID || !now.Deleting || now.Status.Site != v.Status.Site {
 			return err
@@ -310,18 +295,13 @@ func (c *Controller) giveUp(ctx context.Context, v *api.VM) error {
 }
 
 // forgetVM removes a VM's object and what hangs on it.
-func (c *Controller) forgetVM(tx store.Tx, v *api.VM) error {
+func (c *Controller) forgetVM(tx *state.Tx, v *api.VM) error {
 	c.event(tx, "vm.deleted", "vms/"+v.Name, v.Owner, "it is gone")
-	all, err := list[api.Address](tx)
-	if err != nil {
-		return err
-	}
-	for _, a := range all {
-		if a.Spec.VM == v.Name {
-			a.Spec.VM, a.Status.Target = "", ""
-			if err := put(tx, a); err != nil {
-				return err
-			}
+	for a := range by[api.Address](tx, "vm", v.Name) {
+		a = state.Clone(a)
+		a.Spec.VM, a.Status.Target = "", ""
+		if err := put(tx, a); err != nil {
+			return err
 		}
 	}
 	c.mu.Lock()
@@ -336,13 +316,9 @@ func (c *Controller) forgetVM(tx store.Tx, v *api.VM) error {
 // powerGuests passes on what is wished of VMs that run at a lender: their power, and, of those that are stopped, their size.
 func (c *Controller) powerGuests(ctx context.Context) error {
 	var wishes []guestWish
-	if err := c.view(ctx, func(tx store.Tx) error {
-		vms, err := list[api.VM](tx)
-		if err != nil {
-			return err
-		}
-		for _, v := range vms {
-			if v.Status.Site == "" || v.Status.Site == c.o.Site || v.Status.Host == "" || v.Deleting || v.Status.Job != "" {
+	if err := c.view(ctx, func(tx *state.Tx) error {
+		for v := range by[api.VM](tx, "todo", "away") {
+			if v.Status.Job != "" {
 				continue
 			}
 			w, err := c.wishFor(tx, v)
@@ -371,7 +347,7 @@ type guestWish struct {
 }
 
 // wishFor is what a VM's lender has to be asked for; nil: nothing.
-func (c *Controller) wishFor(tx store.Tx, v *api.VM) (*guestWish, error) {
+func (c *Controller) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 	o, err := c.orderOf(tx, v)
 	if err != nil {
 		return nil, err
@@ -409,7 +385,7 @@ func (c *Controller) passWish(ctx context.Context, w guestWish) {
 	if err == nil && w.call.Loan == "" || ctx.Err() != nil {
 		return
 	}
-	if _, err := change(ctx, c, w.vm.Name, func(_ store.Tx, v *api.VM) error {
+	if _, err := change(ctx, c, w.vm.Name, func(_ *state.Tx, v *api.VM) error {
 		switch {
 		case err != nil:
 			v.Status.Message = cloud.Line(err.Error(), maxText)
@@ -426,7 +402,7 @@ func (c *Controller) passWish(ctx context.Context, w guestWish) {
 }
 
 // loanInstead is another loan for a guest that is to be started and whose own loan is over; "" when there is no need or none.
-func (c *Controller) loanInstead(tx store.Tx, v *api.VM) (string, error) {
+func (c *Controller) loanInstead(tx *state.Tx, v *api.VM) (string, error) {
 	l, err := get[api.Loan](tx, v.Status.Loan)
 	if err == nil && l.Status.State == api.LoanActive || v.Spec.Power != api.PowerOn {
 		return "", nil
@@ -444,7 +420,7 @@ func (c *Controller) loanInstead(tx store.Tx, v *api.VM) (string, error) {
 // checkMigration gives every reason at once why a VM cannot move.
 func (c *Controller) checkMigration(ctx context.Context, vm string, call wire.ClaimCall, to location) ([]api.Reason, error) {
 	var reasons []api.Reason
-	err := c.view(ctx, func(tx store.Tx) error {
+	err := c.view(ctx, func(tx *state.Tx) error {
 		v, err := get[api.VM](tx, vm)
 		if err != nil {
 			return err
@@ -503,7 +479,7 @@ func (c *Controller) checkMigration(ctx context.Context, vm string, call wire.Cl
 
 // loanAt chooses the loan under which a VM goes to a peer: the active one with the most memory left. None is not an error:
 // the check says why.
-func (c *Controller) loanAt(tx store.Tx, site string, needs api.Resources) (string, error) {
+func (c *Controller) loanAt(tx *state.Tx, site string, needs api.Resources) (string, error) {
 	loans, err := list[api.Loan](tx)
 	if err != nil {
 		return "", err

@@ -8,6 +8,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -42,7 +43,7 @@ func (c *Controller) begin(ctx context.Context, p serve.Principal) (_ context.Co
 			delete(c.streams.open, p.User)
 		}
 	}
-	if err := c.view(ctx, func(tx store.Tx) error { return stands(tx, p) }); err != nil {
+	if err := c.view(ctx, func(tx *state.Tx) error { return stands(tx, p) }); err != nil {
 		done()
 		return nil, nil, err
 	}
@@ -50,7 +51,7 @@ func (c *Controller) begin(ctx context.Context, p serve.Principal) (_ context.Co
 }
 
 // stands tells whether a principal's user is there with the same rights.
-func stands(tx store.Tx, p serve.Principal) error {
+func stands(tx *state.Tx, p serve.Principal) error {
 	u, err := get[api.User](tx, p.User)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return errRights
@@ -82,7 +83,7 @@ func (c *Controller) Watch(ctx context.Context, p serve.Principal, k api.Kind, f
 	if err != nil {
 		return nil, err
 	}
-	w, err := c.o.Store.Watch(ctx, keyOf(k, ""), from)
+	w, err := c.o.State.Watch(ctx, keyOf(k, ""), from)
 	if errors.Is(err, store.ErrCompacted) {
 		err = api.Errorf(api.CodeStale, "revision %d is no longer kept: list, and watch from the list's revision", from)
 	}
@@ -117,7 +118,7 @@ func (c *Controller) pass(ctx context.Context, p serve.Principal, k api.Kind, ch
 	}
 	c.live(o)
 	if o, ok := o.(*api.Owner); ok {
-		if err := c.view(ctx, func(tx store.Tx) (err error) { o.Status.Used, err = c.usedBy(tx, o.Name); return err }); err != nil {
+		if err := c.view(ctx, func(tx *state.Tx) (err error) { o.Status.Used, err = c.usedBy(tx, o.Name); return err }); err != nil {
 			return ctx.Err() == nil
 		}
 	}

@@ -11,12 +11,13 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
 
 // judgeNew gives everything that is wrong about a new object at once. It gives the object what the site's address plan has
 // for it first.
-func (c *Controller) judgeNew(tx store.Tx, p serve.Principal, o api.Object) error {
+func (c *Controller) judgeNew(tx *state.Tx, p serve.Principal, o api.Object) error {
 	m := o.Metadata()
 	if err := cloud.ValidateName("name", m.Name); err != nil {
 		return err // the name is in what follows
@@ -44,7 +45,7 @@ func (c *Controller) judgeNew(tx store.Tx, p serve.Principal, o api.Object) erro
 }
 
 // judgeChange gives everything that is wrong about the change of an object at once.
-func (c *Controller) judgeChange(tx store.Tx, p serve.Principal, was, now api.Object) error {
+func (c *Controller) judgeChange(tx *state.Tx, p serve.Principal, was, now api.Object) error {
 	k, err := c.known(tx)
 	if err != nil {
 		return err
@@ -59,7 +60,7 @@ func (c *Controller) judgeChange(tx store.Tx, p serve.Principal, was, now api.Ob
 
 // nameFree refuses a name that is taken. Names are one space for all owners of a site, because they are keys and paths: a
 // user who may not see the other object learns that the name is taken, and nothing else of it.
-func (c *Controller) nameFree(tx store.Tx, p serve.Principal, o api.Object) error {
+func (c *Controller) nameFree(tx *state.Tx, p serve.Principal, o api.Object) error {
 	name := o.Metadata().Name
 	if _, err := tx.Get(keyOf(o.Kind(), name)); errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -74,7 +75,7 @@ func (c *Controller) nameFree(tx store.Tx, p serve.Principal, o api.Object) erro
 }
 
 // references finds what an object names and is not there. What was named before may stay: a site may have left since.
-func (c *Controller) references(tx store.Tx, p serve.Principal, was, now api.Object) (faults []*api.Error) {
+func (c *Controller) references(tx *state.Tx, p serve.Principal, was, now api.Object) (faults []*api.Error) {
 	switch now := now.(type) {
 	case *api.VM:
 		had := &api.VM{}
@@ -101,7 +102,7 @@ func (c *Controller) references(tx store.Tx, p serve.Principal, was, now api.Obj
 }
 
 // parts finds what a new VM is to be made of and is not there for its user.
-func (c *Controller) parts(tx store.Tx, p serve.Principal, v *api.VM) (faults []*api.Error) {
+func (c *Controller) parts(tx *state.Tx, p serve.Principal, v *api.VM) (faults []*api.Error) {
 	for _, ref := range []struct {
 		field string
 		kind  api.Kind
@@ -115,7 +116,7 @@ func (c *Controller) parts(tx store.Tx, p serve.Principal, v *api.VM) (faults []
 }
 
 // sitesKnown finds the sites of a list that are neither this site, nor a peer, nor in had.
-func (c *Controller) sitesKnown(tx store.Tx, field string, sites, had []string) (faults []*api.Error) {
+func (c *Controller) sitesKnown(tx *state.Tx, field string, sites, had []string) (faults []*api.Error) {
 	for i, name := range sites {
 		if name != c.o.Site && !slices.Contains(had, name) {
 			if _, err := get[api.Peer](tx, name); err != nil && cloud.ValidateName("", name) == nil {
@@ -127,7 +128,7 @@ func (c *Controller) sitesKnown(tx store.Tx, field string, sites, had []string) 
 }
 
 // placeKnown finds what is wrong about SITE or SITE/HOST. Other sites' hosts are not known here.
-func (c *Controller) placeKnown(tx store.Tx, field, place string) []*api.Error {
+func (c *Controller) placeKnown(tx *state.Tx, field, place string) []*api.Error {
 	site, host, split := strings.Cut(place, "/")
 	if cloud.ValidateName("", site) != nil || split && cloud.ValidateName("", host) != nil {
 		return nil // "" is no wish, and another check says what is wrong with the rest
@@ -146,7 +147,7 @@ func (c *Controller) placeKnown(tx store.Tx, field, place string) []*api.Error {
 }
 
 // takesVMs refuses a host of this site that is not there or is no hypervisor; "" is any host.
-func (c *Controller) takesVMs(tx store.Tx, field, host string) error {
+func (c *Controller) takesVMs(tx *state.Tx, field, host string) error {
 	if host == "" {
 		return nil
 	}
@@ -162,7 +163,7 @@ func (c *Controller) takesVMs(tx store.Tx, field, host string) error {
 
 // planFaults holds what a new object's user named against the site's address plan and the hosts' own addresses, and adds what
 // is wrong to faults: one for each field.
-func (c *Controller) planFaults(tx store.Tx, o api.Object, faults []*api.Error) ([]*api.Error, error) {
+func (c *Controller) planFaults(tx *state.Tx, o api.Object, faults []*api.Error) ([]*api.Error, error) {
 	who := cloud.Party{Owner: o.Metadata().Owner}
 	var errs []error
 	switch o := o.(type) {

@@ -25,6 +25,7 @@ import (
 	"widecloud/internal/fed"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
@@ -74,6 +75,7 @@ type site struct {
 	hosts     map[string]*host
 
 	proc   *process // nil: it does not run
+	state  *state.State
 	ctl    *control.Controller
 	fed    *fed.Federation
 	trust  *wire.Trust
@@ -232,6 +234,8 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	}
 	node := networkGrip{w.net.Node(s.name), grip{p}}
 	var err error
+	s.state, err = state.Open(p.ctx, st, control.Tables())
+	w.must(err)
 	s.cred, err = s.authority.Controller()
 	w.must(err)
 	s.trust, err = wire.NewTrust(wire.TrustOptions{CA: s.authority.Certificate()})
@@ -240,12 +244,12 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	w.must(err)
 	var handler http.Handler
 	s.fed, err = fed.New(p.ctx, fed.Options{
-		Credential: s.cred, Trust: s.trust, Store: st, Network: node, Logger: log, KeepAlive: keepAlive, DeadAfter: deadAfter,
+		Credential: s.cred, Trust: s.trust, Store: s.state, Network: node, Logger: log, KeepAlive: keepAlive, DeadAfter: deadAfter,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }),
 	})
 	w.must(err)
 	s.ctl, err = control.New(control.Options{
-		Site: s.name, Store: st, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log,
+		Site: s.name, State: s.state, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log,
 		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, JoinLife: 10 * time.Minute, Codec: "none", Failpoint: w.failpoint(p), Plan: w.plan,
 	})
 	w.must(err)
@@ -280,6 +284,7 @@ func (s *site) kill() {
 	if s.proc != nil {
 		s.proc.bury()
 		s.proc = nil
+		s.w.must(s.state.Verify())
 	}
 }
 

@@ -8,10 +8,14 @@ import (
 )
 
 // Clone copies an object deeply: what its pointers, slices and maps lead to is its own.
-func Clone[T any](o *T) *T {
-	out := new(T)
-	copyInto(reflect.ValueOf(out).Elem(), reflect.ValueOf(o).Elem())
-	return out
+func Clone[T any](o *T) *T { return Copy(o).(*T) }
+
+// Copy is Clone for a pointer whose type is not known.
+func Copy(o any) any {
+	from := reflect.ValueOf(o).Elem()
+	out := reflect.New(from.Type())
+	copyInto(out.Elem(), from)
+	return out.Interface()
 }
 
 // values are types with pointers inside that never change.

@@ -371,3 +371,108 @@ func TestBadObject(t *testing.T) {
 		t.Error("a schema with one prefix in another is taken")
 	}
 }
+
+// TestMemo: a result is computed again when, and only when, something that it was computed from has changed; also what was computed
+// from another result. A transaction that writes sees its own writes, and runs again when a result that it used has changed.
+func TestMemo(t *testing.T) {
+	s := open(t, newBolt(t, filepath.Join(t.TempDir(), "store.db")))
+	defer s.Close()
+	write := func(f func(tx *state.Tx) error) {
+		t.Helper()
+		_, err := s.Write(t.Context(), f)
+		must(t, err)
+	}
+	write(func(tx *state.Tx) error {
+		return errors.Join(putMachine("a", "h1")(tx), putMachine("b", "h1")(tx), putMachine("c", "h2")(tx), putMachine("d", "h10")(tx),
+			things.Put(tx, "sum", &thing{}))
+	})
+	var counts, sums state.Memo[int]
+	counted, summed := map[string]int{}, 0
+	count := func(tx *state.Tx, host string) (int, error) {
+		return counts.Get(tx, host, func(tx *state.Tx) (n int, err error) {
+			counted[host]++
+			for range machines.By(tx, "host", host) {
+				n++
+			}
+			return n, nil
+		})
+	}
+	sum := func(tx *state.Tx) (int, error) {
+		return sums.Get(tx, "", func(tx *state.Tx) (int, error) {
+			summed++
+			a, err1 := count(tx, "h1")
+			b, err2 := count(tx, "h2")
+			return a + b, errors.Join(err1, err2)
+		})
+	}
+	want := func(n, h1, h2, all int) {
+		t.Helper()
+		must(t, s.Read(t.Context(), func(tx *state.Tx) error {
+			got, err := sum(tx)
+			if got != n || counted["h1"] != h1 || counted["h2"] != h2 || summed != all {
+				t.Errorf("%d; computed %v and %d times", got, counted, summed)
+			}
+			return err
+		}))
+	}
+	want(3, 1, 1, 1)
+	want(3, 1, 1, 1)
+	write(putMachine("e", "h10"))
+	want(3, 1, 1, 1)
+	write(putMachine("f", "h2"))
+	want(4, 1, 2, 2)
+	write(func(tx *state.Tx) error {
+		must(t, putMachine("g", "h1")(tx))
+		if n, err := sum(tx); n != 5 || err != nil {
+			t.Errorf("a transaction that has written one more sees %d, %v", n, err)
+		}
+		return machines.Delete(tx, "g")
+	})
+	runs := 0
+	write(func(tx *state.Tx) error {
+		n, err := sum(tx)
+		must(t, err)
+		if runs++; runs == 1 {
+			write(putMachine("h", "h1"))
+		}
+		return things.Put(tx, "sum", &thing{n})
+	})
+	must(t, s.Read(t.Context(), func(tx *state.Tx) error {
+		th, err := things.Get(tx, "sum")
+		if err == nil && (th.Size != 5 || runs != 2) {
+			t.Errorf("%d is written after %d runs", th.Size, runs)
+		}
+		return err
+	}))
+}
+
+// TestMemoOfOldSnapshots: a result that is newer than a snapshot is not for it.
+func TestMemoOfOldSnapshots(t *testing.T) {
+	s := open(t, newBolt(t, filepath.Join(t.TempDir(), "store.db")))
+	defer s.Close()
+	var counts state.Memo[int]
+	count := func(tx *state.Tx) int {
+		n, err := counts.Get(tx, "", func(tx *state.Tx) (n int, err error) {
+			for range machines.All(tx) {
+				n++
+			}
+			return n, nil
+		})
+		must(t, err)
+		return n
+	}
+	must(t, s.Read(t.Context(), func(old *state.Tx) error {
+		_, err := s.Write(t.Context(), putMachine("a", "h1"))
+		must(t, err)
+		must(t, s.Read(t.Context(), func(tx *state.Tx) error {
+			if n := count(tx); n != 1 {
+				t.Errorf("the newer snapshot has %d", n)
+			}
+			return nil
+		}))
+		if n := count(old); n != 0 {
+			t.Errorf("the older snapshot has %d", n)
+		}
+		return nil
+	}))
+}

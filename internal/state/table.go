@@ -29,13 +29,13 @@ type Index[T any] struct {
 
 // Get reads an object; store.ErrNotFound when there is none of that name.
 func (t *Table[T]) Get(tx *Tx, name string) (*T, error) {
-	r, err := tx.get(t.Prefix + name)
+	object, err := tx.Object(t.Prefix + name)
 	if err != nil {
 		return nil, err
 	}
-	o, ok := r.object.(*T)
+	o, ok := object.(*T)
 	if !ok {
-		return nil, fmt.Errorf("%s: is a %T in the schema", r.key, r.object)
+		return nil, fmt.Errorf("%s%s is a %T in the schema", t.Prefix, name, object)
 	}
 	return o, nil
 }
@@ -51,18 +51,18 @@ func (t *Table[T]) Edit(tx *Tx, name string) (*T, error) {
 
 // All gives all objects with their names, in the order of names. What the transaction writes meanwhile is not seen.
 func (t *Table[T]) All(tx *Tx) iter.Seq2[string, *T] {
-	return t.objects(tx.scan(t.Prefix, indexKey+"_prefix", t.Prefix))
+	return t.typed(tx.Objects(t.Prefix))
 }
 
 // By gives the objects that an index finds by a key, in the order of their names.
 func (t *Table[T]) By(tx *Tx, index, key string) iter.Seq2[string, *T] {
-	return t.objects(tx.scan(t.Prefix, index, key))
+	return t.typed(tx.By(t.Prefix, index, key))
 }
 
-func (t *Table[T]) objects(rows iter.Seq[*row]) iter.Seq2[string, *T] {
+func (t *Table[T]) typed(all iter.Seq2[string, any]) iter.Seq2[string, *T] {
 	return func(yield func(string, *T) bool) {
-		for r := range rows {
-			if o, ok := r.object.(*T); ok && !yield(strings.TrimPrefix(r.key, t.Prefix), o) {
+		for key, object := range all {
+			if o, ok := object.(*T); ok && !yield(strings.TrimPrefix(key, t.Prefix), o) {
 				return
 			}
 		}
@@ -79,10 +79,7 @@ func (t *Table[T]) Put(tx *Tx, name string, o *T) error {
 	if err != nil {
 		return fmt.Errorf("marshal %s%s: %w", t.Prefix, name, err)
 	}
-	if r, err := tx.get(t.Prefix + name); err == nil && string(r.value) == string(value) {
-		return nil
-	}
-	return tx.Put(t.Prefix+name, value)
+	return tx.Set(t.Prefix+name, value)
 }
 
 // Delete removes an object; nil when there is none.

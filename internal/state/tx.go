@@ -23,6 +23,7 @@ type Tx struct {
 	reads    memdb.WatchSet   // closed: something that was read has changed. nil: nobody will ask
 	writes   map[string]write // by key
 	order    []string         // of the writes
+	memos    []*reading       // that were read
 	readOnly bool
 	ended    bool
 }
@@ -138,13 +139,43 @@ func (tx *Tx) Delete(key string) error {
 	return nil
 }
 
-// Object reads the object of a key, of whatever table; store.ErrNotFound when it is not there. It must not be changed.
+// Set is Put for what may be there already: then nothing is written, and nobody is woken.
+func (tx *Tx) Set(key string, value []byte) error {
+	if r, err := tx.get(key); err == nil && bytes.Equal(r.value, value) {
+		return nil
+	}
+	return tx.Put(key, value)
+}
+
+// Object reads the object of a key, of whatever table: a *T of a Table[T], or nil. It must not be changed. store.ErrNotFound when the
+// key is not there.
 func (tx *Tx) Object(key string) (any, error) {
 	r, err := tx.get(key)
 	if err != nil {
 		return nil, err
 	}
 	return r.object, nil
+}
+
+// Objects gives the objects of the keys with a prefix that lies within one table, in their order. They must not be changed. What
+// the transaction writes meanwhile is not seen.
+func (tx *Tx) Objects(prefix string) iter.Seq2[string, any] {
+	return objects(tx.scan(tx.s.tableOf(prefix).prefix(), indexKey+"_prefix", prefix))
+}
+
+// By gives the objects of the table of a prefix that an index finds by a key, in the order of their keys. They must not be changed.
+func (tx *Tx) By(prefix, index, key string) iter.Seq2[string, any] {
+	return objects(tx.scan(prefix, index, key))
+}
+
+func objects(rows iter.Seq[*row]) iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		for r := range rows {
+			if !yield(r.key, r.object) {
+				return
+			}
+		}
+	}
 }
 
 // note keeps a write, in the order of the keys' first ones.
@@ -215,12 +246,6 @@ func (tx *Tx) noteRead(changed <-chan struct{}) {
 
 // outdated tells whether something that the transaction has read was changed since.
 func (tx *Tx) outdated() bool {
-	for changed := range tx.reads {
-		select {
-		case <-changed:
-			return true
-		default:
-		}
-	}
-	return false
+	r := tx.reading()
+	return r.outdated()
 }

@@ -25,6 +25,7 @@ import (
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
+	"widecloud/internal/state"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
@@ -45,8 +46,13 @@ const (
 // standard input.
 func runController(ctx context.Context, o controllerOptions) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	st, err := bolt.Open(bolt.Options{Path: filepath.Join(o.Dir, "store.db"), Logger: log, Reserve: bolt.DefaultReserve})
+	file, err := bolt.Open(bolt.Options{Path: filepath.Join(o.Dir, "store.db"), Logger: log, Reserve: bolt.DefaultReserve})
 	if err != nil {
+		return err
+	}
+	st, err := state.Open(ctx, file, control.Tables())
+	if err != nil {
+		file.Close()
 		return err
 	}
 	defer st.Close()
@@ -76,7 +82,7 @@ func runController(ctx context.Context, o controllerOptions) error {
 		return err
 	}
 	c, err := control.New(control.Options{
-		Site: siteName, Store: st, Authority: authority, Federation: federation, Images: images, Logger: log, Endpoint: o.Outside,
+		Site: siteName, State: st, Authority: authority, Federation: federation, Images: images, Logger: log, Endpoint: o.Outside,
 		Plan: cloud.Plan{Pools: []cloud.Pool{{Name: "nets", Use: cloud.PoolNetworks, Owners: []string{"*"},
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8:a00::/40")}}}},
 	})

@@ -1,0 +1,86 @@
+package state
+
+import "sync"
+
+// Memo keeps what was computed from objects, for as long as nothing that the computation has read changes. The zero Memo is empty.
+type Memo[V any] struct {
+	mu   sync.Mutex
+	kept map[string]*memory[V]
+}
+
+type memory[V any] struct {
+	reading
+	value V
+}
+
+// reading is what a computation has read, at a revision.
+type reading struct {
+	revision int64
+	changed  []<-chan struct{} // closed: something has changed since
+	memos    []*reading        // of other Memos
+}
+
+// Get gives f's result for a key, which is computed only when it is not known or no longer true. Results are shared and must not be
+// changed. Errors are not kept. A transaction that has written something computes for itself.
+func (m *Memo[V]) Get(tx *Tx, key string, f func(*Tx) (V, error)) (V, error) {
+	if tx.now != nil || tx.ended {
+		return f(tx)
+	}
+	m.mu.Lock()
+	have := m.kept[key]
+	m.mu.Unlock()
+	if have != nil && have.revision <= tx.Revision() && !have.outdated() {
+		tx.memos = append(tx.memos, &have.reading)
+		return have.value, nil
+	}
+	inner := tx.s.begin(tx.from, false)
+	defer inner.end()
+	inner.readOnly = true
+	v, err := f(inner)
+	if err != nil {
+		return v, err
+	}
+	made := &memory[V]{reading: inner.reading(), value: v}
+	tx.memos = append(tx.memos, &made.reading)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.kept == nil {
+		m.kept = map[string]*memory[V]{}
+	}
+	if now := m.kept[key]; now == nil || now.revision <= made.revision {
+		m.kept[key] = made
+	}
+	return v, nil
+}
+
+// Forget drops what is kept of a key, for whoever knows that it will not be asked for again.
+func (m *Memo[V]) Forget(key string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.kept, key)
+}
+
+// reading is what the transaction has read so far.
+func (tx *Tx) reading() reading {
+	r := reading{revision: tx.Revision(), memos: tx.memos}
+	for changed := range tx.reads {
+		r.changed = append(r.changed, changed)
+	}
+	return r
+}
+
+func (r *reading) outdated() bool {
+	for _, changed := range r.changed {
+		select {
+		case <-changed:
+			return true
+		default:
+		}
+	}
+	for _, m := range r.memos {
+		if m.outdated() {
+			return true
+		}
+	}
+	return false
+}
