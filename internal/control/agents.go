@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,24 +97,25 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 		case <-ctx.Done():
 		}
 	}()
-	last := ""
+	var last *wire.HostState
+	var sent [sha256.Size]byte
 	for ctx.Err() == nil {
 		changed := a.c.whenChanged()
 		state, err := a.c.hostState(ctx, host)
-		if err == nil {
-			revision := state.Revision
-			state.Revision = 0
-			text, _ := json.Marshal(state)
-			state.Revision = revision
-			if string(text) != last {
+		if err == nil && state != last {
+			content := *state
+			content.Revision = 0
+			text, _ := json.Marshal(content)
+			sum := sha256.Sum256(text)
+			if sum != sent {
 				for _, part := range state.SplitFor(s) {
 					if err = wire.Call(ctx, s, http.MethodPut, wire.PathState, part, &wire.Empty{}); err != nil {
 						break
 					}
 				}
-				if err == nil {
-					last = string(text)
-				}
+			}
+			if err == nil {
+				last, sent = state, sum
 			}
 		}
 		wait := settleTime

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"widecloud/api"
@@ -74,10 +75,8 @@ type Controller struct {
 	unusedSince map[volume.Digest]time.Time
 
 	rooms state.Memo[api.Resources] // what each host has given away
-
-	stateMu  sync.Mutex
-	states   map[string]wire.HostState // of all hosts, as of revision statesAt
-	statesAt int64
+	plans state.Memo[*sitePlan]
+	plan  atomic.Pointer[sitePlan] // the newest
 }
 
 // New makes a controller. Its agents and peers reach it through Handler.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,54 +12,67 @@ import (
 	"widecloud/internal/wire"
 )
 
-// hostState is everything that a host is to be now. The states of all hosts are made at once and kept until the store
-// changes: every change has every host's state looked at.
-func (c *Controller) hostState(ctx context.Context, host string) (s wire.HostState, err error) {
+// hostState is everything that a host is to be now. It is made again only when something that it follows from has changed; while
+// nothing has, it is the same pointer. It must not be changed.
+func (c *Controller) hostState(ctx context.Context, host string) (s *wire.HostState, err error) {
 	err = c.view(ctx, func(tx *state.Tx) error {
-		c.stateMu.Lock()
-		defer c.stateMu.Unlock()
-		if c.states == nil || c.statesAt != tx.Revision() {
-			states, err := c.hostStates(tx)
-			if err != nil {
-				return err
-			}
-			c.states, c.statesAt = states, tx.Revision()
+		p, err := c.sitePlan(tx)
+		if err != nil {
+			return err
 		}
-		var ok bool
-		if s, ok = c.states[host]; !ok {
+		h, ok := p.hosts[host]
+		if !ok {
 			return api.Errorf(api.CodeNotFound, "no host is called %q", host)
 		}
-		return nil
+		s, err = p.states.Get(tx, host, func(tx *state.Tx) (*wire.HostState, error) { return c.stateOf(tx, p, h) })
+		return err
 	})
 	return s, err
 }
 
-func (c *Controller) hostStates(tx *state.Tx) (map[string]wire.HostState, error) {
-	hosts, err := list[api.Host](tx)
+func (c *Controller) stateOf(tx *state.Tx, p *sitePlan, h netplan.Host) (*wire.HostState, error) {
+	orders, err := c.ordersOf(tx, h.Name)
 	if err != nil {
 		return nil, err
 	}
-	networks, err := c.ownNetworks(tx)
+	s := &wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: append([]wire.VMOrder{}, orders...)}
+	slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
+	networks, err := p.foreign.Get(tx, "", func(tx *state.Tx) ([]netplan.Network, error) { return c.planForeign(tx, p.site) })
 	if err != nil {
 		return nil, err
 	}
-	foreign, err := c.foreignNetworks(tx)
-	if err != nil {
-		return nil, err
-	}
-	networks = append(networks, foreign...)
-	out := make(map[string]wire.HostState, len(hosts))
-	for _, h := range hosts {
-		orders, err := c.ordersOf(tx, h.Name)
+	networks = slices.Clone(networks)
+	for _, uid := range c.networksAt(tx, h, orders) {
+		n, err := p.ownNetwork(tx, c.o.Site, uid)
 		if err != nil {
 			return nil, err
 		}
-		s := wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: append([]wire.VMOrder{}, orders...)}
-		slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
-		s.Networks, s.Mappings = netplan.ForHost(planHost(h), networks)
-		out[h.Name] = s
+		networks = append(networks, n)
 	}
-	return out, nil
+	s.Networks, s.Mappings = netplan.ForHost(h, networks)
+	return s, nil
+}
+
+// networksAt are the UIDs of our networks that a host may have to carry: those of the VMs that it has or keeps room for, and at a
+// gateway all.
+func (c *Controller) networksAt(tx *state.Tx, h netplan.Host, orders []wire.VMOrder) []string {
+	set := map[string]bool{}
+	if h.Gateway {
+		for n := range each[api.Network](tx) {
+			set[n.UID] = true
+		}
+	}
+	for _, o := range orders {
+		if o.Home == c.o.Site {
+			set[o.NIC.Network] = true
+		}
+	}
+	for _, g := range records[wire.Claim](tx, prefixClaims, "host", h.Name) {
+		if g.Home == c.o.Site {
+			set[g.Order.NIC.Network] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
 }
 
 // ordersOf are the orders for our own VMs that are on a host, and for guests.

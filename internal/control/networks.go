@@ -17,106 +17,38 @@ import (
 
 // Here the objects are gathered that the plans of networks follow from; netplan makes the plans.
 
-// networkObjects are the objects that the plans of this site's networks follow from, read once for all of them.
-type networkObjects struct {
-	site      *netplan.Site
-	networks  []*api.Network
-	vms       map[string][]*api.VM           // by the network's name
-	moves     map[string][]api.NetworkMember // by the network's name
-	addresses map[string][]*api.Address      // by the network's name
-	rooms     map[string][]string            // by the network's UID: hosts that keep room for a VM of it
-	gateways  []api.NetworkMember
+// sitePlan is what the plans of all networks have in common, and the plans that were made of it. It stays the same while the hosts
+// do: a report that says nothing new of its host has nothing planned anew.
+type sitePlan struct {
+	site     *netplan.Site
+	hosts    map[string]netplan.Host
+	gateways []api.NetworkMember
+
+	own     state.Memo[netplan.Network]   // by UID
+	foreign state.Memo[[]netplan.Network] // all, under ""
+	states  state.Memo[*wire.HostState]   // by host
 }
 
-func (c *Controller) networkObjects(tx *state.Tx) (o networkObjects, err error) {
-	o.vms, o.moves, o.addresses = map[string][]*api.VM{}, map[string][]api.NetworkMember{}, map[string][]*api.Address{}
-	if o.site, err = c.planSite(tx); err != nil {
-		return o, err
-	}
-	if o.networks, err = list[api.Network](tx); err != nil {
-		return o, err
-	}
-	if o.gateways, err = c.gateways(tx); err != nil {
-		return o, err
-	}
-	if o.rooms, err = c.roomsForOwn(tx); err != nil {
-		return o, err
-	}
-	vms, err := list[api.VM](tx)
-	if err != nil {
-		return o, err
-	}
-	networkOf := make(map[string]string, len(vms)) // VM -> network
-	for _, v := range vms {
-		networkOf[v.Name] = v.Spec.Network
-		o.vms[v.Spec.Network] = append(o.vms[v.Spec.Network], v)
-	}
-	moving, err := listJSON[migration](tx, prefixMigrations)
-	if err != nil {
-		return o, err
-	}
-	for _, m := range moving {
-		if n := networkOf[m.VM]; n != "" {
-			o.moves[n] = append(o.moves[n], m.Source.member(), m.Target.member())
+// sitePlan gives the plan of the site as it is now.
+func (c *Controller) sitePlan(tx *state.Tx) (*sitePlan, error) {
+	return c.plans.Get(tx, "", func(tx *state.Tx) (*sitePlan, error) {
+		var hosts []netplan.Host
+		p := &sitePlan{hosts: map[string]netplan.Host{}}
+		for h := range each[api.Host](tx) {
+			p.hosts[h.Name] = planHost(h)
+			hosts = append(hosts, p.hosts[h.Name])
 		}
-	}
-	addresses, err := list[api.Address](tx)
-	for _, a := range addresses {
-		if n := networkOf[a.Spec.VM]; n != "" {
-			o.addresses[n] = append(o.addresses[n], a)
-		}
-	}
-	return o, err
-}
-
-func (l location) member() api.NetworkMember {
-	return api.NetworkMember{Site: l.Site, Host: l.Host, VTEP: l.VTEP, Role: api.RoleHypervisor}
-}
-
-// plan plans one network of this site.
-func (o networkObjects) plan(n *api.Network) (netplan.Network, error) {
-	return o.site.Own(netplan.Own{
-		Network: n, VMs: o.vms[n.Name], Moves: o.moves[n.Name], Rooms: o.rooms[n.UID], Gateways: o.gateways, Addresses: o.addresses[n.Name],
-	})
-}
-
-// ownNetworks plans all networks of this site.
-func (c *Controller) ownNetworks(tx *state.Tx) ([]netplan.Network, error) {
-	o, err := c.networkObjects(tx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]netplan.Network, 0, len(o.networks))
-	for _, n := range o.networks {
-		p, err := o.plan(n)
-		if err != nil {
+		var err error
+		if p.gateways, err = c.gateways(tx); err != nil {
 			return nil, err
 		}
-		out = append(out, p)
-	}
-	return out, nil
-}
-
-// ownNetwork plans one network of this site.
-func (c *Controller) ownNetwork(tx *state.Tx, n *api.Network) (netplan.Network, error) {
-	o, err := c.networkObjects(tx)
-	if err != nil {
-		return netplan.Network{}, err
-	}
-	return o.plan(n)
-}
-
-// planSite is this site as its networks are planned.
-func (c *Controller) planSite(tx *state.Tx) (*netplan.Site, error) {
-	hosts, err := list[api.Host](tx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]netplan.Host, len(hosts))
-	for i, h := range hosts {
-		out[i] = planHost(h)
-	}
-	return netplan.NewSite(c.o.Site, c.o.Plan, out), nil
+		if last := c.plan.Load(); last != nil && maps.Equal(last.hosts, p.hosts) && slices.Equal(last.gateways, p.gateways) {
+			return last, nil
+		}
+		p.site = netplan.NewSite(c.o.Site, c.o.Plan, hosts)
+		c.plan.Store(p)
+		return p, nil
+	})
 }
 
 func planHost(h *api.Host) netplan.Host {
@@ -124,16 +56,65 @@ func planHost(h *api.Host) netplan.Host {
 	return netplan.Host{Name: h.Name, VTEP: vtep, Hypervisor: hasRole(h, api.RoleHypervisor), Gateway: hasRole(h, api.RoleGateway)}
 }
 
-// roomsForOwn are the hosts that keep room for VMs of this site that are about to arrive, by the UIDs of their networks.
-func (c *Controller) roomsForOwn(tx *state.Tx) (map[string][]string, error) {
-	claims, err := listJSON[wire.Claim](tx, prefixClaims)
-	out := map[string][]string{}
-	for _, g := range claims {
-		if g.Home == c.o.Site {
-			out[g.Order.NIC.Network] = append(out[g.Order.NIC.Network], g.Host)
-		}
+func (l location) member() api.NetworkMember {
+	return api.NetworkMember{Site: l.Site, Host: l.Host, VTEP: l.VTEP, Role: api.RoleHypervisor}
+}
+
+// ownNetwork plans one network of this site.
+func (c *Controller) ownNetwork(tx *state.Tx, n *api.Network) (netplan.Network, error) {
+	p, err := c.sitePlan(tx)
+	if err != nil {
+		return netplan.Network{}, err
 	}
-	return out, err
+	return p.ownNetwork(tx, c.o.Site, n.UID)
+}
+
+func (p *sitePlan) ownNetwork(tx *state.Tx, site, uid string) (netplan.Network, error) {
+	return p.own.Get(tx, uid, func(tx *state.Tx) (netplan.Network, error) {
+		in := netplan.Own{Network: networkOf(tx, uid), Gateways: p.gateways}
+		if in.Network == nil {
+			return netplan.Network{}, api.Errorf(api.CodeNotFound, "no network %s", uid)
+		}
+		for v := range by[api.VM](tx, "network", in.Network.Name) {
+			in.VMs = append(in.VMs, v)
+			for a := range by[api.Address](tx, "vm", v.Name) {
+				in.Addresses = append(in.Addresses, a)
+			}
+		}
+		for _, m := range records[migration](tx, prefixMigrations, "network", uid) {
+			in.Moves = append(in.Moves, m.Source.member(), m.Target.member())
+		}
+		for _, g := range records[wire.Claim](tx, prefixClaims, "network", uid) {
+			if g.Home == site {
+				in.Rooms = append(in.Rooms, g.Host)
+			}
+		}
+		return p.site.Own(in)
+	})
+}
+
+// networkOf finds our network of a UID; nil when there is none. It is shared and must not be changed.
+func networkOf(tx *state.Tx, uid string) *api.Network {
+	for n := range by[api.Network](tx, "uid", uid) {
+		return n
+	}
+	return nil
+}
+
+// ownNetworks plans all networks of this site.
+func (c *Controller) ownNetworks(tx *state.Tx) (out []netplan.Network, err error) {
+	p, err := c.sitePlan(tx)
+	if err != nil {
+		return nil, err
+	}
+	for n := range each[api.Network](tx) {
+		planned, err := p.ownNetwork(tx, c.o.Site, n.UID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, planned)
+	}
+	return out, nil
 }
 
 // gateways are the hosts that let traffic in and out of our networks: our own, and those of peers that lend us addresses.
@@ -164,8 +145,7 @@ func (c *Controller) gateways(tx *state.Tx) ([]api.NetworkMember, error) {
 }
 
 func (c *Controller) ownGateways(tx *state.Tx) (out []api.NetworkMember, err error) {
-	hosts, err := list[api.Host](tx)
-	for _, h := range hosts {
+	for h := range each[api.Host](tx) {
 		if hasRole(h, api.RoleGateway) && h.Status.VTEP != "" {
 			out = append(out, api.NetworkMember{Site: c.o.Site, Host: h.Name, VTEP: h.Status.VTEP, Role: api.RoleGateway})
 		}
@@ -175,10 +155,14 @@ func (c *Controller) ownGateways(tx *state.Tx) (out []api.NetworkMember, err err
 
 // foreignNetworks plans the peers' networks that are carried here.
 func (c *Controller) foreignNetworks(tx *state.Tx) ([]netplan.Network, error) {
-	site, err := c.planSite(tx)
+	p, err := c.sitePlan(tx)
 	if err != nil {
 		return nil, err
 	}
+	return p.foreign.Get(tx, "", func(tx *state.Tx) ([]netplan.Network, error) { return c.planForeign(tx, p.site) })
+}
+
+func (c *Controller) planForeign(tx *state.Tx, site *netplan.Site) ([]netplan.Network, error) {
 	lent, err := c.addressesLent(tx)
 	if err != nil {
 		return nil, err
@@ -264,12 +248,8 @@ func (c *Controller) addressesLent(tx *state.Tx) (map[string]int, error) {
 
 // addressJudge holds the service addresses that peers ask for against their loans, and against this site's own addresses.
 func (c *Controller) addressJudge(tx *state.Tx, lent map[string]int) (*netplan.Addresses, error) {
-	objects, err := list[api.Address](tx)
-	if err != nil {
-		return nil, err
-	}
 	var own []netip.Addr
-	for _, a := range objects {
+	for a := range each[api.Address](tx) {
 		if addr, err := netip.ParseAddr(a.Spec.Address); err == nil {
 			own = append(own, addr)
 		}
@@ -279,12 +259,8 @@ func (c *Controller) addressJudge(tx *state.Tx, lent map[string]int) (*netplan.A
 
 // ownKnown are the networks of this site, as others must not clash with them.
 func (c *Controller) ownKnown(tx *state.Tx) ([]netplan.Known, error) {
-	own, err := list[api.Network](tx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]netplan.Known, 0, len(own))
-	for _, n := range own {
+	var out []netplan.Known
+	for n := range each[api.Network](tx) {
 		spec, err := netplan.SpecOf(n)
 		if err != nil {
 			return nil, err
@@ -312,18 +288,13 @@ func (c *Controller) networkFor(ctx context.Context, uid, vtep string) (out wire
 	target := netplan.Host{Hypervisor: true}
 	target.VTEP, _ = netip.ParseAddr(vtep) // none: nothing is left out of the flood list
 	err = c.view(ctx, func(tx *state.Tx) error {
-		all, err := list[api.Network](tx)
+		p, err := c.sitePlan(tx)
 		if err != nil {
 			return err
 		}
-		for _, n := range all {
-			if n.UID == uid {
-				p, err := c.ownNetwork(tx, n)
-				out = p.Order(target)
-				return err
-			}
-		}
-		return api.Errorf(api.CodeNotFound, "no network %s", uid)
+		n, err := p.ownNetwork(tx, c.o.Site, uid)
+		out = n.Order(target)
+		return err
 	})
 	return out, err
 }

@@ -141,11 +141,10 @@ func list[T any, P noun[T]](tx *state.Tx) ([]P, error) {
 
 // put writes a noun. What did not change is not written, so that it wakes nobody.
 func put(tx *state.Tx, o api.Object) error {
+	o = state.Copy(o).(api.Object)
 	m := o.Metadata()
-	revision := m.Revision
-	m.Revision = 0
+	m.Revision = 0 // the store knows it
 	value, err := json.Marshal(o)
-	m.Revision = revision
 	if err != nil {
 		return fmt.Errorf("marshal %s %s: %w", singular(o.Kind()), m.Name, err)
 	}

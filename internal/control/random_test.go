@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
 
@@ -211,6 +212,7 @@ func (s *schedule) step() {
 		}
 		v := vms[s.rng.IntN(len(vms))]
 		v.Spec.Power = []api.Power{api.PowerOn, api.PowerOn, api.PowerOff, api.PowerOffHard}[s.rng.IntN(4)]
+		v = state.Clone(v) // lists are shared
 		v.Revision = 0
 		_, err := x.ctl.Update(ctx, x.admin, v)
 		s.note("%s: power %s %s: %v", x.name, v.Name, v.Spec.Power, err)

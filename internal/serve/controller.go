@@ -29,7 +29,7 @@ type Controller interface {
 	Authenticate(ctx context.Context, token string) (Principal, error)
 
 	Get(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
-	// List gives what p may see, in the order of names, as of the revision.
+	// List gives what p may see, in the order of names, as of the revision. The objects are shared and must not be changed.
 	List(ctx context.Context, p Principal, k api.Kind) (objects []api.Object, revision int64, err error)
 	Create(ctx context.Context, p Principal, o api.Object) (api.Object, error)
 	// Update replaces the spec of the object of this kind and name. A revision that is not zero must match.
