@@ -119,9 +119,12 @@ func (b *boundedReader) Read(buf []byte) (int, error) {
 type boundedListing[T any] struct {
 	Revision int64           `json:"revision"`
 	Items    boundedItems[T] `json:"items"`
+	Next     string          `json:"next"`
 }
 
 type boundedItems[T any] []T
+
+var errManyItems = fmt.Errorf("it has more than %d objects", maxItems)
 
 // UnmarshalJSON is json.Unmarshaler's.
 func (l *boundedItems[T]) UnmarshalJSON(b []byte) error {
@@ -136,7 +139,7 @@ func (l *boundedItems[T]) UnmarshalJSON(b []byte) error {
 	*l = []T{}
 	for d.More() {
 		if len(*l) == maxItems {
-			return fmt.Errorf("it has more than %d objects", maxItems)
+			return errManyItems
 		}
 		var v T
 		if err := d.Decode(&v); err != nil {

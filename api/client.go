@@ -16,7 +16,7 @@ import (
 // keeps it from being reached comes as the error of net/http, wrapped, or as CodeUnavailable.
 //
 // A Client trusts its controller no further than it must. It follows no redirect: the token goes to the host of its URL
-// alone. It takes answers of at most 64 MiB, with at most 200,000 objects, and events of at most 16 MiB. It waits 30 s for
+// alone. It takes answers of at most 64 MiB, lists of at most 200,000 objects, and events of at most 16 MiB. It waits 30 s for
 // an answer to begin and for each next piece of it; a watch may be silent for a minute. An upload takes as long as it needs,
 // if it does not stop for two minutes, and its answer may take ten. Contexts end a call sooner.
 type Client struct {
@@ -69,28 +69,6 @@ func path(parts ...string) string {
 // Get reads an object: api.Get[api.VM](ctx, c, "web1").
 func Get[T any, P object[T]](ctx context.Context, c *Client, name string) (*T, error) {
 	return call[T](ctx, c, http.MethodGet, path(string(kindOf[T, P]()), name), nil)
-}
-
-// List reads what the user may see of a kind, in the order of names, and the revision from which a Watch misses nothing.
-func List[T any, P object[T]](ctx context.Context, c *Client) ([]*T, int64, error) {
-	l, err := call[boundedListing[*T]](ctx, c, http.MethodGet, path(string(kindOf[T, P]())), nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	return l.Items, l.Revision, nil
-}
-
-// Names gives the names of what the user may see of a kind.
-func (c *Client) Names(ctx context.Context, k Kind) ([]string, error) {
-	l, err := call[boundedListing[Meta]](ctx, c, http.MethodGet, path(string(k)), nil)
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, len(l.Items))
-	for i, m := range l.Items {
-		names[i] = m.Name
-	}
-	return names, nil
 }
 
 // Create makes an object and gives it as it was accepted.

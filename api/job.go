@@ -83,5 +83,6 @@ func (*Event) Kind() Kind { return KindEvent }
 type WatchEvent[T any] struct {
 	Type     string `json:"type"` // put or delete
 	Revision int64  `json:"revision"`
+	Kind     Kind   `json:"kind,omitempty"`
 	Object   T      `json:"object"`
 }

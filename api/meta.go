@@ -25,6 +25,12 @@ const (
 	KindEvent      Kind = "events"
 )
 
+// Kinds are all kinds.
+func Kinds() []Kind {
+	return []Kind{KindSite, KindHost, KindOwner, KindUser, KindPeer, KindOffer, KindLoan, KindImage, KindVolume, KindNetwork, KindVM,
+		KindGuest, KindAddress, KindTranslator, KindJob, KindEvent}
+}
+
 // Meta identifies an object and says where its home is.
 type Meta struct {
 	// Name is unique among the objects of its kind at its home site: a DNS label of at most 40 characters (RFC 1123 §2.1).
@@ -35,6 +41,9 @@ type Meta struct {
 	Owner string `json:"owner,omitempty"`
 	// Home is the site whose store holds the object.
 	Home string `json:"home,omitempty"`
+	// Labels are its users' own words for it: lists and watches select by them, and nothing else reads them. In a change, nil
+	// keeps what there is and an empty map removes all.
+	Labels map[string]string `json:"labels,omitzero"`
 	// Revision is the store's revision of the object's last write. A write that states one is refused with
 	// CodeConflict when the object has moved on; zero means "whatever it is now".
 	Revision int64 `json:"revision,omitempty"`

@@ -1,10 +1,11 @@
 package api
 
-// Listing is the answer to a list: what the reader may see, in the order of names, as of one revision. A watch from that
-// revision misses nothing.
+// Listing is the answer to a list: what the reader may see of what it selected, in the order of names. A watch from its
+// revision misses nothing; all pages of one list have the revision of the first.
 type Listing[T any] struct {
-	Revision int64 `json:"revision"`
-	Items    []T   `json:"items"`
+	Revision int64  `json:"revision"`
+	Items    []T    `json:"items"`
+	Next     string `json:"next,omitempty"` // the cursor of the next page; empty: this is the last
 }
 
 // MigrateRequest is the body of POST /v1/vms/{name}/migrate.

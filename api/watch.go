@@ -3,12 +3,15 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -25,59 +28,101 @@ const (
 //	for e, err := range api.Watch[api.VM](ctx, c, revision) { … }
 //
 // A connection that breaks is resumed where it was, for as long as it takes, also while the controller has too many
-// watches: it may still count those that broke. An error ends the watch: CodeStale (the revision is no longer kept; list
-// again), any other refusal, or that the first connection could not be made.
+// watches: it may still count those that broke. The changes of the revision that was not received whole come again. An error
+// ends the watch: CodeStale (the revision is no longer kept; list again), any other refusal, or that the first connection
+// could not be made.
 func Watch[T any, P object[T]](ctx context.Context, c *Client, from int64) iter.Seq2[WatchEvent[*T], error] {
+	return WatchSelected[T, P](ctx, c, Selector{}, from)
+}
+
+// WatchSelected is Watch of the objects that a selector takes. One that it no longer takes, or that the user may no longer
+// see, is deleted as far as this watch goes.
+func WatchSelected[T any, P object[T]](ctx context.Context, c *Client, s Selector, from int64) iter.Seq2[WatchEvent[*T], error] {
 	return func(yield func(WatchEvent[*T], error) bool) {
 		if from < 0 {
-			_, revision, err := List[T, P](ctx, c)
+			_, revision, err := Select[T, P](ctx, c, s)
 			if err != nil {
 				yield(WatchEvent[*T]{}, err)
 				return
 			}
 			from = revision // so that a break before the first event loses none
 		}
-		pause := watchRetryMin
-		for first := true; ; first = false {
-			left := false
-			last, err := watchOnce(ctx, c, path(string(kindOf[T, P]())), from, func(data []byte) bool {
-				var e WatchEvent[*T]
-				if err := json.Unmarshal(data, &e); err != nil {
-					yield(e, fmt.Errorf("decode an event of a watch: %w", err))
-					left = true
-					return false
-				}
-				left = !yield(e, nil)
-				return !left
-			})
-			if left || ctx.Err() != nil {
-				return
+		w := watching{c: c, path: path(string(kindOf[T, P]())), query: s.Query(), from: from}
+		w.query.Set("watch", "true")
+		w.earlier = func() { w.query = url.Values{"watch": {"true"}} } // a release that knows no selectors
+		var bad error
+		err := w.run(ctx, func(data []byte) bool {
+			var e WatchEvent[*T]
+			err := json.Unmarshal(data, &e)
+			if err == nil && e.Object == nil {
+				err = errors.New("it has no object")
 			}
-			var refused *Error
-			if err != nil && (first || errors.As(err, &refused) && refused.Code != CodeUnavailable && refused.Code != CodeTooMany) {
-				yield(WatchEvent[*T]{}, err)
-				return
+			if err != nil {
+				bad = fmt.Errorf("decode an event of a watch: %w", err)
+				return false
 			}
-			if last > from {
-				from, pause = last, watchRetryMin
+			if e.Type == "put" && !s.Matches(P(e.Object)) {
+				return true // only such a release sends it
 			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, watchRetryMax)
+			return yield(e, nil)
+		})
+		if err = cmp.Or(bad, err); err != nil {
+			yield(WatchEvent[*T]{}, err)
 		}
+	}
+}
+
+// watching is a watch over all its connections.
+type watching struct {
+	c       *Client
+	path    string
+	query   url.Values
+	from    int64
+	earlier func() // makes query one for a controller of an earlier release; nil when there is none
+}
+
+// run gives the data of each event, until ctx ends or event says false, and nil; or the error that ends the watch.
+func (w *watching) run(ctx context.Context, event func(data []byte) bool) error {
+	pause := watchRetryMin
+	for first := true; ; first = false {
+		left := false
+		last, err := watchOnce(ctx, w.c, w.path, w.query, w.from, func(data []byte) bool {
+			left = !event(data)
+			return !left
+		})
+		if left || ctx.Err() != nil {
+			return nil
+		}
+		if unknownParameter(err) && w.earlier != nil {
+			w.earlier()
+			w.earlier = nil
+			continue
+		}
+		var refused *Error
+		if err != nil && (first || errors.As(err, &refused) && refused.Code != CodeUnavailable && refused.Code != CodeTooMany) {
+			return err
+		}
+		if last > w.from {
+			w.from, pause = last, watchRetryMin
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, watchRetryMax)
 	}
 }
 
 // watchOnce reads one connection's events (Server-Sent Events, WHATWG HTML §9.2) and gives the last id. The error says
 // why there was no connection, or that what came is not a watch; that a connection ended is no error.
-func watchOnce(ctx context.Context, c *Client, path string, from int64, event func(data []byte) bool) (last int64, err error) {
+func watchOnce(ctx context.Context, c *Client, path string, q url.Values, from int64, event func(data []byte) bool) (last int64, err error) {
 	p := newPatience(ctx, watchSilence, "the controller has not answered within %v")
 	defer p.end()
 	last = from
-	r, err := c.request(p.ctx, http.MethodGet, path+"?watch=true&from="+strconv.FormatInt(from, 10), nil)
+	q = maps.Clone(q)
+	q.Set("from", strconv.FormatInt(from, 10))
+	r, err := c.request(p.ctx, http.MethodGet, path+"?"+q.Encode(), nil)
 	if err != nil {
 		return last, err
 	}
@@ -131,10 +176,11 @@ var errLargeEvent = Errorf(CodeInternal, "an event of a watch is larger than %d 
 // Follow gives an object as it is and after each change of it, until ctx ends or the loop is left. Its end is the error
 // CodeNotFound. Changes in quick succession may come as one.
 func Follow[T any, P object[T]](ctx context.Context, c *Client, name string) iter.Seq2[*T, error] {
+	only := Selector{Name: name} // and what begins with it
 	return func(yield func(*T, error) bool) {
 		gone := Errorf(CodeNotFound, "no %s named %s", kindOf[T, P](), name)
 		for ctx.Err() == nil {
-			items, revision, err := List[T, P](ctx, c)
+			items, revision, err := Select[T, P](ctx, c, only)
 			if err != nil {
 				yield(nil, err)
 				return
@@ -151,7 +197,7 @@ func Follow[T any, P object[T]](ctx context.Context, c *Client, name string) ite
 				yield(nil, gone)
 				return
 			}
-			for e, err := range Watch[T, P](ctx, c, revision) {
+			for e, err := range WatchSelected[T, P](ctx, c, only, revision) {
 				if errors.Is(err, &Error{Code: CodeStale}) {
 					break // list again
 				}

@@ -167,15 +167,14 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 		return l
 	}
 	kind := api.Kind(v.Tag.Get("complete"))
-	if kind == "self" && node.Parent != nil {
-		for k := range columns {
-			if noun(k) == node.Parent.Name {
-				kind = k
-			}
-		}
+	if kind == "self" {
+		kind = cmp.Or(kindOf(node), kind)
 	}
-	if kind == "" {
+	switch kind {
+	case "":
 		return nil
+	case "states":
+		return statesOf(node)
 	}
 	a.fromEnvironment()
 	client, err := a.client()
@@ -193,6 +192,19 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 	}
 	return names
 }
+
+// kindOf is the kind of the group that a command is in; "" when there is none.
+func kindOf(node *kong.Node) api.Kind {
+	for k := range columns {
+		if node.Parent != nil && noun(k) == node.Parent.Name {
+			return k
+		}
+	}
+	return ""
+}
+
+// statesOf are the states of what the command lists.
+func statesOf(node *kong.Node) []string { return api.States(kindOf(node)) }
 
 // poolNames are those of the pools for what the command makes.
 func poolNames(ctx context.Context, client *api.Client, node *kong.Node) (names []string) {

@@ -28,15 +28,20 @@ type imageImportCmd struct {
 	Owner   string        `help:"Organisation that owns it; left out: the user's." complete:"owners"`
 	Wait    bool          `help:"Wait until it is ready."`
 	Timeout time.Duration `default:"30m" help:"How long --wait waits."`
+	labelled
 	format
 }
 
 func (c *imageImportCmd) Run(a *app) error {
+	labels, err := c.labels()
+	if err != nil {
+		return err
+	}
 	client, err := a.client()
 	if err != nil {
 		return err
 	}
-	i := &api.Image{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.ImageSpec{Source: c.Source, Digest: c.Digest, Format: c.Format}}
+	i := &api.Image{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.ImageSpec{Source: c.Source, Digest: c.Digest, Format: c.Format}}
 	local := !c.Remote && !strings.HasPrefix(c.Source, "http://") && !strings.HasPrefix(c.Source, "https://")
 	if local {
 		i, err = c.upload(a, client, i)

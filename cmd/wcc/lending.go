@@ -22,6 +22,7 @@ type offerCreateCmd struct {
 	Lease       time.Duration     `default:"1h" help:"A loan that is not renewed for so long ends."`
 	Grace       time.Duration     `default:"10m" help:"Time that a borrower has to leave after a reclaim."`
 	OnReclaim   api.ReclaimAction `enum:"stop" default:"stop" help:"What becomes of guests that are still there then: stop."`
+	labelled
 	format
 }
 
@@ -32,7 +33,7 @@ func (c *offerCreateCmd) Run(a *app) error {
 		each := c.PerBorrower.api()
 		o.Spec.BorrowLimit = &each
 	}
-	return create(a, c.format, o)
+	return create(a, c.format, c.labelled, o)
 }
 
 type loanGroup struct {

@@ -26,15 +26,20 @@ type networkCreateCmd struct {
 	MTU    int    `name:"mtu" help:"MTU in bytes; left out: the site's default."`
 	VNI    uint32 `name:"vni" help:"VXLAN network identifier; left out: chosen."`
 	Owner  string `help:"Organisation that owns it; left out: the user's." complete:"owners"`
+	labelled
 	format
 }
 
 func (c *networkCreateCmd) Run(a *app) error {
+	labels, err := c.labels()
+	if err != nil {
+		return err
+	}
 	client, err := a.client()
 	if err != nil {
 		return err
 	}
-	n, err := api.Create(a, client, &api.Network{Meta: api.Meta{Name: c.Name, Owner: c.Owner},
+	n, err := api.Create(a, client, &api.Network{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels},
 		Spec: api.NetworkSpec{Prefix: c.Prefix, Pool: c.Pool, IPv4: c.IPv4, MTU: c.MTU, VNI: c.VNI}})
 	if err != nil {
 		return err
@@ -68,6 +73,7 @@ type addressCreateCmd struct {
 	VM      string `name:"vm" help:"VM that it leads to; left out: none yet." complete:"vms"`
 	Name    string `help:"Its name; left out: made of the address, or of the VM and the pool."`
 	Owner   string `help:"Organisation that owns it; left out: the user's." complete:"owners"`
+	labelled
 	format
 }
 
@@ -76,7 +82,11 @@ func (c *addressCreateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o := &api.Address{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.AddressSpec{Pool: pool, VM: c.VM}}
+	labels, err := c.labels()
+	if err != nil {
+		return err
+	}
+	o := &api.Address{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.AddressSpec{Pool: pool, VM: c.VM}}
 	switch {
 	case pool == "":
 		o.Name, o.Spec.Address = cmp.Or(o.Name, nameOf(addr)), addr.String()

@@ -19,25 +19,23 @@ type object[T any] interface {
 // listCmd lists or watches the objects of a kind.
 type listCmd[T any, P object[T]] struct {
 	Output string `short:"o" help:"How: table, wide, json or yaml." enum:"table,wide,json,yaml" default:"table"`
-	Owner  string `help:"Only this organisation's." placeholder:"OWNER" complete:"owners"`
-	Watch  bool   `short:"w" help:"Go on with every change. A deleted object is shown with a - before its name."`
+	Watch  bool   `short:"w" help:"Go on with every change. What is deleted, or no longer selected, is shown with a - before its name."`
+	selecting
 }
 
 // Run lists, then watches if asked to.
 func (c *listCmd[T, P]) Run(a *app) error {
+	wanted, err := c.selector()
+	if err != nil {
+		return err
+	}
 	client, err := a.client()
 	if err != nil {
 		return err
 	}
-	all, revision, err := api.List[T, P](a, client)
+	items, revision, err := api.Select[T, P](a, client, wanted)
 	if err != nil {
 		return err
-	}
-	items := make([]*T, 0, len(all))
-	for _, o := range all {
-		if c.wanted(o) {
-			items = append(items, o)
-		}
 	}
 	columns := columnsOf(P(new(T)).Kind(), c.Output == "wide")
 	rows := [][]string{nil}
@@ -66,12 +64,9 @@ func (c *listCmd[T, P]) Run(a *app) error {
 		}
 		width = append(width, w)
 	}
-	for e, err := range api.Watch[T, P](a, client, revision) {
+	for e, err := range api.WatchSelected[T, P](a, client, wanted, revision) {
 		if err != nil {
 			return err
-		}
-		if !c.wanted(e.Object) {
-			continue
 		}
 		switch c.Output {
 		case "json":
@@ -93,8 +88,6 @@ func (c *listCmd[T, P]) Run(a *app) error {
 	}
 	return nil
 }
-
-func (c *listCmd[T, P]) wanted(o *T) bool { return c.Owner == "" || P(o).Metadata().Owner == c.Owner }
 
 // format is how an object is shown.
 type format struct {
@@ -226,6 +219,7 @@ func columnsOf(k api.Kind, isWide bool) []column {
 	add(column{head: "OWNER", wide: true, cell: func(o api.Object) string { return o.Metadata().Owner }})
 	add(column{head: "HOME", wide: true, cell: func(o api.Object) string { return o.Metadata().Home }})
 	add(column{head: "CREATED", wide: true, cell: func(o api.Object) string { return stamp(o.Metadata().Created) }})
+	add(column{head: "LABELS", wide: true, cell: func(o api.Object) string { return labelText(o.Metadata().Labels) }})
 	return l
 }
 

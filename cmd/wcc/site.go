@@ -102,11 +102,12 @@ type ownerGroup struct {
 type ownerCreateCmd struct {
 	Name  string `arg:"" help:"Its name."`
 	Title string `help:"Its name in full."`
+	labelled
 	format
 }
 
 func (c *ownerCreateCmd) Run(a *app) error {
-	return create(a, c.format, &api.Owner{Meta: api.Meta{Name: c.Name}, Spec: api.OwnerSpec{Title: c.Title}})
+	return create(a, c.format, c.labelled, &api.Owner{Meta: api.Meta{Name: c.Name}, Spec: api.OwnerSpec{Title: c.Title}})
 }
 
 type ownerQuotaCmd struct {
@@ -154,11 +155,12 @@ type userCreateCmd struct {
 	Name  string `arg:"" help:"Its name."`
 	Owner string `help:"Organisation that it belongs to." complete:"owners"`
 	Admin bool   `help:"It may do everything at this site."`
+	labelled
 	format
 }
 
 func (c *userCreateCmd) Run(a *app) error {
-	return create(a, c.format, &api.User{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.UserSpec{Admin: c.Admin}})
+	return create(a, c.format, c.labelled, &api.User{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.UserSpec{Admin: c.Admin}})
 }
 
 type peerGroup struct {
@@ -212,7 +214,11 @@ func (c *peerAddCmd) Run(a *app) error {
 }
 
 // create makes an object and says so.
-func create[T any, P object[T]](a *app, f format, o *T) error {
+func create[T any, P object[T]](a *app, f format, l labelled, o *T) error {
+	var err error
+	if P(o).Metadata().Labels, err = l.labels(); err != nil {
+		return err
+	}
 	client, err := a.client()
 	if err != nil {
 		return err

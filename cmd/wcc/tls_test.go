@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"widecloud/api"
 	"widecloud/internal/serve"
 	"widecloud/internal/serve/servetest"
 )
@@ -78,34 +79,52 @@ func TestInterruptedLogin(t *testing.T) {
 	}
 }
 
-// TestWatch shows changes until it is told to end.
+// TestWatch shows changes until it is told to end: a deletion, and what is no longer selected.
 func TestWatch(t *testing.T) {
-	ctl := servetest.New()
-	fixture(ctl)
-	srv := serve.New(serve.Options{Controller: ctl, Logger: slog.New(slog.DiscardHandler)})
-	h := httptest.NewServer(srv)
-	defer func() { srv.Stop(); h.CloseClientConnections(); h.Close() }()
-	t.Setenv("WCC_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	out := &notice{enough: "-web1", then: cancel}
-	go func() {
-		for ctl.Watching() == 0 && ctx.Err() == nil {
-			time.Sleep(time.Millisecond)
+	for _, tt := range []struct {
+		flags  []string
+		change func(*servetest.Memory) error
+		want   string
+	}{
+		{nil, func(ctl *servetest.Memory) error {
+			_, err := ctl.Delete(t.Context(), serve.Principal{Admin: true}, "vms", "web1")
+			return err
+		}, "-web1 (deleting)  running  tokyo/h1  1     512MiB  2001:db8:b:0:57:43ff:feaa:bbcc,10.1.0.5\n"},
+		{[]string{"--state", "running"}, func(ctl *servetest.Memory) error {
+			ctl.Put(&api.VM{Meta: api.Meta{Name: "other"}, Status: api.VMStatus{Phase: api.PhaseStopped}})
+			ctl.Put(&api.VM{Meta: api.Meta{Name: "web2"}, Status: api.VMStatus{Phase: api.PhaseRunning}})
+			ctl.Put(&api.VM{Meta: api.Meta{Name: "web1"}, Status: api.VMStatus{Phase: api.PhaseStopped}})
+			return nil
+		}, "web2  running  -         0     0B      -\n" +
+			"-web1  running  tokyo/h1  1     512MiB  2001:db8:b:0:57:43ff:feaa:bbcc,10.1.0.5\n"},
+	} {
+		ctl := servetest.New()
+		fixture(ctl)
+		srv := serve.New(serve.Options{Controller: ctl, Logger: slog.New(slog.DiscardHandler)})
+		h := httptest.NewServer(srv)
+		defer func() { srv.Stop(); h.CloseClientConnections(); h.Close() }()
+		t.Setenv("WCC_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		out := &notice{enough: "-web1", then: cancel}
+		go func() {
+			for ctl.Watching() == 0 && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			if err := tt.change(ctl); err != nil {
+				t.Error(err)
+			}
+		}()
+		var errs bytes.Buffer
+		args := append([]string{"--server", h.URL, "--token", "admin-token", "vm", "list", "-w"}, tt.flags...)
+		if code := run(ctx, args, strings.NewReader(""), out, &errs, false); code != 0 {
+			t.Errorf("code %d: %s", code, &errs)
 		}
-		if _, err := ctl.Delete(ctx, serve.Principal{Admin: true}, "vms", "web1"); err != nil {
-			t.Error(err)
+		want := "NAME  PHASE    PLACE     CPUS  MEMORY  ADDRESSES\n" +
+			"web1  running  tokyo/h1  1     512MiB  2001:db8:b:0:57:43ff:feaa:bbcc,10.1.0.5\n" + tt.want
+		if got := out.String(); got != want {
+			t.Errorf("got\n%swant\n%s", got, want)
 		}
-	}()
-	var errs bytes.Buffer
-	if code := run(ctx, []string{"--server", h.URL, "--token", "admin-token", "vm", "list", "-w"}, strings.NewReader(""), out, &errs, false); code != 0 {
-		t.Errorf("code %d: %s", code, &errs)
-	}
-	want := "NAME  PHASE    PLACE     CPUS  MEMORY  ADDRESSES\n" +
-		"web1  running  tokyo/h1  1     512MiB  2001:db8:b:0:57:43ff:feaa:bbcc,10.1.0.5\n" +
-		"-web1 (deleting)  running  tokyo/h1  1     512MiB  2001:db8:b:0:57:43ff:feaa:bbcc,10.1.0.5\n"
-	if got := out.String(); got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
 

@@ -41,11 +41,16 @@ type vmCreateCmd struct {
 	Stopped  bool          `help:"Do not start it."`
 	Wait     bool          `help:"Wait until it runs."`
 	Timeout  time.Duration `default:"10m" help:"How long --wait waits."`
+	labelled
 	format
 }
 
 func (c *vmCreateCmd) Run(a *app) error {
-	v := &api.VM{Meta: api.Meta{Name: c.Name, Owner: c.Owner}, Spec: api.VMSpec{
+	labels, err := c.labels()
+	if err != nil {
+		return err
+	}
+	v := &api.VM{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.VMSpec{
 		CPUs: c.CPUs, MemoryMiB: int(c.Memory), DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
 		Sites: c.Permit, CPUModel: c.CPUModel, Place: c.Site}}
 	if c.Stopped {
@@ -62,7 +67,6 @@ func (c *vmCreateCmd) Run(a *app) error {
 			}
 		}
 	}
-	var err error
 	if v.Spec.UserData, err = textOrFile("--user-data", c.UserData); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"maps"
 	"math"
 	"net/url"
 	"path"
@@ -36,6 +37,9 @@ type Known struct {
 
 // Default fills in what a spec leaves open and the documentation has a default for.
 func Default(o api.Object) {
+	if m := o.Metadata(); len(m.Labels) == 0 {
+		m.Labels = nil
+	}
 	switch o := o.(type) {
 	case *api.VM:
 		if o.Spec.Power == "" {
@@ -55,7 +59,7 @@ func Default(o api.Object) {
 	}
 }
 
-// Validate judges an object's name, owner and spec, after Default. The error has all faults at once (api.Faults).
+// Validate judges an object's name, owner, labels and spec, after Default. The error has all faults at once (api.Faults).
 func Validate(o api.Object, k Known) error {
 	if faults := FaultsOf(o, k); len(faults) > 0 {
 		return api.Faults(faults...)
@@ -73,6 +77,7 @@ func FaultsOf(o api.Object, k Known) []*api.Error {
 	if m.Home != "" {
 		faults = append(faults, some(checkName("home", m.Home))...)
 	}
+	faults = append(faults, checkLabels(m.Labels)...)
 	return append(faults, specFaults(o, k)...)
 }
 
@@ -143,6 +148,18 @@ func checkName(field, name string) *api.Error {
 		}
 	}
 	return nil
+}
+
+func checkLabels(labels map[string]string) (faults []*api.Error) {
+	if len(labels) > api.MaxLabels {
+		return some(api.Invalidf("labels", "has %d labels, at most %d are possible", len(labels), api.MaxLabels))
+	}
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if err := api.CheckLabel(key, labels[key]); err != nil {
+			faults = append(faults, api.Invalidf("labels", "%v", err))
+		}
+	}
+	return faults
 }
 
 // checkNames judges a list of names, without duplicates.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -61,6 +62,16 @@ func TestValidateMeta(t *testing.T) {
 	check(t, "home", &api.User{Meta: api.Meta{Name: "a", Home: "../a"}}, cloud.Known{}, "invalid home: DNS label")
 	check(t, "quota", &api.Owner{Meta: api.Meta{Name: "a"}, Spec: api.OwnerSpec{Quota: &api.Quota{DiskGiB: new(-1)}}}, cloud.Known{},
 		"invalid spec.quota.disk_gib: negative")
+	labelled := func(labels map[string]string) *api.User { return &api.User{Meta: api.Meta{Name: "a", Labels: labels}} }
+	many := map[string]string{}
+	for i := range api.MaxLabels {
+		many[strconv.Itoa(i)] = "x"
+	}
+	check(t, "labels", labelled(many), cloud.Known{}, "")
+	many["one-more"] = ""
+	check(t, "many labels", labelled(many), cloud.Known{}, "invalid labels: has 33 labels, at most 32")
+	check(t, "label's key", labelled(map[string]string{"a b": ""}), cloud.Known{}, `invalid labels: the label's key "a b"`)
+	check(t, "label's value", labelled(map[string]string{"b": "x", "a": ","}), cloud.Known{}, `invalid labels: the value "," of the label a`)
 	check(t, "title", &api.Owner{Meta: api.Meta{Name: "a"}, Spec: api.OwnerSpec{Title: "a\x1b[2J"}}, cloud.Known{}, "invalid spec.title: control")
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"widecloud/api"
 	"widecloud/internal/lend"
@@ -96,7 +98,7 @@ func (c *Controller) live(o api.Object) {
 	}
 }
 
-// sites lists this site, with the pools that a principal may use, and its peers.
+// sites lists this site, with the pools that a principal may use, and its peers, in the order of their names.
 func (c *Controller) sites(tx *state.Tx, p serve.Principal) []*api.Site {
 	self := &api.Site{Meta: api.Meta{Name: c.o.Site, Home: c.o.Site, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: c.o.Endpoint, Pools: c.poolsFor(p)}, Status: api.SiteStatus{Self: true, Reached: true}}
 	for h := range each[api.Host](tx) {
@@ -129,6 +131,7 @@ func (c *Controller) sites(tx *state.Tx, p serve.Principal) []*api.Site {
 		}
 		out = append(out, site)
 	}
+	slices.SortFunc(out, func(a, b *api.Site) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
@@ -142,38 +145,65 @@ func (c *Controller) Get(ctx context.Context, p serve.Principal, k api.Kind, nam
 }
 
 // List is serve.Controller's.
-func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind) (out []api.Object, revision int64, err error) {
+func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind, q serve.Query) (out []api.Object, revision int64, err error) {
+	if _, err := newObject(k); err != nil {
+		return nil, 0, err
+	}
 	out = []api.Object{}
 	err = c.view(ctx, func(tx *state.Tx) error {
 		revision = tx.Revision()
+		full := func() bool { return q.Limit > 0 && len(out) >= q.Limit }
 		if k == api.KindSite {
 			for _, s := range c.sites(tx, p) {
-				out = append(out, s)
+				if s.Name > q.After && q.Matches(s) && !full() {
+					out = append(out, s)
+				}
 			}
 			return nil
 		}
-		if _, err := newObject(k); err != nil {
-			return err
-		}
-		for _, have := range tx.Objects(keyOf(k, "")) {
-			o := have.(api.Object)
-			if !sees(p, o) {
+		for key, have := range tx.Objects(keyOf(k, "")) {
+			if full() {
+				break
+			}
+			if key <= keyOf(k, q.After) {
 				continue
 			}
-			if k == api.KindPeer {
-				o = state.Copy(o).(api.Object)
-				c.live(o)
-			}
-			if owner, ok := o.(*api.Owner); ok {
-				owner = state.Clone(owner)
-				if owner.Status.Used, err = c.usedBy(tx, owner.Name); err != nil {
+			if o := c.shownTo(p, q.Selector, have.(api.Object)); o != nil {
+				if o, err = c.withUse(tx, o); err != nil {
 					return err
 				}
-				o = owner
+				out = append(out, o)
 			}
-			out = append(out, o)
 		}
 		return nil
 	})
 	return out, revision, err
+}
+
+// shownTo is an object as a principal sees it, nil when it may not see it, or s does not take it. The object itself is shared
+// and stays as it is.
+func (c *Controller) shownTo(p serve.Principal, s api.Selector, o api.Object) api.Object {
+	if !sees(p, o) {
+		return nil
+	}
+	if o.Kind() == api.KindPeer {
+		o = state.Copy(o).(api.Object)
+		c.live(o)
+	}
+	if !s.Matches(o) {
+		return nil
+	}
+	return o
+}
+
+// withUse is an owner with what it uses; any other object as it is.
+func (c *Controller) withUse(tx *state.Tx, o api.Object) (api.Object, error) {
+	owner, ok := o.(*api.Owner)
+	if !ok {
+		return o, nil
+	}
+	used, err := c.usedBy(tx, owner.Name)
+	owner = state.Clone(owner)
+	owner.Status.Used = used
+	return owner, err
 }

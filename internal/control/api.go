@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,7 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 		return nil, err
 	}
 	fresh := c.newMeta(m.Name, m.Owner)
+	fresh.Labels = m.Labels
 	*m = fresh
 	clearStatus(o)
 	cloud.Default(o)
@@ -165,7 +167,7 @@ func (c *Controller) addressVM(tx *state.Tx, p serve.Principal, a *api.Address) 
 // Update is serve.Controller's.
 func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object) (api.Object, error) {
 	m := o.Metadata()
-	cloud.Default(o)
+	asked := *m
 	err := c.update(ctx, func(tx *state.Tx) error {
 		was, err := c.visible(tx, p, o.Kind(), m.Name)
 		if err != nil {
@@ -175,18 +177,18 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 			return err
 		}
 		have := was.Metadata()
-		if m.Revision != 0 && m.Revision != have.Revision {
-			return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", singular(o.Kind()), m.Name, m.Revision, have.Revision)}
+		if asked.Revision != 0 && asked.Revision != have.Revision {
+			return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", singular(o.Kind()), m.Name, asked.Revision, have.Revision)}
 		}
 		if have.Deleting {
 			return api.Errorf(api.CodeConflict, "%s %s is being deleted", singular(o.Kind()), m.Name)
 		}
-		if m.Owner == "" {
-			m.Owner = have.Owner
-		}
-		owner := m.Owner
 		*m = *have
-		m.Owner = owner
+		m.Owner = cmp.Or(asked.Owner, have.Owner)
+		if asked.Labels != nil {
+			m.Labels = asked.Labels
+		}
+		cloud.Default(o)
 		if a, ok := o.(*api.Address); ok && a.Spec.Address == "" {
 			a.Spec.Address, a.Spec.Pool = was.(*api.Address).Spec.Address, was.(*api.Address).Spec.Pool
 		}

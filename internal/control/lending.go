@@ -487,7 +487,7 @@ func (c *Controller) lending(ctx context.Context) error {
 					}
 				}
 			}
-			if *l != before {
+			if l.Spec != before.Spec || l.Status != before.Status {
 				if err := put(tx, l); err != nil {
 					return err
 				}

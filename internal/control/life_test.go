@@ -221,7 +221,7 @@ func TestReasons(t *testing.T) {
 				t.Errorf("no reason %q in %+v", code, reasons)
 			}
 		}
-		if jobs, _, _ := tokyo.ctl.List(t.Context(), tokyo.admin, api.KindJob); len(jobs) > 0 {
+		if jobs, _, _ := tokyo.ctl.List(t.Context(), tokyo.admin, api.KindJob, serve.Query{}); len(jobs) > 0 {
 			t.Errorf("a dry run has left %d jobs", len(jobs))
 		}
 		// The same as a job: it fails with the same reasons, and nothing is left.

@@ -11,6 +11,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/netplan"
+	"widecloud/internal/serve"
 	"widecloud/internal/wire"
 )
 
@@ -278,7 +279,7 @@ func TestUnsolicitedLoan(t *testing.T) {
 			})
 			wantError(t, "a gift", err, api.CodeForbidden)
 		}
-		if loans, _, _ := osaka.ctl.List(t.Context(), osaka.admin, api.KindLoan); len(loans) > 0 {
+		if loans, _, _ := osaka.ctl.List(t.Context(), osaka.admin, api.KindLoan, serve.Query{}); len(loans) > 0 {
 			t.Errorf("osaka has %d loans for which it never asked", len(loans))
 		}
 		osaka.newVM("full", "") // takes all that osaka has
@@ -391,7 +392,7 @@ func TestLoansArePruned(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		for _, s := range []*site{osaka, tokyo} {
-			loans, _, err := s.ctl.List(t.Context(), s.admin, api.KindLoan)
+			loans, _, err := s.ctl.List(t.Context(), s.admin, api.KindLoan, serve.Query{})
 			w.must(err)
 			for what, have := range map[string]int{"loans": len(loans), "taken serials": len(keysOf(s.proc, "fed/seen/")), "sent serials": len(keysOf(s.proc, "fed/sent/")), "requests": len(keysOf(s.proc, "requests/"))} {
 				if have > n/2 {

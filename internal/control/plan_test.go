@@ -12,6 +12,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/serve"
 	"widecloud/internal/store"
 )
 
@@ -100,7 +101,7 @@ func TestAnyFree(t *testing.T) {
 		if err != nil || o.(*api.Address).Spec.Address != "203.0.113.1" {
 			t.Errorf("written again: %+v, %v", o, err)
 		}
-		sites, _, err := tokyo.ctl.List(t.Context(), ann, api.KindSite)
+		sites, _, err := tokyo.ctl.List(t.Context(), ann, api.KindSite, serve.Query{})
 		if err != nil || len(sites[0].(*api.Site).Spec.Pools) != 3 {
 			t.Errorf("a user sees the pools %+v, %v", sites[0].(*api.Site).Spec.Pools, err)
 		}

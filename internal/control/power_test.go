@@ -8,14 +8,15 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/hyper/fake"
+	"widecloud/internal/serve"
 )
 
 // follow writes down the phases of a VM from now on, each once in a row; end gives them.
 func (s *site) follow(vm string) (end func() []api.VMPhase) {
 	s.w.t.Helper()
-	_, at, err := s.ctl.List(s.w.t.Context(), s.admin, api.KindVM)
+	_, at, err := s.ctl.List(s.w.t.Context(), s.admin, api.KindVM, serve.Query{})
 	s.w.must(err)
-	changes, err := s.ctl.Watch(s.w.t.Context(), s.admin, api.KindVM, at)
+	changes, err := s.ctl.Watch(s.w.t.Context(), s.admin, []api.Kind{api.KindVM}, api.Selector{}, at)
 	s.w.must(err)
 	seen := []api.VMPhase{s.vm(vm).Status.Phase}
 	stop, done := make(chan struct{}), make(chan struct{})

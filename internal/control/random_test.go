@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
@@ -126,7 +127,7 @@ func listed[T any, P interface {
 }](s *schedule, x *site) (out []P) {
 	ctx, cancel := s.ctx()
 	defer cancel()
-	objects, _, err := x.ctl.List(ctx, x.admin, P(new(T)).Kind())
+	objects, _, err := x.ctl.List(ctx, x.admin, P(new(T)).Kind(), serve.Query{})
 	if err != nil {
 		return nil
 	}

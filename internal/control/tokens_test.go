@@ -90,15 +90,17 @@ func (a *alone) bootstrap(t *testing.T) (token string, waits bool) {
 	return token, waits
 }
 
-// TestTokens runs the suite of serve's Controllers.
-func TestTokens(t *testing.T) {
-	servetest.TestTokens(t, func(t *testing.T, test func(*testing.T, servetest.Site)) {
-		controllerAlone(t, func(t *testing.T, a *alone) {
-			first, _ := a.bootstrap(t)
-			test(t, servetest.Site{Controller: a.Controller, First: first})
-		})
+// siteAlone is a new site for the suites of serve's Controllers.
+func siteAlone(t *testing.T, test func(*testing.T, servetest.Site)) {
+	controllerAlone(t, func(t *testing.T, a *alone) {
+		first, _ := a.bootstrap(t)
+		test(t, servetest.Site{Controller: a.Controller, First: first})
 	})
 }
+
+func TestTokens(t *testing.T) { servetest.TestTokens(t, siteAlone) }
+
+func TestObjects(t *testing.T) { servetest.TestObjects(t, siteAlone) }
 
 // TestBootstrap is the beginning of a site, with crashes and late comers.
 func TestBootstrap(t *testing.T) {
@@ -217,7 +219,7 @@ func TestRecover(t *testing.T) {
 		if !errors.Is(err, &api.Error{Code: api.CodeInvalid, Field: "user"}) {
 			t.Errorf("a name that is none: %v", err)
 		}
-		events, _, err := a.List(t.Context(), a.admin, api.KindEvent)
+		events, _, err := a.List(t.Context(), a.admin, api.KindEvent, serve.Query{})
 		if err != nil {
 			t.Fatal(err)
 		}

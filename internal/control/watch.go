@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 
 	"widecloud/api"
@@ -72,18 +74,24 @@ func (c *Controller) endStreams(user string) {
 }
 
 // Watch is serve.Controller's. Sites are made up at every look and cannot be watched.
-func (c *Controller) Watch(ctx context.Context, p serve.Principal, k api.Kind, from int64) (<-chan serve.Change, error) {
-	if _, err := newObject(k); err != nil {
-		return nil, err
+func (c *Controller) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, from int64) (<-chan serve.Change, error) {
+	for _, k := range kinds {
+		if _, err := newObject(k); err != nil {
+			return nil, err
+		}
+		if k == api.KindSite {
+			return nil, api.Errorf(api.CodeInvalid, "sites cannot be watched; watch peers and hosts")
+		}
 	}
-	if k == api.KindSite {
-		return nil, api.Errorf(api.CodeInvalid, "sites cannot be watched; watch peers and hosts")
+	prefix := prefixObjects
+	if len(kinds) == 1 {
+		prefix = keyOf(kinds[0], "")
 	}
 	ctx, done, err := c.begin(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	w, err := c.o.State.Watch(ctx, keyOf(k, ""), from)
+	w, err := c.o.State.Watch(ctx, prefix, from)
 	if errors.Is(err, store.ErrCompacted) {
 		err = api.Errorf(api.CodeStale, "revision %d is no longer kept: list, and watch from the list's revision", from)
 	}
@@ -96,41 +104,60 @@ func (c *Controller) Watch(ctx context.Context, p serve.Principal, k api.Kind, f
 		defer close(out)
 		defer done()
 		for changes := range w.C() {
-			for _, ch := range changes {
-				if !c.pass(ctx, p, k, ch, out) {
-					return
-				}
+			if !pass(ctx, c.shown(ctx, p, kinds, s, changes), out) {
+				return
 			}
 		}
 	}()
 	return out, nil
 }
 
-// pass gives a change to a watcher that may see it; false when the watch has ended.
-func (c *Controller) pass(ctx context.Context, p serve.Principal, k api.Kind, ch store.Change, out chan<- serve.Change) bool {
-	value := ch.Value
-	if ch.Deleted {
-		value = ch.Prev
-	}
-	o, err := decode(k, store.KV{Key: ch.Key, Value: value, Modified: ch.Revision})
-	if err != nil || !sees(p, o) {
-		return true
-	}
-	c.live(o)
-	if o, ok := o.(*api.Owner); ok {
-		if err := c.view(ctx, func(tx *state.Tx) (err error) { o.Status.Used, err = c.usedBy(tx, o.Name); return err }); err != nil {
-			return ctx.Err() == nil
+// shown makes of the changes of one revision those that a watcher is to have.
+func (c *Controller) shown(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, changes []store.Change) (out []serve.Change) {
+	for _, ch := range changes {
+		k, _, _ := strings.Cut(strings.TrimPrefix(ch.Key, prefixObjects), "/")
+		if !slices.Contains(kinds, api.Kind(k)) {
+			continue
+		}
+		see := func(value []byte) api.Object {
+			if value == nil {
+				return nil
+			}
+			o, err := decode(api.Kind(k), store.KV{Key: ch.Key, Value: value, Modified: ch.Revision})
+			if err != nil {
+				return nil
+			}
+			if o = c.shownTo(p, s, o); o == nil || o.Kind() != api.KindOwner {
+				return o
+			}
+			if err := c.view(ctx, func(tx *state.Tx) (err error) { o, err = c.withUse(tx, o); return err }); err != nil {
+				return nil
+			}
+			return o
+		}
+		if o := see(ch.Value); o != nil {
+			out = append(out, serve.Change{Revision: ch.Revision, Object: o})
+		} else if o := see(ch.Prev); o != nil { // it was deleted, or is no longer the watcher's to see
+			out = append(out, serve.Change{Revision: ch.Revision, Deleted: true, Object: o})
 		}
 	}
-	if ctx.Err() != nil {
-		return false // before select, which would choose either way
+	return out
+}
+
+// pass gives a watcher the changes of one revision; false when the watch has ended.
+func pass(ctx context.Context, changes []serve.Change, out chan<- serve.Change) bool {
+	for i, ch := range changes {
+		if ctx.Err() != nil {
+			return false // before select, which would choose either way
+		}
+		ch.More = i < len(changes)-1
+		select {
+		case out <- ch:
+		case <-ctx.Done():
+			return false
+		}
 	}
-	select {
-	case out <- serve.Change{Revision: ch.Revision, Deleted: ch.Deleted, Object: o}:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return true
 }
 
 // Console is serve.Controller's.

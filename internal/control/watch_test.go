@@ -1,12 +1,19 @@
 package control_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"io"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"widecloud/api"
 	"widecloud/internal/serve"
+	"widecloud/internal/store"
+	"widecloud/internal/store/bolt"
 )
 
 // TestDeletedUserSeesNothing: a watch and a console end with their user, and with the right by which they were opened.
@@ -28,7 +35,7 @@ func TestDeletedUserSeesNothing(t *testing.T) {
 				return err
 			}},
 		} {
-			changes, err := tokyo.ctl.Watch(t.Context(), c.who, api.KindVM, -1)
+			changes, err := tokyo.ctl.Watch(t.Context(), c.who, []api.Kind{api.KindVM}, api.Selector{}, -1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,8 +71,84 @@ func TestDeletedUserSeesNothing(t *testing.T) {
 				t.Errorf("the console of %s goes on", name)
 			}
 			console.Close()
-			_, err = tokyo.ctl.Watch(t.Context(), c.who, api.KindVM, -1)
+			_, err = tokyo.ctl.Watch(t.Context(), c.who, []api.Kind{api.KindVM}, api.Selector{}, -1)
 			wantError(t, "a new watch of "+name, err, api.CodeForbidden)
+		}
+	})
+}
+
+// TestWatchLosesSight: a watcher hears that an object is gone when it may no longer see it, or no longer selects it, and
+// nothing of what it never saw.
+func TestWatchLosesSight(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		tokyo.ready("2001:db8:a::/64")
+		ann, _ := tokyo.member("ann", "lab")
+		vm := vmOf("web1", "")
+		vm.Owner = "lab"
+		tokyo.create(vm)
+		tokyo.phase("web1", api.PhaseRunning)
+		running := api.Selector{States: []string{"running"}}
+		all, revision, err := tokyo.ctl.List(t.Context(), ann, api.KindVM, serve.Query{Selector: running})
+		if err != nil || len(all) != 1 {
+			t.Fatalf("ann lists %d running VMs, %v", len(all), err)
+		}
+		follow := func(what string, s api.Selector, from int64) <-chan serve.Change {
+			t.Helper()
+			changes, err := tokyo.ctl.Watch(t.Context(), ann, []api.Kind{api.KindVM, api.KindJob}, s, from)
+			if err != nil {
+				t.Fatalf("watch %s: %v", what, err)
+			}
+			return changes
+		}
+		// gone waits for the object's end, which shows it as it was seen last.
+		gone := func(what string, changes <-chan serve.Change) *api.VM {
+			t.Helper()
+			for ch := range changes {
+				if v := ch.Object.(*api.VM); ch.Deleted {
+					return v
+				}
+			}
+			t.Fatalf("%s: the watch ended without a deletion", what)
+			return nil
+		}
+		live := follow("the running ones", running, revision)
+		v := tokyo.vm("web1")
+		v.Spec.Power = api.PowerOffHard
+		if _, err := tokyo.ctl.Update(t.Context(), tokyo.admin, v); err != nil {
+			t.Fatal(err)
+		}
+		tokyo.phase("web1", api.PhaseStopped)
+		for what, changes := range map[string]<-chan serve.Change{"live": live, "resumed": follow("again", running, revision)} {
+			if v := gone(what, changes); v.Status.Phase != api.PhaseRunning {
+				t.Errorf("%s: the end shows it %s", what, v.Status.Phase)
+			}
+		}
+
+		// No request changes an owner yet: the store of a controller that does not run is changed.
+		_, revision, err = tokyo.ctl.List(t.Context(), ann, api.KindVM, serve.Query{})
+		w.must(err)
+		v = tokyo.vm("web1")
+		tokyo.kill()
+		st, err := bolt.Open(bolt.Options{Path: filepath.Join(tokyo.dir, "store.db"), NoSync: true, History: 2000})
+		w.must(err)
+		for _, owner := range []string{"", "lab"} {
+			v.Owner, v.Revision = owner, 0
+			b, err := json.Marshal(v)
+			w.must(err)
+			_, err = st.Update(t.Context(), func(tx store.Tx) error { return tx.Put("objects/vms/web1", b) })
+			w.must(err)
+		}
+		w.must(st.Close())
+		tokyo.start()
+		var got []string
+		for ch := range follow("all", api.Selector{}, revision) {
+			if got = append(got, fmt.Sprint(ch.Object.Metadata().Name, " ", ch.Object.Metadata().Owner, " ", ch.Deleted)); len(got) == 2 {
+				break
+			}
+		}
+		if d := cmp.Diff([]string{"web1 lab true", "web1 lab false"}, got); d != "" {
+			t.Errorf("ann is shown (-want +got):\n%s", d)
 		}
 	})
 }
@@ -109,7 +192,7 @@ func TestOwnerDeleted(t *testing.T) {
 		tokyo.create(&api.Owner{Meta: api.Meta{Name: "uni"}})
 		bob, _ := tokyo.member("bob", "uni")
 		for _, k := range []api.Kind{api.KindEvent, api.KindJob, api.KindVM, api.KindVolume} {
-			if all, _, err := tokyo.ctl.List(t.Context(), bob, k); err != nil || len(all) > 0 {
+			if all, _, err := tokyo.ctl.List(t.Context(), bob, k, serve.Query{}); err != nil || len(all) > 0 {
 				t.Errorf("the new uni sees %d %s, %v", len(all), k, err)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
+	"widecloud/internal/serve"
 )
 
 // faultsOf are the code and the fields of an error that lists several faults, or its one field.
@@ -132,9 +133,9 @@ func TestOwnersUse(t *testing.T) {
 		want := api.Resources{CPUs: 2, MemoryMiB: 256, DiskGiB: 3, Addresses: 1}
 		one, err := tokyo.ctl.Get(t.Context(), tokyo.admin, api.KindOwner, "lab")
 		w.must(err)
-		all, at, err := tokyo.ctl.List(t.Context(), tokyo.admin, api.KindOwner)
+		all, at, err := tokyo.ctl.List(t.Context(), tokyo.admin, api.KindOwner, serve.Query{})
 		w.must(err)
-		changes, err := tokyo.ctl.Watch(t.Context(), tokyo.admin, api.KindOwner, at)
+		changes, err := tokyo.ctl.Watch(t.Context(), tokyo.admin, []api.Kind{api.KindOwner}, api.Selector{}, at)
 		w.must(err)
 		quota := func(q api.Quota) error {
 			return second(tokyo.ctl.Update(t.Context(), tokyo.admin, &api.Owner{Meta: api.Meta{Name: "lab"}, Spec: api.OwnerSpec{Quota: &q}}))

@@ -15,11 +15,19 @@ type Principal struct {
 	First bool // the token is for the first login only: all that it may do is NewToken for its own user, once
 }
 
-// Change is one change of one object. A deletion carries the object as it was last.
+// Change is one change of one object. A deletion carries the object as the watcher was last able to see it.
 type Change struct {
 	Revision int64
 	Deleted  bool
 	Object   api.Object
+	More     bool // the watcher has more changes of this revision to come
+}
+
+// Query says which objects of a kind to list. Its zero value is all.
+type Query struct {
+	api.Selector
+	After string // only names after this one
+	Limit int    // at most so many; 0: no limit
 }
 
 // Controller is what the API serves. Errors should be *api.Error (perhaps wrapped); any other error is logged and shown
@@ -29,16 +37,19 @@ type Controller interface {
 	Authenticate(ctx context.Context, token string) (Principal, error)
 
 	Get(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
-	// List gives what p may see, in the order of names, as of the revision. The objects are shared and must not be changed.
-	List(ctx context.Context, p Principal, k api.Kind) (objects []api.Object, revision int64, err error)
+	// List gives what p may see and q takes, in the order of names, as of the revision. The objects are shared and must not be
+	// changed.
+	List(ctx context.Context, p Principal, k api.Kind, q Query) (objects []api.Object, revision int64, err error)
 	Create(ctx context.Context, p Principal, o api.Object) (api.Object, error)
-	// Update replaces the spec of the object of this kind and name. A revision that is not zero must match.
+	// Update replaces the spec of the object of this kind and name, and its labels unless they are nil. A revision that is not
+	// zero must match.
 	Update(ctx context.Context, p Principal, o api.Object) (api.Object, error)
 	// Delete accepts the deletion; the object shows Deleting until what it stood for is gone.
 	Delete(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
-	// Watch gives the changes of a kind that p may see after revision from (below 0: from now on), until ctx ends or the
-	// watcher falls behind; then the channel is closed. A revision that is no longer kept is api.CodeStale.
-	Watch(ctx context.Context, p Principal, k api.Kind, from int64) (<-chan Change, error)
+	// Watch gives the changes, after revision from (below 0: from now on), of the objects of some kinds that p may see and s
+	// takes, until ctx ends or the watcher falls behind; then the channel is closed. An object that no longer is one of these
+	// is a deletion. A revision that is no longer kept is api.CodeStale.
+	Watch(ctx context.Context, p Principal, kinds []api.Kind, s api.Selector, from int64) (<-chan Change, error)
 
 	// Migrate starts a migration to SITE or SITE/HOST. With dryRun there is no job, and the reasons say why it would be
 	// refused (none: it would be accepted).

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -80,25 +79,10 @@ type (
 		Name string `path:"name" doc:"the object's name; the body's must be the same or left out"`
 		Body T
 	}
-	listInput struct {
-		Watch       bool  `query:"watch" doc:"answer with text/event-stream and go on: one event per change, id = revision, event = put or delete, data = {type, revision, object}"`
-		From        int64 `query:"from" minimum:"0" doc:"watch: changes after this revision (that of a list); left out: from now on"`
-		LastEventID int64 `header:"Last-Event-ID" minimum:"0" doc:"watch: resume after this event; wins over from"`
-		has         bool
-	}
 	output[T any]   struct{ Body T }
 	streamOutput    struct{ Body func(huma.Context) }
 	noContentOutput struct{}
 )
-
-// Resolve tells "from=0" from no "from" (huma.Resolver).
-func (in *listInput) Resolve(ctx huma.Context) []error {
-	in.has = ctx.Query("from") != "" || ctx.Header("Last-Event-ID") != ""
-	if in.LastEventID > 0 {
-		in.From = in.LastEventID
-	}
-	return nil
-}
 
 // operation is what all operations have in common.
 func (s *Server) operation(id, method, path, tag, summary string) huma.Operation {
@@ -126,32 +110,7 @@ func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
 		return &output[P]{p}, nil
 	}
 
-	list := s.operation("list-"+tag, http.MethodGet, path, tag, "List or watch "+tag)
-	list.Responses = map[string]*huma.Response{"200": {
-		Description: "A listing, or with watch=true a stream of changes",
-		Content: map[string]*huma.MediaType{
-			"application/json":  {Schema: h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Listing[T]](), true, "")},
-			"text/event-stream": {Schema: h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.WatchEvent[T]](), true, "")},
-		},
-	}}
-	list.Errors = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusConflict}
-	huma.Register(h, list, func(ctx context.Context, in *listInput) (*streamOutput, error) {
-		if in.Watch {
-			return s.watch(ctx, kind, in)
-		}
-		objects, revision, err := ctl.List(ctx, who(ctx), kind)
-		if err != nil {
-			return nil, s.fail(ctx, err)
-		}
-		l := api.Listing[api.Object]{Revision: revision, Items: slices.Clip(objects)}
-		if l.Items == nil {
-			l.Items = []api.Object{}
-		}
-		return &streamOutput{func(hc huma.Context) {
-			_, w := humago.Unwrap(hc)
-			writeJSON(w, http.StatusOK, l)
-		}}, nil
-	})
+	registerList[T, P](s, h)
 
 	huma.Register(h, s.operation("get-"+lower, http.MethodGet, path+"/{name}", tag, "Get one of "+tag),
 		func(ctx context.Context, in *nameInput) (*output[P], error) {

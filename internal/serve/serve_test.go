@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -473,6 +474,15 @@ func TestOpenAPI(t *testing.T) {
 		if got := methods(path); got != want {
 			t.Errorf("%s has %q, want %q", path, got, want)
 		}
+	}
+	var parameters []string
+	list, _ := doc.Paths["/v1/vms"]["get"].(map[string]any)
+	for _, p := range list["parameters"].([]any) {
+		parameters = append(parameters, p.(map[string]any)["name"].(string))
+	}
+	slices.Sort(parameters)
+	if d := cmp.Diff([]string{"Last-Event-ID", "cursor", "from", "host", "label", "limit", "name", "owner", "site", "state", "watch"}, parameters); d != "" {
+		t.Errorf("parameters of a list (-want +got):\n%s", d)
 	}
 	vm := doc.Components.Schemas["VM"]
 	if vm.Properties["status"]["readOnly"] != true {

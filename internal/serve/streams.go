@@ -84,13 +84,13 @@ func (l *limitReader) Read(b []byte) (int, error) {
 }
 
 // watch answers with Server-Sent Events (WHATWG HTML §9.2) until the client goes, the watcher falls behind, or Stop.
-func (s *Server) watch(ctx context.Context, kind api.Kind, in *listInput) (*streamOutput, error) {
+func (s *Server) watch(ctx context.Context, kinds []api.Kind, in *listInput) (*streamOutput, error) {
 	from := int64(-1)
 	if in.has {
 		from = in.From
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	changes, err := s.o.Controller.Watch(ctx, who(ctx), kind, from)
+	changes, err := s.o.Controller.Watch(ctx, who(ctx), kinds, in.selector, from)
 	if err != nil {
 		cancel()
 		return nil, s.fail(ctx, err)
@@ -140,13 +140,16 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-ch
 			if c.Deleted {
 				event = "delete"
 			}
-			data, err := json.Marshal(api.WatchEvent[api.Object]{Type: event, Revision: c.Revision, Object: c.Object})
+			data, err := json.Marshal(api.WatchEvent[api.Object]{Type: event, Revision: c.Revision, Kind: c.Object.Kind(), Object: c.Object})
 			if err != nil {
 				s.log.Error("watch cannot encode an object", "error", err)
 				return
 			}
 			b.Reset()
-			fmt.Fprintf(&b, "id: %d\nevent: %s\ndata: %s\n\n", c.Revision, event, data)
+			if !c.More { // a client that has this id has all of the revision, and resumes after it
+				fmt.Fprintf(&b, "id: %d\n", c.Revision)
+			}
+			fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", event, data)
 			if !send(b.Bytes()) {
 				return
 			}

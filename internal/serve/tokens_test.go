@@ -18,12 +18,14 @@ import (
 
 // TestMemory keeps the Controller of the tests honest.
 func TestMemory(t *testing.T) {
-	servetest.TestTokens(t, func(t *testing.T, test func(*testing.T, servetest.Site)) {
+	open := func(t *testing.T, test func(*testing.T, servetest.Site)) {
 		synctest.Test(t, func(t *testing.T) {
 			m, first := servetest.NewSite()
 			test(t, servetest.Site{Controller: m, First: first})
 		})
-	})
+	}
+	t.Run("Tokens", func(t *testing.T) { servetest.TestTokens(t, open) })
+	t.Run("Objects", func(t *testing.T) { servetest.TestObjects(t, open) })
 }
 
 // TestFirstToken does everything that the first login's token is not for.

@@ -31,8 +31,8 @@ type Memory struct {
 	mu        sync.Mutex
 	revision  int64
 	objects   map[string]api.Object
-	watchers  map[chan serve.Change]api.Kind
-	history   []serve.Change
+	watchers  map[chan serve.Change]watcher
+	history   []step
 	consoles  map[string]net.Conn
 	uploaded  map[string][]byte
 	users     map[string]serve.Principal // beside the user objects
@@ -40,6 +40,13 @@ type Memory struct {
 	made      int                        // tokens
 	compacted int64
 	fail      error // given by every call when set
+}
+
+// watcher is what a watch is for.
+type watcher struct {
+	p     serve.Principal
+	kinds []api.Kind
+	s     api.Selector
 }
 
 // New makes one without objects, with the users in the package comment.
@@ -54,7 +61,7 @@ func New() *Memory {
 
 // NewSite makes one as a site is at first: with the user admin, and its first login's token.
 func NewSite() (m *Memory, first string) {
-	m = &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]api.Kind{},
+	m = &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]watcher{},
 		consoles: map[string]net.Conn{}, uploaded: map[string][]byte{}}
 	m.change(&api.User{Meta: api.Meta{Name: "admin"}, Spec: api.UserSpec{Admin: true}}, false)
 	return m, m.addToken(api.UserToken{User: "admin", First: true, Expires: time.Now().Add(24 * time.Hour)}).Token
@@ -79,10 +86,34 @@ func (m *Memory) find(p serve.Principal, k api.Kind, name string) (api.Object, e
 		return nil, m.fail
 	}
 	o := m.objects[key(k, name)]
-	if o == nil || !p.Admin && o.Metadata().Owner != p.Owner {
+	if o == nil || !sees(p, o) {
 		return nil, api.Errorf(api.CodeNotFound, "no %s named %s", k, name)
 	}
 	return o, nil
+}
+
+func sees(p serve.Principal, o api.Object) bool { return p.Admin || o.Metadata().Owner == p.Owner }
+
+// step is what a change made of what was there; nil: nothing.
+type step struct {
+	revision int64
+	was, now api.Object
+}
+
+// shown is the change that a watcher is to have; without an object when it is to have none.
+func (w watcher) shown(st step) serve.Change {
+	see := func(o api.Object) bool {
+		return o != nil && slices.Contains(w.kinds, o.Kind()) && sees(w.p, o) && w.s.Matches(o)
+	}
+	switch {
+	case see(st.now):
+		return serve.Change{Revision: st.revision, Object: clone(st.now)}
+	case see(st.was):
+		gone := clone(st.was)
+		gone.Metadata().Revision = st.revision
+		return serve.Change{Revision: st.revision, Deleted: true, Object: gone}
+	}
+	return serve.Change{}
 }
 
 // change must be called with the lock held.
@@ -90,15 +121,17 @@ func (m *Memory) change(o api.Object, deleted bool) {
 	m.revision++
 	o.Metadata().Revision = m.revision
 	k := key(o.Kind(), o.Metadata().Name)
+	st := step{revision: m.revision, was: m.objects[k]}
 	if deleted {
+		st.was = clone(o)
 		delete(m.objects, k)
 	} else {
 		m.objects[k] = clone(o)
+		st.now = m.objects[k]
 	}
-	c := serve.Change{Revision: m.revision, Deleted: deleted, Object: clone(o)}
-	m.history = append(m.history, c)
-	for ch, kind := range m.watchers {
-		if kind == o.Kind() {
+	m.history = append(m.history, st)
+	for ch, w := range m.watchers {
+		if c := w.shown(st); c.Object != nil {
 			ch <- c
 		}
 	}
@@ -161,7 +194,7 @@ func (m *Memory) Get(_ context.Context, p serve.Principal, k api.Kind, name stri
 }
 
 // List is that of serve.Controller.
-func (m *Memory) List(_ context.Context, p serve.Principal, k api.Kind) ([]api.Object, int64, error) {
+func (m *Memory) List(_ context.Context, p serve.Principal, k api.Kind, q serve.Query) ([]api.Object, int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -169,11 +202,14 @@ func (m *Memory) List(_ context.Context, p serve.Principal, k api.Kind) ([]api.O
 	}
 	var l []api.Object
 	for _, o := range m.objects {
-		if o.Kind() == k && (p.Admin || o.Metadata().Owner == p.Owner) {
+		if o.Kind() == k && sees(p, o) && q.Matches(o) && o.Metadata().Name > q.After {
 			l = append(l, clone(o))
 		}
 	}
 	slices.SortFunc(l, func(a, b api.Object) int { return cmp.Compare(a.Metadata().Name, b.Metadata().Name) })
+	if q.Limit > 0 {
+		l = l[:min(len(l), q.Limit)]
+	}
 	return l, m.revision, nil
 }
 
@@ -198,9 +234,29 @@ func (m *Memory) Create(_ context.Context, p serve.Principal, o api.Object) (api
 		meta.Owner = p.Owner
 	}
 	meta.Home = "tokyo"
+	if err := checkLabels(o); err != nil {
+		return nil, err
+	}
 	m.allot(o)
 	m.change(o, false)
 	return clone(o), nil
+}
+
+// checkLabels judges labels, and drops a map of none.
+func checkLabels(o api.Object) error {
+	meta := o.Metadata()
+	if len(meta.Labels) > api.MaxLabels {
+		return api.Invalidf("labels", "are more than %d", api.MaxLabels)
+	}
+	for key, value := range meta.Labels {
+		if err := api.CheckLabel(key, value); err != nil {
+			return api.Invalidf("labels", "%v", err)
+		}
+	}
+	if len(meta.Labels) == 0 {
+		meta.Labels = nil
+	}
+	return nil
 }
 
 // allot gives what is taken from a pool the pool's first prefix or address, and looks at no other.
@@ -243,6 +299,12 @@ func (m *Memory) Update(_ context.Context, p serve.Principal, o api.Object) (api
 	}
 	n := clone(old)
 	reflect.ValueOf(n).Elem().FieldByName("Spec").Set(reflect.ValueOf(o).Elem().FieldByName("Spec"))
+	if labels := o.Metadata().Labels; labels != nil {
+		n.Metadata().Labels = labels
+	}
+	if err := checkLabels(n); err != nil {
+		return nil, err
+	}
 	if n.Kind() == api.KindUser {
 		if err := m.keepAnAdmin(n.Metadata().Name, func() { m.objects[key(n.Kind(), n.Metadata().Name)] = n }); err != nil {
 			return nil, err
@@ -275,21 +337,28 @@ func (m *Memory) Delete(_ context.Context, p serve.Principal, k api.Kind, name s
 }
 
 // Watch is that of serve.Controller.
-func (m *Memory) Watch(ctx context.Context, _ serve.Principal, k api.Kind, from int64) (<-chan serve.Change, error) {
+func (m *Memory) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, from int64) (<-chan serve.Change, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if from >= 0 && from < m.compacted {
 		return nil, api.Errorf(api.CodeStale, "revision %d is no longer kept", from)
 	}
-	ch := make(chan serve.Change, 100)
-	if from >= 0 {
-		for _, c := range m.history {
-			if c.Revision > from && c.Object.Kind() == k {
-				ch <- c
-			}
+	for _, k := range kinds {
+		if !slices.Contains(api.Kinds(), k) {
+			return nil, api.Errorf(api.CodeNotFound, "no kind of object is called %q", k)
 		}
 	}
-	m.watchers[ch] = k
+	ch := make(chan serve.Change, 100)
+	w := watcher{p, kinds, s}
+	for _, st := range m.history {
+		if from < 0 || st.revision <= from {
+			continue
+		}
+		if c := w.shown(st); c.Object != nil {
+			ch <- c
+		}
+	}
+	m.watchers[ch] = w
 	go func() {
 		<-ctx.Done()
 		m.mu.Lock()

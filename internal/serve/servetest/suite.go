@@ -22,10 +22,7 @@ type Site struct {
 // TestTokens is the suite of what a Controller does with users' tokens. Each test has a new site, and runs in the
 // testing/synctest bubble that open makes around it: hours cost nothing.
 func TestTokens(t *testing.T, open func(t *testing.T, test func(t *testing.T, s Site))) {
-	for _, tc := range []struct {
-		name string
-		f    func(*bench)
-	}{
+	run(t, open, []test{
 		{"FirstLogin", (*bench).firstLogin},
 		{"FirstLoginExpires", (*bench).firstLoginExpires},
 		{"MakeListRevoke", (*bench).makeListRevoke},
@@ -38,7 +35,16 @@ func TestTokens(t *testing.T, open func(t *testing.T, test func(t *testing.T, s 
 		{"StatusOfOthers", (*bench).statusOfOthers},
 		{"LastAdmin", (*bench).lastAdmin},
 		{"LastAdminByExpiry", (*bench).lastAdminByExpiry},
-	} {
+	})
+}
+
+type test struct {
+	name string
+	f    func(*bench)
+}
+
+func run(t *testing.T, open func(t *testing.T, test func(t *testing.T, s Site)), tests []test) {
+	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
 			open(t, func(t *testing.T, s Site) { tc.f(&bench{T: t, Site: s}) })
 		})

@@ -1,0 +1,190 @@
+package api
+
+import (
+	"cmp"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Selector says which objects of a kind are wanted: those that fulfil everything that it names. Its zero value is all.
+// Lists and watches judge by it; docs/wcc.md says what site, host and state are of each kind.
+type Selector struct {
+	Owners []string    // any of these organisations
+	Sites  []string    // any of these sites
+	Hosts  []string    // any of these hosts, by their names
+	States []string    // any of these states or phases; see States
+	Labels []LabelTerm // all of these
+	Name   string      // what the object's name begins with
+}
+
+// StateDeleting is the state of every object that is being deleted, beside that of its kind.
+const StateDeleting = "deleting"
+
+// states are those of each kind that has some.
+var states = map[Kind][]string{
+	KindSite:       {"reached", "unreached"},
+	KindHost:       {"up", "down", "cordoned"},
+	KindPeer:       {"reached", "unreached"},
+	KindLoan:       {string(LoanActive), string(LoanReclaimed), string(LoanEnded)},
+	KindImage:      {"importing", "ready", "failed"},
+	KindVM:         phases,
+	KindGuest:      phases,
+	KindAddress:    {"bound", "free"},
+	KindTranslator: {"running", "stopped"},
+	KindJob:        {string(JobRunning), string(JobUndoing), string(JobDone), string(JobFailed), string(JobCancelled)},
+}
+
+var phases = []string{string(PhasePending), string(PhaseStarting), string(PhaseRunning), string(PhaseMigrating),
+	string(PhaseStopping), string(PhaseStopped), string(PhaseUnknown), string(PhaseFailed)}
+
+// States are the states by which objects of a kind can be selected.
+func States(k Kind) []string { return append(slices.Clone(states[k]), StateDeleting) }
+
+// IsZero tells whether the selector takes everything.
+func (s Selector) IsZero() bool {
+	return s.Name == "" && len(s.Owners)+len(s.Sites)+len(s.Hosts)+len(s.States)+len(s.Labels) == 0
+}
+
+// Check judges the selector for a kind: CodeInvalid for a state that the kind does not have.
+func (s Selector) Check(k Kind) error {
+	for _, state := range s.States {
+		if have := States(k); !slices.Contains(have, state) {
+			return Invalidf("state", "%.40q is not a state of %s; possible: %s", state, k, strings.Join(have, ", "))
+		}
+	}
+	return nil
+}
+
+// Matches judges an object.
+func (s Selector) Matches(o Object) bool {
+	m := o.Metadata()
+	if !strings.HasPrefix(m.Name, s.Name) || len(s.Owners) > 0 && !slices.Contains(s.Owners, m.Owner) {
+		return false
+	}
+	for _, t := range s.Labels {
+		if !t.Matches(m.Labels) {
+			return false
+		}
+	}
+	if len(s.Sites)+len(s.Hosts)+len(s.States) == 0 {
+		return true
+	}
+	f := facetsOf(o)
+	return anyOf(s.Sites, f.sites) && anyOf(s.Hosts, f.hosts) && anyOf(s.States, f.states)
+}
+
+// anyOf tells whether one of those that are wanted is there; wanting none takes all.
+func anyOf(wanted, have []string) bool {
+	return len(wanted) == 0 || slices.ContainsFunc(wanted, func(w string) bool { return slices.Contains(have, w) })
+}
+
+// facets are what an object is selected by beside its Meta.
+type facets struct{ sites, hosts, states []string }
+
+func facetsOf(o Object) facets {
+	f := facetsOfKind(o)
+	m := o.Metadata()
+	if f.sites == nil && m.Home != "" {
+		f.sites = []string{m.Home}
+	}
+	if m.Deleting {
+		f.states = append(f.states, StateDeleting)
+	}
+	return f
+}
+
+// facetsOfKind leaves sites nil for what is at its home.
+func facetsOfKind(o Object) (f facets) {
+	one := func(s string) []string { return []string{s} }
+	either := func(yes bool, a, b string) []string {
+		if yes {
+			return []string{a}
+		}
+		return []string{b}
+	}
+	switch o := o.(type) {
+	case *Site:
+		f.sites, f.states = one(o.Name), either(o.Status.Self || o.Status.Reached, "reached", "unreached")
+	case *Host:
+		f.hosts, f.states = one(o.Name), either(o.Status.Connected, "up", "down")
+		if o.Spec.Cordoned {
+			f.states = append(f.states, "cordoned")
+		}
+	case *Peer:
+		f.sites, f.states = one(o.Name), either(o.Status.Reached, "reached", "unreached")
+	case *Loan:
+		f.sites, f.states = []string{o.Spec.Lender, o.Spec.Borrower}, one(string(o.Status.State))
+	case *Image:
+		f.states = one(o.Status.Phase)
+	case *Volume:
+		f.sites, f.hosts = one(o.Status.Site), one(o.Status.Host)
+	case *Network:
+		for _, m := range o.Status.Members {
+			f.sites, f.hosts = append(f.sites, m.Site), append(f.hosts, m.Host)
+		}
+	case *VM: // one that is new has no phase yet
+		f.sites, f.hosts, f.states = one(o.Status.Site), one(o.Status.Host), one(string(cmp.Or(o.Status.Phase, PhasePending)))
+	case *Guest:
+		f.hosts, f.states = one(o.Spec.Host), one(string(o.Status.Phase))
+	case *Address:
+		f.states = either(o.Spec.VM != "", "bound", "free")
+	case *Translator:
+		f.hosts, f.states = one(o.Spec.Host), either(o.Status.Running, "running", "stopped")
+	case *Job:
+		f.states = one(string(o.Status.State))
+		if site, host, _ := strings.Cut(o.Spec.Target, "/"); site != "" {
+			f.sites, f.hosts = one(site), one(host)
+		}
+	}
+	return f
+}
+
+// SelectorOf reads a selector out of the parameters of a request: owner, site, host, state (each a name, or several with
+// commas between them), label (see ParseLabelTerms; may be repeated) and name. CodeInvalid says which is wrong.
+func SelectorOf(q url.Values) (s Selector, err error) {
+	s = Selector{Owners: words(q, "owner"), Sites: words(q, "site"), Hosts: words(q, "host"), States: words(q, "state"), Name: q.Get("name")}
+	var texts []string
+	for _, text := range q["label"] {
+		if text != "" {
+			texts = append(texts, text)
+		}
+	}
+	s.Labels, err = ParseLabelTerms(texts...)
+	return s, err
+}
+
+// words reads a list of names; what is empty says nothing.
+func words(q url.Values, key string) (l []string) {
+	for _, text := range q[key] {
+		for _, w := range strings.Split(text, ",") {
+			if w = strings.TrimSpace(w); w != "" {
+				l = append(l, w)
+			}
+		}
+	}
+	return l
+}
+
+// Query is the selector as the parameters of a request.
+func (s Selector) Query() url.Values {
+	q := url.Values{}
+	add := func(key string, l []string) {
+		if len(l) > 0 {
+			q.Set(key, strings.Join(l, ","))
+		}
+	}
+	add("owner", s.Owners)
+	add("site", s.Sites)
+	add("host", s.Hosts)
+	add("state", s.States)
+	var terms []string
+	for _, t := range s.Labels {
+		terms = append(terms, t.String())
+	}
+	add("label", terms)
+	if s.Name != "" {
+		q.Set("name", s.Name)
+	}
+	return q
+}
