@@ -125,7 +125,7 @@ func (p Plan) checkPoint(at Point) error {
 		return fmt.Errorf("an error leads back from Open steps, and from no others; Back is %q", at.Back)
 	}
 	if at.Back != "" && !slices.Contains(at.Next, at.Back) {
-		return fmt.Errorf("Back is %q, which is not one of Next", at.Back)
+		return fmt.Errorf("the step that an error leads back to is %q, which is not one of the next ones", at.Back)
 	}
 	if at.Lost != "" && at.Stage != Open {
 		return fmt.Errorf("only the work of an Open step can be lost: no way leads back from others")
@@ -141,7 +141,7 @@ func (p Plan) checkPoint(at Point) error {
 		back := to.Stage == Undoing || to.Stage == Failed
 		switch {
 		case s == at.Back && !back:
-			return fmt.Errorf("Back is %s, which does not lead back", s)
+			return fmt.Errorf("an error leads to %s, which does not lead back", s)
 		case at.Stage == Decided && (to.Stage == Open || to.Stage == Failed), at.Stage == Undoing && !back:
 			return fmt.Errorf("%s cannot follow: its stage is behind", s)
 		}

@@ -28,7 +28,7 @@ const (
 	maxHeader = 64 << 10
 	// maxConnections is how many connections there may be; maxOfSource is how many of them from one source. The loopback is
 	// no source: a proxy may be there.
-	maxConnections = 4096
+	maxConnections = 8192
 	maxOfSource    = 256
 	// fullLogEvery is how often it is logged at most that there are too many.
 	fullLogEvery = 10 * time.Second

@@ -461,7 +461,7 @@ func TestConnectionsInAll(t *testing.T) {
 			end <- time.Since(began)
 		}()
 		time.Sleep(time.Millisecond)
-		for i := 1; i < 4096; i++ {
+		for i := 1; i < 8192; i++ {
 			s.ln.dial(fmt.Sprintf("10.0.%d.%d:1", i%64, i%3))
 		}
 		synctest.Wait()

@@ -16,9 +16,6 @@ import (
 	"widecloud/api"
 )
 
-// maxPage is the largest page of a list that a client may ask for.
-const maxPage = 5000
-
 // SelectInput are the parameters that say which objects are wanted (api.Selector).
 type SelectInput struct {
 	Owner    string   `query:"owner" doc:"only those of this organisation; of several: a,b"`
