@@ -125,7 +125,7 @@ func (p Plan) checkPoint(at Point) error {
 		return fmt.Errorf("an error leads back from Open steps, and from no others; Back is %q", at.Back)
 	}
 	if at.Back != "" && !slices.Contains(at.Next, at.Back) {
-		return fmt.Errorf("the step that an error leads back to is %q, which is not one of the next ones", at.Back)
+		return fmt.Errorf("the step that an error leads back to is %q, which is not one of Next", at.Back)
 	}
 	if at.Lost != "" && at.Stage != Open {
 		return fmt.Errorf("only the work of an Open step can be lost: no way leads back from others")
