@@ -71,8 +71,9 @@ func (*Job) Kind() Kind { return KindJob }
 type Event struct {
 	Meta
 	Time    time.Time `json:"time"`
-	Type    string    `json:"type"`   // a stable word: vm.started, migrate.committed, loan.reclaimed, …
-	Object  string    `json:"object"` // KIND/NAME
+	Type    string    `json:"type"`            // a stable word: vm.stop, vm.stopped, host.lost, loan.reclaimed, …
+	Object  string    `json:"object"`          // KIND/NAME
+	Actor   string    `json:"actor,omitempty"` // user who did it or asked for it; empty: nobody, it came so
 	Message string    `json:"message"`
 }
 

@@ -172,6 +172,7 @@ var columns = map[api.Kind][]column{
 		col("TIME", func(o *api.Event) string { return stamp(o.Time) }),
 		col("TYPE", func(o *api.Event) string { return o.Type }),
 		col("OBJECT", func(o *api.Event) string { return o.Object }),
+		col("ACTOR", func(o *api.Event) string { return o.Actor }),
 		col("MESSAGE", func(o *api.Event) string { return o.Message }),
 	},
 }

@@ -137,6 +137,9 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 	}
 }
 
+// hostLost is the message of a host that was lost, until its agent is back.
+const hostLost = "the agent is not reached; its VMs run on"
+
 // hostDown shows that a host's agent is not reached.
 func (c *Controller) hostDown(ctx context.Context, host string) {
 	err := c.update(ctx, func(tx *state.Tx) error {
@@ -144,8 +147,10 @@ func (c *Controller) hostDown(ctx context.Context, host string) {
 		if err != nil {
 			return err
 		}
-		h.Status.Connected, h.Status.Since = false, c.now()
-		h.Status.Message = "the agent is not reached; its VMs run on"
+		if h.Status.Message != hostLost {
+			c.event(tx, "host.lost", "hosts/"+host, "", hostLost)
+		}
+		h.Status.Connected, h.Status.Since, h.Status.Message = false, c.now(), hostLost
 		for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
 			if v.Status.Phase == api.PhaseRunning {
 				v = state.Clone(v)
@@ -265,6 +270,9 @@ func (c *Controller) report(ctx context.Context, host string, r wire.HostReport)
 // seeHost keeps what an agent says of its host. Roles are its admin's to give: what the agent is configured for is shown, and
 // can only be less.
 func (c *Controller) seeHost(tx *state.Tx, h *api.Host, r wire.HostReport) error {
+	if h.Status.Message == hostLost {
+		c.event(tx, "host.back", "hosts/"+h.Name, "", fmt.Sprintf("its agent was not reached for %v", c.now().Sub(h.Status.Since).Round(time.Second)))
+	}
 	if !h.Status.Connected {
 		h.Status.Connected, h.Status.Since = true, c.now()
 	}
@@ -360,6 +368,21 @@ func phaseOf(run wire.Run, s wire.VMReport) api.VMPhase {
 	return api.PhaseStopping
 }
 
+// phaseEvent tells of a VM that begins to run, has stopped or fails. One that fails again for the same reason is no news.
+func (c *Controller) phaseEvent(tx *state.Tx, v *api.VM, now api.VMPhase, message string) {
+	at := v.Status.Site + "/" + v.Status.Host
+	switch now {
+	case api.PhaseRunning:
+		c.event(tx, "vm.running", "vms/"+v.Name, v.Owner, "runs at "+at)
+	case api.PhaseStopped:
+		c.event(tx, "vm.stopped", "vms/"+v.Name, v.Owner, "has stopped at "+at)
+	case api.PhaseFailed:
+		if message != v.Status.Message {
+			c.event(tx, "vm.failed", "vms/"+v.Name, v.Owner, "at "+at+": "+message)
+		}
+	}
+}
+
 // seeVM keeps what is seen of one of our VMs, wherever it runs.
 func (c *Controller) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 	if s.Epoch < v.Status.Epoch {
@@ -374,9 +397,7 @@ func (c *Controller) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 			run = wire.RunOff
 		}
 		if phase := phaseOf(run, s); phase != v.Status.Phase {
-			if phase == api.PhaseRunning {
-				c.event(tx, "vm.running", "vms/"+v.Name, v.Owner, fmt.Sprintf("runs at %s/%s", v.Status.Site, v.Status.Host))
-			}
+			c.phaseEvent(tx, v, phase, s.Message)
 			v.Status.Phase, v.Status.Since = phase, c.now()
 		}
 		v.Status.Message = s.Message

@@ -75,6 +75,7 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 		if err := c.nameFree(tx, p, o); err != nil {
 			return err
 		}
+		c.acted(tx, p, "created", o, "")
 		return c.created(tx, p, o)
 	})
 	if err != nil {
@@ -195,6 +196,7 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 		if err := c.judgeChange(tx, p, was, o); err != nil {
 			return err
 		}
+		c.actedChange(tx, p, was, o)
 		return c.updated(tx, p, was, o)
 	})
 	if err != nil {
@@ -356,6 +358,9 @@ func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target 
 		return nil, reasons, err
 	}
 	job, err := c.startMigration(ctx, vm, to, host, v.Owner, "")
+	if err == nil {
+		c.note(ctx, p, "migrate", v, "to "+target+", job "+job.Name)
+	}
 	return job, nil, err
 }
 
@@ -403,6 +408,7 @@ func (c *Controller) Cancel(ctx context.Context, p serve.Principal, job string) 
 			return api.Errorf(api.CodeConflict, "job %s is past the point where it can be cancelled (%s)", job, j.Status.Step)
 		}
 		j.Spec.Cancel = true
+		c.acted(tx, p, "cancel", j, "")
 		return nil
 	})
 	c.poke()
@@ -472,7 +478,11 @@ func (c *Controller) Reboot(ctx context.Context, p serve.Principal, vm string, h
 	if err != nil {
 		return err
 	}
-	return notThere(v, c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard}))
+	if err := c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard}); err != nil {
+		return notThere(v, err)
+	}
+	c.note(ctx, p, "reboot", v, "")
+	return nil
 }
 
 // notThere is an end's error for the user of a VM: one that is not where it was a moment ago is on its way.
@@ -504,7 +514,7 @@ func (c *Controller) Reclaim(ctx context.Context, p serve.Principal, name string
 	if !p.Admin {
 		return nil, forbidden("reclaim loans")
 	}
-	return c.reclaim(ctx, name)
+	return c.reclaim(ctx, p.User, name)
 }
 
 // Return is serve.Controller's.

@@ -250,7 +250,15 @@ const (
 
 // event tells people of something, in the transaction that makes it so.
 func (c *Controller) event(tx *state.Tx, typ, object, owner, message string) {
-	e := &api.Event{Meta: c.newMeta(fmt.Sprintf("%016x-%s", c.now().UnixMilli(), c.shortID()), owner), Time: c.now(), Type: typ, Object: object, Message: message}
+	c.eventBy(tx, "", typ, object, owner, message)
+}
+
+// eventBy is event for what a user did; actor is the user's name.
+func (c *Controller) eventBy(tx *state.Tx, actor, typ, object, owner, message string) {
+	e := &api.Event{
+		Meta: c.newMeta(fmt.Sprintf("%016x-%s", c.now().UnixMilli(), c.shortID()), owner),
+		Time: c.now(), Type: typ, Object: object, Actor: actor, Message: message,
+	}
 	if err := put(tx, e); err != nil {
 		c.log.Error("keep event", "type", typ, "err", err)
 	}

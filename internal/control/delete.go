@@ -22,7 +22,11 @@ func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, 
 			return err
 		}
 		o.Metadata().Deleting = true
-		return c.deleted(tx, o)
+		if err := c.deleted(tx, o); err != nil {
+			return err
+		}
+		c.acted(tx, p, "delete", o, "")
+		return nil
 	})
 	if err != nil {
 		return nil, err

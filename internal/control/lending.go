@@ -522,8 +522,8 @@ func (c *Controller) lending(ctx context.Context) error {
 	return nil
 }
 
-// reclaim takes a loan from us back, and tells the borrower.
-func (c *Controller) reclaim(ctx context.Context, name string) (*api.Loan, error) {
+// reclaim takes a loan from us back for a user, and tells the borrower.
+func (c *Controller) reclaim(ctx context.Context, actor, name string) (*api.Loan, error) {
 	l, err := change(ctx, c, name, func(tx *state.Tx, l *api.Loan) error {
 		if l.Spec.Lender != c.o.Site {
 			return api.Errorf(api.CodeConflict, "loan %s is to this site, not from it: wcc loan return %s", name, name)
@@ -533,7 +533,7 @@ func (c *Controller) reclaim(ctx context.Context, name string) (*api.Loan, error
 			return err
 		}
 		*l = lend.Reclaim(*l, c.graceOf(offers[l.Spec.Offer]), c.now(), "the lender wants it back")
-		c.event(tx, "loan.reclaimed", "loans/"+l.Name, "", "from "+l.Spec.Borrower)
+		c.eventBy(tx, actor, "loan.reclaimed", "loans/"+l.Name, "", "from "+l.Spec.Borrower)
 		return nil
 	})
 	if err != nil {
