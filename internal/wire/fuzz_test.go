@@ -25,6 +25,7 @@ func FuzzHello(f *testing.F) {
 	f.Add(say(politeHello))
 	f.Add(say(`{"version":1,"purpose":"control","window":262144,"refused":{"code":"x"}}`))
 	f.Add(say(`{"version":1e400}`))
+	f.Add(say(`{"version":1,"purpose":"bulk","window":262144,"level":9,"can":["state-parts",""]}`))
 	f.Add([]byte{0xff, 0xff, '{'})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		conn := hostile(t, p, data)
