@@ -80,6 +80,8 @@ func (r *runner) act(ctx context.Context, do any) error {
 		return f.kill(s.Site, s.Host, s.Process, s.Signal)
 	case *StartStmt:
 		return f.start(s.Site, s.Host, s.Process)
+	case *UpgradeStmt:
+		return f.upgrade(ctx, s)
 	case *PlugStmt:
 		n := f.node(s.Site, s.Host)
 		if s.On {

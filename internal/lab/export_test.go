@@ -22,8 +22,11 @@ func (f Flow) Alive(ctx context.Context) error      { return f.alive(ctx) }
 func (f Flow) Reset()                               { f.reset() }
 func (f Flow) Stop()                                { f.stop() }
 
-// Request is request.
-var Request = request
+// Request and UnpackCommit are what they are called.
+var (
+	Request      = request
+	UnpackCommit = unpackCommit
+)
 
 // FRRExamples are the configurations of the first translator of a script and of
 // the Internet's router beside it, each as one text for /etc/frr/frr.conf.

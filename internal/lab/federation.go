@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -48,6 +50,7 @@ type FederationOptions struct {
 	Script *Script
 	Bin    string // directory with wcc and map646
 	Images string // directory that holds the images' files
+	Source string // directory in a clone of the sources, for the script's releases; "": the working directory
 	Log    *slog.Logger
 	// Progress, if set, is told what has been done.
 	Progress func(format string, args ...any)
@@ -56,15 +59,16 @@ type FederationOptions struct {
 // Federation is the script's sites, up and peered. Its methods are safe for
 // concurrent use.
 type Federation struct {
-	o       FederationOptions
-	lab     *Lab
-	sites   map[string]*fedSite
-	order   []*fedSite
-	wans    map[[2]string]*WAN
-	inet    *Router
-	client4 *Node
-	client6 *Node
-	dc      *dataCentre // nil: none
+	o        FederationOptions
+	lab      *Lab
+	releases map[string]release // by the script's names; "" is the one that is tested
+	sites    map[string]*fedSite
+	order    []*fedSite
+	wans     map[[2]string]*WAN
+	inet     *Router
+	client4  *Node
+	client6  *Node
+	dc       *dataCentre // nil: none
 }
 
 type fedSite struct {
@@ -89,7 +93,7 @@ func BuildFederation(ctx context.Context, l *Lab, o FederationOptions) (*Federat
 	if o.Progress == nil {
 		o.Progress = func(string, ...any) {}
 	}
-	f := &Federation{o: o, lab: l, sites: map[string]*fedSite{}, wans: map[[2]string]*WAN{}}
+	f := &Federation{o: o, lab: l, releases: map[string]release{"": {plan: true}}, sites: map[string]*fedSite{}, wans: map[[2]string]*WAN{}}
 	for i, s := range o.Script.Sites {
 		fs := &fedSite{stmt: s, number: i + 1, hosts: map[string]*Host{}, nodes: map[string]*Node{}}
 		f.sites[s.Name] = fs
@@ -103,6 +107,11 @@ func BuildFederation(ctx context.Context, l *Lab, o FederationOptions) (*Federat
 	}
 	if len(f.order) > 9 {
 		return nil, errors.New("build federation: more than nine sites")
+	}
+	if len(o.Script.Releases) > 0 {
+		if err := f.step(ctx, "other releases", f.buildReleases); err != nil {
+			return nil, err
+		}
 	}
 	for _, step := range []struct {
 		what string
@@ -174,14 +183,14 @@ func (f *Federation) makeNodes(ctx context.Context) error {
 	for _, s := range f.order {
 		name := s.stmt.Name
 		router(&s.router, name+"-r")
-		add(&s.ctl, NodeOptions{Name: name + "-ctl", Share: withImages})
+		add(&s.ctl, NodeOptions{Name: name + "-ctl", Share: f.share(s.stmt.Controller, withImages)})
 		add(&s.user, NodeOptions{Name: name + "-user"})
 		if s.stmt.Gateway {
-			add(&s.gw, NodeOptions{Name: name + "-gw", Forward: true, Share: bin})
+			add(&s.gw, NodeOptions{Name: name + "-gw", Forward: true, Share: f.share(s.stmt.Agents, bin)})
 		}
 		for i := range s.stmt.Hosts {
 			g.Go(func() error {
-				h, err := f.lab.AddHost(NodeOptions{Name: fmt.Sprintf("%s-h%d", name, i+1), Share: bin})
+				h, err := f.lab.AddHost(NodeOptions{Name: fmt.Sprintf("%s-h%d", name, i+1), Share: f.share(s.stmt.Agents, bin)})
 				if err != nil {
 					return err
 				}
@@ -370,44 +379,64 @@ const (
 )
 
 func (f *Federation) startControllers(ctx context.Context) error {
-	return f.each(ctx, func(ctx context.Context, s *fedSite) error {
-		address := net.JoinHostPort(s.addr6(ctlNumber).String(), outsidePort)
-		conf := fmt.Sprintf("site = %q\ndata_dir = %q\n[outside]\nadvertise = %q\n[network]\npref64 = %q\nanycast_vtep = %q\nunderlay = [%q]\n%s",
-			s.stmt.Name, stateDir+"/controller", address, pref64, anycastVTEP, underlay(s.number), poolsText())
-		if err := s.ctl.WriteFile("/etc/widecloud/site.toml", []byte(conf)); err != nil {
-			return err
-		}
-		c, err := api.NewClient("http://"+apiAddress, "", s.http())
-		if err != nil {
-			return err
-		}
-		_, err = s.ctl.Start(ProcessOptions{
-			Name: controllerProcess, Boot: true, Args: []string{nodeBin + "/wcc", "serve", "--config", "/etc/widecloud/site.toml"},
-			Ready: func(ctx context.Context) error {
-				ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-				defer cancel()
-				// Any answer of the API is a sign of life; without a token it is a refusal.
-				_, err := c.Names(ctx, api.KindSite)
-				if errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {
-					return nil
-				}
-				return err
-			},
-		})
-		if err != nil {
-			return err
-		}
-		if s.token, err = s.firstLogin(ctx); err != nil {
-			return fmt.Errorf("first login at %s: %w", s.stmt.Name, err)
-		}
-		s.client, err = api.NewClient("http://"+apiAddress, s.token, s.http())
-		return err
-	})
+	return f.each(ctx, func(ctx context.Context, s *fedSite) error { return f.startController(ctx, s, s.stmt.Controller) })
 }
+
+// startController runs a site's controller of a release, and logs in if nobody has.
+func (f *Federation) startController(ctx context.Context, s *fedSite, release string) error {
+	if err := s.ctl.WriteFile("/etc/widecloud/site.toml", []byte(f.controllerConfig(s, release))); err != nil {
+		return err
+	}
+	c, err := api.NewClient("http://"+apiAddress, "", s.http())
+	if err != nil {
+		return err
+	}
+	_, err = s.ctl.Start(ProcessOptions{
+		Name: controllerProcess, Boot: true, Args: []string{program(release, "wcc"), "serve", "--config", "/etc/widecloud/site.toml"},
+		Ready: func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+			defer cancel()
+			// Any answer of the API is a sign of life; without a token it is a refusal.
+			_, err := c.Names(ctx, api.KindSite)
+			if errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {
+				return nil
+			}
+			return err
+		},
+	})
+	if err != nil || s.client != nil {
+		return err
+	}
+	if s.token, err = s.firstLogin(ctx); err != nil {
+		return fmt.Errorf("first login at %s: %w", s.stmt.Name, err)
+	}
+	s.client, err = api.NewClient("http://"+apiAddress, s.token, s.http())
+	return err
+}
+
+func (f *Federation) controllerConfig(s *fedSite, release string) string {
+	address := net.JoinHostPort(s.addr6(ctlNumber).String(), outsidePort)
+	conf := fmt.Sprintf("site = %q\ndata_dir = %q\n[outside]\nadvertise = %q\n[network]\npref64 = %q\nanycast_vtep = %q\n",
+		s.stmt.Name, stateDir+"/controller", address, pref64, anycastVTEP)
+	if f.releases[release].plan {
+		conf += fmt.Sprintf("underlay = [%q]\n%s", underlay(s.number), poolsText())
+	}
+	return conf
+}
+
+// tokenRE finds the first admin's token where a release before first logins has printed it.
+var tokenRE = regexp.MustCompile(`wcc_[A-Za-z0-9-]+_[A-Za-z0-9_-]+`)
 
 // firstLogin makes a lasting token of the one that the controller has left for its operator.
 func (s *fedSite) firstLogin(ctx context.Context) (string, error) {
 	first, err := os.ReadFile(s.ctl.Path(stateDir + "/controller/first-admin-token"))
+	if errors.Is(err, fs.ErrNotExist) {
+		printed, err := os.ReadFile(s.ctl.LogPath(controllerProcess))
+		if token := tokenRE.Find(printed); err == nil && token != nil {
+			return string(token), nil
+		}
+		return "", errors.Join(errors.New("the controller has neither left a first token nor printed one"), err)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -468,10 +497,19 @@ func (f *Federation) startAgent(ctx context.Context, s *fedSite, name string, nu
 	if err := errors.Join(n.WriteFile("/etc/widecloud/agent.toml", []byte(conf)), n.WriteFile("/etc/widecloud/join-token", []byte(token+"\n"))); err != nil {
 		return err
 	}
-	if _, err := n.Start(ProcessOptions{Name: agentProcess, Boot: true, Args: []string{nodeBin + "/wcc", "agent", "--config", "/etc/widecloud/agent.toml"}}); err != nil {
+	return f.runAgent(ctx, s, name, s.stmt.Agents)
+}
+
+// agentTime is how long an agent may take to be connected.
+const agentTime = time.Minute
+
+// runAgent starts the agent of a release on a configured host, and waits until it is connected.
+func (f *Federation) runAgent(ctx context.Context, s *fedSite, name, release string) error {
+	n := s.nodes[name]
+	if _, err := n.Start(ProcessOptions{Name: agentProcess, Boot: true, Args: []string{program(release, "wcc"), "agent", "--config", "/etc/widecloud/agent.toml"}}); err != nil {
 		return err
 	}
-	return until(ctx, time.Minute, func(ctx context.Context) error {
+	return until(ctx, agentTime, func(ctx context.Context) error {
 		if p := n.Process(agentProcess); p != nil {
 			select {
 			case <-p.Done():

@@ -17,7 +17,7 @@ import (
 // RunOptions say how a script is run.
 type RunOptions struct {
 	Name   string    // of the lab; "": "lab"
-	Dir    string    // that file names in the script are relative to; "": the working directory
+	Dir    string    // that file names in the script are relative to, and in the clone that its releases are built from; "": the working directory
 	Bin    string    // directory with wcc and map646; "": that of this program
 	Out    io.Writer // what happens, and the report
 	TTY    bool      // Out is a terminal
@@ -139,7 +139,7 @@ func (r *runner) run(ctx context.Context) (err error) {
 	}()
 	r.out.line("%s", r.announcement())
 	r.fed, err = BuildFederation(ctx, l, FederationOptions{
-		Script: r.script, Bin: r.o.Bin, Images: dir, Log: r.o.Log,
+		Script: r.script, Bin: r.o.Bin, Images: dir, Source: r.o.Dir, Log: r.o.Log,
 		Progress: func(format string, args ...any) { r.out.under(format, args...) },
 	})
 	if err != nil {
@@ -191,7 +191,7 @@ func (r *runner) total() {
 // something.
 func builds(do any) bool {
 	switch do.(type) {
-	case *SiteStmt, *WANStmt, *ImageStmt, *BorrowStmt, *NetworkStmt, *VMStmt, *RoutingStmt, *TranslatorStmt, *ServerStmt, *FillStmt:
+	case *ReleaseStmt, *SiteStmt, *WANStmt, *ImageStmt, *BorrowStmt, *NetworkStmt, *VMStmt, *RoutingStmt, *TranslatorStmt, *ServerStmt, *FillStmt:
 		return true
 	}
 	return false
@@ -239,7 +239,7 @@ func describe(err error) string {
 // not.
 func (r *runner) statement(ctx context.Context, st Statement) error {
 	switch do := st.Do.(type) {
-	case *SiteStmt, *WANStmt, *RoutingStmt, *TranslatorStmt, *ServerStmt, *FillStmt:
+	case *ReleaseStmt, *SiteStmt, *WANStmt, *RoutingStmt, *TranslatorStmt, *ServerStmt, *FillStmt:
 		return nil // they are there already
 	case *SayStmt:
 		r.out.say(do.Text)

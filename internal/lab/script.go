@@ -15,6 +15,7 @@ import (
 // is declared before it is used, so nothing is built for a script with a slip.
 type Script struct {
 	File       string
+	Releases   []*ReleaseStmt
 	Sites      []*SiteStmt
 	WANs       []*WANStmt
 	DC         *DataCentre // nil: none; there are sites then
@@ -47,7 +48,7 @@ func (e *ScriptError) Error() string { return e.Pos.String() + ": " + e.Msg }
 
 // The statements. docs/lab.md says what each does.
 type (
-	// SiteStmt is `site NAME hosts N [gateway [path fast|full]] [lend … to SITE…|*] [grace D]`.
+	// SiteStmt is `site NAME hosts N [gateway [path fast|full]] [lend … to SITE…|*] [grace D] [controller RELEASE] [agents RELEASE]`.
 	SiteStmt struct {
 		Name    string
 		Hosts   int
@@ -57,6 +58,8 @@ type (
 		Percent int // of the site's capacity, instead of Lend
 		To      []string
 		Grace   time.Duration
+		// Controller and Agents are releases; "": the one that is tested.
+		Controller, Agents string
 	}
 	// WANStmt is `wan A B rtt D rate R`.
 	WANStmt struct {
@@ -180,7 +183,10 @@ func init() { // not a literal: the parsers refer to the table in messages
 		form  string
 		parse func(*parser) any
 	}{
-		"site":     {"site NAME hosts N [gateway [path fast|full]] [lend PERCENT%|AMOUNT to SITE…|*] [grace TIME]", (*parser).site},
+		"release": {"release NAME COMMIT", (*parser).release},
+		"upgrade": {"upgrade SITE controller | upgrade SITE/HOST agent", (*parser).upgrade},
+		"site": {"site NAME hosts N [gateway [path fast|full]] [lend PERCENT%|AMOUNT to SITE…|*] [grace TIME] [controller RELEASE] [agents RELEASE]",
+			(*parser).site},
 		"wan":      {"wan SITE SITE rtt TIME rate RATE", (*parser).wan},
 		"internet": {"internet", func(*parser) any { return nil }},
 		"image":    {"image tiny|debian", (*parser).image},
@@ -226,7 +232,7 @@ func init() { // not a literal: the parsers refer to the table in messages
 // *ScriptError, joined. It neither reads nor makes anything.
 func ParseScript(file, text string) (*Script, error) {
 	p := &parser{
-		script: &Script{File: file}, sites: map[string]*SiteStmt{}, networks: map[string]string{}, vms: map[string]*VMStmt{},
+		script: &Script{File: file}, releases: map[string]*ReleaseStmt{}, sites: map[string]*SiteStmt{}, networks: map[string]string{}, vms: map[string]*VMStmt{},
 		images: map[string]bool{}, traffic: map[string]*TrafficStmt{}, wans: map[[2]string]bool{}, services: map[netip.Addr]string{},
 		migrated: map[string]bool{}, loans: map[[2]string]bool{}, figures: map[string]bool{}, written: map[string]bool{},
 	}
@@ -262,6 +268,7 @@ type parser struct {
 	words    []word
 	at       int // next word
 	end      int // column behind the line
+	releases map[string]*ReleaseStmt
 	sites    map[string]*SiteStmt
 	networks map[string]string // name -> owner
 	vms      map[string]*VMStmt

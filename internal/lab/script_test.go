@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"errors"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,56 @@ say "it # is over"
 	}
 }
 
+// TestParseReleases: sites whose controller or agents are of another release.
+func TestParseReleases(t *testing.T) {
+	s, err := lab.ParseScript("x.lab", `release old 104fb713369f
+site tokyo hosts 1 lend 50% to * controller old
+site osaka hosts 1 agents old gateway
+upgrade tokyo controller
+upgrade osaka/gw agent
+`)
+	must(t, err)
+	if d := cmp.Diff([]*lab.ReleaseStmt{{Name: "old", Commit: "104fb713369f"}}, s.Releases); d != "" {
+		t.Errorf("releases (-want +got):\n%s", d)
+	}
+	want := []any{
+		&lab.SiteStmt{Name: "tokyo", Hosts: 1, Percent: 50, To: []string{"*"}, Grace: 2 * time.Minute, Controller: "old"},
+		&lab.SiteStmt{Name: "osaka", Hosts: 1, Gateway: true, Path: "fast", Grace: 2 * time.Minute, Agents: "old"},
+		&lab.UpgradeStmt{Site: "tokyo"},
+		&lab.UpgradeStmt{Site: "osaka", Host: "gw"},
+	}
+	var got []any
+	for _, st := range s.Statements[1:] {
+		got = append(got, st.Do)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("statements (-want +got):\n%s", d)
+	}
+}
+
+// TestOldReleaseMissing: a clone without the commit says what to do, before anything is built.
+func TestOldReleaseMissing(t *testing.T) {
+	for what, tt := range map[string]struct {
+		dir  func(t *testing.T) string
+		want string
+	}{
+		"no clone":  {func(t *testing.T) string { return t.TempDir() }, "is not in a clone of the sources"},
+		"no commit": {emptyClone, "commit 104fb713369f is not in the clone: git fetch"},
+	} {
+		if err := lab.UnpackCommit(t.Context(), tt.dir(t), "104fb713369f", t.TempDir()); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", what, err, tt.want)
+		}
+	}
+}
+
+func emptyClone(t *testing.T) string {
+	dir := t.TempDir()
+	if out, err := exec.Command("git", "init", "-q", dir).CombinedOutput(); err != nil {
+		t.Fatalf("git init: %v: %s", err, out)
+	}
+	return dir
+}
+
 func TestScriptErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"frobnicate":                                            `8:1: unknown statement "frobnicate"; known: borrow, `,
@@ -69,6 +120,10 @@ func TestScriptErrors(t *testing.T) {
 		"migrate web2 osaka":                                    `8:9: unknown vm "web2"; known: web1`,
 		"migrate web1":                                          "8:13: SITE or SITE/HOST is missing; the form is: migrate VM SITE[/HOST] [&]",
 		"migrate web1 osaka now":                                `8:20: "now" is more than "migrate" takes`,
+		"release old 104fb":                                     `8:13: "104fb" is not a commit`,
+		"site nara controller old":                              `8:22: unknown release "old"; known: none so far`,
+		"upgrade tokyo controller":                              `8:9: the controller of tokyo is of this release already`,
+		"upgrade osaka/h2 libvirtd":                             `8:9: controllers and agents are upgraded, libvirtd is not`,
 		"site tokyo":                                            `8:6: site "tokyo" is there already`,
 		"site Kobe":                                             `8:6: "Kobe" is no name for a site`,
 		"site kobe hosts many":                                  `8:17: "many" is no number from 0 to 8`,

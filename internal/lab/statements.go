@@ -165,7 +165,7 @@ func (p *parser) site() any {
 		p.fail(p.words[p.at-1], "%q is longer than 12 characters", s.Name)
 	}
 	for p.more() {
-		switch p.oneOf("hosts", "gateway", "lend", "grace") {
+		switch p.oneOf("hosts", "gateway", "lend", "grace", "controller", "agents") {
 		case "hosts":
 			s.Hosts = p.number("number of hosts", 0, 8)
 		case "gateway":
@@ -189,7 +189,7 @@ func (p *parser) site() any {
 			for p.more() {
 				w := p.words[p.at]
 				text := strings.TrimSuffix(w.text, ",")
-				if text == "grace" || text == "gateway" || text == "hosts" {
+				if slices.Contains([]string{"grace", "gateway", "hosts", "controller", "agents"}, text) {
 					break
 				}
 				p.at++
@@ -204,6 +204,10 @@ func (p *parser) site() any {
 			}
 		case "grace":
 			s.Grace = p.duration(24 * time.Hour)
+		case "controller":
+			s.Controller = ref(p, "release", p.releases)
+		case "agents":
+			s.Agents = ref(p, "release", p.releases)
 		}
 	}
 	p.sites[s.Name] = s

@@ -23,7 +23,8 @@ const (
 // translatorConfig is map646's configuration as docs/map646.md has several nodes
 // of the same addresses: each with its own addresses in the common prefixes.
 type translatorConfig struct {
-	number  int // from 1; its own addresses hang on it
+	release string // of map646; "": the one that is tested
+	number  int    // from 1; its own addresses hang on it
 	mtu     int
 	alone   []netip.Addr // more addresses, which a node that drains withdraws
 	extra   []string     // more addresses for the device
@@ -78,7 +79,7 @@ func startMap646(n *Node, c translatorConfig, mapped []byte) error {
 		return err
 	}
 	_, err := n.Start(ProcessOptions{
-		Name: map646Process, Boot: true, Args: []string{nodeBin + "/map646", "run", "-c", map646Conf},
+		Name: map646Process, Boot: true, Args: []string{program(c.release, "map646"), "run", "-c", map646Conf},
 		Ready: func(ctx context.Context) error {
 			var s map646.Stats
 			return map646.Control(ctx, n.Path(map646Control), "stats", &s)
@@ -89,7 +90,7 @@ func startMap646(n *Node, c translatorConfig, mapped []byte) error {
 
 // startTranslator runs map646 on a site's gateway.
 func (f *Federation) startTranslator(s *fedSite) error {
-	c := translatorConfig{number: s.number, mtu: 1430, alone: []netip.Addr{anycastVTEP}}
+	c := translatorConfig{release: s.stmt.Agents, number: s.number, mtu: 1430, alone: []netip.Addr{anycastVTEP}}
 	if s.stmt.Path == "fast" {
 		c.devices = []string{"eth0", "vx-*"}
 	}
