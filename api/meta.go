@@ -5,7 +5,7 @@ import "time"
 // Kind names a noun as the API's paths, the store's keys and the CLI's groups do (plural, lower case).
 type Kind string
 
-// The kinds. Their order is the one in which documentation and listings show them.
+// The kinds; Nouns describes them.
 const (
 	KindSite       Kind = "sites"
 	KindHost       Kind = "hosts"
@@ -24,12 +24,6 @@ const (
 	KindJob        Kind = "jobs"
 	KindEvent      Kind = "events"
 )
-
-// Kinds are all kinds.
-func Kinds() []Kind {
-	return []Kind{KindSite, KindHost, KindOwner, KindUser, KindPeer, KindOffer, KindLoan, KindImage, KindVolume, KindNetwork, KindVM,
-		KindGuest, KindAddress, KindTranslator, KindJob, KindEvent}
-}
 
 // Meta identifies an object and says where its home is.
 type Meta struct {

@@ -106,12 +106,7 @@ func (f format) done(a *app, o api.Object, what string) error {
 }
 
 // noun is the singular of a kind, as the groups of the commands are named.
-func noun(k api.Kind) string {
-	if k == api.KindAddress {
-		return "address"
-	}
-	return strings.TrimSuffix(string(k), "s")
-}
+func noun(k api.Kind) string { return strings.ToLower(k.Singular()) }
 
 // showCmd shows one object whole.
 type showCmd[T any, P object[T]] struct {

@@ -3,11 +3,11 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/lend"
 	"widecloud/internal/serve"
 	"widecloud/internal/state"
@@ -18,42 +18,14 @@ func forbidden(format string, args ...any) error {
 	return api.Errorf(api.CodeForbidden, "only an admin may "+format, args...)
 }
 
-// sees tells whether a principal may see an object: everything, what its organisation owns, and what belongs to the site
-// and is of use to all.
-func sees(p serve.Principal, o api.Object) bool {
-	if p.Admin {
-		return true
-	}
-	m := o.Metadata()
-	switch o.Kind() {
-	case api.KindSite, api.KindTranslator:
-		return true
-	case api.KindHost, api.KindPeer, api.KindOffer, api.KindLoan, api.KindGuest:
-		return false
-	case api.KindUser:
-		return m.Name == p.User
-	case api.KindOwner:
-		return m.Name == p.Owner
-	case api.KindImage, api.KindNetwork:
-		return m.Owner == "" || m.Owner == p.Owner
-	}
-	return m.Owner != "" && m.Owner == p.Owner
+// actor is a principal as its rights are judged.
+func actor(p serve.Principal) access.Actor {
+	return access.Actor{User: p.User, Owner: p.Owner, Admin: p.Admin}
 }
 
-// changes tells whether a principal may create, change or delete an object.
-func changes(p serve.Principal, o api.Object) error {
-	if p.Admin {
-		return nil
-	}
-	switch o.Kind() {
-	case api.KindVM, api.KindImage, api.KindNetwork, api.KindAddress:
-		if owner := o.Metadata().Owner; p.Owner == "" || owner != p.Owner {
-			return &api.Error{Code: api.CodeForbidden, Field: "owner", Message: fmt.Sprintf("%s %s is owned by %q, the token's owner is %q", singular(o.Kind()), o.Metadata().Name, owner, p.Owner)}
-		}
-		return nil
-	}
-	return forbidden("change %s", o.Kind())
-}
+func sees(p serve.Principal, o api.Object) bool { return access.Sees(actor(p), o) }
+
+func changes(p serve.Principal, o api.Object) error { return access.Change(actor(p), o) }
 
 // visible reads an object, to be changed, as a principal sees it: what it may not see is not there.
 func (c *Controller) visible(tx *state.Tx, p serve.Principal, k api.Kind, name string) (api.Object, error) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
 	"widecloud/internal/place"
@@ -45,19 +46,8 @@ func (c *Controller) known(tx *state.Tx) (k cloud.Known, err error) {
 // Create is serve.Controller's.
 func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object) (api.Object, error) {
 	m := o.Metadata()
-	switch o.Kind() {
-	case api.KindOwner, api.KindUser, api.KindOffer:
-		if !p.Admin {
-			return nil, forbidden("create %s", o.Kind())
-		}
-	case api.KindVM, api.KindImage, api.KindNetwork, api.KindAddress:
-		if m.Owner == "" && !p.Admin {
-			m.Owner = p.Owner
-		}
-	default:
-		return nil, api.Errorf(api.CodeInvalid, "%s are not created by hand", o.Kind())
-	}
-	if err := changes(p, o); err != nil {
+	access.Default(actor(p), o)
+	if err := access.Create(actor(p), o); err != nil {
 		return nil, err
 	}
 	fresh := c.newMeta(m.Name, m.Owner)

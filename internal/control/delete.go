@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"widecloud/api"
 	"widecloud/internal/serve"
@@ -104,19 +103,19 @@ func unusedByVMs(tx *state.Tx, o api.Object) error {
 	return nil
 }
 
-// ownedKinds are the kinds whose objects an organisation answers for. Its jobs and events go with it.
-var ownedKinds = []api.Kind{api.KindVM, api.KindNetwork, api.KindAddress, api.KindImage, api.KindVolume, api.KindUser}
-
 // ownerGone keeps an owner while anything is left of it: whoever gets its name later must not get what was its.
 func (c *Controller) ownerGone(tx *state.Tx, o *api.Owner) error {
-	for _, k := range append(slices.Clone(ownedKinds), api.KindJob, api.KindEvent) {
-		for key, x := range tx.Objects(keyOf(k, "")) {
+	for _, n := range api.Nouns() {
+		if !n.Owned {
+			continue
+		}
+		for key, x := range tx.Objects(keyOf(n.Kind, "")) {
 			m := x.(api.Object).Metadata()
 			if m.Owner != o.Name {
 				continue
 			}
-			if slices.Contains(ownedKinds, k) {
-				return inUse(o, "owner", "%s %s", singular(k), m.Name)
+			if n.Kind != api.KindJob && n.Kind != api.KindEvent { // those tell of what was its, and go with it
+				return inUse(o, "owner", "%s %s", n.Singular, m.Name)
 			}
 			if err := remove(tx, key); err != nil {
 				return err

@@ -29,43 +29,13 @@ const (
 
 func keyOf(k api.Kind, name string) string { return prefixObjects + string(k) + "/" + name }
 
-// newObject makes an empty noun of a kind.
+// newObject makes an empty noun of a kind; api.CodeNotFound when there is no such kind.
 func newObject(k api.Kind) (api.Object, error) {
-	switch k {
-	case api.KindSite:
-		return &api.Site{}, nil
-	case api.KindHost:
-		return &api.Host{}, nil
-	case api.KindOwner:
-		return &api.Owner{}, nil
-	case api.KindUser:
-		return &api.User{}, nil
-	case api.KindPeer:
-		return &api.Peer{}, nil
-	case api.KindOffer:
-		return &api.Offer{}, nil
-	case api.KindLoan:
-		return &api.Loan{}, nil
-	case api.KindImage:
-		return &api.Image{}, nil
-	case api.KindVolume:
-		return &api.Volume{}, nil
-	case api.KindNetwork:
-		return &api.Network{}, nil
-	case api.KindVM:
-		return &api.VM{}, nil
-	case api.KindGuest:
-		return &api.Guest{}, nil
-	case api.KindAddress:
-		return &api.Address{}, nil
-	case api.KindTranslator:
-		return &api.Translator{}, nil
-	case api.KindJob:
-		return &api.Job{}, nil
-	case api.KindEvent:
-		return &api.Event{}, nil
+	n, err := api.NounOf(k)
+	if err != nil {
+		return nil, err
 	}
-	return nil, api.Errorf(api.CodeNotFound, "no kind of object is called %q", k)
+	return n.New(), nil
 }
 
 // decode reads a noun out of a change of the store; its Revision is the change's.
@@ -230,15 +200,7 @@ func removeAll(tx *state.Tx, prefix string) error {
 }
 
 // singular is a kind as a person says it of one object.
-func singular(k api.Kind) string {
-	switch k {
-	case api.KindAddress:
-		return "address"
-	case api.KindVM:
-		return "VM"
-	}
-	return strings.TrimSuffix(string(k), "s")
-}
+func singular(k api.Kind) string { return k.Singular() }
 
 func (c *Controller) view(ctx context.Context, f func(*state.Tx) error) error {
 	return c.o.State.Read(ctx, f)
