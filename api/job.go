@@ -14,6 +14,7 @@ type JobSpec struct {
 	Type   string `json:"type"`             // migrate, create, delete, import, …
 	Object string `json:"object"`           // KIND/NAME that it works on
 	Target string `json:"target,omitempty"` // migrate: SITE or SITE/HOST
+	Parent string `json:"parent,omitempty"` // the job that started it, and that ends after it
 	Cancel bool   `json:"cancel,omitempty"` // set to ask for its end; the job undoes what it did
 }
 

@@ -9,16 +9,17 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/saga"
 )
 
-var steps = []cloud.MigrateStep{
+var steps = []saga.Step{
 	cloud.StepNone, cloud.StepChecked, cloud.StepReserved, cloud.StepPrepared, cloud.StepCopying, cloud.StepCopied,
 	cloud.StepCommitted, cloud.StepSwitched, cloud.StepConfirmed, cloud.StepDone, cloud.StepUndo, cloud.StepFailed,
 }
 
-func nextSteps(from cloud.MigrateStep) (next []cloud.MigrateStep) {
+func nextSteps(from saga.Step) (next []saga.Step) {
 	for _, to := range steps {
-		if cloud.CheckMigrateStep(from, to) == nil {
+		if cloud.Migrate.Follows(from, to) == nil {
 			next = append(next, to)
 		}
 	}
@@ -26,25 +27,28 @@ func nextSteps(from cloud.MigrateStep) (next []cloud.MigrateStep) {
 }
 
 func TestMigrateSteps(t *testing.T) {
+	if err := cloud.Migrate.Check(); err != nil {
+		t.Fatal(err)
+	}
 	// The way forward, and from where there is a way back.
 	forward := steps[:10]
 	for i, s := range forward[:9] {
-		if err := cloud.CheckMigrateStep(s, forward[i+1]); err != nil {
+		if err := cloud.Migrate.Follows(s, forward[i+1]); err != nil {
 			t.Error(err)
 		}
-		if s.Doing() == "" || s.Ended() {
-			t.Errorf("%s: doing %q, ended %t", s, s.Doing(), s.Ended())
+		if cloud.Migrate.Doing(s) == "" || cloud.Migrate.Ended(s) {
+			t.Errorf("%s: doing %q, ended %t", s, cloud.Migrate.Doing(s), cloud.Migrate.Ended(s))
 		}
 	}
-	var undo, cancel, committed []cloud.MigrateStep
+	var undo, cancel, committed []saga.Step
 	for _, s := range steps {
-		if cloud.CheckMigrateStep(s, cloud.StepUndo) == nil {
+		if cloud.Migrate.Follows(s, cloud.StepUndo) == nil {
 			undo = append(undo, s)
 		}
-		if s.Cancellable() {
+		if cloud.Migrate.Cancellable(s) {
 			cancel = append(cancel, s)
 		}
-		if s.Committed() {
+		if cloud.Migrate.Decided(s) {
 			committed = append(committed, s)
 		}
 	}
@@ -58,16 +62,16 @@ func TestMigrateSteps(t *testing.T) {
 		t.Errorf("committed at (-want +got):\n%s", d)
 	}
 	for _, s := range steps {
-		if s.Ended() != (len(nextSteps(s)) == 0) {
-			t.Errorf("%s: ended %t, next %v", s, s.Ended(), nextSteps(s))
+		if cloud.Migrate.Ended(s) != (len(nextSteps(s)) == 0) {
+			t.Errorf("%s: ended %t, next %v", s, cloud.Migrate.Ended(s), nextSteps(s))
 		}
 	}
-	for _, tc := range []struct{ from, to cloud.MigrateStep }{
+	for _, tc := range []struct{ from, to saga.Step }{
 		{"", cloud.StepChecked}, {cloud.StepNone, ""}, {cloud.StepNone, "copid"}, {cloud.StepCopied, cloud.StepCopying},
 		{cloud.StepCopying, cloud.StepCommitted}, {cloud.StepSwitched, cloud.StepUndo}, {cloud.StepUndo, cloud.StepCommitted},
 		{cloud.StepDone, cloud.StepUndo}, {cloud.StepCopying, cloud.StepCopying},
 	} {
-		if err := cloud.CheckMigrateStep(tc.from, tc.to); !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
+		if err := cloud.Migrate.Follows(tc.from, tc.to); !errors.Is(err, &api.Error{Code: api.CodeConflict}) {
 			t.Errorf("%q to %q: error is %v", tc.from, tc.to, err)
 		}
 	}
@@ -77,14 +81,14 @@ func TestMigrateSteps(t *testing.T) {
 func TestMigrateWalk(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		at := cloud.StepNone
-		seen := map[cloud.MigrateStep]bool{}
-		for !at.Ended() {
+		seen := map[saga.Step]bool{}
+		for !cloud.Migrate.Ended(at) {
 			if seen[at] {
 				rt.Fatalf("%s twice", at)
 			}
 			seen[at] = true
 			at = rapid.SampledFrom(nextSteps(at)).Draw(rt, "next")
-			if at.Committed() && !seen[cloud.StepCopied] {
+			if cloud.Migrate.Decided(at) && !seen[cloud.StepCopied] {
 				rt.Fatalf("%s without a copy", at)
 			}
 			if at == cloud.StepFailed && len(seen) > 1 && !seen[cloud.StepUndo] {

@@ -15,7 +15,6 @@ import (
 	"widecloud/internal/place"
 	"widecloud/internal/serve"
 	"widecloud/internal/state"
-	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
@@ -383,26 +382,6 @@ func (c *Controller) leave(ctx context.Context, v *api.VM) ([]api.Reason, error)
 	}
 	c.log.Info("VM leaves a lender", "vm", v.Name, "job", job.Name, "peer", v.Status.Site, "to", to.Site)
 	return nil, nil
-}
-
-// Cancel is serve.Controller's.
-func (c *Controller) Cancel(ctx context.Context, p serve.Principal, job string) (*api.Job, error) {
-	j, err := change(store.Urgent(ctx), c, job, func(tx *state.Tx, j *api.Job) error {
-		if !sees(p, j) {
-			return api.Errorf(api.CodeNotFound, "no job is called %q", job)
-		}
-		if j.Status.State.Ended() {
-			return api.Errorf(api.CodeConflict, "job %s has ended: %s", job, j.Status.State)
-		}
-		if !cloud.MigrateStep(j.Status.Step).Cancellable() && j.Status.Step != "check" {
-			return api.Errorf(api.CodeConflict, "job %s is past the point where it can be cancelled (%s)", job, j.Status.Step)
-		}
-		j.Spec.Cancel = true
-		c.acted(tx, p, "cancel", j, "")
-		return nil
-	})
-	c.poke()
-	return j, err
 }
 
 // Why is serve.Controller's.

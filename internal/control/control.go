@@ -60,6 +60,9 @@ type Controller struct {
 	agents  *agents
 	streams streams
 
+	kinds      []jobKind // all of them
+	migrations *jobs[migration]
+
 	mu       sync.Mutex
 	busy     map[string]bool                    // work that once has under way
 	told     map[string]string                  // what each peer was told last, by kind of document and peer
@@ -103,6 +106,8 @@ func New(o Options) (*Controller, error) {
 	}
 	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, imports: map[string]context.CancelCauseFunc{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
 	c.agents, c.streams.open = newAgents(c), map[string]map[*stream]bool{}
+	c.migrations = newMigrations(c)
+	c.kinds = []jobKind{c.migrations}
 	c.documents()
 	return c, nil
 }
@@ -140,7 +145,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			name string
 			f    func(context.Context) error
 		}{
-			{"place VMs", c.placeVMs}, {"end VMs", c.endVMs}, {"power guests", c.powerGuests}, {"migrate", c.migrations},
+			{"place VMs", c.placeVMs}, {"end VMs", c.endVMs}, {"power guests", c.powerGuests}, {"jobs", c.runJobs},
 			{"sweep", c.sweep}, {"lending", c.lending}, {"documents", c.sendDocuments}, {"images", c.importImages}, {"unused images", c.sweepImages}, {"events", c.forget},
 		} {
 			if err := step.f(ctx); err != nil && ctx.Err() == nil {
@@ -285,11 +290,8 @@ func (c *Controller) forgetEvents(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		jobs, err := list[api.Job](tx)
-		jobs = slices.DeleteFunc(jobs, func(j *api.Job) bool { return !j.Status.State.Ended() })
-		slices.SortFunc(jobs, func(a, b *api.Job) int { return a.Status.Ended.Compare(b.Status.Ended) })
-		for i := 0; i < len(jobs)-jobsKept; i++ {
-			old = append(old, keyOf(api.KindJob, jobs[i].Name))
+		for _, j := range oldJobs(tx) {
+			old = append(old, keyOf(api.KindJob, j))
 		}
 		return err
 	}); err != nil || len(old) < 100 {

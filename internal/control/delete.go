@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"widecloud/api"
+	"widecloud/internal/saga"
 	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
@@ -48,8 +49,8 @@ func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, 
 func (c *Controller) deleted(tx *state.Tx, o api.Object) error {
 	switch o := o.(type) {
 	case *api.VM:
-		if o.Status.Job != "" {
-			return api.Errorf(api.CodeConflict, "job %s is at work on VM %s; wait for it or cancel it: wcc job cancel %s", o.Status.Job, o.Name, o.Status.Job)
+		if err := saga.Held("VM "+o.Name, o.Status.Job); err != nil {
+			return err
 		}
 		return put(tx, o) // endVMs and the agents do the rest
 	case *api.Image, *api.Network:

@@ -211,9 +211,8 @@ func (s *schedule) step() {
 		if len(vms) == 0 {
 			return
 		}
-		v := vms[s.rng.IntN(len(vms))]
+		v := state.Clone(vms[s.rng.IntN(len(vms))]) // lists are shared
 		v.Spec.Power = []api.Power{api.PowerOn, api.PowerOn, api.PowerOff, api.PowerOffHard}[s.rng.IntN(4)]
-		v = state.Clone(v) // lists are shared
 		v.Revision = 0
 		_, err := x.ctl.Update(ctx, x.admin, v)
 		s.note("%s: power %s %s: %v", x.name, v.Name, v.Spec.Power, err)

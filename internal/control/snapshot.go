@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"widecloud/api"
+	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
 	"widecloud/internal/netplan"
 	"widecloud/internal/place"
@@ -155,7 +156,7 @@ func (c *Controller) borrowed(tx *state.Tx, loan string) (api.Resources, error) 
 		sum = lend.Add(sum, needs)
 	}
 	for _, m := range records[migration](tx, prefixMigrations, "target", loan) {
-		if m.Source.Loan != loan && !m.Step.Committed() {
+		if m.Source.Loan != loan && !cloud.Migrate.Decided(m.Step) {
 			sum = lend.Add(sum, m.Call.Needs)
 		}
 	}

@@ -39,7 +39,10 @@ func Tables() state.Schema {
 			state.Index[api.Address]{Name: "translator", Keys: func(a *api.Address) []string { return a.Status.Translators }},
 		),
 		nounTable[api.Translator](),
-		nounTable(index("owner", func(j *api.Job) string { return j.Owner })),
+		nounTable(
+			index("owner", func(j *api.Job) string { return j.Owner }),
+			index("parent", func(j *api.Job) string { return j.Spec.Parent }),
+		),
 		nounTable[api.Event](),
 
 		recordTable(prefixMigrations,

@@ -10,6 +10,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/cloud"
+	"widecloud/internal/saga"
 )
 
 var labelRE = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$`)
@@ -575,7 +576,7 @@ func (p *parser) wait() any {
 		w.Percent = n
 	case p.is("step"):
 		var l []string
-		for _, s := range []cloud.MigrateStep{cloud.StepChecked, cloud.StepReserved, cloud.StepPrepared, cloud.StepCopying, cloud.StepCopied, cloud.StepCommitted, cloud.StepSwitched} {
+		for _, s := range []saga.Step{cloud.StepChecked, cloud.StepReserved, cloud.StepPrepared, cloud.StepCopying, cloud.StepCopied, cloud.StepCommitted, cloud.StepSwitched} {
 			l = append(l, string(s))
 		}
 		w.Step = p.oneOf(l...)
