@@ -92,8 +92,11 @@ type Agent struct {
 	log  *slog.Logger
 	wake chan struct{} // something changed: reconcile and report
 
-	setting sync.Mutex       // held while orders are taken: of two, the older ones must not be the last to be kept
-	parts   []wire.HostState // of orders that come in parts, until all are there; guarded by setting
+	setting sync.Mutex         // held while orders are taken: of two, the older ones must not be the last to be kept
+	parts   []wire.HostState   // of orders that come in parts, until all are there; guarded by setting, as what follows
+	changes []wire.StateChange // the same of changes
+	inForce wire.Orders
+	stored  *wire.Orders // what the store has; nil: it has to be looked at
 
 	mu         sync.Mutex
 	state      wire.HostState
@@ -102,6 +105,7 @@ type Agent struct {
 	vms        map[string]*vm
 	refused    map[string]string // why an order of the state is not taken, by VM
 	applied    int64
+	unread     []error // entries of the orders that are in force and cannot be read
 	netErr     string
 	trErr      string
 	caps       hyper.Capabilities

@@ -147,6 +147,9 @@ func (a *Agent) Handler() http.Handler {
 	handle(mux, wire.PathState, a, func(ctx context.Context, s wire.HostState) (wire.Empty, error) {
 		return wire.Empty{}, a.SetState(ctx, s)
 	})
+	handle(mux, wire.PathChange, a, func(ctx context.Context, c wire.StateChange) (wire.Empty, error) {
+		return wire.Empty{}, a.ChangeState(ctx, c)
+	})
 	handle(mux, wire.PathBegin, a, a.Begin)
 	handle(mux, wire.PathPrepare, a, a.Prepare)
 	handle(mux, wire.PathPerform, a, a.Perform)

@@ -27,13 +27,22 @@ func (a *Agent) reportLoop(ctx context.Context, ask <-chan struct{}) {
 	}
 }
 
+// message is what is wrong with the host, in one line. a.mu is held.
+func (a *Agent) message() string {
+	parts := []string{a.netErr, a.trErr}
+	for _, err := range a.unread {
+		parts = append(parts, err.Error())
+	}
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
+}
+
 // Report is what the agent sees of its host.
 func (a *Agent) Report(ctx context.Context) wire.HostReport {
 	a.mu.Lock()
 	r := wire.HostReport{
 		Boot: a.o.Boot, Roles: a.o.Roles, VTEP: a.o.VTEP, Applied: a.applied,
 		Hypervisor: a.caps.Hypervisor, Capacity: a.o.Capacity,
-		Message: strings.Trim(a.netErr+"; "+a.trErr, "; "), VMs: []wire.VMReport{}, Images: []string{},
+		Message: a.message(), VMs: []wire.VMReport{}, Images: []string{},
 	}
 	r.CPU.Arch, r.CPU.Accel, r.CPU.Model, r.CPU.Usable = a.caps.Arch, a.caps.Accel, a.caps.CPUModel, a.caps.CPUUsable
 	if r.Capacity.CPUs == 0 {

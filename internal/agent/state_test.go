@@ -99,10 +99,20 @@ func kept(t *testing.T, st store.Store) (s wire.HostState) {
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}
+		if err == nil {
+			err = json.Unmarshal(kv.Value, &s)
+		}
 		if err != nil {
 			return err
 		}
-		return json.Unmarshal(kv.Value, &s)
+		kvs, err := tx.List("state/")
+		var set []wire.StateEntry
+		for _, kv := range kvs {
+			set = append(set, wire.StateEntry{Key: strings.TrimPrefix(kv.Key, "state/"), Value: kv.Value})
+		}
+		var bad []error
+		s, bad = wire.Orders{}.With(set, nil).State(s.Revision)
+		return errors.Join(append(bad, err)...)
 	}); err != nil {
 		t.Fatal(err)
 	}

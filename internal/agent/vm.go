@@ -46,23 +46,13 @@ type vm struct {
 	progress progressSource
 }
 
-const (
-	keyState = "state"
-	keyVMs   = "vms/"
-)
+const keyVMs = "vms/"
 
 // load reads what the store remembers.
 func (a *Agent) load(ctx context.Context) error {
 	return a.o.Store.View(ctx, func(tx store.Tx) error {
-		kv, err := tx.Get(keyState)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-		case err != nil:
-			return err
-		default:
-			if err := json.Unmarshal(kv.Value, &a.state); err != nil {
-				return fmt.Errorf("read the last orders: %w", err)
-			}
+		if err := a.loadOrders(tx); err != nil {
+			return fmt.Errorf("read the last orders: %w", err)
 		}
 		if err := a.loadController(tx); err != nil {
 			return fmt.Errorf("read the controller's address: %w", err)
@@ -105,55 +95,6 @@ func (a *Agent) remember(ctx context.Context, uid string, change func(*record) e
 	v.record = r
 	a.vms[uid] = v
 	return v, nil
-}
-
-// SetState takes the controller's orders. They are kept on disk before it returns. Of orders that come in parts the last part
-// puts all of them in force. One that is bad harms nothing but what it is about: reconcile leaves it out and reports it.
-func (a *Agent) SetState(ctx context.Context, s wire.HostState) error {
-	a.setting.Lock()
-	defer a.setting.Unlock()
-	a.mu.Lock()
-	have := a.state.Revision
-	a.mu.Unlock()
-	if s.Revision < have {
-		return api.Errorf(api.CodeStale, "orders of revision %d are older than the ones in force (%d)", s.Revision, have)
-	}
-	if s.Parts > 0 {
-		whole, err := a.collect(s)
-		if err != nil || whole == nil {
-			return err
-		}
-		s = *whole
-	}
-	value, err := json.Marshal(s)
-	if err != nil {
-		return fmt.Errorf("marshal the orders: %w", err)
-	}
-	if _, err := a.o.Store.Update(store.Urgent(ctx), func(tx store.Tx) error { return tx.Put(keyState, value) }); err != nil {
-		return fmt.Errorf("keep the orders: %w", err)
-	}
-	a.mu.Lock()
-	a.state = s
-	a.mu.Unlock()
-	a.orders(ctx)
-	a.poke()
-	return nil
-}
-
-// collect keeps a part of orders, and gives the whole when it is the last one. a.setting is held.
-func (a *Agent) collect(s wire.HostState) (*wire.HostState, error) {
-	if s.Part == 0 {
-		a.parts = nil
-	}
-	if s.Part != len(a.parts) || s.Part > 0 && (s.Revision != a.parts[0].Revision || s.Parts != a.parts[0].Parts) {
-		return nil, api.Invalidf("part", "part %d of %d of revision %d does not follow what came before it", s.Part, s.Parts, s.Revision)
-	}
-	if a.parts = append(a.parts, s); len(a.parts) < s.Parts {
-		return nil, nil
-	}
-	whole := wire.JoinParts(a.parts)
-	a.parts = nil
-	return &whole, nil
 }
 
 // orders takes what the newest state orders, as far as epochs and migrations allow. It is done again and again: an order

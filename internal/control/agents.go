@@ -2,13 +2,12 @@ package control
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -97,26 +96,12 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 		case <-ctx.Done():
 		}
 	}()
-	var last *wire.HostState
-	var sent [sha256.Size]byte
+	told := teller{s: s}
 	for ctx.Err() == nil {
 		changed := a.c.whenChanged()
 		state, err := a.c.hostState(ctx, host)
-		if err == nil && state != last {
-			content := *state
-			content.Revision = 0
-			text, _ := json.Marshal(content)
-			sum := sha256.Sum256(text)
-			if sum != sent {
-				for _, part := range state.SplitFor(s) {
-					if err = wire.Call(ctx, s, http.MethodPut, wire.PathState, part, &wire.Empty{}); err != nil {
-						break
-					}
-				}
-			}
-			if err == nil {
-				last, sent = state, sum
-			}
+		if err == nil {
+			err = told.tell(ctx, state)
 		}
 		wait := settleTime
 		if err != nil && ctx.Err() == nil {
@@ -139,6 +124,59 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 
 // hostLost is the message of a host that was lost, until its agent is back.
 const hostLost = "the agent is not reached; its VMs run on"
+
+// teller tells an agent its orders on a session: all of them at first, and then what has changed.
+type teller struct {
+	s    *wire.Session
+	last *wire.HostState // that the agent has taken; nil: none
+	sent wire.Sent
+}
+
+// tell returns once the agent has taken the orders.
+func (t *teller) tell(ctx context.Context, state *wire.HostState) error {
+	if state == t.last {
+		return nil
+	}
+	if !t.s.Can(wire.CapChanges) {
+		return t.tellAll(ctx, state)
+	}
+	orders, err := wire.OrdersOf(*state, t.s.Level())
+	if err != nil {
+		return err
+	}
+	if t.last != nil && t.sent.Sum() == orders.Sum() {
+		t.last = state
+		return nil
+	}
+	for _, part := range t.sent.Changes(orders, state.Revision) {
+		if err := wire.Call(ctx, t.s, http.MethodPut, wire.PathChange, part, &wire.Empty{}); err != nil {
+			t.last, t.sent = nil, wire.Sent{} // it may have taken it, or something else: all of them the next time
+			return err
+		}
+	}
+	t.last, t.sent = state, wire.SentOf(orders)
+	return nil
+}
+
+// tellAll is tell for an agent that takes no changes.
+func (t *teller) tellAll(ctx context.Context, state *wire.HostState) error {
+	if t.last != nil {
+		before, after := *t.last, *state
+		before.Revision, after.Revision = 0, 0
+		if reflect.DeepEqual(before, after) {
+			t.last = state
+			return nil
+		}
+	}
+	for _, part := range state.SplitFor(t.s) {
+		if err := wire.Call(ctx, t.s, http.MethodPut, wire.PathState, part, &wire.Empty{}); err != nil {
+			t.last = nil
+			return err
+		}
+	}
+	t.last = state
+	return nil
+}
 
 // hostDown shows that a host's agent is not reached.
 func (c *Controller) hostDown(ctx context.Context, host string) {

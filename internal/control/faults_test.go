@@ -87,14 +87,17 @@ func instead(fill func(mux *http.ServeMux)) func(http.Handler) http.Handler {
 func (h *host) orders() (state wire.HostState) {
 	h.site.w.t.Helper()
 	err := h.proc.store.View(context.Background(), func(tx store.Tx) error {
-		kv, err := tx.Get("state")
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
+		kvs, err := tx.List("state/")
+		var set []wire.StateEntry
+		for _, kv := range kvs {
+			set = append(set, wire.StateEntry{Key: strings.TrimPrefix(kv.Key, "state/"), Value: kv.Value})
 		}
-		if err != nil {
-			return err
+		var bad []error
+		state, bad = wire.Orders{}.With(set, nil).State(0)
+		if kv, err := tx.Get("state"); err == nil {
+			bad = append(bad, json.Unmarshal(kv.Value, &state))
 		}
-		return json.Unmarshal(kv.Value, &state)
+		return errors.Join(append(bad, err)...)
 	})
 	h.site.w.must(err)
 	return state

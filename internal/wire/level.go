@@ -19,8 +19,9 @@ type Capability string
 
 // The capabilities of this release.
 const (
-	CapStateParts Capability = "state-parts" // an agent takes a HostState in parts
-	CapGuestSize  Capability = "guest-size"  // a lender changes a guest's size by GuestOrder.Size
+	CapStateParts Capability = "state-parts"   // an agent takes a HostState in parts
+	CapGuestSize  Capability = "guest-size"    // a lender changes a guest's size by GuestOrder.Size
+	CapChanges    Capability = "state-changes" // an agent takes a StateChange
 )
 
 // Release is what one end of a session says of itself in its hello.
@@ -31,7 +32,7 @@ type Release struct {
 
 // ThisRelease is what this program is.
 func ThisRelease() Release {
-	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize}}
+	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges}}
 }
 
 // agreement is what two releases have in common.

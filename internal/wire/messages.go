@@ -13,6 +13,7 @@ import (
 // controller, those under /fed by a peer's controller.
 const (
 	PathState    = "/agent/v1/state"            // HostState -> Empty
+	PathChange   = "/agent/v1/state/change"     // StateChange -> Empty
 	PathReboot   = "/agent/v1/reboot"           // RebootCall -> Empty
 	PathConsole  = "/agent/v1/console"          // stream, ConsoleHeader
 	PathChannel  = "/agent/v1/migrate/channel"  // stream, ChannelHeader: towards the target's hypervisor

@@ -138,6 +138,7 @@ type agent struct {
 
 	mu      sync.Mutex
 	applied int64
+	has     string // Orders.Sum of the orders in force
 	parts   []order
 	vms     map[string]*copyOf // by UID
 }
@@ -174,6 +175,9 @@ func (a *agent) run(ctx context.Context, trust *wire.Trust) error {
 	mux := http.NewServeMux()
 	wire.Handle(mux, wire.PathState, func(ctx context.Context, _ wire.Identity, s stateCall) (wire.Empty, error) {
 		return wire.Empty{}, a.setState(ctx, s)
+	})
+	wire.Handle(mux, wire.PathChange, func(ctx context.Context, _ wire.Identity, c wire.StateChange) (wire.Empty, error) {
+		return wire.Empty{}, a.changeState(ctx, c)
 	})
 	group, ctx := errgroup.WithContext(ctx)
 	for _, side := range []struct {
@@ -254,6 +258,35 @@ func (a *agent) report() wire.HostReport {
 }
 
 // setState takes the controller's word, which may come in parts.
+// changeState takes a change of the orders, of which only those of VMs are looked at.
+func (a *agent) changeState(ctx context.Context, c wire.StateChange) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.From != "" && c.From != a.has {
+		return api.Errorf(api.CodeConflict, "a change of other orders")
+	}
+	for _, e := range c.Set {
+		if !strings.HasPrefix(e.Key, "vms/") {
+			continue
+		}
+		var o order
+		if err := json.Unmarshal(e.Value, &o); err != nil {
+			return api.Invalidf("set", "%v", err)
+		}
+		a.obey(ctx, o)
+	}
+	for _, key := range c.Gone {
+		uid := key[strings.LastIndexByte(key, '/')+1:]
+		if v := a.vms[uid]; strings.HasPrefix(key, "vms/") && v != nil && v.state == wire.CopyGone {
+			delete(a.vms, uid)
+		}
+	}
+	if c.Parts == 0 || c.Part == c.Parts-1 {
+		a.applied, a.has = c.Revision, c.To
+	}
+	return nil
+}
+
 func (a *agent) setState(ctx context.Context, s stateCall) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
