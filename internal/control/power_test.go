@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -72,6 +73,9 @@ func TestPhasesOfPower(t *testing.T) {
 						want := []api.VMPhase{api.PhaseRunning, api.PhaseStopping, api.PhaseStopped, api.PhaseStarting, api.PhaseRunning}
 						if got[1] == api.PhaseStopped { // it stopped between two reports
 							want = append(want[:1], want[2:]...)
+						}
+						if got[len(got)-2] == api.PhaseStopped { // and so it started
+							want = slices.DeleteFunc(want, func(p api.VMPhase) bool { return p == api.PhaseStarting })
 						}
 						if d := cmp.Diff(want, got); d != "" {
 							t.Errorf("with %+v:\n%s", f, d)
