@@ -326,7 +326,7 @@ func (a *Agent) carry(ctx context.Context, uid string) error {
 // of these. A network that is bad itself is the driver's to leave out: it may carry it already.
 func networkOf(n wire.NetworkOrder) (network.Network, []error) {
 	n, bad := n.Sound("orders")
-	out := network.Network{UID: n.UID, Name: n.Name, VNI: n.VNI, Prefix: n.Prefix, IPv4: n.IPv4, MTU: n.MTU, Flood: n.Flood}
+	out := network.Network{Spec: n.Spec, Flood: n.Flood}
 	for _, e := range n.Endpoints {
 		mac, err := net.ParseMAC(e.MAC)
 		if err != nil {

@@ -58,6 +58,7 @@ func (s *Site) Foreign(in Foreign) (n Network, ok bool) {
 			n.carriers = append(n.carriers, carrier{h.VTEP, h.gate()})
 		}
 	}
+	n.carriers = merged(n.carriers)
 	return n, true
 }
 

@@ -9,10 +9,10 @@ type l2 struct{}
 // reach names whom a host floods to. A gateway floods to hypervisors only: the gateways share one address and never speak
 // to each other on a network.
 func (l2) reach(o *Order, self Host, carriers []carrier) {
+	o.Flood = slices.Grow(o.Flood, len(carriers))
 	for _, c := range carriers {
-		if c.vtep == self.VTEP || self.gate() && c.gate || slices.Contains(o.Flood, c.vtep) {
-			continue
+		if c.vtep != self.VTEP && !(self.gate() && c.gate) {
+			o.Flood = append(o.Flood, c.vtep)
 		}
-		o.Flood = append(o.Flood, c.vtep)
 	}
 }

@@ -49,7 +49,7 @@ type Network struct {
 	Mappings []Mapping // that this site's gateways translate
 	Guests   bool      // a peer's: it has guests here, or room is kept for one
 
-	carriers []carrier       // all hosts that carry it, everywhere
+	carriers []carrier       // all hosts that carry it, everywhere, each once
 	here     map[string]bool // hosts of this site that have a VM on it, or keep room for one
 	gateways bool            // this site's gateways serve it
 	since    int64           // a peer's: when its home told of it first

@@ -43,6 +43,7 @@ func (s *Site) Own(in Own) (Network, error) {
 			n.carriers = append(n.carriers, carrier{a, m.Role == api.RoleGateway})
 		}
 	}
+	n.carriers = merged(n.carriers)
 	n.Mappings = n.View.Mappings
 	return n, nil
 }

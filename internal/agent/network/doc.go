@@ -10,7 +10,10 @@
 // is touched, so a restarted agent disturbs no packet, and dnsmasq and all devices
 // stay when the agent goes.
 //
-// How a frame goes, and what to look at when it does not, is in docs/networks.md.
+// What joins a network on this host to the same network elsewhere is behind a seam (mobility.go), with l2 (VXLAN) as its
+// first kind. All else is common to all kinds.
+//
+// How a frame goes, which file does what, and what to look at when it does not, is in docs/networks.md.
 //
 // Invariants:
 //   - Apply of a Want that is wrong in what concerns the host changes nothing; the error names the field.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,12 +33,14 @@ type Options struct {
 
 // Driver makes the networks of one host. It is safe for concurrent use.
 type Driver struct {
+	kernel
 	o      Options
-	ns     *netio.NS
 	own    bool // ns is to be closed
 	filter *filter
 
-	mu    sync.Mutex
+	mu         sync.Mutex
+	mobilities map[string]mobility // by their names
+
 	want  Want // its networks: as they are carried
 	state state
 	seen  observed
@@ -48,9 +49,7 @@ type Driver struct {
 
 // state is what the kernel does not remember for us. It outlives the agent in RunDir.
 type state struct {
-	// Word is the controller's last word on where each endpoint is: device suffix -> MAC -> VTEP. What the data path
-	// learned since is newer, so only a change of the word counts.
-	Word map[string]map[string]string `json:"word"`
+	l2State
 	// Carried are the networks as they are carried, in case that what is wanted of one turns bad.
 	Carried []Network `json:"carried"`
 }
@@ -71,7 +70,7 @@ func New(o Options) (*Driver, error) {
 	if err := os.MkdirAll(o.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make network driver: %w", err)
 	}
-	d := &Driver{o: o, ns: o.NS}
+	d := &Driver{o: o, kernel: kernel{o.NS, o.Logger}}
 	b, err := os.ReadFile(d.stateFile())
 	if err == nil {
 		err = json.Unmarshal(b, &d.state)
@@ -85,7 +84,8 @@ func New(o Options) (*Driver, error) {
 		}
 		d.own = true
 	}
-	d.filter = &filter{ns: d.ns, nft: o.Nft, log: o.Logger, file: filepath.Join(o.RunDir, "filter.json")}
+	d.mobilities = newMobilities(d.kernel, &d.state)
+	d.filter = &filter{ns: d.ns, nft: o.Nft, log: o.Logger, file: filepath.Join(o.RunDir, "filter.json"), mobilities: d.mobilities}
 	if err := d.filter.open(); err != nil {
 		return nil, fmt.Errorf("make network driver: %w", err)
 	}
@@ -150,7 +150,7 @@ func (d *Driver) apply(ctx context.Context, w Want) error {
 		if w.Role.Hypervisor {
 			step = d.hypervisor
 		}
-		if err := step(ctx, w, n); err != nil {
+		if err := step(ctx, w, n, d.mobilities[n.Mobility]); err != nil {
 			errs = append(errs, fmt.Errorf("network %s: %w", n.Name, err))
 		}
 	}
@@ -230,7 +230,7 @@ func (d *Driver) removeStale(ctx context.Context, w Want) error {
 	keep := map[string]bool{} // devices, and suffixes for what is not a device
 	tables := map[int]bool{}  // of answers
 	for _, n := range w.Networks {
-		keep[VXLANName(n.UID)] = true
+		keep[d.mobilities[n.Mobility].device(n)] = true
 		tables[n.answerTable()] = w.Role.Hypervisor
 		if w.Role.Hypervisor {
 			keep[BridgeName(n.UID)], keep[short(n.UID)] = true, true
@@ -256,211 +256,15 @@ func (d *Driver) removeStale(ctx context.Context, w Want) error {
 	links, err := d.ns.Links()
 	errs = append(errs, err)
 	for _, l := range links {
-		if ours.MatchString(l.Name) && !keep[l.Name] && (l.Kind == "bridge" || l.Kind == "vxlan") {
+		if ours.MatchString(l.Name) && !keep[l.Name] && slices.Contains(kinds, l.Kind) {
 			d.o.Logger.Info("remove device of a network that is no longer wanted", "device", l.Name)
 			errs = append(errs, d.ns.DeleteLink(l.Name))
 		}
 	}
-	for suffix := range d.state.Word {
-		if !keep["vx-"+suffix] {
-			delete(d.state.Word, suffix)
-		}
+	for _, m := range d.mobilities {
+		m.forget(keep)
 	}
 	return errors.Join(errs...)
-}
-
-func (d *Driver) flushTable(table int) error {
-	routes, err := d.ns.Routes(table)
-	for _, r := range routes {
-		if e := d.ns.DelRoute(r); !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
-	}
-	return err
-}
-
-// device makes sure of a device's description, MTU and addresses, and that it is up. Addresses come with the flag
-// whether their prefix is a route too.
-func (d *Driver) device(name, alias string, mtu int, addrs map[netip.Prefix]bool) error {
-	if err := d.ns.SetAlias(name, alias); err != nil {
-		return err
-	}
-	l, err := d.ns.Link(name)
-	if err != nil {
-		return err
-	}
-	if l.MTU != mtu {
-		if err := d.ns.SetMTU(name, mtu); err != nil {
-			return err
-		}
-	}
-	have, err := d.ns.Addrs(name)
-	if err != nil {
-		return err
-	}
-	for _, p := range have {
-		if _, ok := addrs[p]; !ok {
-			if err := d.ns.DelAddr(name, p); err != nil {
-				return err
-			}
-		}
-	}
-	for p, route := range addrs {
-		if slices.Contains(have, p) {
-			continue
-		}
-		add := d.ns.AddAddrOnly
-		if route {
-			add = d.ns.AddAddr
-		}
-		if err := add(name, p); err != nil {
-			return err
-		}
-	}
-	if !l.Up {
-		return d.ns.SetUp(name)
-	}
-	return nil
-}
-
-// vxlan makes sure of a network's VXLAN device. One that is wrong in what cannot be changed is made anew.
-func (d *Driver) vxlan(n Network, local netip.Addr, mac net.HardwareAddr) error {
-	name := VXLANName(n.UID)
-	v, err := d.ns.VXLAN(name)
-	gateway := mac != nil
-	switch {
-	case err == nil && v.VNI == n.VNI && v.Local == local && (v.MAC.String() == GatewayMAC.String()) == gateway:
-		return nil
-	case err == nil:
-		d.o.Logger.Info("make VXLAN device anew", "device", name, "network", n.Name, "vni", n.VNI, "was", v.VNI)
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	if err := d.ns.DeleteLink(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	// A new device knows no endpoint: whatever the controller says of them is news.
-	delete(d.state.Word, short(n.UID))
-	return d.ns.AddVXLAN(netio.VXLANSpec{Name: name, VNI: n.VNI, Local: local, MAC: mac, MTU: n.mtu()})
-}
-
-// forward makes sure of where the VXLAN device sends to.
-func (d *Driver) forward(w Want, n Network) error {
-	name := VXLANName(n.UID)
-	have, flood, err := d.ns.FDB(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range n.Flood {
-		if a != w.VTEP && !slices.Contains(flood, a) {
-			if err := d.ns.AddFlood(name, a); err != nil {
-				return err
-			}
-			flood = append(flood, a) // the list may name it twice
-		}
-	}
-	for _, a := range flood {
-		if a == w.VTEP || !slices.Contains(n.Flood, a) {
-			if err := d.ns.DelFlood(name, a); err != nil {
-				return err
-			}
-		}
-	}
-
-	entries := map[string]netio.FDBEntry{}
-	for _, e := range have {
-		entries[e.MAC.String()] = e
-	}
-	if e, ok := entries[GatewayMAC.String()]; !w.Role.Gateway && w.AnycastVTEP.IsValid() {
-		if !ok || e.VTEP != w.AnycastVTEP || !e.Static {
-			if err := d.ns.SetFDB(name, netio.FDBEntry{MAC: GatewayMAC, VTEP: w.AnycastVTEP, Static: true}); err != nil {
-				return err
-			}
-		}
-		delete(entries, GatewayMAC.String())
-	} else if ok && !e.Static { // learned from another gateway; never sent to
-		delete(entries, GatewayMAC.String())
-	}
-	// A gateway learns the routers' common MAC from every hypervisor in turn, and never sends to it.
-	delete(entries, AnycastMAC.String())
-	said := d.state.Word[short(n.UID)]
-	words := map[string]string{}
-	for _, e := range n.Endpoints {
-		mac, word := e.MAC.String(), ""
-		if e.VTEP.IsValid() && e.VTEP != w.VTEP {
-			word = e.VTEP.String()
-		}
-		words[mac] = word
-		cur, there := entries[mac]
-		delete(entries, mac)
-		last, known := said[mac]
-		news := !known || last != word
-		switch {
-		case word != "" && (!there || news && cur.VTEP != e.VTEP):
-			err = d.ns.SetFDB(name, netio.FDBEntry{MAC: e.MAC, VTEP: e.VTEP})
-		case word == "" && there && news:
-			err = d.ns.DelFDB(name, cur)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for vtep := range claimOf(n).vteps { // a gateway elsewhere may be a hypervisor, too
-		delete(entries, edgeMAC(vtep).String())
-	}
-	// What is left was learned of MACs that are nobody's any more, or set for VMs that are gone.
-	for _, e := range entries {
-		if err := d.ns.DelFDB(name, e); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if d.state.Word == nil {
-		d.state.Word = map[string]map[string]string{}
-	}
-	d.state.Word[short(n.UID)] = words
-	return nil
-}
-
-// neighbours makes the permanent entries of a device those of want, and no others.
-func (d *Driver) neighbours(name string, want map[netip.Addr]net.HardwareAddr) error {
-	have, err := d.ns.Neighbours(name)
-	if err != nil {
-		return err
-	}
-	right := map[netip.Addr]bool{}
-	for _, e := range have {
-		mac, wanted := want[e.Addr]
-		switch {
-		case wanted && e.Permanent && e.MAC.String() == mac.String():
-			right[e.Addr] = true
-		case !wanted && e.Permanent:
-			if err := d.ns.DelNeighbour(name, e.Addr); err != nil {
-				return err
-			}
-		}
-	}
-	for a, mac := range want {
-		if !right[a] {
-			if err := d.ns.SetNeighbour(name, a, mac); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (d *Driver) sysctl(key, value string) error {
-	if have, err := d.ns.GetSysctl(key); err != nil || have == value {
-		return err
-	}
-	return d.ns.Sysctl(key, value)
-}
-
-func (d *Driver) sysctlIfThere(key, value string) error {
-	if err := d.sysctl(key, value); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 func (d *Driver) stateFile() string { return filepath.Join(d.o.RunDir, "state.json") }

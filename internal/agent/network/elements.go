@@ -28,7 +28,7 @@ type plug struct {
 // plugsOf tells the ports of the networks' bridges: which VM each belongs to, and those that belong to none. libvirt gives the
 // host's end of a plug the VM's MAC, but for the first byte. Ports are known by their number: libvirt uses a name again, the
 // kernel does not use a number again.
-func plugsOf(w Want, links []netio.Link) (plugs []plug, strangers []int) {
+func plugsOf(w Want, links []netio.Link, mobilities map[string]mobility) (plugs []plug, strangers []int) {
 	if !w.Role.Hypervisor {
 		return nil, nil
 	}
@@ -38,7 +38,7 @@ func plugsOf(w Want, links []netio.Link) (plugs []plug, strangers []int) {
 	}
 	for _, l := range links {
 		n, ours := networks[l.Master]
-		if !ours || l.Name == VXLANName(n.UID) {
+		if !ours || l.Name == mobilities[n.Mobility].device(n) {
 			continue
 		}
 		known := false
@@ -55,7 +55,7 @@ func plugsOf(w Want, links []netio.Link) (plugs []plug, strangers []int) {
 }
 
 // elementsOf are the elements for a host that carries w's networks and has the ports.
-func elementsOf(w Want, plugs []plug, strangers []int) elements {
+func elementsOf(w Want, plugs []plug, strangers []int, mobilities map[string]mobility) elements {
 	el := elements{}
 	if w.Role.Hypervisor {
 		for _, a := range []netip.Addr{RouterAddr, GatewayAddr} {
@@ -73,16 +73,12 @@ func elementsOf(w Want, plugs []plug, strangers []int) elements {
 		here[p.network+" "+p.endpoint.VM] = true
 	}
 	for _, n := range w.Networks {
-		el.outer(w, n)
-		for _, e := range n.Endpoints {
-			if here[n.UID+" "+e.VM] && e.VTEP == w.VTEP && !e.Leaving {
-				el.add("inet widecloud here", "%d . %s", n.VNI, number(e.MAC))
-			}
-		}
-		device := VXLANName(n.UID)
+		m := mobilities[n.Mobility]
+		m.elements(el, w, n, func(e Endpoint) bool { return here[n.UID+" "+e.VM] })
+		device := m.device(n)
 		if w.Role.Hypervisor {
 			device = BridgeName(n.UID)
-			el.frames(w, n)
+			el.frames(n)
 		}
 		el.packets(w, n, device)
 	}
@@ -99,34 +95,10 @@ func elementsOf(w Want, plugs []plug, strangers []int) elements {
 	return el
 }
 
-// outer are the elements about VXLAN: who may send into a network, and by which MACs.
-func (el elements) outer(w Want, n Network) {
-	for vtep := range claimOf(n).vteps {
-		if vtep == w.VTEP {
-			continue
-		}
-		el.add("inet widecloud vteps", "%s", vtep)
-		el.add("inet widecloud peers", "%s . %d", vtep, n.VNI)
-		el.add("inet widecloud routers", "%s . %d . %s", vtep, n.VNI, number(edgeMAC(vtep)))
-		if w.Role.Gateway { // it routes what hypervisors lead to it
-			el.add("inet widecloud routers", "%s . %d . %s", vtep, n.VNI, number(AnycastMAC))
-		}
-	}
-	if w.AnycastVTEP.IsValid() && w.Role.Hypervisor { // gateways never speak to each other
-		el.add("inet widecloud peers", "%s . %d", w.AnycastVTEP, n.VNI)
-		el.add("inet widecloud routers", "%s . %d . %s", w.AnycastVTEP, n.VNI, number(GatewayMAC))
-	}
-	for _, e := range n.Endpoints {
-		el.add("inet widecloud macs", "%d . %s", n.VNI, number(e.MAC))
-	}
-}
-
 // packets are the elements about what comes from a network by device, and goes there.
 func (el elements) packets(w Want, n Network, device string) {
 	el.add("inet widecloud networks", "%q", device)
 	el.add("inet widecloud same", "%q . %q", device, device)
-	el.add("inet widecloud prefixes", "%d . %s", n.VNI, hex(n.Prefix.Addr(), 8))
-	el.add("inet widecloud prefixes", "%d . %s", n.VNI, hex(linkLocals.Addr(), 8))
 	own := []netip.Addr{}
 	if w.Role.Hypervisor {
 		own = append(own, RouterAddr, n.router6())
@@ -144,37 +116,16 @@ func (el elements) packets(w Want, n Network, device string) {
 	}
 }
 
-// frames are the elements about a network's frames at a hypervisor, wherever its VMs run.
-func (el elements) frames(w Want, n Network) {
-	vx := VXLANName(n.UID)
-	el.add("bridge widecloud fabric", "%q", vx)
-	el.add("bridge widecloud fabric6", "%q . %s", vx, hex(n.Prefix.Addr(), 8))
-	el.add("bridge widecloud fabric6", "%q . %s", vx, hex(linkLocals.Addr(), 8))
-	el.add("bridge widecloud macs", "%q . %s", vx, GatewayMAC)
+// frames are the elements about who has which address in a network, at a hypervisor and wherever the VMs run.
+func (el elements) frames(n Network) {
 	el.add("bridge widecloud routers", "%s", hex(n.router6(), 16))
 	el.add("bridge widecloud gateways", "%s", hex(n.gateway6(), 16))
 	for _, a := range []netip.Addr{n.Prefix.Addr(), n.router6(), n.gateway6(), RouterAddr, GatewayAddr} {
 		el.add("bridge widecloud known6", "%s", hex(a, 16))
-		el.add("bridge widecloud taken6", "%q . %s", vx, hex(a, 16))
-	}
-	gateways := []string{GatewayMAC.String()}
-	for vtep := range claimOf(n).vteps {
-		gateways = append(gateways, edgeMAC(vtep).String())
-	}
-	for _, mac := range gateways {
-		for _, a := range []netip.Addr{n.gateway6(), GatewayAddr} {
-			el.add("bridge widecloud pairs6", "%q . %s . %s", vx, mac, hex(a, 16))
-		}
 	}
 	for _, e := range n.Endpoints {
-		el.add("bridge widecloud macs", "%q . %s", vx, e.MAC)
 		for _, a := range []netip.Addr{e.IPv6, linkLocal(e.MAC)} {
 			el.add("bridge widecloud known6", "%s", hex(a, 16))
-			el.add("bridge widecloud taken6", "%q . %s", vx, hex(a, 16))
-			el.add("bridge widecloud pairs6", "%q . %s . %s", vx, e.MAC, hex(a, 16))
-		}
-		if e.IPv4.IsValid() {
-			el.add("bridge widecloud pairs4", "%q . %s . %s", vx, e.MAC, e.IPv4)
 		}
 	}
 }

@@ -22,10 +22,11 @@ import (
 // filter keeps the host's rule set. It has a lock of its own, so that a plug that appears is let in while the driver is busy
 // with other things.
 type filter struct {
-	ns   *netio.NS
-	nft  string // path
-	log  *slog.Logger
-	file string // keeps what has been loaded, over a restart
+	ns         *netio.NS
+	nft        string // path
+	log        *slog.Logger
+	file       string // keeps what has been loaded, over a restart
+	mobilities map[string]mobility
 
 	mu    sync.Mutex
 	want  Want
@@ -78,8 +79,8 @@ func (f *filter) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plugs, strangers := plugsOf(f.want, links)
-	want := elementsOf(f.want, plugs, strangers)
+	plugs, strangers := plugsOf(f.want, links, f.mobilities)
+	want := elementsOf(f.want, plugs, strangers, f.mobilities)
 	generation, err := f.ns.NftGeneration()
 	if err != nil {
 		return err

@@ -59,7 +59,7 @@ func carry(w Want, before []Network, own map[netip.Addr]string) ([]Network, []er
 		wanted[n.UID] = true
 	}
 	for _, n := range before {
-		if wanted[n.UID] && j.keptOff(n) == nil {
+		if _, known := mobilities[n.Mobility]; known && wanted[n.UID] && j.keptOff(n) == nil {
 			j.before[n.UID], j.claims[n.UID] = n, claimOf(n)
 		}
 	}

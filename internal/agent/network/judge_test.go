@@ -82,6 +82,7 @@ func TestOneBadNetworkHarmsNoOther(t *testing.T) {
 		{err: "prefix: ::/64", spoil: at(func(n *network.Network) { n.Prefix = prefix("::/64") })},
 		{err: "ipv4: ", spoil: at(func(n *network.Network) { n.IPv4 = prefix("10.0.0.1/16") })},
 		{err: "ipv4: ", spoil: at(func(n *network.Network) { n.IPv4 = prefix("127.0.0.0/16") })},
+		{err: "mobility: \"lisp\"", spoil: at(func(n *network.Network) { n.Mobility = "lisp" })},
 		{err: "mtu: ", spoil: at(func(n *network.Network) { n.MTU = 1279 })},
 		// It would take something away from the host.
 		{err: "prefix: 2001:db8:1::/64 overlaps 2001:db8:1::2/128, this host's VTEP", spoil: at(func(n *network.Network) {

@@ -16,11 +16,12 @@ import (
 // the same name at its target, and 40 bits of a digest fit the kernel's 15 characters.
 func BridgeName(networkUID string) string { return "br-" + short(networkUID) }
 
-// VXLANName is a network's VXLAN device; on a gateway the device that routes to the network.
-func VXLANName(networkUID string) string { return "vx-" + short(networkUID) }
-
-// ours matches the names of both, which is how devices of networks that are no longer wanted are found.
-var ours = regexp.MustCompile(`^(br|vx)-([0-9a-f]{10})$`)
+// ours matches the names of a network's devices: its bridge, and those of the mobilities (vx: l2). Devices of networks that
+// are no longer wanted are found by it, and are removed when they are of one of the kinds.
+var (
+	ours  = regexp.MustCompile(`^(br|vx)-([0-9a-f]{10})$`)
+	kinds = []string{"bridge", "vxlan"}
+)
 
 func short(uid string) string {
 	sum := sha256.Sum256([]byte(uid))

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
-	"slices"
 
 	"widecloud/internal/netio"
 )
@@ -22,9 +22,9 @@ const (
 	staticProtocol                 = 4 // RTPROT_STATIC
 )
 
-// hypervisor makes the bridge that is the VMs' switch and router, and its VXLAN port.
-func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
-	br, vx := BridgeName(n.UID), VXLANName(n.UID)
+// hypervisor makes the bridge that is the VMs' switch and router.
+func (d *Driver) hypervisor(ctx context.Context, w Want, n Network, m mobility) error {
+	br := BridgeName(n.UID)
 	if _, err := d.ns.Link(br); errors.Is(err, fs.ErrNotExist) {
 		if err := d.ns.AddSilentBridge(netio.BridgeSpec{Name: br, MAC: AnycastMAC, MTU: n.mtu()}); err != nil {
 			return err
@@ -53,26 +53,9 @@ func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
 			return err
 		}
 	}
-	if err := d.vxlan(n, w.VTEP, nil); err != nil {
+	if err := m.join(w, n); err != nil {
 		return err
 	}
-	if err := d.sysctl("net/ipv6/conf/"+vx+"/disable_ipv6", "1"); err != nil { // a port has nothing to say
-		return err
-	}
-	if l, err := d.ns.Link(vx); err != nil {
-		return err
-	} else if l.Master != br {
-		if err := d.ns.SetMaster(vx, br); err != nil {
-			return err
-		}
-	}
-	if err := d.forward(w, n); err != nil {
-		return err
-	}
-	if err := d.device(vx, alias(n), n.mtu(), nil); err != nil {
-		return err
-	}
-
 	addrs := map[netip.Prefix]bool{
 		netip.PrefixFrom(RouterAddr, 64): true,
 		// The rest without a route: the host itself has no business in the VMs' prefixes, which may
@@ -85,10 +68,10 @@ func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
 	if w.Role.both() {
 		addrs[netip.PrefixFrom(n.gateway6(), 64)] = true // for OSPF to announce, as on a gateway
 	}
-	if err := d.device(br, alias(n), n.mtu(), addrs); err != nil {
+	if err := d.dress(br, alias(n), n.mtu(), addrs); err != nil {
 		return err
 	}
-	if err := d.routes(w, n, br, vx); err != nil {
+	if err := d.routes(w, n, m); err != nil {
 		return err
 	}
 	return d.dnsmasq(ctx, n)
@@ -96,20 +79,15 @@ func (d *Driver) hypervisor(ctx context.Context, w Want, n Network) error {
 
 // routes leads what the VMs send beyond their network to the gateways, and nowhere else, and what the router answers to the VMs.
 // Where the host is a gateway itself, its main table is the gateway's, and the bridge reaches the VMs as a gateway does.
-func (d *Driver) routes(w Want, n Network, br, vx string) error {
-	any6 := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	leads := !w.Role.Gateway && w.AnycastVTEP.IsValid()
-	if err := d.pin(vx, leads); err != nil {
+func (d *Driver) routes(w Want, n Network, m mobility) error {
+	br, any6 := BridgeName(n.UID), netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	out, more, err := m.wayOut(w, n)
+	if err != nil {
 		return err
 	}
 	neighbours := endpointNeighbours(n, func(e Endpoint) bool { return w.Role.Gateway || e.VTEP == w.VTEP })
-	var out, answers []netio.Route
-	if leads {
-		neighbours[GatewayAddr] = GatewayMAC
-		out = append(out, netio.Route{
-			Dst: any6, Gateway: GatewayAddr, Link: br, Table: n.table(), Metric: defaultMetric, Protocol: staticProtocol,
-		})
-	}
+	maps.Copy(neighbours, more)
+	var answers []netio.Route
 	if !w.Role.Gateway {
 		out = append(out, netio.Route{Dst: any6, Table: n.table(), Metric: blackholeMetric, Protocol: staticProtocol})
 		// Names are answered from an address of the VMs' prefix, and the underlay's route to that is the gateways', if any.
@@ -126,91 +104,31 @@ func (d *Driver) routes(w Want, n Network, br, vx string) error {
 		d.linkRule(netio.LinkRule{Link: "lo", Src: n.router6(), Table: n.answerTable(), Priority: answerPriority}, !w.Role.Gateway))
 }
 
-// pin makes sure that what goes to the gateways leaves by the VXLAN device, or that nothing leads there.
-func (d *Driver) pin(vx string, want bool) error {
-	pinned, err := d.ns.Pinned(vx, GatewayMAC)
-	switch {
-	case err != nil || pinned == want:
-		return err
-	case want:
-		return d.ns.PinMAC(vx, GatewayMAC)
-	}
-	return d.ns.UnpinMAC(vx, GatewayMAC)
-}
-
-// tableRoutes makes the routes of a table those of want, and no others.
-func (d *Driver) tableRoutes(table int, want []netio.Route) error {
-	have, err := d.ns.Routes(table)
-	if err != nil {
+// gateway makes the device by which packets enter and leave a network. Its prefix is a route of the host, for OSPF to
+// announce.
+func (d *Driver) gateway(_ context.Context, w Want, n Network, m mobility) error {
+	if err := m.edge(w, n); err != nil {
 		return err
 	}
-	for _, r := range have {
-		if !slices.Contains(want, r) {
-			if err := d.ns.DelRoute(r); err != nil {
-				return err
-			}
-		}
-	}
-	for _, r := range want {
-		if !slices.Contains(have, r) {
-			if err := d.ns.AddRoute(r); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// linkRule makes sure of a rule, or that it is not there. Others that do the same with another table are of a VNI that the network
-// had before.
-func (d *Driver) linkRule(rule netio.LinkRule, want bool) error {
-	have, err := d.ns.LinkRules(rule.Priority)
-	if err != nil {
-		return err
-	}
-	if want && !slices.Contains(have, rule) {
-		if err := d.ns.AddLinkRule(rule); err != nil {
-			return err
-		}
-	}
-	for _, r := range have {
-		if r.Link == rule.Link && r.Src == rule.Src && (r.Table != rule.Table || !want) {
-			if err := errors.Join(d.ns.DelLinkRule(r), d.flushTable(r.Table)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// gateway makes the VXLAN device by which packets enter and leave a network. Its prefix is a route of the host, for
-// OSPF to announce.
-func (d *Driver) gateway(_ context.Context, w Want, n Network) error {
-	vx := VXLANName(n.UID)
-	if err := d.vxlan(n, w.AnycastVTEP, GatewayMAC); err != nil {
-		return err
-	}
+	device := m.device(n)
 	for key, value := range map[string]string{
-		"net/ipv6/conf/" + vx + "/disable_ipv6":  "0",
-		"net/ipv6/conf/" + vx + "/addr_gen_mode": "1",
-		"net/ipv6/conf/" + vx + "/accept_ra":     "0",
-		"net/ipv6/conf/" + vx + "/forwarding":    "1",
-		"net/ipv4/conf/" + vx + "/arp_ignore":    "8", // a gateway answers nobody's ARP, and learns nobody's address by it
+		"net/ipv6/conf/" + device + "/disable_ipv6":  "0",
+		"net/ipv6/conf/" + device + "/addr_gen_mode": "1",
+		"net/ipv6/conf/" + device + "/accept_ra":     "0",
+		"net/ipv6/conf/" + device + "/forwarding":    "1",
+		"net/ipv4/conf/" + device + "/arp_ignore":    "8", // a gateway answers nobody's ARP, and learns nobody's address by it
 	} {
 		if err := d.sysctl(key, value); err != nil {
 			return err
 		}
 	}
-	if err := d.forward(w, n); err != nil {
-		return err
-	}
-	if err := d.device(vx, alias(n), n.mtu(), map[netip.Prefix]bool{
+	if err := d.dress(device, alias(n), n.mtu(), map[netip.Prefix]bool{
 		netip.PrefixFrom(GatewayAddr, 64):  true,
 		netip.PrefixFrom(n.gateway6(), 64): true,
 	}); err != nil {
 		return err
 	}
-	return d.neighbours(vx, endpointNeighbours(n, func(Endpoint) bool { return true }))
+	return d.neighbours(device, endpointNeighbours(n, func(Endpoint) bool { return true }))
 }
 
 // endpointNeighbours are the neighbours that are known: what a VM says changes none of them, and none is ever asked. All gateways

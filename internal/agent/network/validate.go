@@ -65,6 +65,9 @@ func (n Network) validate() error {
 	if !label.MatchString(n.Name) {
 		f.add("name: %q is not a DNS label", n.Name)
 	}
+	if _, ok := mobilities[n.Mobility]; !ok {
+		f.add("mobility: %q is not known to this host's agent", n.Mobility)
+	}
 	if n.VNI == 0 || n.VNI >= 1<<24 {
 		f.add("vni: %d is not between 1 and 16777215", n.VNI)
 	}

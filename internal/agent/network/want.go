@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"widecloud/internal/netplan"
 )
 
 // Well-known values of the data plane; the same at every host of a federation.
@@ -45,12 +47,9 @@ type Role struct {
 
 // Network is one network as this host is to carry it.
 type Network struct {
-	UID       string       // names the devices: the same at every host, see BridgeName
-	Name      string       // a DNS label; for people, and the VMs' domain: NAME.internal
-	VNI       uint32       // RFC 7348 §4: 1 to 16777215, another for each network
-	Prefix    netip.Prefix // an IPv6 /64
-	IPv4      netip.Prefix // private addresses by DHCP; zero: none
-	MTU       int          // bytes; 0: DefaultMTU
+	// Spec's UID names the devices, the same at every host (see BridgeName). Its Name is a DNS label, for people, and the VMs'
+	// domain: NAME.internal. An MTU of 0 is DefaultMTU.
+	netplan.Spec
 	Flood     []netip.Addr // unicast VTEPs of the other hosts that carry it; this host's own is passed over
 	Endpoints []Endpoint   // all VMs of the network, wherever they run
 }

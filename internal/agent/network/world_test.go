@@ -23,6 +23,7 @@ import (
 	"widecloud/internal/agent/network"
 	"widecloud/internal/cloud"
 	"widecloud/internal/netio"
+	"widecloud/internal/netplan"
 )
 
 var (
@@ -301,9 +302,9 @@ func (w *world) apply(h *host, want network.Want) {
 }
 
 func blue() network.Network {
-	return network.Network{
+	return network.Network{Spec: netplan.Spec{
 		UID: "6a1c7f0e-blue", Name: "blue", VNI: 100, Prefix: blueNet, IPv4: netip.MustParsePrefix("10.64.0.0/16"), MTU: 1430,
-	}
+	}}
 }
 
 func endpoint(n network.Network, name string, i int, at *host) network.Endpoint {
