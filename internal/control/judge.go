@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -20,11 +19,9 @@ import (
 
 // The limits of what is taken of a peer.
 const (
-	maxText      = 500 // bytes of a text for people
-	maxOffers    = 100
-	maxMembers   = 1000 // hosts that carry a network
-	maxViews     = 1000 // networks
-	maxEndpoints = 10000
+	maxText   = 500 // bytes of a text for people
+	maxOffers = 100
+	maxViews  = 1000 // networks
 )
 
 // fieldOf is the field that an error names, or another one.
@@ -36,14 +33,17 @@ func fieldOf(err error, otherwise string) string {
 	return otherwise
 }
 
-// refusal is an error of a network, or of a service address of it, as its home gets to see it.
-func refusal(v wire.NetworkView, service netip.Addr, at string, err error) wire.Refusal {
-	r := wire.Refusal{Code: api.CodeInvalid, Field: fieldOf(err, at), Network: cloud.Line(v.UID, maxText), Service: service, Message: cloud.Line(err.Error(), maxText)}
-	var e *api.Error
-	if errors.As(err, &e) {
-		r.Code, r.Message = e.Code, cloud.Line(e.Message, maxText)
+// refusal is a part of a view that is not taken, as its home gets to see it.
+func refusal(r netplan.Refused) wire.Refusal {
+	out := wire.Refusal{
+		Code: api.CodeInvalid, Field: fieldOf(r.Err, r.Field), Network: cloud.Line(r.Network, maxText), Service: r.Service,
+		Message: cloud.Line(r.Err.Error(), maxText),
 	}
-	return r
+	var e *api.Error
+	if errors.As(r.Err, &e) {
+		out.Code, out.Message = e.Code, cloud.Line(e.Message, maxText)
+	}
+	return out
 }
 
 // judgeClaim looks at a peer's claim. That there is room is not its question.
@@ -125,15 +125,9 @@ func lentDisk(diskMiB, imageBytes int64) int {
 	return int((diskMiB<<20 + imageBytes + 1<<30 - 1) >> 30)
 }
 
-// judgeHostAddress looks at a tunnel end point that somebody tells of: not one of ours, and in no pool of ours.
-func (c *Controller) judgeHostAddress(field string, a netip.Addr) error {
-	if err := cloud.CheckVTEP(field, a); err != nil {
-		return err
-	}
-	if a == c.o.AnycastVTEP {
-		return api.Invalidf(field, "%s is the gateways' common address", a)
-	}
-	return c.o.Plan.Underlay(field, a)
+// judge holds what peers and agents tell of hosts and networks against this site's address plan.
+func (c *Controller) judge() netplan.Judge {
+	return netplan.Judge{Plan: c.o.Plan, AnycastVTEP: c.o.AnycastVTEP}
 }
 
 // judgeOffers looks at what a peer offers. It speaks for its own gateways only.
@@ -143,15 +137,15 @@ func (c *Controller) judgeOffers(from string, offers []wire.OfferBody) error {
 	}
 	for i, o := range offers {
 		at := fmt.Sprintf("body.offers[%d]", i)
-		if len(o.Gateways) > maxMembers {
-			return api.Invalidf(at+".gateways", "has %d hosts, at most %d are possible", len(o.Gateways), maxMembers)
+		if len(o.Gateways) > netplan.MaxMembers {
+			return api.Invalidf(at+".gateways", "has %d hosts, at most %d are possible", len(o.Gateways), netplan.MaxMembers)
 		}
 		for j, m := range o.Gateways {
 			at := fmt.Sprintf("%s.gateways[%d]", at, j)
 			if m.Site != from {
 				return &api.Error{Code: api.CodeForbidden, Field: at + ".site", Message: fmt.Sprintf("is %.80q, and %s tells of it", m.Site, from)}
 			}
-			if err := c.judgeMember(at, m); err != nil {
+			if err := c.judge().Member(at, m); err != nil {
 				return err
 			}
 		}
@@ -165,23 +159,6 @@ func (c *Controller) judgeOffers(from string, offers []wire.OfferBody) error {
 		}
 	}
 	return nil
-}
-
-func (c *Controller) judgeMember(field string, m api.NetworkMember) error {
-	if err := cloud.ValidateName(field+".site", m.Site); err != nil {
-		return err
-	}
-	if err := cloud.ValidateName(field+".host", m.Host); err != nil {
-		return err
-	}
-	if m.Role != api.RoleHypervisor && m.Role != api.RoleGateway {
-		return api.Invalidf(field+".role", "%.40q is not hypervisor or gateway", m.Role)
-	}
-	a, err := netip.ParseAddr(m.VTEP)
-	if err != nil {
-		return api.Invalidf(field+".vtep", "%.60q is not an IPv6 address", m.VTEP)
-	}
-	return c.judgeHostAddress(field+".vtep", a)
 }
 
 // judgeLoan looks at a loan that a lender tells of, by itself.
@@ -208,11 +185,6 @@ const maxSeconds = 366 * 24 * 3600
 // judgeViews looks at a peer's networks, and gives those that may be carried here once something of the peer asks for them,
 // without the parts that are bad, and why the rest is refused.
 func (c *Controller) judgeViews(tx *state.Tx, from string, views []wire.NetworkView) (good []wire.NetworkView, refused []wire.Refusal, err error) {
-	refuse := func(v wire.NetworkView, err error, at string) {
-		if len(refused) < maxRefusals {
-			refused = append(refused, refusal(v, netip.Addr{}, at, err))
-		}
-	}
 	known, err := c.networksKnown(tx)
 	if err != nil {
 		return nil, nil, err
@@ -238,76 +210,15 @@ func (c *Controller) judgeViews(tx *state.Tx, from string, views []wire.NetworkV
 			guests[f.View.UID] = true
 		}
 	}
-	for i, v := range views {
-		at := fmt.Sprintf("body.networks[%d]", i)
-		if err := c.judgeView(at, from, v, known, guests[v.UID]); err != nil {
-			refuse(v, err, at)
-			continue
-		}
-		var errs []error
-		v, errs = c.soundView(at, v)
-		for _, err := range errs {
-			refuse(v, err, at)
-		}
-		var bad []netplan.Refused
-		v.Mappings, bad = addresses.Judge(from, at, v)
-		for _, r := range bad[:min(len(bad), max(0, maxRefusals-len(refused)))] {
-			refused = append(refused, refusal(v, r.Service, r.Field, r.Err))
-		}
-		known = append(known, netplan.Known{Home: from, Spec: v.Spec})
-		good = append(good, v)
+	good, bad := c.judge().Views(from, "body.networks", views, known, guests, addresses)
+	for _, r := range bad[:min(len(bad), maxRefusals)] {
+		refused = append(refused, refusal(r))
 	}
 	return good, refused, nil
 }
 
 // maxRefusals bounds an answer.
 const maxRefusals = 100
-
-// judgeView looks at what makes a network: its identity, its prefix, what it clashes with.
-func (c *Controller) judgeView(at, from string, v wire.NetworkView, known []netplan.Known, guests bool) error {
-	if err := v.Check(at); err != nil {
-		return err
-	}
-	if !guests {
-		if err := c.o.Plan.CheckNetwork(at+".prefix", v.Prefix, cloud.Party{Peer: from}); err != nil {
-			return err
-		}
-	}
-	for _, k := range known {
-		if field, text := (netplan.Known{Home: from, Spec: v.Spec}).Clash(k); field != "" {
-			return &api.Error{Code: api.CodeExists, Field: at + "." + field, Message: text}
-		}
-	}
-	if len(v.Members) > maxMembers || len(v.Endpoints) > maxEndpoints {
-		return api.Invalidf(at, "has %d members and %d endpoints, at most %d and %d are possible", len(v.Members), len(v.Endpoints), maxMembers, maxEndpoints)
-	}
-	return nil
-}
-
-// soundView gives a network without the members and endpoints that are bad, and an error for each of these.
-func (c *Controller) soundView(at string, v wire.NetworkView) (wire.NetworkView, []error) {
-	n, errs := wire.NetworkOrder{Spec: v.Spec, Endpoints: v.Endpoints}.Sound(at)
-	v.Endpoints = []wire.EndpointOrder{}
-	for i, e := range n.Endpoints {
-		if e.VTEP.IsValid() {
-			if err := c.judgeHostAddress(fmt.Sprintf("%s.endpoints[%d].vtep", at, i), e.VTEP); err != nil {
-				errs = append(errs, err)
-				e.VTEP = netip.Addr{}
-			}
-		}
-		v.Endpoints = append(v.Endpoints, e)
-	}
-	members := v.Members
-	v.Members = []api.NetworkMember{}
-	for i, m := range members {
-		if err := c.judgeMember(fmt.Sprintf("%s.members[%d]", at, i), m); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		v.Members = append(v.Members, m)
-	}
-	return v, errs
-}
 
 // judgeAnswer looks at what a lender answers to a claim: where the VM is, and what it runs on.
 func (c *Controller) judgeAnswer(tx *state.Tx, call wire.ClaimCall, claim wire.Claim) error {
@@ -320,7 +231,7 @@ func (c *Controller) judgeAnswer(tx *state.Tx, call wire.ClaimCall, claim wire.C
 	if err := judgeCPUs("claim.cpu", []api.CPU{claim.CPU}); err != nil {
 		return err
 	}
-	if err := c.judgeHostAddress("claim.vtep", claim.VTEP); err != nil {
+	if err := c.judge().VTEP("claim.vtep", claim.VTEP); err != nil {
 		return err
 	}
 	hosts, err := list[api.Host](tx)

@@ -29,7 +29,7 @@ func (c *Controller) judgeReport(r *wire.HostReport) error {
 			return api.Invalidf(fmt.Sprintf("roles[%d]", i), "%.40q is not hypervisor or gateway, or is there twice", role)
 		}
 	}
-	if err := c.judgeHostAddress("vtep", r.VTEP); err != nil {
+	if err := c.judge().VTEP("vtep", r.VTEP); err != nil {
 		return err
 	}
 	if len(c.o.Underlay) > 0 && !slices.ContainsFunc(c.o.Underlay, func(p netip.Prefix) bool { return p.Contains(r.VTEP) }) {

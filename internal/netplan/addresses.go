@@ -25,13 +25,6 @@ type singleKey struct {
 	target netip.Addr
 }
 
-// Refused is a service address that its home may not have here, and why.
-type Refused struct {
-	Service netip.Addr
-	Field   string // mappings[0], with the caller's field before it
-	Err     error
-}
-
 // NewAddresses begins with the service addresses of site itself and with how many each peer has on loan there.
 func NewAddresses(site string, plan cloud.Plan, own []netip.Addr, lent map[string]int) *Addresses {
 	a := &Addresses{plan: plan, left: maps.Clone(lent), taken: make(map[netip.Addr]string, len(own)), single: map[singleKey]netip.Addr{}}
@@ -57,7 +50,7 @@ func (a *Addresses) Judge(home, field string, v View) (good []Mapping, refused [
 	for i, m := range v.Mappings {
 		at := fmt.Sprintf("%s.mappings[%d]", field, i)
 		if err := a.one(home, at, v.Spec, m); err != nil {
-			refused = append(refused, Refused{m.Service, at, err})
+			refused = append(refused, Refused{v.UID, m.Service, at, err})
 			continue
 		}
 		a.left[home]--
