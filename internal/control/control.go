@@ -59,6 +59,7 @@ type Controller struct {
 	log     *slog.Logger
 	agents  *agents
 	streams streams
+	events  atomic.Uint32 // counts them
 
 	kinds      []jobKind // all of them
 	migrations *jobs[migration]
@@ -261,7 +262,8 @@ func (c *Controller) event(tx *state.Tx, typ, object, owner, message string) {
 // eventBy is event for what a user did; actor is the user's name.
 func (c *Controller) eventBy(tx *state.Tx, actor, typ, object, owner, message string) {
 	e := &api.Event{
-		Meta: c.newMeta(fmt.Sprintf("%016x-%s", c.now().UnixMilli(), c.shortID()), owner),
+		// Names are in the order of the events, of those of one millisecond, too.
+		Meta: c.newMeta(fmt.Sprintf("%016x-%04x-%s", c.now().UnixMilli(), uint16(c.events.Add(1)), c.shortID()), owner),
 		Time: c.now(), Type: typ, Object: object, Actor: actor, Message: message,
 	}
 	if err := put(tx, e); err != nil {
