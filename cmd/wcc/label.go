@@ -59,3 +59,64 @@ func (f selecting) selector() (api.Selector, error) {
 	}
 	return api.Selector{Owners: f.Owner, Sites: f.Site, Hosts: f.Host, States: f.State, Labels: terms, Name: f.Name}, nil
 }
+
+// specOf is a patch of one member of a spec.
+func specOf(member string, value any) map[string]any {
+	return map[string]any{"spec": map[string]any{member: value}}
+}
+
+type labelCmd struct {
+	Kind   string   `arg:"" enum:"host,owner,user,peer,offer,image,network,vm,address" help:"Of what: host, owner, user, peer, offer, image, network, vm or address."`
+	Name   string   `arg:"" help:"Its name."`
+	Labels []string `arg:"" name:"label" help:"KEY=VALUE sets a label, KEY- removes it." placeholder:"KEY=VALUE|KEY-"`
+	format
+}
+
+// Help is kong's: what follows the flags.
+func (labelCmd) Help() string {
+	return "Other labels stay as they are. Example: wcc label vm web1 app=web tier=front old-"
+}
+
+func (c *labelCmd) Run(a *app) error {
+	labels := map[string]any{} // nil removes a label (RFC 7396)
+	for _, text := range c.Labels {
+		key, value, set := strings.Cut(text, "=")
+		removed, remove := strings.CutSuffix(text, "-")
+		var err error
+		switch {
+		case set:
+			labels[key], err = value, api.CheckLabel(key, value)
+		case remove:
+			labels[removed], err = nil, api.CheckLabel(removed, "")
+		default:
+			return usagef("%q is not KEY=VALUE or KEY-", text)
+		}
+		if err != nil {
+			return usageError{err}
+		}
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	o, err := patches[c.Kind](a, client, c.Name, map[string]any{"labels": labels})
+	if err != nil {
+		return err
+	}
+	what := "has no labels"
+	if text := labelText(o.Metadata().Labels); text != "" {
+		what = "has " + text
+	}
+	return c.done(a, o, what)
+}
+
+// patches change an object of each kind that can be changed, by the kind's noun.
+var patches = map[string]func(a *app, client *api.Client, name string, patch any) (api.Object, error){
+	"host": patchOf[api.Host], "owner": patchOf[api.Owner], "user": patchOf[api.User], "peer": patchOf[api.Peer], "offer": patchOf[api.Offer],
+	"image": patchOf[api.Image], "network": patchOf[api.Network], "vm": patchOf[api.VM], "address": patchOf[api.Address],
+}
+
+func patchOf[T any, P object[T]](a *app, client *api.Client, name string, patch any) (api.Object, error) {
+	o, err := api.Patch[T, P](a, client, name, patch, 0)
+	return P(o), err
+}

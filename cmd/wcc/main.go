@@ -42,6 +42,7 @@ type cli struct {
 	Job        jobGroup        `cmd:"" help:"Long work: its progress, journal and outcome."`
 	Event      eventGroup      `cmd:"" help:"What happened."`
 
+	Label      labelCmd      `cmd:"" help:"Set and remove labels of an object."`
 	Login      loginCmd      `cmd:"" help:"Keep a controller's URL and a token as a context."`
 	Contexts   contextsGroup `cmd:"" help:"The contexts that wcc login made."`
 	Completion completionCmd `cmd:"" help:"Print the completion script of a shell."`

@@ -117,7 +117,7 @@ func (c *addressBindCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o, err := api.Edit(a, a.made, name, func(o *api.Address) error { o.Spec.VM = c.VM; return nil })
+	o, err := api.Patch[api.Address](a, a.made, name, specOf("vm", c.VM), 0)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (c *hostRolesCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	h, err := api.Edit(a, client, c.Name, func(h *api.Host) error { h.Spec.Roles = c.Roles; return nil })
+	h, err := api.Patch[api.Host](a, client, c.Name, specOf("roles", c.Roles), 0)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func cordon(a *app, names []string, cordoned bool) error {
 		what = "takes no new VM"
 	}
 	for _, name := range names {
-		if _, err := api.Edit(a, client, name, func(h *api.Host) error { h.Spec.Cordoned = cordoned; return nil }); err != nil {
+		if _, err := api.Patch[api.Host](a, client, name, specOf("cordoned", cordoned), 0); err != nil {
 			return fmt.Errorf("host %s: %w", name, err)
 		}
 		if err := a.out.printf("host %s %s\n", name, what); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -115,10 +114,14 @@ func (c *vmResizeCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	v, err := api.Edit(a, client, c.Name, func(v *api.VM) error {
-		v.Spec.CPUs, v.Spec.MemoryMiB = cmp.Or(c.CPUs, v.Spec.CPUs), cmp.Or(int(c.Memory), v.Spec.MemoryMiB)
-		return nil
-	})
+	spec := map[string]int{}
+	if c.CPUs != 0 {
+		spec["cpus"] = c.CPUs
+	}
+	if c.Memory != 0 {
+		spec["memory_mib"] = int(c.Memory)
+	}
+	v, err := api.Patch[api.VM](a, client, c.Name, map[string]any{"spec": spec}, 0)
 	if err != nil {
 		return err
 	}
@@ -157,7 +160,7 @@ func setPower(a *app, names []string, power api.Power, wait bool, timeout time.D
 		return err
 	}
 	for _, name := range names {
-		if _, err := api.Edit(a, client, name, func(v *api.VM) error { v.Spec.Power = power; return nil }); err != nil {
+		if _, err := api.Patch[api.VM](a, client, name, specOf("power", power), 0); err != nil {
 			return fmt.Errorf("vm %s: %w", name, err)
 		}
 		what := asked

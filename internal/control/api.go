@@ -167,8 +167,8 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 			return err
 		}
 		have := was.Metadata()
-		if asked.Revision != 0 && asked.Revision != have.Revision {
-			return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", singular(o.Kind()), m.Name, asked.Revision, have.Revision)}
+		if err := sameRevision(was, asked.Revision); err != nil {
+			return err
 		}
 		if have.Deleting {
 			return api.Errorf(api.CodeConflict, "%s %s is being deleted", singular(o.Kind()), m.Name)
@@ -196,6 +196,15 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 	}
 	c.poke()
 	return c.Get(ctx, p, o.Kind(), m.Name)
+}
+
+// sameRevision holds an object against the revision that a change of it states; 0 is any.
+func sameRevision(o api.Object, stated int64) error {
+	m := o.Metadata()
+	if stated == 0 || stated == m.Revision {
+		return nil
+	}
+	return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", singular(o.Kind()), m.Name, stated, m.Revision)}
 }
 
 // updated keeps the status, and does what a kind's change means.

@@ -21,6 +21,9 @@ func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, 
 		if err := changes(p, o); err != nil {
 			return err
 		}
+		if err := sameRevision(o, serve.RevisionOf(ctx)); err != nil {
+			return err
+		}
 		o.Metadata().Deleting = true
 		if err := c.deleted(tx, o); err != nil {
 			return err

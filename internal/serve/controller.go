@@ -42,9 +42,9 @@ type Controller interface {
 	List(ctx context.Context, p Principal, k api.Kind, q Query) (objects []api.Object, revision int64, err error)
 	Create(ctx context.Context, p Principal, o api.Object) (api.Object, error)
 	// Update replaces the spec of the object of this kind and name, and its labels unless they are nil. A revision that is not
-	// zero must match.
+	// zero must match: if not, api.CodeConflict with the field revision.
 	Update(ctx context.Context, p Principal, o api.Object) (api.Object, error)
-	// Delete accepts the deletion; the object shows Deleting until what it stood for is gone.
+	// Delete accepts the deletion; the object shows Deleting until what it stood for is gone. RevisionOf(ctx) is as in Update.
 	Delete(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
 	// Watch gives the changes, after revision from (below 0: from now on), of the objects of some kinds that p may see and s
 	// takes, until ctx ends or the watcher falls behind; then the channel is closed. An object that no longer is one of these

@@ -75,11 +75,24 @@ type (
 		Name string `path:"name" doc:"the object's name"`
 	}
 	createInput[T any] struct{ Body T }
-	updateInput[T any] struct {
-		Name string `path:"name" doc:"the object's name; the body's must be the same or left out"`
+	verbInput[T any]   struct {
+		Name string `path:"name" doc:"the object's name"`
 		Body T
 	}
-	output[T any]   struct{ Body T }
+	updateInput[T any] struct {
+		Name string `path:"name" doc:"the object's name; the body's must be the same or left out"`
+		IfMatchInput
+		Body T
+	}
+	deleteInput struct {
+		Name string `path:"name" doc:"the object's name"`
+		IfMatchInput
+	}
+	output[T any]       struct{ Body T }
+	objectOutput[T any] struct {
+		ETag string `header:"ETag" doc:"of this revision of the object, for If-Match"`
+		Body T
+	}
 	streamOutput    struct{ Body func(huma.Context) }
 	noContentOutput struct{}
 )
@@ -99,7 +112,7 @@ func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
 	noun, path, tag := reflect.TypeFor[T]().Name(), "/v1/"+string(kind), string(kind)
 	lower := strings.ToLower(noun)
 	ctl := s.o.Controller
-	one := func(ctx context.Context, o api.Object, err error) (*output[P], error) {
+	one := func(ctx context.Context, o api.Object, err error) (*objectOutput[P], error) {
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
@@ -107,13 +120,13 @@ func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
 		if !ok || p == nil {
 			return nil, s.fail(ctx, api.Errorf(api.CodeInternal, "controller gave a %T for one of %s", o, kind))
 		}
-		return &output[P]{p}, nil
+		return &objectOutput[P]{api.ETag(p.Metadata().Revision), p}, nil
 	}
 
 	registerList[T, P](s, h)
 
 	huma.Register(h, s.operation("get-"+lower, http.MethodGet, path+"/{name}", tag, "Get one of "+tag),
-		func(ctx context.Context, in *nameInput) (*output[P], error) {
+		func(ctx context.Context, in *nameInput) (*objectOutput[P], error) {
 			o, err := ctl.Get(ctx, who(ctx), kind, in.Name)
 			return one(ctx, o, err)
 		})
@@ -121,31 +134,44 @@ func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
 	if v.create {
 		op := s.operation("create-"+lower, http.MethodPost, path, tag, "Create one of "+tag)
 		op.DefaultStatus = http.StatusCreated
-		huma.Register(h, op, func(ctx context.Context, in *createInput[T]) (*output[P], error) {
+		huma.Register(h, op, func(ctx context.Context, in *createInput[T]) (*objectOutput[P], error) {
 			o, err := ctl.Create(ctx, who(ctx), P(&in.Body))
 			return one(ctx, o, err)
 		})
 	}
 	if v.update {
 		op := s.operation("update-"+lower, http.MethodPut, path+"/{name}", tag, "Replace the spec of one of "+tag)
-		op.Description = "Only spec is taken from the body; a revision that is stated must be the newest."
-		huma.Register(h, op, func(ctx context.Context, in *updateInput[T]) (*output[P], error) {
+		op.Description = "Only spec and labels are taken from the body, labels only if they are there; a revision that is stated must be the newest."
+		huma.Register(h, op, func(ctx context.Context, in *updateInput[T]) (*objectOutput[P], error) {
 			m := P(&in.Body).Metadata()
-			if m.Name != "" && m.Name != in.Name {
+			switch {
+			case m.Name != "" && m.Name != in.Name:
 				return nil, s.fail(ctx, api.Invalidf("name", "is %q in the body and %q in the path", m.Name, in.Name))
+			case m.Revision != 0 && in.revision != 0 && m.Revision != in.revision:
+				return nil, s.fail(ctx, api.Invalidf("revision", "is %d in the body, and another in If-Match", m.Revision))
 			}
 			m.Name = in.Name
+			if in.revision != 0 {
+				m.Revision = in.revision
+			}
 			o, err := ctl.Update(ctx, who(ctx), P(&in.Body))
-			return one(ctx, o, err)
+			if err != nil {
+				return nil, in.failed(s.fail(ctx, err))
+			}
+			return one(ctx, o, nil)
 		})
+		registerPatch[T](s, h, one)
 	}
 	if v.delete {
 		op := s.operation("delete-"+lower, http.MethodDelete, path+"/{name}", tag, "Delete one of "+tag)
 		op.Description = "Accepted: the object shows deleting until what it stood for is gone."
 		op.DefaultStatus = http.StatusAccepted
-		huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[P], error) {
-			o, err := ctl.Delete(ctx, who(ctx), kind, in.Name)
-			return one(ctx, o, err)
+		huma.Register(h, op, func(ctx context.Context, in *deleteInput) (*objectOutput[P], error) {
+			o, err := ctl.Delete(WithRevision(ctx, in.revision), who(ctx), kind, in.Name)
+			if err != nil {
+				return nil, in.failed(s.fail(ctx, err))
+			}
+			return one(ctx, o, nil)
 		})
 	}
 }
@@ -161,7 +187,7 @@ func (s *Server) registerVerbs(h huma.API) {
 	op := s.operation("migrate-vm", http.MethodPost, "/v1/vms/{name}/migrate", "vms", "Move a VM to another site or host, alive")
 	op.DefaultStatus = http.StatusAccepted
 	op.Description = "202 with a job; 200 with dry_run, where no reasons mean that it would be accepted; 422 with all reasons when refused."
-	huma.Register(h, op, func(ctx context.Context, in *updateInput[api.MigrateRequest]) (*migrateOutput, error) {
+	huma.Register(h, op, func(ctx context.Context, in *verbInput[api.MigrateRequest]) (*migrateOutput, error) {
 		job, reasons, err := ctl.Migrate(ctx, who(ctx), in.Name, in.Body.Target, in.Body.DryRun)
 		switch {
 		case err != nil:
@@ -176,7 +202,7 @@ func (s *Server) registerVerbs(h huma.API) {
 	})
 
 	op = s.operation("reboot-vm", http.MethodPost, "/v1/vms/{name}/reboot", "vms", "Reboot a VM")
-	huma.Register(h, op, func(ctx context.Context, in *updateInput[api.RebootRequest]) (*noContentOutput, error) {
+	huma.Register(h, op, func(ctx context.Context, in *verbInput[api.RebootRequest]) (*noContentOutput, error) {
 		if err := ctl.Reboot(ctx, who(ctx), in.Name, in.Body.Hard); err != nil {
 			return nil, s.fail(ctx, err)
 		}
@@ -205,9 +231,9 @@ func (s *Server) registerVerbs(h huma.API) {
 
 	op = s.operation("request-loan", http.MethodPost, "/v1/loans", "loans", "Borrow an amount under a peer's offer")
 	op.DefaultStatus = http.StatusCreated
-	huma.Register(h, op, func(ctx context.Context, in *createInput[api.LoanRequest]) (*output[*api.Loan], error) {
+	huma.Register(h, op, func(ctx context.Context, in *createInput[api.LoanRequest]) (*objectOutput[*api.Loan], error) {
 		loan, err := ctl.Borrow(ctx, who(ctx), in.Body.Lender, in.Body.Offer, in.Body.Amount)
-		return result(s, ctx, loan, err)
+		return objectResult(s, ctx, loan, err)
 	})
 
 	op = s.operation("create-join-token", http.MethodPost, "/v1/hosts/join-tokens", "hosts", "Make a one-time token with which an agent enrols")
@@ -226,9 +252,9 @@ func (s *Server) registerVerbs(h huma.API) {
 
 	op = s.operation("add-peer", http.MethodPost, "/v1/peers", "peers", "Accept another site's invitation")
 	op.DefaultStatus = http.StatusCreated
-	huma.Register(h, op, func(ctx context.Context, in *createInput[api.Invitation]) (*output[*api.Peer], error) {
+	huma.Register(h, op, func(ctx context.Context, in *createInput[api.Invitation]) (*objectOutput[*api.Peer], error) {
 		peer, err := ctl.PeerAdd(ctx, who(ctx), in.Body.Invitation)
-		return result(s, ctx, peer, err)
+		return objectResult(s, ctx, peer, err)
 	})
 
 	s.registerTokens(h)
@@ -287,11 +313,11 @@ func (s *Server) registerTokens(h huma.API) {
 }
 
 // verb registers a POST without a body that answers with the object.
-func verb[T any](s *Server, h huma.API, id, path, tag, summary string, f func(context.Context, Principal, string) (*T, error)) {
+func verb[T any, P object[T]](s *Server, h huma.API, id, path, tag, summary string, f func(context.Context, Principal, string) (*T, error)) {
 	huma.Register(h, s.operation(id, http.MethodPost, path, tag, summary),
-		func(ctx context.Context, in *nameInput) (*output[*T], error) {
+		func(ctx context.Context, in *nameInput) (*objectOutput[P], error) {
 			v, err := f(ctx, who(ctx), in.Name)
-			return result(s, ctx, v, err)
+			return objectResult(s, ctx, P(v), err)
 		})
 }
 
@@ -300,6 +326,13 @@ func result[T any](s *Server, ctx context.Context, v *T, err error) (*output[*T]
 		return nil, s.fail(ctx, err)
 	}
 	return &output[*T]{v}, nil
+}
+
+func objectResult[P api.Object](s *Server, ctx context.Context, o P, err error) (*objectOutput[P], error) {
+	if err != nil {
+		return nil, s.fail(ctx, err)
+	}
+	return &objectOutput[P]{api.ETag(o.Metadata().Revision), o}, nil
 }
 
 // finishSchemas says in the description what validation leaves to the Controller: which fields are always there

@@ -273,7 +273,7 @@ func (s *Server) stillGood(ctx context.Context) bool {
 // noRoute answers a request that no pattern matches: 404, or 405 where another method would do.
 func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) {
 	var allowed []string
-	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		if _, route := s.mux.Handler(&http.Request{Method: m, URL: r.URL, Host: r.Host}); route != "" {
 			allowed = append(allowed, m)
 		}

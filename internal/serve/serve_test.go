@@ -100,7 +100,8 @@ func TestErrors(t *testing.T) {
 		{"control characters in the path", alice, "GET", "/v1/vms/%1b%5bm", "", 404, `{"code":"not-found","message":"no vms named \u001b[m"}`},
 		{"no websocket", alice, "GET", "/v1/vms/web1/console", "", 426, `{"code":"invalid","field":"Upgrade","message":"a console is a websocket (RFC 6455): the request must have Upgrade: websocket"}`},
 		{"OPTIONS", alice, "OPTIONS", "/v1/vms", "", 405, `{"code":"invalid","message":"OPTIONS is not possible on /v1/vms; possible: [GET POST]"}`},
-		{"PATCH", alice, "PATCH", "/v1/vms/web1", "{}", 405, `{"code":"invalid","message":"PATCH is not possible on /v1/vms/web1; possible: [GET PUT DELETE]"}`},
+		{"PATCH", alice, "PATCH", "/v1/vms", "{}", 405, `{"code":"invalid","message":"PATCH is not possible on /v1/vms; possible: [GET POST]"}`},
+		{"OPTIONS of an object", alice, "OPTIONS", "/v1/vms/web1", "", 405, `{"code":"invalid","message":"OPTIONS is not possible on /v1/vms/web1; possible: [GET PUT PATCH DELETE]"}`},
 		{"HEAD", alice, "HEAD", "/v1/vms/none", "", 404, ``},
 		{"HEAD of a watch", alice, "HEAD", "/v1/vms?watch=true", "", 405, ``},
 		{"HEAD of a console", alice, "HEAD", "/v1/vms/web1/console", "", 405, ``},
@@ -125,7 +126,7 @@ func TestErrors(t *testing.T) {
 		{"unknown query", alice, "GET", "/v1/vms?wach=true", "", 400, `{"code":"invalid","field":"wach","message":"unknown query parameter"}`},
 		{"names differ", alice, "PUT", "/v1/vms/web1", `{"name":"web2"}`, 400, `{"code":"invalid","field":"name","message":"is \"web2\" in the body and \"web1\" in the path"}`},
 		{"exists", alice, "POST", "/v1/vms", vmBody, 409, `{"code":"already-exists","message":"vms web1 exists"}`},
-		{"conflict", alice, "PUT", "/v1/vms/web1", `{"revision":77,"spec":{"image":"tiny"}}`, 409, `{"code":"conflict","message":"web1 changed since revision 77"}`},
+		{"conflict", alice, "PUT", "/v1/vms/web1", `{"revision":77,"spec":{"image":"tiny"}}`, 409, `{"code":"conflict","field":"revision","message":"web1 is at revision 1"}`},
 		{"refused with a reason", admin, "POST", "/v1/loans", `{"lender":"osaka","offer":"o","amount":{"cpus":9}}`, 422,
 			`{"code":"refused","message":"the offer does not reach","reasons":[{"site":"osaka","code":"cpu","message":"8 are lent at most","advice":"ask for less"}]}`},
 		{"refused with all reasons", alice, "POST", "/v1/vms/web1/migrate", `{"target":"nara"}`, 422,
@@ -452,7 +453,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	methods := func(path string) string {
 		var l []string
-		for _, m := range []string{"get", "post", "put", "delete"} {
+		for _, m := range []string{"get", "post", "put", "patch", "delete"} {
 			if doc.Paths[path][m] != nil {
 				l = append(l, m)
 			}
@@ -461,18 +462,24 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/v1/sites": "get", "/v1/sites/{name}": "get",
-		"/v1/hosts": "get", "/v1/hosts/{name}": "get put delete", "/v1/hosts/join-tokens": "post",
+		"/v1/hosts": "get", "/v1/hosts/{name}": "get put patch delete", "/v1/hosts/join-tokens": "post",
 		"/v1/owners": "get post", "/v1/users": "get post", "/v1/users/{name}/tokens": "get post", "/v1/users/{name}/tokens/{id}": "delete",
-		"/v1/peers": "get post", "/v1/peers/{name}": "get put delete", "/v1/peers/invitations": "post",
-		"/v1/offers": "get post", "/v1/offers/{name}": "get put delete",
+		"/v1/peers": "get post", "/v1/peers/{name}": "get put patch delete", "/v1/peers/invitations": "post",
+		"/v1/offers": "get post", "/v1/offers/{name}": "get put patch delete",
 		"/v1/loans": "get post", "/v1/loans/{name}": "get", "/v1/loans/{name}/reclaim": "post", "/v1/loans/{name}/return": "post",
 		"/v1/images": "get post", "/v1/images/{name}/content": "put", "/v1/volumes": "get", "/v1/networks": "get post",
-		"/v1/vms": "get post", "/v1/vms/{name}": "get put delete", "/v1/vms/{name}/migrate": "post", "/v1/vms/{name}/reboot": "post",
+		"/v1/vms": "get post", "/v1/vms/{name}": "get put patch delete", "/v1/vms/{name}/migrate": "post", "/v1/vms/{name}/reboot": "post",
 		"/v1/vms/{name}/why": "get", "/v1/vms/{name}/console": "get", "/v1/guests": "get", "/v1/addresses": "get post",
 		"/v1/translators": "get", "/v1/jobs": "get", "/v1/jobs/{name}": "get", "/v1/jobs/{name}/cancel": "post", "/v1/events": "get",
 	} {
 		if got := methods(path); got != want {
 			t.Errorf("%s has %q, want %q", path, got, want)
+		}
+	}
+	patch, _ := json.Marshal(doc.Paths["/v1/vms/{name}"]["patch"])
+	for _, want := range []string{`"application/merge-patch+json":{"schema":{"$ref":"#/components/schemas/VM"}}`, `"name":"If-Match"`, `"412"`, `"ETag"`} {
+		if !strings.Contains(string(patch), want) {
+			t.Errorf("the PATCH of a VM lacks %s: %s", want, patch)
 		}
 	}
 	var parameters []string

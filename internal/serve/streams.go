@@ -23,13 +23,13 @@ func (s *Server) registerStreams(h huma.API) {
 	op.Description = "For an image that was created without a source. Its digest is checked, and nothing is kept when it is another."
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}}
-	huma.Register(h, op, func(ctx context.Context, in *uploadInput) (*output[*api.Image], error) {
+	huma.Register(h, op, func(ctx context.Context, in *uploadInput) (*objectOutput[*api.Image], error) {
 		body := in.body
 		if s.o.MaxUpload > 0 {
 			body = &limitReader{r: body, left: s.o.MaxUpload, limit: s.o.MaxUpload}
 		}
 		image, err := s.o.Controller.Upload(ctx, who(ctx), in.Name, body)
-		return result(s, ctx, image, err)
+		return objectResult(s, ctx, image, err)
 	})
 
 	op = s.operation("console-vm", http.MethodGet, "/v1/vms/{name}/console", "vms", "Attach to a VM's serial console (websocket)")

@@ -286,6 +286,14 @@ func (m *Memory) allot(o api.Object) {
 	}
 }
 
+func sameRevision(o api.Object, wanted int64) error {
+	m := o.Metadata()
+	if wanted == 0 || wanted == m.Revision {
+		return nil
+	}
+	return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s is at revision %d", m.Name, m.Revision)}
+}
+
 // Update is that of serve.Controller.
 func (m *Memory) Update(_ context.Context, p serve.Principal, o api.Object) (api.Object, error) {
 	m.mu.Lock()
@@ -294,8 +302,8 @@ func (m *Memory) Update(_ context.Context, p serve.Principal, o api.Object) (api
 	if err != nil {
 		return nil, err
 	}
-	if r := o.Metadata().Revision; r != 0 && r != old.Metadata().Revision {
-		return nil, api.Errorf(api.CodeConflict, "%s changed since revision %d", o.Metadata().Name, r)
+	if err := sameRevision(old, o.Metadata().Revision); err != nil {
+		return nil, err
 	}
 	n := clone(old)
 	reflect.ValueOf(n).Elem().FieldByName("Spec").Set(reflect.ValueOf(o).Elem().FieldByName("Spec"))
@@ -315,11 +323,14 @@ func (m *Memory) Update(_ context.Context, p serve.Principal, o api.Object) (api
 }
 
 // Delete is that of serve.Controller.
-func (m *Memory) Delete(_ context.Context, p serve.Principal, k api.Kind, name string) (api.Object, error) {
+func (m *Memory) Delete(ctx context.Context, p serve.Principal, k api.Kind, name string) (api.Object, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o, err := m.find(p, k, name)
 	if err != nil {
+		return nil, err
+	}
+	if err := sameRevision(o, serve.RevisionOf(ctx)); err != nil {
 		return nil, err
 	}
 	if k == api.KindUser {

@@ -17,6 +17,7 @@ import (
 func TestObjects(t *testing.T, open func(t *testing.T, test func(t *testing.T, s Site))) {
 	run(t, open, []test{
 		{"Labels", (*bench).labels},
+		{"Revisions", (*bench).revisions},
 		{"Select", (*bench).selects},
 		{"Pages", (*bench).pages},
 		{"WatchSelected", (*bench).watchSelected},
@@ -109,6 +110,36 @@ func (b *bench) labels() {
 	}
 	_, err = b.Create(b.Context(), admin, &api.Owner{Meta: api.Meta{Name: "b", Labels: many}})
 	b.field("many labels", "labels", err)
+}
+
+// revisions: what states a revision that is no longer the newest changes nothing.
+func (b *bench) revisions() {
+	admin := b.admin()
+	old := b.owner(admin, "a")
+	now, err := b.relabel(admin, "a", "x", "y")
+	if err != nil || now.Revision <= old.Revision {
+		b.Fatalf("from revision %d to %+v, %v", old.Revision, now, err)
+	}
+	conflict := func(what string, err error) {
+		b.Helper()
+		var e *api.Error
+		if !errors.As(err, &e) || e.Code != api.CodeConflict || e.Field != "revision" {
+			b.Errorf("%s: %v, want a conflict of the revision", what, err)
+		}
+	}
+	_, err = b.Update(b.Context(), admin, old)
+	conflict("update", err)
+	_, err = b.Delete(serve.WithRevision(b.Context(), old.Revision), admin, api.KindOwner, "a")
+	conflict("delete", err)
+	got, err := b.Get(b.Context(), admin, api.KindOwner, "a")
+	if err != nil || got.Metadata().Revision != now.Revision {
+		b.Errorf("after the refusals: %+v, %v; want revision %d", got, err, now.Revision)
+	}
+	if now, err = b.relabel(admin, "a", "x", "z"); err != nil {
+		b.Fatal(err)
+	}
+	_, err = b.Delete(serve.WithRevision(b.Context(), now.Revision), admin, api.KindOwner, "a")
+	b.code("delete the newest", "", err)
 }
 
 // field fails unless err is CodeInvalid and names a field.
