@@ -6,7 +6,7 @@
 // controller that starts goes on where it stands.
 //
 // What others write is judged here before it has an effect (law 9): objects of users by package cloud and the site's address
-// plan (plan.go), claims and views of peers by judge.go, networks.go and foreign.go, reports of agents by judge_report.go.
+// plan (plan.go), views of peers by package netplan, their claims by judge.go, reports of agents by judge_report.go.
 //
 // Invariants:
 //   - the store's write comes before the deed, and before the answer to who asked for it;

@@ -7,15 +7,14 @@ import (
 	"widecloud/api"
 )
 
-// Own is a network of this site and all objects that its plan follows from. VMs and addresses of other networks do no harm
-// in Addresses; VMs has those of this network only.
+// Own is a network of this site and all objects that its plan follows from.
 type Own struct {
 	Network   *api.Network
-	VMs       []*api.VM
+	VMs       []*api.VM           // all that are on it
 	Moves     []api.NetworkMember // both ends of the migrations of these VMs that are under way
 	Rooms     []string            // hosts of this site that keep room for one of these VMs
 	Gateways  []api.NetworkMember // hosts that let traffic in and out: this site's, and those of peers that lend addresses
-	Addresses []*api.Address
+	Addresses []*api.Address      // of these VMs; others are passed over
 }
 
 // Own plans a network of this site. An error is of the network's own fields.
