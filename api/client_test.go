@@ -42,7 +42,7 @@ func TestClientNeedsAURL(t *testing.T) {
 func TestClientObjects(t *testing.T) {
 	c, _, _ := newClient(t, "admin-token")
 	ctx := t.Context()
-	vm := &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{CPUs: 1, MemoryMiB: 256, Image: "tiny", Network: "blue", Power: api.PowerOn}}
+	vm := &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 256}, Image: "tiny", Network: "blue", Power: api.PowerOn}}
 	made, err := api.Create(ctx, c, vm)
 	if err != nil {
 		t.Fatal(err)

@@ -9,19 +9,25 @@ type VM struct {
 	Status VMStatus `json:"status"`
 }
 
+// Hardware is the machine that a guest sees. It goes as it is from the VM's spec through the orders to the hypervisor's driver: a new
+// field has its place here.
+type Hardware struct {
+	CPUs      int    `json:"cpus"`                // 1 to 64
+	MemoryMiB int    `json:"memory_mib"`          // 64 to 1048576
+	CPUModel  string `json:"cpu_model,omitempty"` // guest CPU model; empty: the baseline of the site
+}
+
 // VMSpec is what its user wants.
 type VMSpec struct {
-	CPUs      int      `json:"cpus"`                // 1 to 64
-	MemoryMiB int      `json:"memory_mib"`          // 64 to 1048576
-	DiskGiB   int      `json:"disk_gib,omitempty"`  // size of the root volume; 0: the image's own size
-	Image     string   `json:"image"`               // name of an Image of the home site
-	Network   string   `json:"network"`             // name of a Network of the home site
-	Power     Power    `json:"power"`               // on, off or off-hard
-	Sites     []string `json:"sites,omitempty"`     // permitted sites (the seed's strict migration); empty: any
-	UserData  string   `json:"user_data,omitempty"` // cloud-init user-data, as it is
-	SSHKeys   []string `json:"ssh_keys,omitempty"`  // authorized_keys lines
-	CPUModel  string   `json:"cpu_model,omitempty"` // guest CPU model; empty: the baseline of the site
-	Place     string   `json:"place,omitempty"`     // SITE or SITE/HOST wanted at creation; empty: wherever there is room
+	Hardware
+	DiskGiB  int      `json:"disk_gib,omitempty"`  // size of the root volume; 0: the image's own size
+	Image    string   `json:"image"`               // name of an Image of the home site
+	Network  string   `json:"network"`             // name of a Network of the home site
+	Power    Power    `json:"power"`               // on, off or off-hard
+	Sites    []string `json:"sites,omitempty"`     // permitted sites (the seed's strict migration); empty: any
+	UserData string   `json:"user_data,omitempty"` // cloud-init user-data, as it is
+	SSHKeys  []string `json:"ssh_keys,omitempty"`  // authorized_keys lines
+	Place    string   `json:"place,omitempty"`     // SITE or SITE/HOST wanted at creation; empty: wherever there is room
 }
 
 // Power is whether a VM is to run.

@@ -129,7 +129,7 @@ func fixture(m *servetest.Memory) {
 		&api.Offer{Meta: api.Meta{Name: "spare", Home: "osaka"}, Spec: api.OfferSpec{To: []string{"*"}, LendLimit: api.Resources{CPUs: 8, MemoryMiB: 4096, DiskGiB: 100}, Lease: 3600, Grace: 600, OnReclaim: "stop"}},
 		&api.Image{Meta: meta("tiny"), Status: api.ImageStatus{Phase: "ready", Format: "qcow2", Bytes: 12 << 20, VirtualMiB: 1024, Digest: "sha256:00"}},
 		&api.Network{Meta: meta("blue"), Spec: api.NetworkSpec{Prefix: "2001:db8:b::/64", IPv4: "10.1.0.0/24", Mobility: "l2", MTU: 1430, VNI: 100}, Status: api.NetworkStatus{Members: []api.NetworkMember{{Site: "tokyo", Host: "h1"}}}},
-		&api.VM{Meta: meta("web1"), Spec: api.VMSpec{CPUs: 1, MemoryMiB: 512, DiskGiB: 10, Image: "tiny", Network: "blue", Power: api.PowerOn},
+		&api.VM{Meta: meta("web1"), Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 512}, DiskGiB: 10, Image: "tiny", Network: "blue", Power: api.PowerOn},
 			Status: api.VMStatus{Phase: api.PhaseRunning, Epoch: 3, Site: "tokyo", Host: "h1", MAC: "02:57:43:aa:bb:cc", Since: noon,
 				Addresses: []api.VMAddress{{Address: "2001:db8:b:0:57:43ff:feaa:bbcc", Origin: "slaac"}, {Address: "10.1.0.5", Origin: "dhcp"}}}},
 		&api.Volume{Meta: meta("web1"), Spec: api.VolumeSpec{VM: "web1", Image: "sha256:00", SizeMiB: 10240}, Status: api.VolumeStatus{Site: "tokyo", Host: "h1", AllocatedBytes: 1536 << 10}},

@@ -50,8 +50,8 @@ func (c *vmCreateCmd) Run(a *app) error {
 		return err
 	}
 	v := &api.VM{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.VMSpec{
-		CPUs: c.CPUs, MemoryMiB: int(c.Memory), DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
-		Sites: c.Permit, CPUModel: c.CPUModel, Place: c.Site}}
+		Hardware: api.Hardware{CPUs: c.CPUs, MemoryMiB: int(c.Memory), CPUModel: c.CPUModel}, DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
+		Sites: c.Permit, Place: c.Site}}
 	if c.Stopped {
 		v.Spec.Power = api.PowerOff
 	}

@@ -105,7 +105,7 @@ func TestNetworksHearOfAMigration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	order := wire.VMOrder{VM: vm, Name: "web1", Home: "tokyo", Epoch: 1, Run: wire.RunOn, CPUs: 1, MemoryMiB: 128, Image: anImage, Seed: wire.SeedOrder{Hostname: "web1"}, DiskMiB: 16, NIC: wire.NICOrder{Network: n.UID, MAC: "06:00:00:00:00:01", MTU: 1430}}
+	order := wire.VMOrder{VM: vm, Name: "web1", Home: "tokyo", Epoch: 1, Run: wire.RunOn, Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128}, Image: anImage, Seed: wire.SeedOrder{Hostname: "web1"}, DiskMiB: 16, NIC: wire.NICOrder{Network: n.UID, MAC: "06:00:00:00:00:01", MTU: 1430}}
 	if err := a.SetState(t.Context(), wire.HostState{Revision: 1, VMs: []wire.VMOrder{order}, Networks: []wire.NetworkOrder{n}}); err != nil {
 		t.Fatal(err)
 	}

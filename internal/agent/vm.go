@@ -311,7 +311,7 @@ func (a *Agent) ready(ctx context.Context, o wire.VMOrder) (hyper.Spec, error) {
 		return hyper.Spec{}, fmt.Errorf("network %s is not carried here yet", o.NIC.Network)
 	}
 	return hyper.Spec{
-		VM: o.VM, Name: o.Name, Epoch: o.Epoch, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, CPUModel: o.CPUModel,
+		VM: o.VM, Name: o.Name, Epoch: o.Epoch, Hardware: o.Hardware,
 		Disks: []hyper.Disk{disk, seed},
 		NICs:  []hyper.NIC{{Bridge: bridge, MAC: o.NIC.MAC, MTU: o.NIC.MTU}},
 	}, nil

@@ -112,16 +112,21 @@ func routerIID(a netip.Addr) bool {
 	return false
 }
 
-// CheckSize judges a VM's CPUs, memory and CPU model.
-func CheckSize(field string, cpus, memoryMiB int, model string) error {
-	if err := firstOf(
-		checkRange(field+".cpus", cpus, 1, maxCPUs),
-		checkRange(field+".memory_mib", memoryMiB, minMemoryMiB, maxMemoryMiB),
-		checkCPUModel(field+".cpu_model", model),
-	); err != nil {
-		return err
+// CheckHardware judges the machine that a guest sees; the error names the first field that is wrong.
+func CheckHardware(field string, h api.Hardware) error {
+	for _, fault := range hardwareFaults(field, h) {
+		return fault
 	}
 	return nil
+}
+
+// hardwareFaults is CheckHardware with all faults: where a new field of api.Hardware is judged, at controllers and agents alike.
+func hardwareFaults(field string, h api.Hardware) []*api.Error {
+	return some(
+		checkRange(field+".cpus", h.CPUs, 1, maxCPUs),
+		checkRange(field+".memory_mib", h.MemoryMiB, minMemoryMiB, maxMemoryMiB),
+		checkCPUModel(field+".cpu_model", h.CPUModel),
+	)
 }
 
 // CheckSeed judges what cloud-init is told. Its limits are those of the oldest release, whose VMs run on.

@@ -1,6 +1,9 @@
 package cloud
 
 import (
+	"reflect"
+	"strings"
+
 	"widecloud/api"
 )
 
@@ -86,16 +89,23 @@ func checkVMUpdate(was, now *api.VM) []*api.Error {
 	case "", api.PhasePending, api.PhaseStopped:
 		return faults
 	}
-	for _, f := range []struct {
-		field   string
-		changed bool
-	}{{"spec.cpus", a.CPUs != b.CPUs}, {"spec.memory_mib", a.MemoryMiB != b.MemoryMiB}, {"spec.cpu_model", a.CPUModel != b.CPUModel}} {
-		if f.changed {
-			faults = append(faults, &api.Error{
-				Code: api.CodeConflict, Field: f.field,
-				Message: "can be changed only while the VM is stopped; it is " + string(was.Status.Phase),
-			})
-		}
+	for _, field := range changedFields(a.Hardware, b.Hardware) {
+		faults = append(faults, &api.Error{
+			Code: api.CodeConflict, Field: "spec." + field,
+			Message: "can be changed only while the VM is stopped; it is " + string(was.Status.Phase),
+		})
 	}
 	return faults
+}
+
+// changedFields are the names, as in JSON, of a struct's fields that differ.
+func changedFields[T any](a, b T) (out []string) {
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range x.NumField() {
+		if !reflect.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
+			name, _, _ := strings.Cut(x.Type().Field(i).Tag.Get("json"), ",")
+			out = append(out, name)
+		}
+	}
+	return out
 }

@@ -218,16 +218,13 @@ func checkQuota(field string, q *api.Quota) (faults []*api.Error) {
 
 func checkVM(v, was *api.VM) []*api.Error {
 	s := &v.Spec
-	faults := some(
-		checkRange("spec.cpus", s.CPUs, 1, maxCPUs),
-		checkRange("spec.memory_mib", s.MemoryMiB, minMemoryMiB, maxMemoryMiB),
+	faults := append(hardwareFaults("spec", s.Hardware), some(
 		checkRange("spec.disk_gib", s.DiskGiB, 0, MaxDiskGiB),
 		checkName("spec.image", s.Image),
 		checkName("spec.network", s.Network),
-		checkCPUModel("spec.cpu_model", s.CPUModel),
 		checkPower("spec.power", s.Power),
 		checkPlace("spec.place", s.Place, s.Sites),
-	)
+	)...)
 	faults = append(faults, checkNames("spec.sites", s.Sites, false)...)
 	if len(s.UserData) > MaxUserData {
 		faults = append(faults, api.Invalidf("spec.user_data", "has %d bytes, at most %d are possible", len(s.UserData), MaxUserData))

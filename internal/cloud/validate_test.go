@@ -83,8 +83,8 @@ func TestValidateVM(t *testing.T) {
 	}{
 		{"plain", func(*api.VMSpec) {}, ""},
 		{"all", func(s *api.VMSpec) {
-			*s = api.VMSpec{CPUs: 64, MemoryMiB: 1 << 20, DiskGiB: 65536, Image: "i", Network: "n", Power: "off-hard", Sites: []string{"tokyo", "osaka"},
-				UserData: "#cloud-config\n", SSHKeys: []string{ed25519, ed25519 + " me@home"}, CPUModel: "Skylake-Client-noTSX-IBRS", Place: "osaka/h1"}
+			*s = api.VMSpec{Hardware: api.Hardware{CPUs: 64, MemoryMiB: 1 << 20, CPUModel: "Skylake-Client-noTSX-IBRS"}, DiskGiB: 65536, Image: "i", Network: "n", Power: "off-hard", Sites: []string{"tokyo", "osaka"},
+				UserData: "#cloud-config\n", SSHKeys: []string{ed25519, ed25519 + " me@home"}, Place: "osaka/h1"}
 		}, ""},
 		{"no cpu", func(s *api.VMSpec) { s.CPUs = 0 }, "invalid spec.cpus: 0 is not between 1 and 64"},
 		{"many cpus", func(s *api.VMSpec) { s.CPUs = 65 }, "invalid spec.cpus: 65 is not between 1 and 64"},
@@ -115,7 +115,7 @@ func TestValidateVM(t *testing.T) {
 		{"options", func(s *api.VMSpec) { s.SSHKeys = []string{`command="x" ` + ed25519} }, "invalid spec.ssh_keys[0]: "},
 		{"private key", func(s *api.VMSpec) { s.SSHKeys = []string{"-----BEGIN OPENSSH PRIVATE KEY-----"} }, "invalid spec.ssh_keys[0]: private key"},
 	} {
-		v := &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{CPUs: 1, MemoryMiB: 64, Image: "tiny", Network: "blue"}}
+		v := &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 64}, Image: "tiny", Network: "blue"}}
 		tc.change(&v.Spec)
 		check(t, tc.name, v, cloud.Known{}, tc.want)
 	}
@@ -144,7 +144,7 @@ func TestAllFaults(t *testing.T) {
 		want []string
 	}{
 		{"a VM", cloud.Validate(&api.VM{Meta: api.Meta{Name: "Web1", Owner: "A"}, Spec: api.VMSpec{
-			CPUs: 99, MemoryMiB: 1, Image: "tiny", Power: "up", SSHKeys: []string{"x", ed25519, "y"}}}, known),
+			Hardware: api.Hardware{CPUs: 99, MemoryMiB: 1}, Image: "tiny", Power: "up", SSHKeys: []string{"x", ed25519, "y"}}}, known),
 			[]string{"invalid", "name", "owner", "spec.cpus", "spec.memory_mib", "spec.network", "spec.power", "spec.ssh_keys[0]", "spec.ssh_keys[2]"}},
 		{"a network", cloud.Validate(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: "2001:db8:1::/64", IPv4: "8.8.8.0/24", VNI: 7, MTU: 9000}}, known),
 			[]string{"invalid", "spec.ipv4", "spec.mtu", "spec.prefix", "spec.vni"}},
@@ -152,7 +152,7 @@ func TestAllFaults(t *testing.T) {
 			[]string{"already-exists", "spec.prefix", "spec.vni"}},
 		{"an offer", cloud.Validate(&api.Offer{Meta: api.Meta{Name: "x"}, Spec: api.OfferSpec{To: []string{"a", "B"}, LendLimit: api.Resources{CPUs: -1}}}, known),
 			[]string{"invalid", "spec.to[1]", "spec.lend_limit.cpus", "spec.lease_seconds", "spec.on_reclaim"}},
-		{"a change", cloud.CheckUpdate(vm(api.PhaseRunning, api.VMSpec{CPUs: 1, Image: "a", Network: "n"}), vm("", api.VMSpec{CPUs: 2, MemoryMiB: 512, Image: "b", Network: "m"})),
+		{"a change", cloud.CheckUpdate(vm(api.PhaseRunning, api.VMSpec{Hardware: api.Hardware{CPUs: 1}, Image: "a", Network: "n"}), vm("", api.VMSpec{Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512}, Image: "b", Network: "m"})),
 			[]string{"invalid", "spec.image", "spec.network", "spec.cpus", "spec.memory_mib"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -342,7 +342,7 @@ func TestDefault(t *testing.T) {
 func TestCheckUpdate(t *testing.T) {
 	vm := func(phase api.VMPhase, f func(*api.VM)) *api.VM {
 		v := &api.VM{Meta: api.Meta{Name: "web1", UID: "u", Owner: "wide", Home: "tokyo"}, Status: api.VMStatus{Phase: phase},
-			Spec: api.VMSpec{CPUs: 1, MemoryMiB: 64, Image: "tiny", Network: "blue", Power: api.PowerOn}}
+			Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 64}, Image: "tiny", Network: "blue", Power: api.PowerOn}}
 		if f != nil {
 			f(v)
 		}
@@ -413,7 +413,7 @@ func FuzzValidate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name, prefix, address, key, source, place string) {
 		m := api.Meta{Name: name}
 		for _, o := range []api.Object{
-			&api.VM{Meta: m, Spec: api.VMSpec{CPUs: 1, MemoryMiB: 64, Image: "i", Network: "n", Power: "on", SSHKeys: []string{key}, Place: place}},
+			&api.VM{Meta: m, Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 64}, Image: "i", Network: "n", Power: "on", SSHKeys: []string{key}, Place: place}},
 			&api.Network{Meta: m, Spec: api.NetworkSpec{Prefix: prefix, IPv4: address}},
 			&api.Network{Meta: m, Spec: api.NetworkSpec{Prefix: "2001:db8::/64", IPv4: prefix}},
 			&api.Address{Meta: m, Spec: api.AddressSpec{Address: address}},

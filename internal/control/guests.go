@@ -12,8 +12,8 @@ import (
 // resize gives a stopped guest another size, if its loan and its host have room for it.
 func (l local) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
 	order := g.Order
-	order.CPUs, order.MemoryMiB, order.CPUModel = size.CPUs, size.MemoryMiB, size.CPUModel
-	if order.CPUs == g.Order.CPUs && order.MemoryMiB == g.Order.MemoryMiB && order.CPUModel == g.Order.CPUModel && size.Needs == g.Needs {
+	order.Hardware = size.Hardware
+	if order.Hardware == g.Order.Hardware && size.Needs == g.Needs {
 		return nil
 	}
 	if g.Order.Run == wire.RunOn {

@@ -60,7 +60,7 @@ func TestHostilePeer(t *testing.T) {
 			c := wire.ClaimCall{
 				Job: "create-x", Loan: loan.Name, Owner: "lab", Needs: api.Resources{CPUs: 1, MemoryMiB: 256, DiskGiB: 1}, Start: true,
 				Order: wire.VMOrder{
-					VM: uid, Name: "evil", Home: "tokyo", Epoch: 1, Run: wire.RunOn, CPUs: 1, MemoryMiB: 256, DiskMiB: 64,
+					VM: uid, Name: "evil", Home: "tokyo", Epoch: 1, Run: wire.RunOn, Hardware: api.Hardware{CPUs: 1, MemoryMiB: 256}, DiskMiB: 64,
 					Image: "sha256:" + strings.Repeat("0", 64), NIC: wire.NICOrder{Network: "99999999-2222-4333-8444-555555555555", MAC: "06:00:00:00:00:01"},
 				},
 				Network: wire.NetworkOrder{Home: "tokyo", Spec: red},

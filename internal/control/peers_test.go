@@ -36,7 +36,7 @@ func evilClaim(loan string) wire.ClaimCall {
 	return wire.ClaimCall{
 		Job: "create-x", Loan: loan, Owner: "lab", Needs: api.Resources{CPUs: 1, MemoryMiB: 256, DiskGiB: 1}, Start: true,
 		Order: wire.VMOrder{
-			VM: evilVM, Name: "evil", Home: "tokyo", Epoch: 1, Run: wire.RunOn, CPUs: 1, MemoryMiB: 256, DiskMiB: 64,
+			VM: evilVM, Name: "evil", Home: "tokyo", Epoch: 1, Run: wire.RunOn, Hardware: api.Hardware{CPUs: 1, MemoryMiB: 256}, DiskMiB: 64,
 			Image: "sha256:" + strings.Repeat("0", 64), NIC: wire.NICOrder{Network: evilNet, MAC: "06:00:00:00:00:01"},
 		},
 		Network: wire.NetworkOrder{Home: "tokyo", Spec: evilView("2001:db8:77::/64").Spec},

@@ -239,11 +239,11 @@ func (c *Controller) orderOf(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 	}
 	o := wire.VMOrder{
 		VM: v.UID, Name: v.Name, Home: c.o.Site, Epoch: v.Status.Epoch, Run: wire.RunOn,
-		CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, CPUModel: cpuModel(v),
-		Image: img.Status.Digest, DiskMiB: diskMiB(v, img),
+		Hardware: v.Spec.Hardware, Image: img.Status.Digest, DiskMiB: diskMiB(v, img),
 		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
 		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
 	}
+	o.CPUModel = cpuModel(v)
 	for _, a := range v.Status.Addresses {
 		switch a.Origin {
 		case "slaac":

@@ -360,7 +360,7 @@ func (c *Controller) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.call.Size = &wire.GuestSize{CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, CPUModel: o.CPUModel, Needs: needs}
+		w.call.Size = &wire.GuestSize{Hardware: o.Hardware, Needs: needs}
 		w.size = fmt.Sprintf("%d %+v", v.Status.Epoch, *w.call.Size)
 		c.mu.Lock()
 		settled = settled && c.told["size/"+v.UID] == w.size

@@ -55,7 +55,7 @@ func TestUnknownPlaces(t *testing.T) {
 			{"a place at an unknown site", vm("kyoto"), []string{"invalid", "spec.place"}},
 			{"an unknown host", vm("tokyo/h9"), []string{"invalid", "spec.place"}},
 			{"a gateway", vm("tokyo/gw1"), []string{"invalid", "spec.place"}},
-			{"all at once", &api.VM{Meta: api.Meta{Name: "web1", Owner: "none"}, Spec: api.VMSpec{MemoryMiB: 256, Image: "huge", Network: "red", Sites: []string{"kyoto"}}},
+			{"all at once", &api.VM{Meta: api.Meta{Name: "web1", Owner: "none"}, Spec: api.VMSpec{Hardware: api.Hardware{MemoryMiB: 256}, Image: "huge", Network: "red", Sites: []string{"kyoto"}}},
 				[]string{"invalid", "spec.cpus", "owner", "spec.network", "spec.image", "spec.sites[0]"}},
 		} {
 			_, err := tokyo.ctl.Create(t.Context(), tokyo.admin, c.o)

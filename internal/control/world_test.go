@@ -470,7 +470,7 @@ func (s *site) newVM(name, place string) *api.VM {
 
 func vmOf(name, place string) *api.VM {
 	return &api.VM{Meta: api.Meta{Name: name, Owner: "lab"}, Spec: api.VMSpec{
-		CPUs: 1, MemoryMiB: 256, Image: "tiny", Network: "blue", Place: place, Power: api.PowerOn,
+		Hardware: api.Hardware{CPUs: 1, MemoryMiB: 256}, Image: "tiny", Network: "blue", Place: place, Power: api.PowerOn,
 	}}
 }
 

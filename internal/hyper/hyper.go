@@ -28,6 +28,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"widecloud/api"
 )
 
 // The errors that callers tell apart.
@@ -46,14 +48,12 @@ var (
 
 // Spec is a domain as it is wanted; plain data.
 type Spec struct {
-	VM        string // UID: the domain's UUID
-	Name      string // a label for people; the domain's name is made unique by the driver
-	Epoch     uint64 // kept in the domain's metadata, so that a restarted agent can read it back
-	CPUs      int
-	MemoryMiB int
-	CPUModel  string // empty: the driver's baseline
-	Disks     []Disk
-	NICs      []NIC
+	VM           string // UID: the domain's UUID
+	Name         string // a label for people; the domain's name is made unique by the driver
+	Epoch        uint64 // kept in the domain's metadata, so that a restarted agent can read it back
+	api.Hardware        // an empty CPUModel: the driver's baseline
+	Disks        []Disk
+	NICs         []NIC
 }
 
 // Disk is a file that the guest sees as a virtio disk.

@@ -163,7 +163,7 @@ func fileDigest(path string) (string, error) {
 func (r *runner) makeVM(ctx context.Context, s *VMStmt) error {
 	c := r.fed.sites[s.Owner].client
 	v, err := api.Create(ctx, c, &api.VM{Meta: api.Meta{Name: s.Name}, Spec: api.VMSpec{
-		CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, Image: s.Image, Network: s.Network, Power: api.PowerOn, Place: s.At,
+		Hardware: api.Hardware{CPUs: s.CPUs, MemoryMiB: s.MemoryMiB}, Image: s.Image, Network: s.Network, Power: api.PowerOn, Place: s.At,
 		UserData: r.data[s.Name]}})
 	if err != nil {
 		return err

@@ -81,7 +81,7 @@ func newWorld(t *testing.T) *world {
 	_, err = api.Create(t.Context(), c, &api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: "2001:db8:b1ae:1::/64", IPv4: "10.99.0.0/24"}})
 	must(t, err)
 	v, err := api.Create(t.Context(), c, &api.VM{Meta: api.Meta{Name: "web"}, Spec: api.VMSpec{
-		CPUs: 1, MemoryMiB: 128, Image: "tiny", Network: "blue", Power: api.PowerOn, Place: "alpha"}})
+		Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128}, Image: "tiny", Network: "blue", Power: api.PowerOn, Place: "alpha"}})
 	must(t, err)
 	w.uid = v.UID
 	_, err = api.Create(t.Context(), c, &api.Address{Meta: api.Meta{Name: "web"}, Spec: api.AddressSpec{Address: service, VM: "web"}})

@@ -19,7 +19,7 @@ func (o VMOrder) Check(field string) error {
 		cloud.CheckUID(at("vm"), o.VM),
 		cloud.ValidateName(at("name"), o.Name),
 		cloud.ValidateName(at("home"), o.Home),
-		cloud.CheckSize(field, o.CPUs, o.MemoryMiB, o.CPUModel),
+		cloud.CheckHardware(field, o.Hardware),
 		cloud.ValidateDigest(at("image"), o.Image),
 		o.NIC.check(at("nic")),
 		cloud.CheckSeed(at("seed"), o.Seed.Hostname, o.Seed.UserData, o.Seed.SSHKeys),

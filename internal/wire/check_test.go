@@ -22,7 +22,7 @@ const (
 
 func goodVM() wire.VMOrder {
 	return wire.VMOrder{
-		VM: someUID, Name: "web1", Home: "site-a", Epoch: 3, Run: wire.RunOn, CPUs: 2, MemoryMiB: 512,
+		VM: someUID, Name: "web1", Home: "site-a", Epoch: 3, Run: wire.RunOn, Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512},
 		Image: "sha256:" + strings.Repeat("0a", 32), DiskMiB: 1024,
 		NIC:  wire.NICOrder{Network: otherUID, MAC: "02:00:5e:00:53:01", IPv6: "2001:db8:b000::5", IPv4: "10.0.0.5", MTU: 1400},
 		Seed: wire.SeedOrder{Hostname: "web1", UserData: "#cloud-config\n", SSHKeys: []string{"ssh-ed25519 AAAA"}},

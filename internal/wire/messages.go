@@ -65,18 +65,16 @@ const (
 // VMOrder is what a controller wants of one VM on one host. An agent obeys it when Epoch is not lower than the highest
 // that it has seen of the VM (law 2).
 type VMOrder struct {
-	VM        string    `json:"vm"` // UID
-	Name      string    `json:"name"`
-	Home      string    `json:"home"`
-	Epoch     uint64    `json:"epoch"`
-	Run       Run       `json:"run"`
-	CPUs      int       `json:"cpus"`
-	MemoryMiB int       `json:"memory_mib"`
-	CPUModel  string    `json:"cpu_model,omitempty"`
-	Image     string    `json:"image"` // digest of the base image
-	DiskMiB   int64     `json:"disk_mib"`
-	NIC       NICOrder  `json:"nic"`
-	Seed      SeedOrder `json:"seed"`
+	VM    string `json:"vm"` // UID
+	Name  string `json:"name"`
+	Home  string `json:"home"`
+	Epoch uint64 `json:"epoch"`
+	Run   Run    `json:"run"`
+	api.Hardware
+	Image   string    `json:"image"` // digest of the base image
+	DiskMiB int64     `json:"disk_mib"`
+	NIC     NICOrder  `json:"nic"`
+	Seed    SeedOrder `json:"seed"`
 }
 
 // NICOrder is a VM's network card.
@@ -300,10 +298,8 @@ type GuestOrder struct {
 
 // GuestSize is what a stopped guest can be changed to.
 type GuestSize struct {
-	CPUs      int           `json:"cpus"`
-	MemoryMiB int           `json:"memory_mib"`
-	CPUModel  string        `json:"cpu_model,omitempty"`
-	Needs     api.Resources `json:"needs"` // what the loan is to count
+	api.Hardware
+	Needs api.Resources `json:"needs"` // what the loan is to count
 }
 
 // GuestReport is what a lender sees of a guest.

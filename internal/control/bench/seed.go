@@ -225,7 +225,7 @@ func (w *seeder) vm(i int, p plan) *api.VM {
 	owner, host := i%p.owners(), i%p.Hosts
 	v := &api.VM{
 		Meta: w.meta(vmName(i), ownerName(owner)),
-		Spec: api.VMSpec{CPUs: vmNeeds.CPUs, MemoryMiB: vmNeeds.MemoryMiB, DiskGiB: vmNeeds.DiskGiB, Image: imageName, Network: ownerName(owner), Power: api.PowerOn,
+		Spec: api.VMSpec{Hardware: api.Hardware{CPUs: vmNeeds.CPUs, MemoryMiB: vmNeeds.MemoryMiB}, DiskGiB: vmNeeds.DiskGiB, Image: imageName, Network: ownerName(owner), Power: api.PowerOn,
 			UserData: "#cloud-config\n", SSHKeys: []string{sshKey}},
 	}
 	mac := cloud.MAC(v.UID)

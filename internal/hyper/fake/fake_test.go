@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"widecloud/api"
 	"widecloud/internal/hyper"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/hyper/hypertest"
@@ -19,7 +20,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func spec(vm string, epoch uint64) hyper.Spec {
-	return hyper.Spec{VM: vm, Name: "web1", Epoch: epoch, CPUs: 1, MemoryMiB: 128, Disks: []hyper.Disk{
+	return hyper.Spec{VM: vm, Name: "web1", Epoch: epoch, Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128}, Disks: []hyper.Disk{
 		{Target: "vda", Path: "/vol/" + vm + ".qcow2", Format: "qcow2"},
 		{Target: "vdb", Path: "/vol/" + vm + ".seed", Format: "raw", ReadOnly: true},
 	}}

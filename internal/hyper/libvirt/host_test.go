@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"widecloud/api"
 	"widecloud/internal/hyper"
 	"widecloud/internal/hyper/hypertest"
 	"widecloud/internal/hyper/libvirt"
@@ -174,7 +175,7 @@ func (h *host) spec(t testing.TB, vm string, epoch uint64) hyper.Spec {
 		truncate -s 64K %[3]s
 		rm -f %[2]s; qemu-img create -q -f qcow2 -F raw -b %[1]s %[2]s`, base, disk, seed, guest))
 	return hyper.Spec{
-		VM: vm, Name: "a <test> & more", Epoch: epoch, CPUs: 1, MemoryMiB: 16,
+		VM: vm, Name: "a <test> & more", Epoch: epoch, Hardware: api.Hardware{CPUs: 1, MemoryMiB: 16},
 		Disks: []hyper.Disk{
 			{Target: "vda", Path: disk, Format: "qcow2", Base: base, BaseFormat: "raw"},
 			{Target: "vdb", Path: seed, Format: "raw", ReadOnly: true},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"widecloud/api"
 	"widecloud/internal/hyper"
 )
 
@@ -22,7 +23,7 @@ func TestGolden(t *testing.T) {
 		accel   Accel
 	}{
 		"plain": {
-			spec: hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Name: "web1", Epoch: 7, CPUs: 2, MemoryMiB: 512,
+			spec: hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Name: "web1", Epoch: 7, Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512},
 				Disks: []hyper.Disk{
 					{Target: "vda", Path: "/var/lib/widecloud/volumes/web1.qcow2", Format: "qcow2", Base: "/var/lib/widecloud/bases/ab.raw", BaseFormat: "raw"},
 					{Target: "vdb", Path: "/var/lib/widecloud/seeds/web1.iso", Format: "raw", ReadOnly: true},
@@ -32,7 +33,7 @@ func TestGolden(t *testing.T) {
 			machine: machineAlias, accel: TCG,
 		},
 		"incoming": {
-			spec: hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Name: `<a> & "b"`, Epoch: 8, CPUs: 1, MemoryMiB: 128, CPUModel: "SandyBridge",
+			spec: hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Name: `<a> & "b"`, Epoch: 8, Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128, CPUModel: "SandyBridge"},
 				Disks: []hyper.Disk{{Target: "vda", Path: "/v/it's & <here>.raw", Format: "raw"}},
 				NICs:  []hyper.NIC{{Bridge: "br-a", MAC: "02:57:43:01:02:03"}, {Bridge: "br-b", MAC: "02:57:43:01:02:04", MTU: 9000}},
 			},
@@ -73,7 +74,7 @@ func TestGolden(t *testing.T) {
 
 func TestOfferRefused(t *testing.T) {
 	d := &Driver{o: Options{CPUModel: "Nehalem"}}
-	s := hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", CPUs: 1, MemoryMiB: 128,
+	s := hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128},
 		Disks: []hyper.Disk{{Target: "vda"}, {Target: "vdb", ReadOnly: true}}, NICs: []hyper.NIC{{MAC: "02:57:43:01:02:03", MTU: 1430}}}
 	good := offer{Version: 1, VM: s.VM, Type: "qemu", Machine: "pc-i440fx-7.2", CPUModel: "Nehalem", CPUs: 1, MemoryMiB: 128,
 		Disks: []string{"vda"}, NICs: []offerNIC{{"02:57:43:01:02:03", 1430}}}
