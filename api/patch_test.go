@@ -47,7 +47,7 @@ func TestMergePatch(t *testing.T) {
 
 func TestClientPatch(t *testing.T) {
 	c, ctl, _ := newClient(t, "admin-token")
-	ctl.Put(&api.VM{Meta: api.Meta{Name: "web1", Labels: map[string]string{"app": "web", "old": "x"}}, Spec: api.VMSpec{CPUs: 1, Image: "tiny"}})
+	ctl.Put(&api.VM{Meta: api.Meta{Name: "web1", Labels: map[string]string{"app": "web", "old": "x"}}, Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1}, Image: "tiny"}})
 	v, err := api.Patch[api.VM](t.Context(), c, "web1", map[string]any{"spec": map[string]any{"power": "off"}, "labels": map[string]any{"new": "y", "old": nil}}, 1)
 	if err != nil || v.Spec.Power != api.PowerOff || v.Spec.CPUs != 1 || !cmp.Equal(v.Labels, map[string]string{"app": "web", "new": "y"}) {
 		t.Errorf("%+v, %v", v, err)
@@ -66,7 +66,7 @@ func TestClientPatch(t *testing.T) {
 
 // TestPatchOfEarlierRelease patches at a controller that knows PUT alone, while somebody else changes the object.
 func TestPatchOfEarlierRelease(t *testing.T) {
-	vm := api.VM{Meta: api.Meta{Name: "web1", Revision: 1}, Spec: api.VMSpec{CPUs: 1}}
+	vm := api.VM{Meta: api.Meta{Name: "web1", Revision: 1}, Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1}}}
 	refuse := func(w http.ResponseWriter, e *api.Error, status int) {
 		w.WriteHeader(status)
 		json.NewEncoder(w).Encode(e)

@@ -55,9 +55,16 @@ func changesOf(was, now api.Object) string {
 	if !a.IsValid() || a.Type() != b.Type() {
 		return ""
 	}
-	var out []string
+	return strings.Join(fieldChanges(a, b), ", ")
+}
+
+func fieldChanges(a, b reflect.Value) (out []string) {
 	for i := range a.NumField() {
 		x, y := a.Field(i), b.Field(i)
+		if a.Type().Field(i).Anonymous {
+			out = append(out, fieldChanges(x, y)...)
+			continue
+		}
 		if reflect.DeepEqual(x.Interface(), y.Interface()) {
 			continue
 		}
@@ -68,7 +75,7 @@ func changesOf(was, now api.Object) string {
 		}
 		out = append(out, text)
 	}
-	return strings.Join(out, ", ")
+	return out
 }
 
 // shown is a value in one short word; "" for what has none.

@@ -45,7 +45,7 @@ func (s *site) send(method, path, body string, headers ...string) (*http.Respons
 func TestPatch(t *testing.T) {
 	s := newSite(t, serve.Options{MaxBody: 4096})
 	vm := &api.VM{Meta: api.Meta{Name: "web1", Owner: "tokyo-u", Labels: map[string]string{"app": "web", "old": "x"}},
-		Spec: api.VMSpec{CPUs: 1, MemoryMiB: 256, Image: "tiny", Network: "blue", Power: api.PowerOn, Sites: []string{"tokyo"}}, Status: api.VMStatus{Phase: api.PhaseRunning}}
+		Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 256}, Image: "tiny", Network: "blue", Power: api.PowerOn, Sites: []string{"tokyo"}}, Status: api.VMStatus{Phase: api.PhaseRunning}}
 	s.ctl.Put(vm)
 	for _, tt := range []struct {
 		name, patch string
@@ -192,7 +192,7 @@ func TestPatchLosesNothing(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	defer func() { srv.Stop(); h.CloseClientConnections(); h.Close() }()
 	s := &site{T: t, url: h.URL}
-	ctl.Put(&api.VM{Meta: api.Meta{Name: "web1", Owner: "tokyo-u"}, Spec: api.VMSpec{CPUs: 1, MemoryMiB: 100}})
+	ctl.Put(&api.VM{Meta: api.Meta{Name: "web1", Owner: "tokyo-u"}, Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 100}}})
 	ctl.races = 3
 	resp, body := s.send("PATCH", "/v1/vms/web1", `{"spec":{"cpus":2}}`, "Content-Type", mergePatch)
 	if resp.StatusCode != 200 || !strings.Contains(body, `"cpus":2,"memory_mib":103`) {
