@@ -116,3 +116,50 @@ func TestEarlierRelease(t *testing.T) {
 		t.Error("a state that is none is taken")
 	}
 }
+
+// TestWatchKinds watches two kinds in one stream, over a break in the middle.
+func TestWatchKinds(t *testing.T) {
+	c, ctl, _ := newClient(t, "admin-token")
+	ctl.Put(&api.VM{Meta: api.Meta{Name: "before"}})
+	ctl.Put(&api.VM{Meta: api.Meta{Name: "first"}})
+	put := func() {
+		ctl.Put(&api.Job{Meta: api.Meta{Name: "j1"}})
+		ctl.Put(&api.Image{Meta: api.Meta{Name: "not-watched"}})
+		ctl.Put(&api.VM{Meta: api.Meta{Name: "web1"}})
+	}
+	var got []string
+	for e, err := range api.WatchKinds(t.Context(), c, []api.Kind{api.KindVM, api.KindJob}, api.Selector{}, 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch o := e.Object.(type) {
+		case *api.VM:
+			got = append(got, fmt.Sprint(e.Type, " vm ", o.Name, " ", e.Revision))
+		case *api.Job:
+			got = append(got, fmt.Sprint(e.Type, " job ", o.Name, " ", e.Revision))
+		}
+		if len(got) == 1 {
+			ctl.Drop()
+			put()
+		}
+		if len(got) == 3 {
+			break
+		}
+		if len(got) > 3 {
+			t.Fatal(got)
+		}
+	}
+	if want := "[put vm first 2 put job j1 3 put vm web1 5]"; fmt.Sprint(got) != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	for _, err := range api.WatchKinds(t.Context(), c, []api.Kind{"pods"}, api.Selector{}, 1) {
+		if err == nil || !strings.Contains(err.Error(), "is not a kind") {
+			t.Errorf("a kind that is none: %v", err)
+		}
+	}
+	for k := range api.Kinds() {
+		if o := api.NewObject(api.Kinds()[k]); o == nil || o.Kind() != api.Kinds()[k] {
+			t.Errorf("a new object of %s is %v", api.Kinds()[k], o)
+		}
+	}
+}

@@ -43,6 +43,7 @@ type cli struct {
 	Event      eventGroup      `cmd:"" help:"What happened."`
 
 	Label      labelCmd      `cmd:"" help:"Set and remove labels of an object."`
+	Watch      watchCmd      `cmd:"" help:"Show every change of several kinds of objects."`
 	Login      loginCmd      `cmd:"" help:"Keep a controller's URL and a token as a context."`
 	Contexts   contextsGroup `cmd:"" help:"The contexts that wcc login made."`
 	Completion completionCmd `cmd:"" help:"Print the completion script of a shell."`

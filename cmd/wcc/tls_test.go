@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -125,6 +126,48 @@ func TestWatch(t *testing.T) {
 		if got := out.String(); got != want {
 			t.Errorf("got\n%swant\n%s", got, want)
 		}
+	}
+}
+
+// TestWatchKinds shows changes of two kinds, in a table and as JSON, and none of others.
+func TestWatchKinds(t *testing.T) {
+	for output, want := range map[string]string{
+		"table": "job  j1  migrate  vms/web1  -  running  -  -\nvm  web2  running  -  0  0B  -\nvm  -web2  running  -  0  0B  -\n",
+		"json":  `{"type":"put","revision":17,"kind":"jobs","object":{"name":"j1"`,
+	} {
+		ctl := servetest.New()
+		fixture(ctl)
+		srv := serve.New(serve.Options{Controller: ctl, Logger: slog.New(slog.DiscardHandler)})
+		h := httptest.NewServer(srv)
+		defer func() { srv.Stop(); h.CloseClientConnections(); h.Close() }()
+		t.Setenv("WCC_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		out := &notice{enough: "-web2", then: cancel}
+		if output == "json" {
+			out.enough = `"delete"`
+		}
+		go func() {
+			for ctl.Watching() == 0 && ctx.Err() == nil {
+				time.Sleep(time.Millisecond)
+			}
+			ctl.Put(&api.Job{Meta: api.Meta{Name: "j1"}, Spec: api.JobSpec{Type: "migrate", Object: "vms/web1"}, Status: api.JobStatus{State: api.JobRunning}})
+			ctl.Put(&api.Image{Meta: api.Meta{Name: "other"}, Status: api.ImageStatus{Phase: "ready"}})
+			ctl.Put(&api.VM{Meta: api.Meta{Name: "web2"}, Status: api.VMStatus{Phase: api.PhaseRunning}})
+			ctl.Put(&api.VM{Meta: api.Meta{Name: "web2"}, Status: api.VMStatus{Phase: api.PhaseStopped}})
+		}()
+		var errs bytes.Buffer
+		args := []string{"--server", h.URL, "--token", "admin-token", "watch", "vm", "jobs", "--state", "running", "-o", output}
+		if code := run(ctx, args, strings.NewReader(""), out, &errs, false); code != 0 {
+			t.Errorf("code %d: %s", code, &errs)
+		}
+		if got := out.String(); !strings.HasPrefix(got, want) {
+			t.Errorf("got\n%swant\n%s", got, want)
+		}
+	}
+	var errs bytes.Buffer
+	if code := run(t.Context(), []string{"watch", "pod"}, strings.NewReader(""), io.Discard, &errs, false); code != 2 || !strings.Contains(errs.String(), `no kind "pod"`) {
+		t.Errorf("code %d: %s", code, &errs)
 	}
 }
 

@@ -40,6 +40,8 @@ func limitOf(route string, r *http.Request) limit {
 		return limitUploads
 	case route == "GET /v1/vms/{name}/console":
 		return limitConsoles
+	case route == watchRoute:
+		return limitWatches
 	case strings.HasPrefix(route, "GET ") && r.URL.Query().Has("watch"):
 		if on, err := strconv.ParseBool(r.URL.Query().Get("watch")); err == nil && on {
 			return limitWatches

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -59,6 +60,52 @@ type listInput struct {
 	Cursor string `query:"cursor" doc:"next of the page before; the other parameters must be the same"`
 }
 
+// watchRoute watches several kinds.
+const watchRoute = "GET /v1/watch"
+
+type watchInput struct {
+	SelectInput
+	ResumeInput
+	Kinds string `query:"kinds" doc:"the kinds to watch: vms,jobs"`
+}
+
+// kinds judges what is to be watched.
+func (in *watchInput) kinds() (kinds []api.Kind, err error) {
+	for _, text := range strings.Split(in.Kinds, ",") {
+		k := api.Kind(strings.TrimSpace(text))
+		if !slices.Contains(api.Kinds(), k) {
+			return nil, api.Invalidf("kinds", "%.40q is not a kind; possible: %v", text, api.Kinds())
+		}
+		if err := in.selector.Check(k); err != nil {
+			return nil, err
+		}
+		if !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds, nil
+}
+
+// registerWatch makes the path that watches several kinds in one stream. It comes after the kinds, whose events it gives.
+func (s *Server) registerWatch(h huma.API) {
+	op := s.operation("watch", http.MethodGet, "/v1/watch", "watch", "Watch several kinds in one stream")
+	op.Description = "text/event-stream, as the watch of one kind; what was written together has one revision. The other parameters " +
+		"select of all kinds alike."
+	events := &huma.Schema{}
+	for _, k := range api.Kinds() {
+		events.OneOf = append(events.OneOf, s.events[k])
+	}
+	op.Responses = map[string]*huma.Response{"200": {Description: "A stream of changes", Content: map[string]*huma.MediaType{"text/event-stream": {Schema: events}}}}
+	op.Errors = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusConflict}
+	huma.Register(h, op, func(ctx context.Context, in *watchInput) (*streamOutput, error) {
+		kinds, err := in.kinds()
+		if err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		return s.watch(ctx, kinds, in.selector, in.ResumeInput)
+	})
+}
+
 // invalid is an api.Error as a resolver gives it.
 func invalid(err error) []error {
 	var e *api.Error
@@ -73,11 +120,12 @@ func registerList[T any, P object[T]](s *Server, h huma.API) {
 	kind := P(new(T)).Kind()
 	tag := string(kind)
 	op := s.operation("list-"+tag, http.MethodGet, "/v1/"+tag, tag, "List or watch "+tag)
+	s.events[kind] = h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.WatchEvent[T]](), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
 		Description: "A listing, or with watch=true a stream of changes",
 		Content: map[string]*huma.MediaType{
 			"application/json":  {Schema: h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Listing[T]](), true, "")},
-			"text/event-stream": {Schema: h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.WatchEvent[T]](), true, "")},
+			"text/event-stream": {Schema: s.events[kind]},
 		},
 	}}
 	op.Errors = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusConflict}
@@ -91,7 +139,7 @@ func registerList[T any, P object[T]](s *Server, h huma.API) {
 					return nil, s.fail(ctx, api.Invalidf(field, "is for lists: a watch has no pages"))
 				}
 			}
-			return s.watch(ctx, []api.Kind{kind}, in)
+			return s.watch(ctx, []api.Kind{kind}, in.selector, in.ResumeInput)
 		}
 		l, err := s.page(ctx, kind, in)
 		if err != nil {

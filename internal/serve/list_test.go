@@ -1,9 +1,12 @@
 package serve_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -12,6 +15,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/serve"
+	"widecloud/internal/serve/servetest"
 )
 
 // list asks for a page of VMs, and gives it with its names.
@@ -111,5 +115,73 @@ func TestListPages(t *testing.T) {
 	// A page that is exactly full has no next.
 	if l, _ := s.list("alice-token", "?limit=5"); l.Next != "" {
 		t.Errorf("after all there is %q", l.Next)
+	}
+}
+
+// batches gives a watcher the changes of two revisions, and notes what was asked for.
+type batches struct {
+	*servetest.Memory
+	kinds []api.Kind
+	from  int64
+}
+
+func (b *batches) Watch(ctx context.Context, _ serve.Principal, kinds []api.Kind, _ api.Selector, from int64) (<-chan serve.Change, error) {
+	b.kinds, b.from = kinds, from
+	c := make(chan serve.Change, 3)
+	vm, job := &api.VM{Meta: api.Meta{Name: "web1"}}, &api.Job{Meta: api.Meta{Name: "j1"}}
+	c <- serve.Change{Revision: 7, Object: vm, More: true}
+	c <- serve.Change{Revision: 7, Object: job}
+	c <- serve.Change{Revision: 8, Object: vm, More: true}
+	close(c) // the watcher has fallen behind, in the middle of revision 8
+	return c, nil
+}
+
+// TestWatchKinds: a revision is a client's only when it has all of it.
+func TestWatchKinds(t *testing.T) {
+	ctl := &batches{Memory: servetest.New()}
+	srv := serve.New(serve.Options{Controller: ctl, Logger: slog.New(slog.DiscardHandler)})
+	h := httptest.NewServer(srv)
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { srv.Stop(); h.CloseClientConnections(); h.Close() }()
+	s := &site{T: t, url: h.URL}
+	resp, body := s.send("GET", "/v1/watch?kinds=vms,jobs,vms&from=5", "")
+	var got []string
+	for line := range strings.Lines(body) {
+		if id, ok := strings.CutPrefix(line, "id: "); ok {
+			got = append(got, "id "+strings.TrimSpace(id))
+		}
+		if data, ok := strings.CutPrefix(line, "data: "); ok {
+			var e api.WatchEvent[api.Meta]
+			if err := json.Unmarshal([]byte(data), &e); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(e.Type, " ", e.Kind, " ", e.Object.Name, " ", e.Revision))
+		}
+	}
+	want := []string{"put vms web1 7", "id 7", "put jobs j1 7", "put vms web1 8"}
+	if d := cmp.Diff(want, got); d != "" || resp.Header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("%s (-want +got):\n%s", resp.Status, d)
+	}
+	if d := cmp.Diff([]api.Kind{api.KindVM, api.KindJob}, ctl.kinds); d != "" || ctl.from != 5 {
+		t.Errorf("watched from %d (-want +got):\n%s", ctl.from, d)
+	}
+	if s.send("GET", "/v1/watch?kinds=vms&from=5", "", "Last-Event-ID", "7"); ctl.from != 7 {
+		t.Errorf("resumed from %d, want 7", ctl.from)
+	}
+	if s.send("GET", "/v1/watch?kinds=vms", ""); ctl.from != -1 {
+		t.Errorf("from now is %d", ctl.from)
+	}
+	for query, want := range map[string]string{
+		"":                            `{"code":"invalid","field":"kinds","message":"\"\" is not a kind; possible: [sites hosts owners users peers offers loans images volumes networks vms guests addresses translators jobs events]"}`,
+		"?kinds=vms,pods":             `"field":"kinds","message":"\"pods\" is not a kind; possible: `,
+		"?kinds=vms,jobs&state=ended": `"field":"state","message":"\"ended\" is not a state of vms; possible: `,
+		"?kinds=vms&limit=3":          `{"code":"invalid","field":"limit","message":"unknown query parameter"}`,
+	} {
+		if resp, body := s.send("GET", "/v1/watch"+query, ""); resp.StatusCode != 400 || !strings.Contains(body, want) {
+			t.Errorf("%s: %s %s, want %s", query, resp.Status, body, want)
+		}
+	}
+	if resp, _ := s.send("HEAD", "/v1/watch?kinds=vms", ""); resp.StatusCode != 405 {
+		t.Errorf("HEAD: %s", resp.Status)
 	}
 }

@@ -59,6 +59,7 @@ func (s *Server) describe() {
 	register[api.Translator](s, h, readOnly)
 	register[api.Job](s, h, readOnly)
 	register[api.Event](s, h, readOnly)
+	s.registerWatch(h)
 	s.registerVerbs(h)
 	s.registerStreams(h)
 

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -38,7 +39,8 @@ type Server struct {
 	log     *slog.Logger
 	mux     *http.ServeMux
 	metrics metrics
-	spec    []byte // OpenAPI 3.1, JSON
+	spec    []byte                    // OpenAPI 3.1, JSON
+	events  map[api.Kind]*huma.Schema // of the watch of each kind
 	usage   usage
 	logins  *logins
 
@@ -60,7 +62,7 @@ func New(o Options) *Server {
 	if o.Version == "" {
 		o.Version = "0"
 	}
-	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), stopped: make(chan struct{}), metrics: newMetrics(o.Metrics), logins: newLogins()}
+	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), stopped: make(chan struct{}), metrics: newMetrics(o.Metrics), logins: newLogins(), events: map[api.Kind]*huma.Schema{}}
 	s.describe()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")

@@ -461,7 +461,7 @@ func TestOpenAPI(t *testing.T) {
 		return strings.Join(l, " ")
 	}
 	for path, want := range map[string]string{
-		"/v1/sites": "get", "/v1/sites/{name}": "get",
+		"/v1/watch": "get", "/v1/sites": "get", "/v1/sites/{name}": "get",
 		"/v1/hosts": "get", "/v1/hosts/{name}": "get put patch delete", "/v1/hosts/join-tokens": "post",
 		"/v1/owners": "get post", "/v1/users": "get post", "/v1/users/{name}/tokens": "get post", "/v1/users/{name}/tokens/{id}": "delete",
 		"/v1/peers": "get post", "/v1/peers/{name}": "get put patch delete", "/v1/peers/invitations": "post",

@@ -84,13 +84,13 @@ func (l *limitReader) Read(b []byte) (int, error) {
 }
 
 // watch answers with Server-Sent Events (WHATWG HTML §9.2) until the client goes, the watcher falls behind, or Stop.
-func (s *Server) watch(ctx context.Context, kinds []api.Kind, in *listInput) (*streamOutput, error) {
+func (s *Server) watch(ctx context.Context, kinds []api.Kind, selector api.Selector, resume ResumeInput) (*streamOutput, error) {
 	from := int64(-1)
-	if in.has {
-		from = in.From
+	if resume.has {
+		from = resume.From
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	changes, err := s.o.Controller.Watch(ctx, who(ctx), kinds, in.selector, from)
+	changes, err := s.o.Controller.Watch(ctx, who(ctx), kinds, selector, from)
 	if err != nil {
 		cancel()
 		return nil, s.fail(ctx, err)
