@@ -436,6 +436,9 @@ func (c *Controller) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 		}
 		if phase := phaseOf(run, s); phase != v.Status.Phase {
 			c.phaseEvent(tx, v, phase, s.Message)
+			if phase == api.PhaseRunning {
+				v.Status.Reasons = nil // of the placement, which earlier releases kept
+			}
 			v.Status.Phase, v.Status.Since = phase, c.now()
 		}
 		v.Status.Message = s.Message

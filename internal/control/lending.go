@@ -12,6 +12,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
+	"widecloud/internal/place"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -556,7 +557,7 @@ func (c *Controller) sendHome(ctx context.Context, v *api.VM) {
 		return
 	}
 	if _, err := change(ctx, c, v.Name, func(_ *state.Tx, v *api.VM) error {
-		v.Status.Message, v.Status.Reasons = "its lender wants the room back, and there is nowhere to go", reasons
+		v.Status.Message, v.Status.Reasons = "its lender wants the room back, and there is nowhere to go", place.Grouped(reasons)
 		return nil
 	}); err != nil {
 		c.log.Debug("show why a VM cannot leave", "vm", v.Name, "err", err)

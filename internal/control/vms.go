@@ -65,7 +65,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 			}
 			r.Place = v.Spec.Place
 			plan := place.Decide(s, r)
-			v.Status.Reasons = plan.Refused
+			v.Status.Reasons = place.Grouped(plan.Refused)
 			if plan.Chosen == nil {
 				v.Status.Message = "there is no room for it now"
 				return nil
@@ -103,7 +103,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
 		_, err = change(ctx, c, name, func(_ *state.Tx, v *api.VM) error {
 			v.Status.Site, v.Status.Loan = "", ""
-			v.Status.Message, v.Status.Reasons = refused.Message, refused.Reasons
+			v.Status.Message, v.Status.Reasons = refused.Message, place.Grouped(refused.Reasons)
 			return nil
 		})
 		// What we know of the lender said yes, and will say so again: without a pause it would be asked without end.
@@ -142,7 +142,7 @@ func (c *Controller) distrust(ctx context.Context, name, site string, why error)
 // arrived keeps where a VM was placed.
 func (c *Controller) arrived(tx *state.Tx, v *api.VM, host, vtep string, cpu api.CPU) {
 	v.Status.Host, v.Status.VTEP, v.Status.CPU = host, vtep, cpu
-	v.Status.Phase, v.Status.Since, v.Status.Message = api.PhaseStarting, c.now(), ""
+	v.Status.Phase, v.Status.Since, v.Status.Message, v.Status.Reasons = api.PhaseStarting, c.now(), "", nil
 	c.event(tx, "vm.placed", "vms/"+v.Name, v.Owner, fmt.Sprintf("at %s/%s, epoch %d", v.Status.Site, host, v.Status.Epoch))
 }
 

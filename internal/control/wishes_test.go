@@ -159,3 +159,33 @@ func TestOwnersUse(t *testing.T) {
 		wantField(t, "a negative limit", quota(api.Quota{DiskGiB: new(-1)}), api.CodeInvalid, "spec.quota.disk_gib")
 	})
 }
+
+// TestReasonsAreFew: a VM without a place keeps few reasons, whatever the number of hosts, and one that has a place keeps none.
+func TestReasonsAreFew(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo"}, hosts: 20}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		tokyo.ready("2001:db8:a::/64")
+		w.connected()
+		v := vmOf("big", "")
+		v.Spec.CPUs = 9 // each host has 8
+		tokyo.create(v)
+		tokyo.create(vmOf("small", ""))
+		w.until("big has reasons", func() bool { return len(tokyo.vm("big").Status.Reasons) > 0 })
+		want := []api.Reason{{Site: "tokyo", Code: "cpu", Message: "20 hosts: for example h1, needs 9 CPUs, the host has 8 left", Advice: "stop or move another VM, or choose another host"}}
+		got := tokyo.vm("big").Status.Reasons
+		if len(got) > 0 { // how much is left depends on whether small is placed yet
+			got[0].Message = strings.Replace(got[0].Message, "has 7 left", "has 8 left", 1)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+		tokyo.phase("small", api.PhaseRunning)
+		if got := tokyo.vm("small").Status.Reasons; len(got) > 0 {
+			t.Errorf("it runs, and has reasons: %v", got)
+		}
+		all, err := tokyo.ctl.Why(t.Context(), tokyo.admin, "big", "tokyo")
+		if w.must(err); len(all) < 20 {
+			t.Errorf("why has %d reasons: it is to have all", len(all))
+		}
+	})
+}

@@ -418,3 +418,34 @@ func BenchmarkDecide(b *testing.B) {
 		})
 	}
 }
+
+// TestGrouped: the reasons of a thousand hosts are few lines, each with how many it is about; few reasons stay as they are.
+func TestGrouped(t *testing.T) {
+	var many []api.Reason
+	for i := range 1000 {
+		host := fmt.Sprintf("h%04d", i)
+		many = append(many, api.Reason{Site: "tokyo", Host: host, Code: "cpu", Message: fmt.Sprintf("needs 4 CPUs, the host has %d left", i%4), Advice: "stop another VM"})
+		if i%100 == 7 {
+			many = append(many, api.Reason{Site: "tokyo", Host: host, Code: "cordon", Message: "the host is cordoned"})
+		}
+	}
+	many = append(many, api.Reason{Site: "osaka", Code: "loan", Message: "nothing is borrowed from osaka"})
+	want := []api.Reason{
+		{Site: "tokyo", Code: "cpu", Message: "1000 hosts: for example h0000, needs 4 CPUs, the host has 0 left", Advice: "stop another VM"},
+		{Site: "tokyo", Code: "cordon", Message: "10 hosts: for example h0007, the host is cordoned"},
+		{Site: "osaka", Code: "loan", Message: "nothing is borrowed from osaka"},
+	}
+	if d := cmp.Diff(want, place.Grouped(many)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(many[:16], place.Grouped(many[:16])); d != "" {
+		t.Errorf("few are changed:\n%s", d)
+	}
+	var sites []api.Reason
+	for i := range 500 {
+		sites = append(sites, api.Reason{Site: fmt.Sprintf("s%d", i), Code: "loan", Message: "nothing is borrowed from it"})
+	}
+	if got := place.Grouped(sites); len(got) != 17 || got[16].Code != "more" {
+		t.Errorf("the reasons of 500 sites are %d, the last one %+v", len(got), got[len(got)-1])
+	}
+}

@@ -122,3 +122,42 @@ func (s Score) explain() string {
 	}
 	return fmt.Sprintf("%s, %.0f %% of memory left%s", whose, s.Free*100, image)
 }
+
+// Grouped is reasons in few lines, to be stored or shown where nobody asked for all: what keeps many hosts of a site from taking
+// a VM is one reason with their number and one of them by name. Few reasons stay as they are.
+func Grouped(reasons []api.Reason) []api.Reason {
+	if len(reasons) <= maxReasons {
+		return reasons
+	}
+	type group struct{ site, code string }
+	var out []api.Reason
+	at, hosts := map[group]int{}, map[group]int{}
+	for _, r := range reasons {
+		g := group{r.Site, r.Code}
+		i, known := at[g]
+		if r.Host == "" || !known {
+			if r.Host != "" {
+				at[g], hosts[g] = len(out), 1
+			}
+			out = append(out, r)
+			continue
+		}
+		hosts[g]++
+		first := &out[i]
+		if first.Host != "" {
+			first.Message, first.Host = fmt.Sprintf("%s, %s", first.Host, first.Message), ""
+		}
+	}
+	for g, n := range hosts {
+		if n > 1 {
+			out[at[g]].Message = fmt.Sprintf("%d hosts: for example %s", n, out[at[g]].Message)
+		}
+	}
+	if n := len(out) - maxReasons; n > 0 {
+		out = append(out[:maxReasons:maxReasons], api.Reason{Code: "more", Message: fmt.Sprintf("%d more reasons are not shown", n), Advice: "see `wcc vm why`"})
+	}
+	return out
+}
+
+// maxReasons is how many reasons Grouped gives, but for one that says that there are more.
+const maxReasons = 16
