@@ -28,6 +28,9 @@ type VMSpec struct {
 	UserData string   `json:"user_data,omitempty"` // cloud-init user-data, as it is
 	SSHKeys  []string `json:"ssh_keys,omitempty"`  // authorized_keys lines
 	Place    string   `json:"place,omitempty"`     // SITE or SITE/HOST wanted at creation; empty: wherever there is room
+	// Service are service addresses, or pools to take a free one of, that lead to the VM from its creation on: it is created with
+	// all of them or not at all. It is for the creation only, and not kept: Address objects say where each leads.
+	Service []string `json:"service,omitempty"`
 }
 
 // Power is whether a VM is to run.

@@ -186,31 +186,6 @@ func addressOrPool(s string) (addr netip.Addr, pool string, err error) {
 // nameOfPooled makes a name of a VM and the pool that its address is of.
 func nameOfPooled(vm, pool string) string { return vm + "-" + pool }
 
-// bindAddress leads an address to a VM: a free one of a pool, a new one, or one that is held and leads nowhere.
-func bindAddress(a *app, client *api.Client, service, vm, owner string) (*api.Address, error) {
-	addr, pool, err := addressOrPool(service)
-	if err != nil {
-		return nil, err
-	}
-	if pool != "" {
-		return api.Create(a, client, &api.Address{Meta: api.Meta{Name: nameOfPooled(vm, service), Owner: owner}, Spec: api.AddressSpec{Pool: pool, VM: vm}})
-	}
-	name, err := addressName(a, addr.String())
-	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
-		return api.Create(a, client, &api.Address{Meta: api.Meta{Name: nameOf(addr), Owner: owner}, Spec: api.AddressSpec{Address: addr.String(), VM: vm}})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return api.Edit(a, client, name, func(o *api.Address) error {
-		if o.Spec.VM != "" && o.Spec.VM != vm {
-			return fmt.Errorf("it leads to vm %s; wcc address bind %s %s changes that", o.Spec.VM, addr, vm)
-		}
-		o.Spec.VM = vm
-		return nil
-	})
-}
-
 type poolGroup struct {
 	List poolListCmd `cmd:"" help:"List the pools that networks and service addresses are taken from."`
 }

@@ -51,7 +51,7 @@ func (c *vmCreateCmd) Run(a *app) error {
 	}
 	v := &api.VM{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.VMSpec{
 		Hardware: api.Hardware{CPUs: c.CPUs, MemoryMiB: int(c.Memory), CPUModel: c.CPUModel}, DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
-		Sites: c.Permit, Place: c.Site}}
+		Sites: c.Permit, Place: c.Site, Service: c.Service}}
 	if c.Stopped {
 		v.Spec.Power = api.PowerOff
 	}
@@ -75,11 +75,6 @@ func (c *vmCreateCmd) Run(a *app) error {
 	}
 	if v, err = api.Create(a, client, v); err != nil {
 		return err
-	}
-	for _, service := range c.Service {
-		if _, err := bindAddress(a, client, service, c.Name, c.Owner); err != nil {
-			return fmt.Errorf("vm %s is made, but has no address %s: %w", c.Name, service, err)
-		}
 	}
 	if c.Wait && !c.Stopped {
 		if v, err = waitFor(a, c.Timeout, func(a *app) (*api.VM, error) { return waitVM(a, client, c.Name, running) }); err != nil {

@@ -61,7 +61,7 @@ func waitVM(a *app, client *api.Client, name string, ok func(*api.VM) bool) (*ap
 			a.err.reasons(v.Status.Reasons)
 		}
 	}
-	return nil, fmt.Errorf("wait for vm %s: %w; what was asked for stands", name, cause(a))
+	return nil, fmt.Errorf("wait for vm %s: %w; the request stays in force", name, cause(a))
 }
 
 // waitGone waits until an object that is being deleted is gone.

@@ -226,10 +226,25 @@ func checkVM(v, was *api.VM) []*api.Error {
 		checkPlace("spec.place", s.Place, s.Sites),
 	)...)
 	faults = append(faults, checkNames("spec.sites", s.Sites, false)...)
+	faults = append(faults, some(checkService("spec.service", s.Service, was))...)
 	if len(s.UserData) > MaxUserData {
 		faults = append(faults, api.Invalidf("spec.user_data", "has %d bytes, at most %d are possible", len(s.UserData), MaxUserData))
 	}
 	return append(faults, checkSSHKeys("spec.ssh_keys", s.SSHKeys, was)...)
+}
+
+// maxService is how many service addresses a VM can be created with; it has one of each family.
+const maxService = 2
+
+// checkService judges how many service addresses a new VM is to have.
+func checkService(field string, service []string, was *api.VM) *api.Error {
+	switch {
+	case was != nil && len(service) > 0:
+		return api.Invalidf(field, "is for the creation; lead an address to the VM: wcc address bind ADDRESS %s", was.Name)
+	case len(service) > maxService:
+		return api.Invalidf(field, "has %d addresses, at most %d are possible: one of each family", len(service), maxService)
+	}
+	return nil
 }
 
 func checkPower(field string, p api.Power) *api.Error {

@@ -65,6 +65,9 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 			return err
 		}
 		c.acted(tx, p, "created", o, "")
+		if v, ok := o.(*api.VM); ok {
+			return c.createdWith(tx, p, v)
+		}
 		return c.created(tx, p, o)
 	})
 	if err != nil {

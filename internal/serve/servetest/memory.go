@@ -237,9 +237,36 @@ func (m *Memory) Create(_ context.Context, p serve.Principal, o api.Object) (api
 	if err := checkLabels(o); err != nil {
 		return nil, err
 	}
+	var addresses []*api.Address
+	if vm, ok := o.(*api.VM); ok {
+		var err error
+		if addresses, err = m.service(vm); err != nil {
+			return nil, err
+		}
+	}
 	m.allot(o)
 	m.change(o, false)
+	for _, a := range addresses {
+		m.allot(a)
+		m.change(a, false)
+	}
 	return clone(o), nil
+}
+
+// service makes the addresses that a new VM is to have, or says which one leads to another VM.
+func (m *Memory) service(vm *api.VM) (out []*api.Address, err error) {
+	for i, s := range vm.Spec.Service {
+		a := &api.Address{Meta: api.Meta{Name: vm.Name + "-" + s, Owner: vm.Owner}, Spec: api.AddressSpec{Pool: s, VM: vm.Name}}
+		if addr, err := netip.ParseAddr(s); err == nil {
+			a.Name, a.Spec.Pool, a.Spec.Address = strings.NewReplacer(".", "-", ":", "-").Replace(addr.StringExpanded()), "", addr.String()
+		}
+		if have, ok := m.objects[key(a.Kind(), a.Name)].(*api.Address); ok && have.Spec.VM != "" {
+			return nil, &api.Error{Code: api.CodeConflict, Field: fmt.Sprintf("spec.service[%d]", i), Message: s + " leads to VM " + have.Spec.VM}
+		}
+		out = append(out, a)
+	}
+	vm.Spec.Service = nil
+	return out, nil
 }
 
 // checkLabels judges labels, and drops a map of none.
