@@ -134,6 +134,7 @@ type ImageStatus struct {
 	Format     string `json:"format,omitempty"`
 	Bytes      int64  `json:"bytes,omitempty"`       // of the file
 	VirtualMiB int64  `json:"virtual_mib,omitempty"` // of the disk
+	Job        string `json:"job,omitempty"`         // the job that is bringing it in
 	Message    string `json:"message,omitempty"`
 }
 

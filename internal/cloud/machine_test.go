@@ -27,8 +27,10 @@ func nextSteps(from saga.Step) (next []saga.Step) {
 }
 
 func TestMigrateSteps(t *testing.T) {
-	if err := cloud.Migrate.Check(); err != nil {
-		t.Fatal(err)
+	for _, plan := range []saga.Plan{cloud.Migrate, cloud.Import} {
+		if err := plan.Check(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The way forward, and from where there is a way back.
 	forward := steps[:10]

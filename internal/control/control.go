@@ -63,14 +63,15 @@ type Controller struct {
 
 	kinds      []jobKind // all of them
 	migrations *jobs[migration]
+	imports    *jobs[imageImport]
 
 	mu       sync.Mutex
-	busy     map[string]bool                    // work that once has under way
-	told     map[string]string                  // what each peer was told last, by kind of document and peer
-	changed  chan struct{}                      // closed and replaced at every change: whoever waits looks again
-	sending  chan struct{}                      // one loan is written to a borrower at a time
-	fetching map[string]chan struct{}           // by peer: one image is fetched from it at a time
-	imports  map[string]context.CancelCauseFunc // of images whose content is being read, by UID
+	busy     map[string]bool          // work that once has under way
+	told     map[string]string        // what each peer was told last, by kind of document and peer
+	changed  chan struct{}            // closed and replaced at every change: whoever waits looks again
+	sending  chan struct{}            // one loan is written to a borrower at a time
+	fetching map[string]chan struct{} // by peer: one image is fetched from it at a time
+	reading  map[string]*reading      // of images whose content is being read, by UID
 	work     sync.WaitGroup
 	ctx      context.Context // of Run
 
@@ -105,10 +106,10 @@ func New(o Options) (*Controller, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, imports: map[string]context.CancelCauseFunc{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
+	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, reading: map[string]*reading{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
 	c.agents, c.streams.open = newAgents(c), map[string]map[*stream]bool{}
-	c.migrations = newMigrations(c)
-	c.kinds = []jobKind{c.migrations}
+	c.migrations, c.imports = newMigrations(c), newImports(c)
+	c.kinds = []jobKind{c.migrations, c.imports}
 	c.documents()
 	return c, nil
 }

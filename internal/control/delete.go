@@ -60,6 +60,11 @@ func (c *Controller) deleted(tx *state.Tx, o api.Object) error {
 		if err := unusedByVMs(tx, o); err != nil {
 			return err
 		}
+		if i, ok := o.(*api.Image); ok {
+			if err := c.cancelImport(tx, i); err != nil {
+				return err
+			}
+		}
 	case *api.Owner:
 		if err := c.ownerGone(tx, o); err != nil {
 			return err
@@ -120,6 +125,9 @@ func (c *Controller) ownerGone(tx *state.Tx, o *api.Owner) error {
 			}
 			if n.Kind != api.KindJob && n.Kind != api.KindEvent { // those tell of what was its, and go with it
 				return inUse(o, "owner", "%s %s", n.Singular, m.Name)
+			}
+			if j, ok := x.(*api.Job); ok && !j.Status.State.Ended() {
+				return inUse(o, "owner", "job %s, which has not ended", m.Name)
 			}
 			if err := remove(tx, key); err != nil {
 				return err

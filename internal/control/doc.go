@@ -1,9 +1,9 @@
-// Package control is a site's controller: it keeps the site's objects, places VMs, lends and borrows, and moves VMs by
-// sagas. serve is its door to users, wire and fed are those to agents and peers.
+// Package control is a site's controller: it keeps the site's objects, places VMs, lends and borrows, and moves VMs.
+// serve is its door to users, wire and fed are those to agents and peers.
 //
 // Everything that is decided is in the store. Controller.Run looks at the store after every change, and does, one after
-// the other, what is to be done; each step can be done again. A saga (migrate.go) has its journal in the store, too, and a
-// controller that starts goes on where it stands.
+// the other, what is to be done; each step can be done again. Long work is a job (jobs.go): a saga of one of the kinds
+// (migrate.go, import.go), whose journal is in the store, too, so that a controller that starts goes on where it stands.
 //
 // What others write is judged here before it has an effect (law 9): objects of users by package cloud and the site's address
 // plan (plan.go), views of peers by package netplan, their claims by judge.go, reports of agents by judge_report.go.
@@ -11,6 +11,7 @@
 // Invariants:
 //   - the store's write comes before the deed, and before the answer to who asked for it;
 //   - past its decision a migration is only repeated, whatever fails; the target's proven "not found" alone leads back;
+//   - one job at a time holds an object, which names it (status.job);
 //   - work that has begun may use the store's reserve (store.Urgent); new work is refused before that;
 //   - what a peer has here follows from its guests, claims and address loans here, and from nothing else: never from its
 //     lists. A loan is kept only if it was asked for here;

@@ -4,160 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"widecloud/api"
-	"widecloud/internal/cloud"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
-
-// importImages brings in the images that have a source and are not here yet.
-func (c *Controller) importImages(ctx context.Context) error {
-	var todo []*api.Image
-	if err := c.view(ctx, func(tx *state.Tx) error {
-		all, err := list[api.Image](tx)
-		for _, i := range all {
-			if i.Status.Phase == "importing" && i.Spec.Source != "" && !i.Deleting {
-				todo = append(todo, i)
-			}
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	for _, i := range todo {
-		c.once("image/"+i.Name, func(ctx context.Context) {
-			if _, err := c.importImage(ctx, i, nil); err != nil && ctx.Err() == nil {
-				c.log.Warn("import image", "image", i.Name, "err", err)
-				c.pause(ctx)
-			}
-		})
-	}
-	return nil
-}
-
-// Upload is serve.Controller's. An image takes one content, and never another one.
-func (c *Controller) Upload(ctx context.Context, p serve.Principal, image string, content io.Reader) (*api.Image, error) {
-	o, err := c.Get(ctx, p, api.KindImage, image)
-	if err != nil {
-		return nil, err
-	}
-	if err := changes(p, o); err != nil {
-		return nil, err
-	}
-	i := o.(*api.Image)
-	switch {
-	case i.Spec.Source != "":
-		return nil, api.Errorf(api.CodeConflict, "image %s has a source: %s", image, path.Base(i.Spec.Source))
-	case i.Status.Phase == "ready":
-		return nil, api.Errorf(api.CodeConflict, "image %s has its content; it never changes: create another one", image)
-	}
-	return c.importImage(ctx, i, content)
-}
-
-// importImage reads an image from its source, or from content, and keeps what came of it. One import of an image is under way
-// at a time; it ends when the image is deleted.
-func (c *Controller) importImage(ctx context.Context, i *api.Image, content io.Reader) (*api.Image, error) {
-	ctx, done, err := c.beginImport(ctx, i)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	base, release, err := c.readImage(ctx, i, content)
-	defer release() // once the image's status names the base
-	if cause := context.Cause(ctx); cause != nil {
-		return nil, cause
-	}
-	changed, storeErr := change(ctx, c, i.Name, func(tx *state.Tx, now *api.Image) error {
-		if now.UID != i.UID || now.Status.Phase == "ready" {
-			return api.Errorf(api.CodeConflict, "image %s has its content; it never changes: create another one", i.Name)
-		}
-		if err != nil {
-			now.Status = api.ImageStatus{Phase: "failed", Message: cloud.Line(err.Error(), maxText)}
-			c.event(tx, "image.failed", "images/"+i.Name, i.Owner, now.Status.Message)
-			return nil
-		}
-		now.Status = api.ImageStatus{
-			Phase: "ready", Digest: string(base.Digest), Format: string(base.Format), Bytes: base.Bytes,
-			VirtualMiB: (base.VirtualBytes + 1<<20 - 1) >> 20,
-		}
-		c.event(tx, "image.ready", "images/"+i.Name, i.Owner, string(base.Digest))
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return changed, storeErr
-}
-
-// errImageDeleted ends the import of an image that was deleted.
-var errImageDeleted = api.Errorf(api.CodeConflict, "the image was deleted while its content was being read")
-
-// beginImport makes the import of an image the only one, and lets its deletion end it.
-func (c *Controller) beginImport(ctx context.Context, i *api.Image) (context.Context, func(), error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.imports[i.UID] != nil {
-		return nil, nil, api.Errorf(api.CodeConflict, "the content of image %s is being read already; wait for it: wcc image show %s", i.Name, i.Name)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	c.imports[i.UID] = cancel
-	return ctx, func() {
-		cancel(nil)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.imports, i.UID)
-	}, nil
-}
-
-// endImport ends the import of an image, if one is under way.
-func (c *Controller) endImport(uid string) {
-	c.mu.Lock()
-	cancel := c.imports[uid]
-	c.mu.Unlock()
-	if cancel != nil {
-		cancel(errImageDeleted)
-	}
-}
-
-// readImage reads and checks an image's content. No sweep takes the base away before release is called.
-func (c *Controller) readImage(ctx context.Context, i *api.Image, content io.Reader) (base volume.Base, release func(), err error) {
-	nothing := func() {}
-	in := volume.Import{Format: i.Spec.Format}
-	if i.Spec.Digest != "" {
-		if in.Digest, err = volume.ParseDigest(i.Spec.Digest); err != nil {
-			return base, nothing, err
-		}
-	}
-	if content == nil {
-		o, err := c.fetchOptions(ctx)
-		if err != nil {
-			return base, nothing, err
-		}
-		if strings.HasPrefix(i.Spec.Source, "/") {
-			o.Dirs = []string{"/"} // only an admin may name a path of this machine; Create has checked it
-		}
-		r, size, err := volume.Fetch(ctx, i.Spec.Source, o)
-		if err != nil {
-			return base, nothing, err
-		}
-		defer r.Close()
-		content, in.Bytes = r, size
-	}
-	if base, release, err = c.o.Images.ImportBase(ctx, content, in); err != nil {
-		return base, nothing, err
-	}
-	return base, release, nil
-}
 
 // fetchOptions say where a user's URL may lead: to what has global reach or is named in the configuration, and not to this
 // site's own machines.

@@ -30,6 +30,7 @@ type jobs[R any] struct {
 	failpoint string                                     // FAILPOINT.STEP is called at each step
 	means     func(tx *state.Tx, j *api.Job, r *R) error // what a record's new step means for objects; it may change the job
 	about     func(r *R) []any                           // for the log: what the job works on
+	after     func(r *R)                                 // if set, is called after each Advance, whatever became of it
 }
 
 func (s *jobs[R]) plan() saga.Plan { return s.kind.Plan }
@@ -105,6 +106,9 @@ func (j *journal[R]) Read(ctx context.Context, job string) (r R, err error) {
 // Advance journals a step and what it means for objects, in one transaction.
 func (j *journal[R]) Advance(ctx context.Context, from saga.Step, r *R) error {
 	h := j.kind.Head(r)
+	if j.after != nil {
+		defer j.after(r)
+	}
 	err := j.c.update(ctx, func(tx *state.Tx) error {
 		job, err := get[api.Job](tx, h.Job)
 		if err != nil {

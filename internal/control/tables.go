@@ -28,7 +28,7 @@ func Tables() state.Schema {
 			index("lender", func(l *api.Loan) string { return l.Spec.Lender }),
 			index("borrower", func(l *api.Loan) string { return l.Spec.Borrower }),
 		),
-		nounTable[api.Image](),
+		nounTable(index("todo", imageTodo)),
 		nounTable[api.Volume](),
 		nounTable(index("uid", func(n *api.Network) string { return n.UID })),
 		nounTable(index("host", func(g *api.Guest) string { return g.Spec.Host })),
@@ -48,6 +48,7 @@ func Tables() state.Schema {
 		recordTable(prefixMigrations,
 			index("target", func(m *migration) string { return m.Target.Loan }),
 			index("network", func(m *migration) string { return m.Call.Order.NIC.Network })),
+		recordTable[imageImport](prefixImports),
 		recordTable[debris](prefixDebris),
 		recordTable(prefixClaims, claimIndexes()...),
 		recordTable(prefixOrders, claimIndexes()...),
@@ -79,6 +80,14 @@ func vmTodo(v *api.VM) string {
 		return "place"
 	case v.Status.Host != "" && v.Status.Site != v.Home:
 		return "away"
+	}
+	return ""
+}
+
+// imageTodo is what the reconciler has to do with an image.
+func imageTodo(i *api.Image) string {
+	if toImport(i) {
+		return "import"
 	}
 	return ""
 }

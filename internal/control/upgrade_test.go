@@ -84,10 +84,7 @@ func TestMigrationOfTheReleaseBefore(t *testing.T) {
 // release before.
 func (s *site) rewriteAsBefore(job, step string) {
 	s.w.t.Helper()
-	st, err := bolt.Open(bolt.Options{Path: filepath.Join(s.dir, "store.db"), NoSync: true, History: 2000})
-	s.w.must(err)
-	defer st.Close()
-	_, err = st.Update(s.w.t.Context(), func(tx store.Tx) error {
+	s.offline(func(tx store.Tx) error {
 		kv, err := tx.Get("migrations/" + job)
 		if err != nil {
 			return err
@@ -107,5 +104,14 @@ func (s *site) rewriteAsBefore(job, step string) {
 		}
 		return tx.Put(kv.Key, value)
 	})
+}
+
+// offline changes the store of a site that does not run.
+func (s *site) offline(change func(tx store.Tx) error) {
+	s.w.t.Helper()
+	st, err := bolt.Open(bolt.Options{Path: filepath.Join(s.dir, "store.db"), NoSync: true, History: 2000})
+	s.w.must(err)
+	defer st.Close()
+	_, err = st.Update(s.w.t.Context(), change)
 	s.w.must(err)
 }
