@@ -20,14 +20,6 @@ type object[T any] interface {
 	api.Object
 }
 
-// what a kind allows besides list, get and watch.
-type verbs struct{ create, update, delete bool }
-
-var (
-	readOnly = verbs{}
-	all      = verbs{create: true, update: true, delete: true}
-)
-
 // describe registers every operation and makes the OpenAPI description.
 func (s *Server) describe() {
 	c := huma.DefaultConfig("widecloud", s.o.Version)
@@ -43,22 +35,22 @@ func (s *Server) describe() {
 	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[errorBody](), reflect.TypeFor[api.Error]())
 	h := humago.New(s.mux, c)
 
-	register[api.Site](s, h, readOnly)
-	register[api.Host](s, h, verbs{update: true, delete: true})
-	register[api.Owner](s, h, all)
-	register[api.User](s, h, all)
-	register[api.Peer](s, h, verbs{update: true, delete: true})
-	register[api.Offer](s, h, all)
-	register[api.Loan](s, h, readOnly)
-	register[api.Image](s, h, all)
-	register[api.Volume](s, h, readOnly)
-	register[api.Network](s, h, all)
-	register[api.VM](s, h, all)
-	register[api.Guest](s, h, readOnly)
-	register[api.Address](s, h, all)
-	register[api.Translator](s, h, readOnly)
-	register[api.Job](s, h, readOnly)
-	register[api.Event](s, h, readOnly)
+	register[api.Site](s, h)
+	register[api.Host](s, h)
+	register[api.Owner](s, h)
+	register[api.User](s, h)
+	register[api.Peer](s, h)
+	register[api.Offer](s, h)
+	register[api.Loan](s, h)
+	register[api.Image](s, h)
+	register[api.Volume](s, h)
+	register[api.Network](s, h)
+	register[api.VM](s, h)
+	register[api.Guest](s, h)
+	register[api.Address](s, h)
+	register[api.Translator](s, h)
+	register[api.Job](s, h)
+	register[api.Event](s, h)
 	s.registerWatch(h)
 	s.registerVerbs(h)
 	s.registerStreams(h)
@@ -108,8 +100,12 @@ func (s *Server) operation(id, method, path, tag, summary string) huma.Operation
 }
 
 // register makes the paths of one noun.
-func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
+func register[T any, P object[T]](s *Server, h huma.API) {
 	kind := P(new(T)).Kind()
+	can, err := api.NounOf(kind)
+	if err != nil {
+		panic("serve: " + err.Error()) // a test would have shown it
+	}
 	noun, path, tag := reflect.TypeFor[T]().Name(), "/v1/"+string(kind), string(kind)
 	lower := strings.ToLower(noun)
 	ctl := s.o.Controller
@@ -132,7 +128,7 @@ func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
 			return one(ctx, o, err)
 		})
 
-	if v.create {
+	if can.Created {
 		op := s.operation("create-"+lower, http.MethodPost, path, tag, "Create one of "+tag)
 		op.DefaultStatus = http.StatusCreated
 		huma.Register(h, op, func(ctx context.Context, in *createInput[T]) (*objectOutput[P], error) {
@@ -140,7 +136,7 @@ func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
 			return one(ctx, o, err)
 		})
 	}
-	if v.update {
+	if can.Changed {
 		op := s.operation("update-"+lower, http.MethodPut, path+"/{name}", tag, "Replace the spec of one of "+tag)
 		op.Description = "Only spec and labels are taken from the body, labels only if they are there; a revision that is stated must be the newest."
 		huma.Register(h, op, func(ctx context.Context, in *updateInput[T]) (*objectOutput[P], error) {
@@ -163,7 +159,7 @@ func register[T any, P object[T]](s *Server, h huma.API, v verbs) {
 		})
 		registerPatch[T](s, h, one)
 	}
-	if v.delete {
+	if can.Deleted {
 		op := s.operation("delete-"+lower, http.MethodDelete, path+"/{name}", tag, "Delete one of "+tag)
 		op.Description = "Accepted: the object shows deleting until what it stood for is gone."
 		op.DefaultStatus = http.StatusAccepted
