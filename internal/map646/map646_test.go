@@ -3,6 +3,7 @@ package map646_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -77,14 +78,19 @@ func TestTranslator(t *testing.T) {
 		{"client6", "2001:db8:f::10"}, {"server", "2001:db8:c::7"}, {"client4", "203.0.113.254"}} {
 		w.run(c[0], "ping", "-c", "2", "-i", "0.01", "-W", "2", c[1])
 	}
-	// Neither a packet nor its answer makes garbage.
-	var before, after runtime.MemStats
+	// Neither a packet nor its answer makes garbage. What else the daemon does meanwhile makes some, and the more the longer
+	// the pings take: packets that do would show in each of the tries.
 	const pings = 2000
-	runtime.ReadMemStats(&before)
-	w.run("client4", "ping", "-q", "-c", fmt.Sprint(pings), "-i", "0.001", "-W", "2", "203.0.113.10")
-	runtime.ReadMemStats(&after)
-	if n := after.Mallocs - before.Mallocs; n > pings/2 {
-		t.Errorf("%d objects allocated while %d packets were translated", n, 2*pings)
+	least := uint64(math.MaxUint64)
+	for try := 0; try < 5 && least > pings/2; try++ {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		w.run("client4", "ping", "-q", "-c", fmt.Sprint(pings), "-i", "0.001", "-W", "2", "203.0.113.10")
+		runtime.ReadMemStats(&after)
+		least = min(least, after.Mallocs-before.Mallocs)
+	}
+	if least > pings/2 {
+		t.Errorf("%d objects allocated while %d packets were translated", least, 2*pings)
 	}
 
 	for _, size := range []int{1, 100, 1300, 4000, 20000} {
