@@ -43,6 +43,7 @@ type Options struct {
 	FetchFrom   []netip.Prefix // of no global reach, that users' URLs may lead to all the same
 	ImageKept   time.Duration  // a base image that nothing needs is removed after so long; default 1 h
 	Codec       string         // of migrations' streams; default zstd
+	WatchKept   int            // changes in memory for watchers that come late, at least; default 4096
 
 	Retry         time.Duration // between repetitions of a call that has to succeed; default 500 ms
 	Resync        time.Duration // everything is looked at again so often; default 2 s
@@ -60,6 +61,7 @@ type Controller struct {
 	agents  *agents
 	streams streams
 	events  atomic.Uint32 // counts them
+	feed    feed
 
 	kinds      []jobKind // all of them
 	migrations *jobs[migration]
@@ -138,6 +140,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	})
 	defer c.work.Wait()
 	defer stop()
+	c.work.Go(func() { c.runFeed(ctx) })
 	c.once("hosts", c.awaitHosts)
 	tick := time.NewTicker(c.o.Resync)
 	defer tick.Stop()

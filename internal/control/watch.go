@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 	"sync"
 
 	"widecloud/api"
@@ -91,10 +90,7 @@ func (c *Controller) Watch(ctx context.Context, p serve.Principal, kinds []api.K
 	if err != nil {
 		return nil, err
 	}
-	w, err := c.o.State.Watch(ctx, prefix, from)
-	if errors.Is(err, store.ErrCompacted) {
-		err = api.Errorf(api.CodeStale, "revision %d is no longer kept: list, and watch from the list's revision", from)
-	}
+	w, err := c.openWatch(ctx, prefix, from, func(changes []*seen) []serve.Change { return c.shown(ctx, p, kinds, s, changes) })
 	if err != nil {
 		done()
 		return nil, err
@@ -103,54 +99,119 @@ func (c *Controller) Watch(ctx context.Context, p serve.Principal, kinds []api.K
 	go func() {
 		defer close(out)
 		defer done()
-		for changes := range w.C() {
-			if !pass(ctx, c.shown(ctx, p, kinds, s, changes), out) {
-				return
-			}
-		}
+		w.run(ctx, out)
 	}()
 	return out, nil
 }
 
-// shown makes of the changes of one revision those that a watcher is to have.
-func (c *Controller) shown(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, changes []store.Change) (out []serve.Change) {
+// watch is one watcher: of the feed, or of the store until it has caught up with the feed.
+type watch struct {
+	feed   *feed
+	take   func([]*seen) []serve.Change
+	reader *reader
+	store  store.Watcher
+	cancel context.CancelFunc // of the store's watch
+}
+
+func (c *Controller) openWatch(ctx context.Context, prefix string, from int64, take func([]*seen) []serve.Change) (*watch, error) {
+	stale := api.Errorf(api.CodeStale, "revision %d is no longer kept: list, and watch from the list's revision", from)
+	var newest int64
+	if err := c.view(ctx, func(tx *state.Tx) error {
+		newest = tx.Revision()
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if from > newest {
+		return nil, stale // of a store that was put back from a copy
+	}
+	if from < 0 {
+		from = newest
+	}
+	w := &watch{feed: &c.feed, take: take}
+	if w.reader = c.feed.join(from, take); w.reader != nil {
+		return w, nil
+	}
+	ctx, w.cancel = context.WithCancel(ctx)
+	var err error
+	if w.store, err = c.o.State.Watch(ctx, prefix, from); err != nil {
+		w.cancel()
+	}
+	if errors.Is(err, store.ErrCompacted) {
+		err = stale
+	}
+	return w, err
+}
+
+// run gives the changes until the watch ends.
+func (w *watch) run(ctx context.Context, out chan<- serve.Change) {
+	if w.reader == nil && !w.catchUp(ctx, out) {
+		return
+	}
+	defer w.feed.leave(w.reader)
+	for {
+		changes, ok := w.feed.read(ctx, w.reader)
+		if !ok || !pass(ctx, changes, out) {
+			return
+		}
+	}
+}
+
+// catchUp gives the changes of the store until the feed has the ones that follow; false when the watch has ended.
+func (w *watch) catchUp(ctx context.Context, out chan<- serve.Change) bool {
+	defer w.cancel()
+	for changes := range w.store.C() {
+		if !pass(ctx, w.take(decodeChanges(changes)), out) {
+			return false
+		}
+		if w.reader = w.feed.join(changes[0].Revision, w.take); w.reader != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// shown makes of the changes of one revision those that a watcher is to have. Their objects are shared.
+func (c *Controller) shown(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, changes []*seen) (out []serve.Change) {
 	for _, ch := range changes {
-		k, _, _ := strings.Cut(strings.TrimPrefix(ch.Key, prefixObjects), "/")
-		if !slices.Contains(kinds, api.Kind(k)) {
+		if !slices.Contains(kinds, ch.kind) {
 			continue
 		}
-		see := func(value []byte) api.Object {
-			if value == nil {
-				return nil
+		see := func(have api.Object, send *serve.Encoding, deleted bool) bool {
+			if have == nil {
+				return false
 			}
-			o, err := decode(api.Kind(k), store.KV{Key: ch.Key, Value: value, Modified: ch.Revision})
-			if err != nil {
-				return nil
+			o := c.shownTo(p, s, have)
+			if o == nil {
+				return false
 			}
-			if o = c.shownTo(p, s, o); o == nil || o.Kind() != api.KindOwner {
-				return o
+			if ch.kind == api.KindOwner {
+				if err := c.view(ctx, func(tx *state.Tx) (err error) { o, err = c.withUse(tx, o); return err }); err != nil {
+					return false
+				}
 			}
-			if err := c.view(ctx, func(tx *state.Tx) (err error) { o, err = c.withUse(tx, o); return err }); err != nil {
-				return nil
+			if o != have { // it is of this moment
+				send = nil
 			}
-			return o
+			out = append(out, serve.Change{Revision: ch.revision, Deleted: deleted, Object: o, Shared: send})
+			return true
 		}
-		if o := see(ch.Value); o != nil {
-			out = append(out, serve.Change{Revision: ch.Revision, Object: o})
-		} else if o := see(ch.Prev); o != nil { // it was deleted, or is no longer the watcher's to see
-			out = append(out, serve.Change{Revision: ch.Revision, Deleted: true, Object: o})
+		if !see(ch.now, &ch.sendNow, false) {
+			see(ch.was, &ch.sendWas, true) // it was deleted, or is no longer the watcher's to see
 		}
+	}
+	for i := range len(out) - 1 {
+		out[i].More = true
 	}
 	return out
 }
 
-// pass gives a watcher the changes of one revision; false when the watch has ended.
+// pass gives changes to a watcher; false when the watch has ended.
 func pass(ctx context.Context, changes []serve.Change, out chan<- serve.Change) bool {
-	for i, ch := range changes {
+	for _, ch := range changes {
 		if ctx.Err() != nil {
 			return false // before select, which would choose either way
 		}
-		ch.More = i < len(changes)-1
 		select {
 		case out <- ch:
 		case <-ctx.Done():

@@ -2,7 +2,10 @@ package serve
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
+	"sync"
 
 	"widecloud/api"
 )
@@ -20,7 +23,37 @@ type Change struct {
 	Revision int64
 	Deleted  bool
 	Object   api.Object
-	More     bool // the watcher has more changes of this revision to come
+	More     bool      // the watcher has more changes of this revision to come
+	Shared   *Encoding // of those watchers that get this change as it is; nil: it is this one's alone
+}
+
+// Encoding keeps how a change is sent, so that it is encoded once, whoever watches. The zero Encoding is empty.
+type Encoding struct {
+	once sync.Once
+	data []byte
+	err  error
+}
+
+// event is how a change is sent, but for its id.
+func (c Change) event() ([]byte, error) {
+	if c.Shared == nil {
+		return c.encode()
+	}
+	c.Shared.once.Do(func() { c.Shared.data, c.Shared.err = c.encode() })
+	return c.Shared.data, c.Shared.err
+}
+
+// encode makes a Server-Sent Event (WHATWG HTML §9.2), but for its id.
+func (c Change) encode() ([]byte, error) {
+	event := "put"
+	if c.Deleted {
+		event = "delete"
+	}
+	data, err := json.Marshal(api.WatchEvent[api.Object]{Type: event, Revision: c.Revision, Kind: c.Object.Kind(), Object: c.Object})
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", event, data), nil
 }
 
 // Query says which objects of a kind to list. Its zero value is all.

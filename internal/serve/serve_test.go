@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -500,5 +501,63 @@ func TestOpenAPI(t *testing.T) {
 	}
 	if doc.Components.Schemas["Error"].Properties["reasons"] == nil {
 		t.Error("no schema of Error")
+	}
+}
+
+// counted is an object that counts how often it is encoded.
+type counted struct {
+	api.VM
+	n *atomic.Int32
+}
+
+// MarshalJSON is json.Marshaler's.
+func (c *counted) MarshalJSON() ([]byte, error) {
+	c.n.Add(1)
+	return json.Marshal(&c.VM)
+}
+
+// sharing gives every watcher one and the same change.
+type sharing struct {
+	*servetest.Memory
+	change serve.Change
+}
+
+// Watch is serve.Controller's.
+func (s *sharing) Watch(ctx context.Context, _ serve.Principal, _ []api.Kind, _ api.Selector, _ int64) (<-chan serve.Change, error) {
+	ch := make(chan serve.Change, 1)
+	ch <- s.change
+	context.AfterFunc(ctx, func() { close(ch) })
+	return ch, nil
+}
+
+// TestEncodedOnce: what several watchers are sent is encoded once.
+func TestEncodedOnce(t *testing.T) {
+	o := &counted{VM: api.VM{Meta: api.Meta{Name: "web1"}}, n: new(atomic.Int32)}
+	ctl := &sharing{servetest.New(), serve.Change{Revision: 7, Object: o, Shared: new(serve.Encoding)}}
+	srv := serve.New(serve.Options{Controller: ctl, Logger: slog.New(slog.DiscardHandler)})
+	h := httptest.NewServer(srv)
+	defer h.Close()
+	defer srv.Stop()
+	defer http.DefaultClient.CloseIdleConnections()
+	for range 3 {
+		r, err := http.NewRequest(http.MethodGet, h.URL+"/v1/vms?watch=true", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer alice-token")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		lines := bufio.NewScanner(resp.Body)
+		for lines.Scan() && !strings.HasPrefix(lines.Text(), "data: ") {
+		}
+		if !strings.Contains(lines.Text(), `"revision":7`) || !strings.Contains(lines.Text(), `"name":"web1"`) {
+			t.Errorf("a watcher is sent %q, %v", lines.Text(), lines.Err())
+		}
+	}
+	if n := o.n.Load(); n != 1 {
+		t.Errorf("it was encoded %d times", n)
 	}
 }

@@ -3,7 +3,6 @@ package serve
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -136,11 +135,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-ch
 			if !ok {
 				return // the client resumes with its last id, or learns by CodeStale that it must list again
 			}
-			event := "put"
-			if c.Deleted {
-				event = "delete"
-			}
-			data, err := json.Marshal(api.WatchEvent[api.Object]{Type: event, Revision: c.Revision, Kind: c.Object.Kind(), Object: c.Object})
+			event, err := c.event()
 			if err != nil {
 				s.log.Error("watch cannot encode an object", "error", err)
 				return
@@ -149,7 +144,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-ch
 			if !c.More { // a client that has this id has all of the revision, and resumes after it
 				fmt.Fprintf(&b, "id: %d\n", c.Revision)
 			}
-			fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", event, data)
+			b.Write(event)
 			if !send(b.Bytes()) {
 				return
 			}
