@@ -25,17 +25,6 @@ const (
 	KindEvent      Kind = "events"
 )
 
-// NewObject makes an empty object of a kind; nil for a kind that there is not.
-func NewObject(k Kind) Object {
-	for _, o := range []Object{&Site{}, &Host{}, &Owner{}, &User{}, &Peer{}, &Offer{}, &Loan{}, &Image{}, &Volume{}, &Network{}, &VM{}, &Guest{},
-		&Address{}, &Translator{}, &Job{}, &Event{}} {
-		if o.Kind() == k {
-			return o
-		}
-	}
-	return nil
-}
-
 // Meta identifies an object and says where its home is.
 type Meta struct {
 	// Name is unique among the objects of its kind at its home site: a DNS label of at most 40 characters (RFC 1123 §2.1).

@@ -52,6 +52,15 @@ func NounOf(k Kind) (Noun, error) {
 	return Noun{}, Errorf(CodeNotFound, "no kind of object is called %q", k)
 }
 
+// NewObject makes an empty object of a kind; nil for a kind that there is not.
+func NewObject(k Kind) Object {
+	n, err := NounOf(k)
+	if err != nil {
+		return nil
+	}
+	return n.New()
+}
+
 func (n Noun) named() Noun {
 	if n.Singular == "" {
 		n.Singular = strings.TrimSuffix(string(n.Kind), "s")
