@@ -99,9 +99,9 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 	told := teller{s: s}
 	for ctx.Err() == nil {
 		changed := a.c.whenChanged()
-		state, err := a.c.hostState(ctx, host)
+		state, revision, err := a.c.hostState(ctx, host)
 		if err == nil {
-			err = told.tell(ctx, state)
+			err = told.tell(ctx, state, revision)
 		}
 		wait := settleTime
 		if err != nil && ctx.Err() == nil {
@@ -132,13 +132,13 @@ type teller struct {
 	sent wire.Sent
 }
 
-// tell returns once the agent has taken the orders.
-func (t *teller) tell(ctx context.Context, state *wire.HostState) error {
+// tell returns once the agent has taken the orders of a revision.
+func (t *teller) tell(ctx context.Context, state *wire.HostState, revision int64) error {
 	if state == t.last {
 		return nil
 	}
 	if !t.s.Can(wire.CapChanges) {
-		return t.tellAll(ctx, state)
+		return t.tellAll(ctx, state, revision)
 	}
 	orders, err := wire.OrdersOf(*state, t.s.Level())
 	if err != nil {
@@ -148,7 +148,7 @@ func (t *teller) tell(ctx context.Context, state *wire.HostState) error {
 		t.last = state
 		return nil
 	}
-	for _, part := range t.sent.Changes(orders, state.Revision) {
+	for _, part := range t.sent.Changes(orders, revision) {
 		if err := wire.Call(ctx, t.s, http.MethodPut, wire.PathChange, part, &wire.Empty{}); err != nil {
 			t.last, t.sent = nil, wire.Sent{} // it may have taken it, or something else: all of them the next time
 			return err
@@ -159,16 +159,14 @@ func (t *teller) tell(ctx context.Context, state *wire.HostState) error {
 }
 
 // tellAll is tell for an agent that takes no changes.
-func (t *teller) tellAll(ctx context.Context, state *wire.HostState) error {
-	if t.last != nil {
-		before, after := *t.last, *state
-		before.Revision, after.Revision = 0, 0
-		if reflect.DeepEqual(before, after) {
-			t.last = state
-			return nil
-		}
+func (t *teller) tellAll(ctx context.Context, state *wire.HostState, revision int64) error {
+	if t.last != nil && reflect.DeepEqual(t.last, state) {
+		t.last = state
+		return nil
 	}
-	for _, part := range state.SplitFor(t.s) {
+	all := *state
+	all.Revision = revision
+	for _, part := range all.SplitFor(t.s) {
 		if err := wire.Call(ctx, t.s, http.MethodPut, wire.PathState, part, &wire.Empty{}); err != nil {
 			t.last = nil
 			return err

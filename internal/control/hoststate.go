@@ -12,10 +12,11 @@ import (
 	"widecloud/internal/wire"
 )
 
-// hostState is everything that a host is to be now. It is made again only when something that it follows from has changed; while
-// nothing has, it is the same pointer. It must not be changed.
-func (c *Controller) hostState(ctx context.Context, host string) (s *wire.HostState, err error) {
+// hostState is everything that a host is to be as of a revision. It is made again only when something that it follows from has
+// changed; while nothing has, it is the same pointer. It must not be changed.
+func (c *Controller) hostState(ctx context.Context, host string) (s *wire.HostState, revision int64, err error) {
 	err = c.view(ctx, func(tx *state.Tx) error {
+		revision = tx.Revision()
 		p, err := c.sitePlan(tx)
 		if err != nil {
 			return err
@@ -27,7 +28,7 @@ func (c *Controller) hostState(ctx context.Context, host string) (s *wire.HostSt
 		s, err = p.states.Get(tx, host, func(tx *state.Tx) (*wire.HostState, error) { return c.stateOf(tx, p, h) })
 		return err
 	})
-	return s, err
+	return s, revision, err
 }
 
 func (c *Controller) stateOf(tx *state.Tx, p *sitePlan, h netplan.Host) (*wire.HostState, error) {
@@ -35,7 +36,7 @@ func (c *Controller) stateOf(tx *state.Tx, p *sitePlan, h netplan.Host) (*wire.H
 	if err != nil {
 		return nil, err
 	}
-	s := &wire.HostState{Revision: tx.Revision(), AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: append([]wire.VMOrder{}, orders...)}
+	s := &wire.HostState{AnycastVTEP: c.o.AnycastVTEP, Pref64: c.o.Pref64, VMs: append([]wire.VMOrder{}, orders...)}
 	slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
 	networks, err := p.foreign.Get(tx, "", func(tx *state.Tx) ([]netplan.Network, error) { return c.planForeign(tx, p.site) })
 	if err != nil {

@@ -236,6 +236,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	var err error
 	s.state, err = state.Open(p.ctx, st, control.Tables())
 	w.must(err)
+	s.state.CheckMemos()
 	s.cred, err = s.authority.Controller()
 	w.must(err)
 	s.trust, err = wire.NewTrust(wire.TrustOptions{CA: s.authority.Certificate()})

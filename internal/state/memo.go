@@ -1,6 +1,10 @@
 package state
 
-import "sync"
+import (
+	"fmt"
+	"reflect"
+	"sync"
+)
 
 // Memo keeps what was computed from objects, for as long as nothing that the computation has read changes. The zero Memo is empty.
 type Memo[V any] struct {
@@ -31,7 +35,7 @@ func (m *Memo[V]) Get(tx *Tx, key string, f func(*Tx) (V, error)) (V, error) {
 	m.mu.Unlock()
 	if have != nil && have.revision <= tx.Revision() && !have.outdated() {
 		tx.memos = append(tx.memos, &have.reading)
-		return have.value, nil
+		return have.value, m.check(tx, key, have.value, f)
 	}
 	inner := tx.s.begin(tx.from, false)
 	defer inner.end()
@@ -51,6 +55,19 @@ func (m *Memo[V]) Get(tx *Tx, key string, f func(*Tx) (V, error)) (V, error) {
 		m.kept[key] = made
 	}
 	return v, nil
+}
+
+// check finds a result that is kept and no longer true, in a State whose results are checked.
+func (m *Memo[V]) check(tx *Tx, key string, have V, f func(*Tx) (V, error)) error {
+	if !tx.s.checked {
+		return nil
+	}
+	inner := tx.s.begin(tx.from, true)
+	defer inner.end()
+	if now, err := f(inner); err != nil || !reflect.DeepEqual(have, now) {
+		return fmt.Errorf("state: what is kept of %q is %+v, and would be %+v now (%v)", key, have, now, err)
+	}
+	return nil
 }
 
 // Forget drops what is kept of a key, for whoever knows that it will not be asked for again.

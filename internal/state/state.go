@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -22,6 +23,7 @@ type State struct {
 	now     atomic.Pointer[version]
 	commits chan struct{} // holds one token: the right to commit and to reload; a channel, so that waiting heeds a context
 	doubt   atomic.Bool   // a commit failed: the store may have more than the memory
+	checked bool          // of CheckMemos
 }
 
 // version is the objects as of a revision.
@@ -280,7 +282,12 @@ func (s *State) replace(kvs []store.KV, revision int64) error {
 	return nil
 }
 
-// Verify finds an object that was changed by somebody who has read it: nil, or an error that names its key. It is for tests.
+// CheckMemos has each result of a Memo computed again when it is asked for, and makes it an error when it is not what was kept. It is
+// for tests, before the State is used.
+func (s *State) CheckMemos() { s.checked = true }
+
+// Verify finds an object that was changed by somebody who has read it, and one that an index does not find, or finds where it is
+// not: nil, or an error that names its key. It is for tests.
 func (s *State) Verify() error {
 	tx := s.begin(s.now.Load(), true)
 	defer tx.end()
@@ -293,6 +300,38 @@ func (s *State) Verify() error {
 			d.revise(want, r.modified)
 			if !reflect.DeepEqual(want, r.object) {
 				return fmt.Errorf("%s was changed in memory: it is %+v, stored is %+v", r.key, r.object, want)
+			}
+		}
+		if err := tx.verifyIndexes(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifyIndexes holds what the indexes of a table find against a scan.
+func (tx *Tx) verifyIndexes(d definition) error {
+	for name, index := range d.indexes() {
+		found := map[string]int{} // by key; it counts to 1 and back
+		for r := range tx.scan(d.prefix(), indexKey+"_prefix", d.prefix()) {
+			keys := slices.Clone(index.Indexer.(indexer)(r.object))
+			slices.Sort(keys)
+			for _, key := range slices.Compact(keys) {
+				for by := range tx.scan(d.prefix(), name, key) {
+					if by == r {
+						found[key]++
+					}
+				}
+				if found[key]--; found[key] != 0 {
+					return fmt.Errorf("index %s of %s finds %s not once by %q", name, d.prefix(), r.key, key)
+				}
+			}
+		}
+		for key := range found {
+			for r := range tx.scan(d.prefix(), name, key) {
+				if !slices.Contains(index.Indexer.(indexer)(r.object), key) {
+					return fmt.Errorf("index %s of %s finds %s by %q", name, d.prefix(), r.key, key)
+				}
 			}
 		}
 	}
