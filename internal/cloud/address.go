@@ -78,13 +78,3 @@ func VNI(uid string, taken func(uint32) bool) uint32 {
 	}
 	return 0
 }
-
-// DeviceName names a kernel device of a network: kind ("br", "vx": at most 6 bytes) and identifier. It has at most 15
-// bytes, the kernel's limit (IFNAMSIZ). A longer kind is a defect of the caller: it panics.
-func DeviceName(kind string, vni uint32) string {
-	name := fmt.Sprintf("%s-%d", kind, vni)
-	if len(kind) > 6 || vni > MaxVNI {
-		panic("cloud: no device name: " + name)
-	}
-	return name
-}

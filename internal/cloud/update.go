@@ -7,16 +7,8 @@ import (
 	"widecloud/api"
 )
 
-// CheckUpdate tells whether an object's spec may be changed so: nil, or CodeInvalid or CodeConflict with the fields that
-// must stay, all of them at once. Both are of one kind; now has passed Default and Validate.
-func CheckUpdate(was, now api.Object) error {
-	if faults := UpdateFaults(was, now); len(faults) > 0 {
-		return api.Faults(faults...)
-	}
-	return nil
-}
-
-// UpdateFaults is CheckUpdate for a caller that has faults of its own to add.
+// UpdateFaults gives what is wrong about the change of an object: CodeInvalid and CodeConflict with the fields that must stay, one
+// error for each, none if there is none. Both objects are of one kind; now has passed Default and Validate.
 func UpdateFaults(was, now api.Object) []*api.Error {
 	if was.Kind() != now.Kind() {
 		return some(api.Invalidf("kind", "is %s, not %s", was.Kind(), now.Kind()))

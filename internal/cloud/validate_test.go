@@ -152,7 +152,7 @@ func TestAllFaults(t *testing.T) {
 			[]string{"already-exists", "spec.prefix", "spec.vni"}},
 		{"an offer", cloud.Validate(&api.Offer{Meta: api.Meta{Name: "x"}, Spec: api.OfferSpec{To: []string{"a", "B"}, LendLimit: api.Resources{CPUs: -1}}}, known),
 			[]string{"invalid", "spec.to[1]", "spec.lend_limit.cpus", "spec.lease_seconds", "spec.on_reclaim"}},
-		{"a change", cloud.CheckUpdate(vm(api.PhaseRunning, api.VMSpec{Hardware: api.Hardware{CPUs: 1}, Image: "a", Network: "n"}), vm("", api.VMSpec{Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512}, Image: "b", Network: "m"})),
+		{"a change", update(vm(api.PhaseRunning, api.VMSpec{Hardware: api.Hardware{CPUs: 1}, Image: "a", Network: "n"}), vm("", api.VMSpec{Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512}, Image: "b", Network: "m"})),
 			[]string{"invalid", "spec.image", "spec.network", "spec.cpus", "spec.memory_mib"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -339,7 +339,15 @@ func TestDefault(t *testing.T) {
 	}
 }
 
-func TestCheckUpdate(t *testing.T) {
+// update gives what is wrong about a change as its user is told.
+func update(was, now api.Object) error {
+	if faults := cloud.UpdateFaults(was, now); len(faults) > 0 {
+		return api.Faults(faults...)
+	}
+	return nil
+}
+
+func TestUpdateFaults(t *testing.T) {
 	vm := func(phase api.VMPhase, f func(*api.VM)) *api.VM {
 		v := &api.VM{Meta: api.Meta{Name: "web1", UID: "u", Owner: "wide", Home: "tokyo"}, Status: api.VMStatus{Phase: phase},
 			Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 64}, Image: "tiny", Network: "blue", Power: api.PowerOn}}
@@ -383,7 +391,7 @@ func TestCheckUpdate(t *testing.T) {
 		{"kind", &api.Peer{}, &api.Loan{}, "invalid kind"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := "", cloud.CheckUpdate(tc.was, tc.now)
+			got, err := "", update(tc.was, tc.now)
 			var e *api.Error
 			if errors.As(err, &e) {
 				got = string(e.Code) + " " + e.Field
@@ -511,7 +519,7 @@ func TestIPv4For(t *testing.T) {
 	}
 }
 
-func TestVNIAndNames(t *testing.T) {
+func TestVNI(t *testing.T) {
 	free := func(uint32) bool { return false }
 	first := cloud.VNI("u", free)
 	if first == 0 || first > cloud.MaxVNI || first != cloud.VNI("u", free) {
@@ -526,13 +534,4 @@ func TestVNIAndNames(t *testing.T) {
 	if got := cloud.VNI("u", func(uint32) bool { return true }); got != 0 {
 		t.Errorf("none is free, got %d", got)
 	}
-	if d := cmp.Diff([]string{"br-7", "abcdef-16777215"}, []string{cloud.DeviceName("br", 7), cloud.DeviceName("abcdef", cloud.MaxVNI)}); d != "" {
-		t.Error(d)
-	}
-	defer func() {
-		if recover() == nil {
-			t.Error("a name that is too long was given")
-		}
-	}()
-	cloud.DeviceName("abcdefg", 1)
 }

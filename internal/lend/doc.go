@@ -13,8 +13,8 @@
 //
 // Invariants:
 //   - if every loan was granted with CanBorrow and every guest with Admit, the loans under an offer never exceed its
-//     LendLimit, those of one borrower its BorrowLimit, and the guests under a loan the loan (Ledger.Check);
-//   - an amount is granted if and only if it is at most Available; what is given back can be lent again;
+//     LendLimit, those of one borrower its BorrowLimit, and the guests under a loan the loan;
+//   - an amount is granted if and only if that much is left; what is given back can be lent again;
 //   - sums do not overflow: they stop at the largest int, so a hostile amount is refused and not wrapped around;
 //   - a loan never goes back to an earlier state, and every change of one increases its Serial;
 //   - no I/O, no clock, no log.

@@ -50,18 +50,6 @@ func Addressed(o api.Offer, borrower string) bool {
 		(slices.Contains(o.Spec.To, "*") || slices.Contains(o.Spec.To, borrower))
 }
 
-// Available is what a site can borrow of an offer now: nothing if the offer is not to it or is being withdrawn.
-func Available(o api.Offer, loans []api.Loan, borrower string) api.Resources {
-	if !Addressed(o, borrower) || o.Deleting {
-		return api.Resources{}
-	}
-	left := Sub(o.Spec.LendLimit, Lent(o, loans, ""))
-	if o.Spec.BorrowLimit != nil {
-		left = Min(left, Sub(*o.Spec.BorrowLimit, Lent(o, loans, borrower)))
-	}
-	return left
-}
-
 // CanBorrow tells whether the lender may grant a new loan of amount: nil, or every reason against it. loans are those of
 // the lender's own store.
 func CanBorrow(o api.Offer, loans []api.Loan, borrower string, amount api.Resources) []api.Reason {
@@ -114,14 +102,6 @@ func listOr(names []string, none string) string {
 	return strings.Join(names, ", ")
 }
 
-// Headroom is what new guests can still take of a loan; nothing unless it is active.
-func Headroom(l api.Loan, guests []api.Guest) api.Resources {
-	if l.Status.State != api.LoanActive || l.Deleting {
-		return api.Resources{}
-	}
-	return Sub(l.Spec.Amount, Used(l.Name, guests))
-}
-
 // Admit tells whether a new guest with these needs fits under a loan: nil, or every reason against it. guests are those
 // of the lender's own store, without the one that is asked about (see Others).
 func Admit(l api.Loan, guests []api.Guest, needs api.Resources) []api.Reason {
@@ -168,52 +148,4 @@ func Others(guests []api.Guest, vmUID string) []api.Guest {
 		}
 	}
 	return out
-}
-
-// Ledger is a lender's whole book.
-type Ledger struct {
-	Offers []api.Offer
-	Loans  []api.Loan
-	Guests []api.Guest
-}
-
-// Check returns every place where the book does not balance; nil is the law kept. An offer that its owner lowered under
-// what is lent shows up here too, until enough is reclaimed.
-func (b Ledger) Check() []api.Reason {
-	var rs []api.Reason
-	over := func(what string, limit, got api.Resources) {
-		for _, d := range fields {
-			if g, l := d.of(got), d.of(limit); g > l {
-				rs = append(rs, api.Reason{Code: d.code, Message: fmt.Sprintf("%s: %d %s taken, %d is the limit", what, g, d.unit, l)})
-			}
-		}
-	}
-	for _, o := range b.Offers {
-		over("offer "+o.Name, o.Spec.LendLimit, Lent(o, b.Loans, ""))
-		if o.Spec.BorrowLimit == nil {
-			continue
-		}
-		seen := map[string]bool{}
-		for _, l := range b.Loans {
-			if counts(o, l) && !seen[l.Spec.Borrower] {
-				seen[l.Spec.Borrower] = true
-				over(fmt.Sprintf("offer %s to %s", o.Name, l.Spec.Borrower), *o.Spec.BorrowLimit, Lent(o, b.Loans, l.Spec.Borrower))
-			}
-		}
-	}
-	known := map[string]bool{}
-	for _, l := range b.Loans {
-		known[l.Name] = true
-		used := Used(l.Name, b.Guests)
-		over("loan "+l.Name, l.Spec.Amount, used)
-		if used != l.Status.Used {
-			rs = append(rs, api.Reason{Code: "loan", Message: fmt.Sprintf("loan %s: says %+v is used, its guests need %+v", l.Name, l.Status.Used, used)})
-		}
-	}
-	for _, g := range b.Guests {
-		if !known[g.Spec.Loan] {
-			rs = append(rs, api.Reason{Code: "loan", Host: g.Spec.Host, Message: fmt.Sprintf("guest %s: loan %s is not known", g.Name, g.Spec.Loan)})
-		}
-	}
-	return rs
 }

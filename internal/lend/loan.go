@@ -63,11 +63,3 @@ func Advance(l api.Loan, grace time.Duration, now time.Time) (api.Loan, bool) {
 	}
 	return l, false
 }
-
-// Due is when Advance has to be called next if nothing else happens; the zero time: never.
-func Due(l api.Loan) time.Time {
-	if l.Status.State == api.LoanActive || l.Status.State == api.LoanReclaimed {
-		return l.Status.Expires
-	}
-	return time.Time{}
-}

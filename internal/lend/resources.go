@@ -56,11 +56,6 @@ func Sub(a, b api.Resources) api.Resources {
 	})
 }
 
-// Min is the smaller of a and b, field by field.
-func Min(a, b api.Resources) api.Resources {
-	return each(a, b, func(x, y int) int { return min(x, y) })
-}
-
 // Negative returns the name of the first field below zero, as it stands in documents (memory_mib); "" if there is none.
 func Negative(r api.Resources) string {
 	for _, d := range fields {
