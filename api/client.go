@@ -71,9 +71,13 @@ func Get[T any, P object[T]](ctx context.Context, c *Client, name string) (*T, e
 	return call[T](ctx, c, http.MethodGet, path(string(kindOf[T, P]()), name), nil)
 }
 
-// Create makes an object and gives it as it was accepted.
+// Create makes an object and gives it as it was accepted. It is repeated when its answer is lost on the way, and takes effect once.
 func Create[T any, P object[T]](ctx context.Context, c *Client, o *T) (*T, error) {
-	return call[T](ctx, c, http.MethodPost, path(string(kindOf[T, P]())), o)
+	n := new(T)
+	if err := c.postOnce(ctx, path(string(kindOf[T, P]())), o, n); err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 // Update replaces the object's Spec. With a Revision, CodeConflict tells that it is no longer the newest.
@@ -108,10 +112,10 @@ func Delete[T any, P object[T]](ctx context.Context, c *Client, name string) (*T
 	return call[T](ctx, c, http.MethodDelete, path(string(kindOf[T, P]()), name), nil)
 }
 
-// Migrate starts a migration to SITE or SITE/HOST; CodeRefused has all reasons why not.
+// Migrate starts a migration to SITE or SITE/HOST; CodeRefused has all reasons why not. It is repeated as Create is.
 func (c *Client) Migrate(ctx context.Context, vm, target string) (*Job, error) {
-	r, err := call[MigrateResult](ctx, c, http.MethodPost, path(string(KindVM), vm, "migrate"), MigrateRequest{Target: target})
-	if err != nil {
+	var r MigrateResult
+	if err := c.postOnce(ctx, path(string(KindVM), vm, "migrate"), MigrateRequest{Target: target}, &r); err != nil {
 		return nil, err
 	}
 	return r.Job, nil

@@ -65,10 +65,14 @@ func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object
 			return err
 		}
 		c.acted(tx, p, "created", o, "")
+		made := func() error { return c.created(tx, p, o) }
 		if v, ok := o.(*api.VM); ok {
-			return c.createdWith(tx, p, v)
+			made = func() error { return c.createdWith(tx, p, v) }
 		}
-		return c.created(tx, p, o)
+		if err := made(); err != nil {
+			return err
+		}
+		return c.answer(ctx, tx, o)
 	})
 	if err != nil {
 		return nil, err
@@ -459,7 +463,9 @@ func (c *Controller) Reboot(ctx context.Context, p serve.Principal, vm string, h
 	if err != nil {
 		return err
 	}
-	if err := c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard}); err != nil {
+	if err := c.atMostOnce(ctx, v, func() error {
+		return c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard})
+	}); err != nil {
 		return notThere(v, err)
 	}
 	c.note(ctx, p, "reboot", v, "")
@@ -517,7 +523,9 @@ func (c *Controller) Return(ctx context.Context, p serve.Principal, name string)
 	}); err != nil {
 		return nil, err
 	}
-	if err := c.o.Federation.Send(ctx, lender, wire.DocLoanRenew, name, documentTime, wire.LoanRenew{Name: name, Return: true}); err != nil {
+	if err := c.atMostOnce(ctx, &api.Loan{Meta: api.Meta{Name: name}}, func() error {
+		return c.o.Federation.Send(ctx, lender, wire.DocLoanRenew, name, documentTime, wire.LoanRenew{Name: name, Return: true})
+	}); err != nil {
 		return nil, err
 	}
 	o, err := c.Get(ctx, p, api.KindLoan, name)

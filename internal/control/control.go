@@ -187,7 +187,7 @@ func (c *Controller) settle(ctx context.Context) bool {
 // concerns tells whether anybody has something to do because of a change of a key. Events and progress come often, and
 // nothing follows from them; Cancel pokes by itself.
 func concerns(key string) bool {
-	for _, prefix := range []string{keyOf(api.KindEvent, ""), keyOf(api.KindJob, ""), keyOf(api.KindVolume, ""), prefixTokens, prefixJoins, "fed/"} {
+	for _, prefix := range []string{keyOf(api.KindEvent, ""), keyOf(api.KindJob, ""), keyOf(api.KindVolume, ""), prefixTokens, prefixJoins, prefixAnswers, "fed/"} {
 		if strings.HasPrefix(key, prefix) {
 			return false
 		}
@@ -275,12 +275,15 @@ func (c *Controller) eventBy(tx *state.Tx, actor, typ, object, owner, message st
 	}
 }
 
-// forget removes what is no longer of use: the oldest events, ended jobs and loans, tokens that have expired.
+// forget removes what is no longer of use: the oldest events, ended jobs, loans and answers, tokens that have expired.
 func (c *Controller) forget(ctx context.Context) error {
 	if err := c.forgetEvents(ctx); err != nil {
 		return err
 	}
 	if err := c.pruneLoans(ctx); err != nil {
+		return err
+	}
+	if err := c.pruneAnswers(ctx); err != nil {
 		return err
 	}
 	return c.pruneJoins(ctx)

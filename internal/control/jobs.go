@@ -245,7 +245,7 @@ func (c *Controller) Cancel(ctx context.Context, p serve.Principal, job string) 
 			return api.Errorf(api.CodeNotFound, "no job is called %q", job)
 		}
 		c.acted(tx, p, "cancel", j, "")
-		return nil
+		return c.answer(ctx, tx, j)
 	})
 }
 

@@ -55,7 +55,12 @@ func (c *Controller) oneTime(ctx context.Context, j join) (string, error) {
 		return "", err
 	}
 	j.Expires = c.now().Add(c.o.JoinLife)
-	return t.String(), c.update(ctx, func(tx *state.Tx) error { return putJSON(tx, prefixJoins+t.ID(), j) })
+	return t.String(), c.update(ctx, func(tx *state.Tx) error {
+		if err := putJSON(tx, prefixJoins+t.ID(), j); err != nil {
+			return err
+		}
+		return c.answer(ctx, tx, nil)
+	})
 }
 
 // redeem reads a one-time token that somebody with a key shows: a new one, or one that the same key has used before.
@@ -251,7 +256,10 @@ func (c *Controller) peered(ctx context.Context, site, endpoint, certificate, fi
 			return err
 		}
 		c.event(tx, "peer.added", "peers/"+site, "", "certificates are exchanged; fingerprint "+fingerprint)
-		return put(tx, out)
+		if err := put(tx, out); err != nil {
+			return err
+		}
+		return c.answer(ctx, tx, out)
 	})
 	if err != nil {
 		return nil, err

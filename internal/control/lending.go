@@ -324,7 +324,10 @@ func (c *Controller) borrow(ctx context.Context, lender, offer string, amount ap
 		if _, err := get[api.Peer](tx, lender); err != nil {
 			return api.Invalidf("lender", "no peer is called %q", lender)
 		}
-		return putJSON(tx, requestKey(lender, name), loanRequest{Offer: offer, Amount: amount, Asked: c.now()})
+		if err := putJSON(tx, requestKey(lender, name), loanRequest{Offer: offer, Amount: amount, Asked: c.now()}); err != nil {
+			return err
+		}
+		return c.answer(ctx, tx, &api.Loan{Meta: api.Meta{Name: name}})
 	}); err != nil {
 		return "", err
 	}
@@ -334,6 +337,7 @@ func (c *Controller) borrow(ctx context.Context, lender, offer string, amount ap
 		if e := c.update(ctx, func(tx *state.Tx) error { return remove(tx, requestKey(lender, name)) }); e != nil {
 			c.log.Error("forget a loan request", "peer", lender, "loan", name, "err", e)
 		}
+		c.unanswered(ctx)
 	}
 	return name, err
 }
@@ -535,7 +539,7 @@ func (c *Controller) reclaim(ctx context.Context, actor, name string) (*api.Loan
 		}
 		*l = lend.Reclaim(*l, c.graceOf(offers[l.Spec.Offer]), c.now(), "the lender wants it back")
 		c.eventBy(tx, actor, "loan.reclaimed", "loans/"+l.Name, "", "from "+l.Spec.Borrower)
-		return nil
+		return c.answer(ctx, tx, l)
 	})
 	if err != nil {
 		return nil, err

@@ -89,7 +89,10 @@ func (c *Controller) startMigration(ctx context.Context, vmName string, to locat
 		if err := put(tx, v); err != nil {
 			return err
 		}
-		return c.migrations.begin(tx, job, &m)
+		if err := c.migrations.begin(tx, job, &m); err != nil {
+			return err
+		}
+		return c.answer(ctx, tx, job)
 	})
 	if err != nil {
 		return nil, err

@@ -25,6 +25,7 @@ const (
 	prefixJoins      = "joins/"      // joins/ID -> join
 	prefixViews      = "views/"      // views/HOME/UID -> wire.NetworkView of a peer's network
 	prefixRequests   = "requests/"   // requests/LENDER/LOAN -> loanRequest: a loan that was asked for, and is not here yet
+	prefixAnswers    = "answers/"    // answers/USER/HASH -> answer: of a request that its client may repeat
 	prefixEnrolments = "enrolments/" // enrolments/HOST -> enrolment: the key that may speak for a host
 )
 

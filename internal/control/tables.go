@@ -57,6 +57,7 @@ func Tables() state.Schema {
 		recordTable[wire.NetworkView](prefixViews),
 		recordTable[loanRequest](prefixRequests),
 		recordTable[enrolment](prefixEnrolments),
+		recordTable[answer](prefixAnswers),
 		recordTable[wire.OfferBody](prefixOffers),
 	}
 }

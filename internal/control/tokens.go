@@ -251,7 +251,10 @@ func (c *Controller) NewToken(ctx context.Context, p serve.Principal, user strin
 		kept, err := getJSON[token](tx, prefixTokens+id)
 		made = kept.shown(id)
 		made.Token = tokenText(id, secret)
-		return err
+		if err != nil {
+			return err
+		}
+		return c.answer(ctx, tx, nil)
 	})
 	if err != nil {
 		return nil, err
@@ -337,6 +340,9 @@ func (c *Controller) updateUser(tx *state.Tx, was, now *api.User) error {
 // deleteUser removes a user and its tokens. Which these are, the tokens themselves say.
 func (c *Controller) deleteUser(tx *state.Tx, u *api.User) error {
 	return c.keepAnAdmin(tx, u, func() error {
+		if err := removeAll(tx, answersOf(u.Name)); err != nil {
+			return err
+		}
 		tokens, err := ofUser(tx, u.Name)
 		if err != nil {
 			return err

@@ -69,6 +69,10 @@ type Controller interface {
 	// Authenticate gives the principal of a token, or api.CodeUnauthenticated.
 	Authenticate(ctx context.Context, token string) (Principal, error)
 
+	// Answered is what an attempt was answered with in the last 24 h; nil when it was not. What a method does for an attempt
+	// (AttemptOf) and the Answer are kept in one transaction, after which another with the same user and key is refused.
+	Answered(ctx context.Context, a Attempt) (*Answer, error)
+
 	Get(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
 	// List gives what p may see and q takes, in the order of names, as of the revision. The objects are shared and must not be
 	// changed.

@@ -67,10 +67,18 @@ type (
 	nameInput struct {
 		Name string `path:"name" doc:"the object's name"`
 	}
-	createInput[T any] struct{ Body T }
-	verbInput[T any]   struct {
-		Name string `path:"name" doc:"the object's name"`
+	createInput[T any] struct {
+		OnceInput
 		Body T
+	}
+	verbInput[T any] struct {
+		Name string `path:"name" doc:"the object's name"`
+		OnceInput
+		Body T
+	}
+	bareVerbInput struct {
+		Name string `path:"name" doc:"the object's name"`
+		OnceInput
 	}
 	updateInput[T any] struct {
 		Name string `path:"name" doc:"the object's name; the body's must be the same or left out"`
@@ -132,7 +140,9 @@ func register[T any, P object[T]](s *Server, h huma.API) {
 		op := s.operation("create-"+lower, http.MethodPost, path, tag, "Create one of "+tag)
 		op.DefaultStatus = http.StatusCreated
 		huma.Register(h, op, func(ctx context.Context, in *createInput[T]) (*objectOutput[P], error) {
-			o, err := ctl.Create(ctx, who(ctx), P(&in.Body))
+			o, err := once(s, ctx, in.OnceInput, op.OperationID, in.Body,
+				func(ctx context.Context) (api.Object, error) { return ctl.Create(ctx, who(ctx), P(&in.Body)) },
+				func(o api.Object) (api.Object, error) { return o, nil })
 			return one(ctx, o, err)
 		})
 	}
@@ -185,7 +195,14 @@ func (s *Server) registerVerbs(h huma.API) {
 	op.DefaultStatus = http.StatusAccepted
 	op.Description = "202 with a job; 200 with dry_run, where no reasons mean that it would be accepted; 422 with all reasons when refused."
 	huma.Register(h, op, func(ctx context.Context, in *verbInput[api.MigrateRequest]) (*migrateOutput, error) {
-		job, reasons, err := ctl.Migrate(ctx, who(ctx), in.Name, in.Body.Target, in.Body.DryRun)
+		var reasons []api.Reason
+		if in.Body.DryRun {
+			in.Key = "" // it does nothing
+		}
+		job, err := once(s, ctx, in.OnceInput, "migrate-vm "+in.Name, in.Body, func(ctx context.Context) (job *api.Job, err error) {
+			job, reasons, err = ctl.Migrate(ctx, who(ctx), in.Name, in.Body.Target, in.Body.DryRun)
+			return job, err
+		}, shown[*api.Job])
 		switch {
 		case err != nil:
 			return nil, s.fail(ctx, err)
@@ -200,7 +217,12 @@ func (s *Server) registerVerbs(h huma.API) {
 
 	op = s.operation("reboot-vm", http.MethodPost, "/v1/vms/{name}/reboot", "vms", "Reboot a VM")
 	huma.Register(h, op, func(ctx context.Context, in *verbInput[api.RebootRequest]) (*noContentOutput, error) {
-		if err := ctl.Reboot(ctx, who(ctx), in.Name, in.Body.Hard); err != nil {
+		_, err := once(s, ctx, in.OnceInput, "reboot-vm "+in.Name, in.Body,
+			func(ctx context.Context) (_ struct{}, err error) {
+				return struct{}{}, ctl.Reboot(ctx, who(ctx), in.Name, in.Body.Hard)
+			},
+			func(api.Object) (_ struct{}, err error) { return struct{}{}, nil })
+		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
 		return nil, nil
@@ -229,28 +251,34 @@ func (s *Server) registerVerbs(h huma.API) {
 	op = s.operation("request-loan", http.MethodPost, "/v1/loans", "loans", "Borrow an amount under a peer's offer")
 	op.DefaultStatus = http.StatusCreated
 	huma.Register(h, op, func(ctx context.Context, in *createInput[api.LoanRequest]) (*objectOutput[*api.Loan], error) {
-		loan, err := ctl.Borrow(ctx, who(ctx), in.Body.Lender, in.Body.Offer, in.Body.Amount)
+		loan, err := once(s, ctx, in.OnceInput, "request-loan", in.Body, func(ctx context.Context) (*api.Loan, error) {
+			return ctl.Borrow(ctx, who(ctx), in.Body.Lender, in.Body.Offer, in.Body.Amount)
+		}, shown[*api.Loan])
 		return objectResult(s, ctx, loan, err)
 	})
 
 	op = s.operation("create-join-token", http.MethodPost, "/v1/hosts/join-tokens", "hosts", "Make a one-time token with which an agent enrols")
 	op.DefaultStatus = http.StatusCreated
 	huma.Register(h, op, func(ctx context.Context, in *createInput[api.JoinTokenRequest]) (*output[*api.Token], error) {
-		token, err := ctl.JoinToken(ctx, who(ctx), in.Body.Host, in.Body.Roles)
+		token, err := once(s, ctx, in.OnceInput, "create-join-token", in.Body, func(ctx context.Context) (string, error) {
+			return ctl.JoinToken(ctx, who(ctx), in.Body.Host, in.Body.Roles)
+		}, secret[string])
 		return result(s, ctx, &api.Token{Token: token}, err)
 	})
 
 	op = s.operation("create-invitation", http.MethodPost, "/v1/peers/invitations", "peers", "Make a one-time invitation for another site's admin")
 	op.DefaultStatus = http.StatusCreated
-	huma.Register(h, op, func(ctx context.Context, _ *struct{}) (*output[*api.Invitation], error) {
-		invitation, err := ctl.PeerInvite(ctx, who(ctx))
+	huma.Register(h, op, func(ctx context.Context, in *OnceInput) (*output[*api.Invitation], error) {
+		invitation, err := once(s, ctx, *in, "create-invitation", nil,
+			func(ctx context.Context) (string, error) { return ctl.PeerInvite(ctx, who(ctx)) }, secret[string])
 		return result(s, ctx, &api.Invitation{Invitation: invitation}, err)
 	})
 
 	op = s.operation("add-peer", http.MethodPost, "/v1/peers", "peers", "Accept another site's invitation")
 	op.DefaultStatus = http.StatusCreated
 	huma.Register(h, op, func(ctx context.Context, in *createInput[api.Invitation]) (*objectOutput[*api.Peer], error) {
-		peer, err := ctl.PeerAdd(ctx, who(ctx), in.Body.Invitation)
+		peer, err := once(s, ctx, in.OnceInput, "add-peer", in.Body,
+			func(ctx context.Context) (*api.Peer, error) { return ctl.PeerAdd(ctx, who(ctx), in.Body.Invitation) }, shown[*api.Peer])
 		return objectResult(s, ctx, peer, err)
 	})
 
@@ -281,6 +309,7 @@ func (s *Server) registerTokens(h huma.API) {
 
 	type createToken struct {
 		Name string `path:"name" doc:"the user's name, or -"`
+		OnceInput
 		Body *api.TokenRequest
 	}
 	op = s.operation("create-token", http.MethodPost, path, "users", "Make a new token for a user; its secret is shown this once")
@@ -291,7 +320,10 @@ func (s *Server) registerTokens(h huma.API) {
 		if in.Body != nil {
 			r = *in.Body
 		}
-		token, err := ctl.NewToken(ctx, who(ctx), of(ctx, in.Name), r)
+		token, err := once(s, ctx, in.OnceInput, "create-token "+of(ctx, in.Name), r,
+			func(ctx context.Context) (*api.UserToken, error) {
+				return ctl.NewToken(ctx, who(ctx), of(ctx, in.Name), r)
+			}, secret[*api.UserToken])
 		return result(s, ctx, token, err)
 	})
 
@@ -312,9 +344,12 @@ func (s *Server) registerTokens(h huma.API) {
 // verb registers a POST without a body that answers with the object.
 func verb[T any, P object[T]](s *Server, h huma.API, id, path, tag, summary string, f func(context.Context, Principal, string) (*T, error)) {
 	huma.Register(h, s.operation(id, http.MethodPost, path, tag, summary),
-		func(ctx context.Context, in *nameInput) (*objectOutput[P], error) {
-			v, err := f(ctx, who(ctx), in.Name)
-			return objectResult(s, ctx, P(v), err)
+		func(ctx context.Context, in *bareVerbInput) (*objectOutput[P], error) {
+			o, err := once(s, ctx, in.OnceInput, id+" "+in.Name, nil, func(ctx context.Context) (P, error) {
+				v, err := f(ctx, who(ctx), in.Name)
+				return P(v), err
+			}, shown[P])
+			return objectResult(s, ctx, o, err)
 		})
 }
 

@@ -26,6 +26,47 @@ import (
 
 var _ serve.Controller = (*Memory)(nil)
 
+type answer struct {
+	serve.Answer
+	at time.Time
+}
+
+// Answered is that of serve.Controller.
+func (m *Memory) Answered(_ context.Context, a serve.Attempt) (*serve.Answer, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.answered(a), nil
+}
+
+func (m *Memory) answered(a serve.Attempt) *serve.Answer {
+	have, ok := m.answers[[2]string{a.User, a.Key}]
+	if !ok || time.Since(have.at) >= 24*time.Hour {
+		return nil
+	}
+	return &have.Answer
+}
+
+// first fails for an attempt that was made before; the lock is held.
+func (m *Memory) first(ctx context.Context) error {
+	if a, ok := serve.AttemptOf(ctx); ok && m.answered(a) != nil {
+		return api.Errorf(api.CodeConflict, "the request was made before")
+	}
+	return nil
+}
+
+// keep keeps what an attempt was answered with; nil is what cannot be shown again. The lock is held.
+func (m *Memory) keep(ctx context.Context, o api.Object) {
+	a, ok := serve.AttemptOf(ctx)
+	if !ok {
+		return
+	}
+	have := answer{serve.Answer{Hash: a.Hash}, time.Now()}
+	if o != nil {
+		have.Kind, have.Name, have.UID = o.Kind(), o.Metadata().Name, o.Metadata().UID
+	}
+	m.answers[[2]string{a.User, a.Key}] = have
+}
+
 // Memory is a Controller that keeps its objects in memory: what the API needs, and nothing of a site.
 type Memory struct {
 	mu        sync.Mutex
@@ -38,6 +79,8 @@ type Memory struct {
 	users     map[string]serve.Principal // beside the user objects
 	tokens    []api.UserToken            // with their secrets, in the order of their creation
 	made      int                        // tokens
+	answers   map[[2]string]answer       // by user and key
+	reboots   int
 	compacted int64
 	fail      error // given by every call when set
 }
@@ -61,7 +104,7 @@ func New() *Memory {
 
 // NewSite makes one as a site is at first: with the user admin, and its first login's token.
 func NewSite() (m *Memory, first string) {
-	m = &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]watcher{},
+	m = &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]watcher{}, answers: map[[2]string]answer{},
 		consoles: map[string]net.Conn{}, uploaded: map[string][]byte{}}
 	m.change(&api.User{Meta: api.Meta{Name: "admin"}, Spec: api.UserSpec{Admin: true}}, false)
 	return m, m.addToken(api.UserToken{User: "admin", First: true, Expires: time.Now().Add(24 * time.Hour)}).Token
@@ -175,6 +218,13 @@ func (m *Memory) Drop() {
 	}
 }
 
+// Reboots is how often a VM was rebooted.
+func (m *Memory) Reboots() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reboots
+}
+
 // Watching is how many watches are open.
 func (m *Memory) Watching() int {
 	m.mu.Lock()
@@ -214,11 +264,11 @@ func (m *Memory) List(_ context.Context, p serve.Principal, k api.Kind, q serve.
 }
 
 // Create is that of serve.Controller.
-func (m *Memory) Create(_ context.Context, p serve.Principal, o api.Object) (api.Object, error) {
+func (m *Memory) Create(ctx context.Context, p serve.Principal, o api.Object) (api.Object, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fail != nil {
-		return nil, m.fail
+	if err := cmp.Or(m.fail, m.first(ctx)); err != nil {
+		return nil, err
 	}
 	meta := o.Metadata()
 	if meta.Name == "" {
@@ -250,6 +300,7 @@ func (m *Memory) Create(_ context.Context, p serve.Principal, o api.Object) (api
 		m.allot(a)
 		m.change(a, false)
 	}
+	m.keep(ctx, o)
 	return clone(o), nil
 }
 
@@ -410,7 +461,7 @@ func (m *Memory) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind,
 }
 
 // Migrate is that of serve.Controller.
-func (m *Memory) Migrate(_ context.Context, p serve.Principal, vm, target string, dryRun bool) (*api.Job, []api.Reason, error) {
+func (m *Memory) Migrate(ctx context.Context, p serve.Principal, vm, target string, dryRun bool) (*api.Job, []api.Reason, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, err := m.find(p, api.KindVM, vm); err != nil {
@@ -428,11 +479,12 @@ func (m *Memory) Migrate(_ context.Context, p serve.Principal, vm, target string
 	j := &api.Job{Meta: api.Meta{Name: fmt.Sprintf("migrate-%s", vm), Owner: p.Owner},
 		Spec: api.JobSpec{Type: "migrate", Object: "vms/" + vm, Target: target}, Status: api.JobStatus{State: api.JobRunning}}
 	m.change(j, false)
+	m.keep(ctx, j)
 	return j, nil, nil
 }
 
 // Cancel is that of serve.Controller.
-func (m *Memory) Cancel(_ context.Context, p serve.Principal, job string) (*api.Job, error) {
+func (m *Memory) Cancel(ctx context.Context, p serve.Principal, job string) (*api.Job, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o, err := m.find(p, api.KindJob, job)
@@ -442,6 +494,7 @@ func (m *Memory) Cancel(_ context.Context, p serve.Principal, job string) (*api.
 	j := clone(o).(*api.Job)
 	j.Spec.Cancel, j.Status.State = true, api.JobUndoing
 	m.change(j, false)
+	m.keep(ctx, j)
 	return j, nil
 }
 
@@ -452,12 +505,16 @@ func (m *Memory) Why(_ context.Context, p serve.Principal, vm, not string) ([]ap
 }
 
 // Reboot is that of serve.Controller.
-func (m *Memory) Reboot(_ context.Context, p serve.Principal, vm string, hard bool) error {
+func (m *Memory) Reboot(ctx context.Context, p serve.Principal, vm string, hard bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, err := m.find(p, api.KindVM, vm)
+	o, err := m.find(p, api.KindVM, vm)
 	if err == nil && !hard {
 		return api.Errorf(api.CodeConflict, "vm %s does not answer to ACPI", vm)
+	}
+	if err == nil {
+		m.keep(ctx, o)
+		m.reboots++
 	}
 	return err
 }
@@ -517,8 +574,14 @@ func (m *Memory) admin(p serve.Principal) error {
 }
 
 // JoinToken is that of serve.Controller.
-func (m *Memory) JoinToken(_ context.Context, p serve.Principal, host string, roles []api.HostRole) (string, error) {
-	return fmt.Sprintf("join-%s-%v", host, roles), m.admin(p)
+func (m *Memory) JoinToken(ctx context.Context, p serve.Principal, host string, roles []api.HostRole) (string, error) {
+	if err := m.admin(p); err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.keep(ctx, nil)
+	return fmt.Sprintf("join-%s-%v", host, roles), nil
 }
 
 // PeerInvite is that of serve.Controller.
@@ -535,7 +598,7 @@ func (m *Memory) PeerAdd(_ context.Context, p serve.Principal, invitation string
 }
 
 // Borrow is that of serve.Controller.
-func (m *Memory) Borrow(_ context.Context, p serve.Principal, lender, offer string, amount api.Resources) (*api.Loan, error) {
+func (m *Memory) Borrow(ctx context.Context, p serve.Principal, lender, offer string, amount api.Resources) (*api.Loan, error) {
 	if err := m.admin(p); err != nil {
 		return nil, err
 	}
@@ -548,6 +611,7 @@ func (m *Memory) Borrow(_ context.Context, p serve.Principal, lender, offer stri
 	l := &api.Loan{Meta: api.Meta{Name: "loan-1"}, Spec: api.LoanSpec{Offer: offer, Lender: lender, Borrower: "tokyo", Amount: amount},
 		Status: api.LoanStatus{State: api.LoanActive}}
 	m.change(l, false)
+	m.keep(ctx, l)
 	return l, nil
 }
 

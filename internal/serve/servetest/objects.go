@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -18,6 +19,7 @@ func TestObjects(t *testing.T, open func(t *testing.T, test func(t *testing.T, s
 	run(t, open, []test{
 		{"Labels", (*bench).labels},
 		{"Revisions", (*bench).revisions},
+		{"Answers", (*bench).answers},
 		{"Select", (*bench).selects},
 		{"Pages", (*bench).pages},
 		{"WatchSelected", (*bench).watchSelected},
@@ -140,6 +142,51 @@ func (b *bench) revisions() {
 	}
 	_, err = b.Delete(serve.WithRevision(b.Context(), now.Revision), admin, api.KindOwner, "a")
 	b.code("delete the newest", "", err)
+}
+
+// answers: what is done for an attempt and its answer are kept together, for a day, and for its user alone.
+func (b *bench) answers() {
+	admin := b.admin()
+	attempt := serve.Attempt{User: "admin", Key: "a / key", Hash: "1"}
+	create := func(a serve.Attempt, name string) error {
+		_, err := b.Create(serve.WithAttempt(b.Context(), a), admin, &api.Owner{Meta: api.Meta{Name: name}})
+		return err
+	}
+	answered := func(what string, a serve.Attempt, want string) {
+		b.Helper()
+		have, err := b.Answered(b.Context(), a)
+		got := ""
+		if have != nil {
+			got = fmt.Sprint(have.Hash, " ", have.Kind, "/", have.Name)
+		}
+		if err != nil || got != want {
+			b.Errorf("%s: answered with %q, %v; want %q", what, got, err, want)
+		}
+	}
+	answered("before", attempt, "")
+	b.code("a refused attempt", api.CodeInvalid, create(attempt, ""))
+	answered("after a refusal", attempt, "")
+	b.code("the first", "", create(attempt, "a"))
+	answered("after it", attempt, "1 owners/a")
+	b.code("a repeated attempt", api.CodeConflict, create(attempt, "b"))
+	if got, _ := b.names(admin, api.KindOwner, serve.Query{}); !slices.Equal(got, []string{"a"}) {
+		b.Errorf("after a repeated attempt there are %v", got)
+	}
+	other := attempt
+	other.User = "other"
+	answered("of another user", other, "")
+	b.code("another user's", "", create(other, "b"))
+	secret := serve.Attempt{User: "admin", Key: "secret", Hash: "2"}
+	if _, err := b.NewToken(serve.WithAttempt(b.Context(), secret), admin, "admin", api.TokenRequest{}); err != nil {
+		b.Fatal(err)
+	}
+	answered("a secret", secret, "2 /")
+	time.Sleep(23 * time.Hour)
+	answered("after 23 hours", attempt, "1 owners/a")
+	time.Sleep(2 * time.Hour)
+	answered("after a day", attempt, "")
+	b.code("after a day", "", create(attempt, "c"))
+	answered("again", attempt, "1 owners/c")
 }
 
 // field fails unless err is CodeInvalid and names a field.

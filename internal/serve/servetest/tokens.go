@@ -75,7 +75,7 @@ func (m *Memory) Tokens(_ context.Context, p serve.Principal, user string) ([]ap
 }
 
 // NewToken is that of serve.Controller. Its secret is "wcc_", the id, "_secret-of-", and the user's name.
-func (m *Memory) NewToken(_ context.Context, p serve.Principal, user string, r api.TokenRequest) (*api.UserToken, error) {
+func (m *Memory) NewToken(ctx context.Context, p serve.Principal, user string, r api.TokenRequest) (*api.UserToken, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.mayToken(p, user); err != nil {
@@ -101,6 +101,7 @@ func (m *Memory) NewToken(_ context.Context, p serve.Principal, user string, r a
 	if n := len(slices.DeleteFunc(slices.Clone(m.tokens), func(t api.UserToken) bool { return t.User != user })); n >= 100 {
 		return nil, api.Errorf(api.CodeRefused, "user %s has %d tokens", user, n)
 	}
+	m.keep(ctx, nil)
 	return m.addToken(t), nil
 }
 
