@@ -26,6 +26,12 @@ type feed struct {
 	on      bool
 	changes []*seen // the newest ones, oldest first, whole revisions
 	first   int64   // what came after this revision is in changes
+	groups  map[string]*audience
+}
+
+// audience is the watchers that are shown the same, so that it is found out once for all of them.
+type audience struct {
+	take    func([]*seen) []serve.Change // of the changes of one revision those that they may see
 	readers map[*reader]bool
 }
 
@@ -40,8 +46,8 @@ type seen struct {
 
 // reader is one watcher's place in the feed.
 type reader struct {
-	take  func([]*seen) []serve.Change // of the changes of one revision those that the watcher may see
-	after int64                        // revisions up to this one are not for the reader
+	of    string // its audience
+	after int64  // revisions up to this one are not for the reader
 
 	// Guarded by feed.mu.
 	queue []serve.Change
@@ -100,15 +106,17 @@ func (f *feed) stop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.on, f.changes = false, nil
-	for r := range f.readers {
-		f.end(r)
+	for _, a := range f.groups {
+		for r := range a.readers {
+			f.end(r)
+		}
 	}
 }
 
 // end ends a reader. The lock is held.
 func (f *feed) end(r *reader) {
 	r.slow, r.queue = true, nil
-	delete(f.readers, r)
+	f.remove(r)
 	r.poke()
 }
 
@@ -135,18 +143,18 @@ func (f *feed) publish(changes []*seen) {
 		f.first = f.changes[over-1].revision
 		f.changes = slices.Clone(f.changes[over:])
 	}
-	for r := range f.readers {
-		f.give(r, changes)
+	for _, a := range f.groups {
+		if mine := a.take(changes); len(mine) > 0 {
+			for r := range a.readers {
+				f.give(r, mine)
+			}
+		}
 	}
 }
 
-// give puts the changes of one revision into a reader's queue, as far as they are for it. The lock is held.
-func (f *feed) give(r *reader, changes []*seen) {
-	if changes[0].revision <= r.after {
-		return
-	}
-	mine := r.take(changes)
-	if len(mine) == 0 {
+// give puts what its audience is shown of one revision into a reader's queue. The lock is held.
+func (f *feed) give(r *reader, mine []serve.Change) {
+	if mine[0].Revision <= r.after {
 		return
 	}
 	if len(r.queue)+len(mine) > feedBehind && len(r.queue) > 0 {
@@ -157,24 +165,32 @@ func (f *feed) give(r *reader, changes []*seen) {
 	r.poke()
 }
 
-// join makes a reader of what comes after a revision; nil when the feed does not have all of that.
-func (f *feed) join(after int64, take func([]*seen) []serve.Change) *reader {
+// join makes a reader of what comes after a revision; nil when the feed does not have all of that. Readers of one audience are
+// shown the same.
+func (f *feed) join(after int64, of string, take func([]*seen) []serve.Change) *reader {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.on || after < f.first {
 		return nil
 	}
-	r := &reader{take: take, after: after, wake: make(chan struct{}, 1)}
-	if f.readers == nil {
-		f.readers = map[*reader]bool{}
+	a := f.groups[of]
+	if a == nil {
+		a = &audience{take: take, readers: map[*reader]bool{}}
+		if f.groups == nil {
+			f.groups = map[string]*audience{}
+		}
+		f.groups[of] = a
 	}
-	f.readers[r] = true
+	r := &reader{of: of, after: after, wake: make(chan struct{}, 1)}
+	a.readers[r] = true
 	for i := sort.Search(len(f.changes), func(i int) bool { return f.changes[i].revision > after }); i < len(f.changes); {
 		j := i + 1
 		for j < len(f.changes) && f.changes[j].revision == f.changes[i].revision {
 			j++
 		}
-		f.give(r, f.changes[i:j])
+		if mine := a.take(f.changes[i:j]); len(mine) > 0 {
+			f.give(r, mine)
+		}
 		i = j
 	}
 	return r
@@ -184,7 +200,18 @@ func (f *feed) join(after int64, take func([]*seen) []serve.Change) *reader {
 func (f *feed) leave(r *reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.readers, r)
+	f.remove(r)
+}
+
+// remove takes a reader out of its audience. The lock is held.
+func (f *feed) remove(r *reader) {
+	a := f.groups[r.of]
+	if a == nil {
+		return
+	}
+	if delete(a.readers, r); len(a.readers) == 0 {
+		delete(f.groups, r.of)
+	}
 }
 
 // read takes what is queued, and waits for it; false when the watch has ended.

@@ -161,3 +161,33 @@ func (s *site) last() shown {
 	s.w.must(err)
 	return shown{o.Metadata().Revision, name, false}
 }
+
+// TestAudience: of two watchers who are shown the same, one goes on when the other, who came first, leaves.
+func TestAudience(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
+		s := w.sites["tokyo"]
+		lab := s.create(&api.Owner{Meta: api.Meta{Name: "lab"}}).(*api.Owner)
+		ann, _ := s.member("ann", "lab")
+		bob, _ := s.member("bob", "lab")
+		ctx, leave := context.WithCancel(t.Context())
+		kinds := []api.Kind{api.KindOwner}
+		first, err := s.ctl.Watch(ctx, ann, kinds, api.Selector{}, -1)
+		w.must(err)
+		second, err := s.ctl.Watch(t.Context(), bob, kinds, api.Selector{}, -1)
+		w.must(err)
+		leave()
+		for range first { // until it has ended
+		}
+		lab.Spec.Title, lab.Revision = "the laboratory", 0
+		_, err = s.ctl.Update(t.Context(), s.admin, lab)
+		w.must(err)
+		select {
+		case ch := <-second:
+			if o, ok := ch.Object.(*api.Owner); !ok || o.Spec.Title != "the laboratory" {
+				t.Errorf("the one who stays is shown %+v", ch)
+			}
+		case <-time.After(within):
+			t.Error("the one who stays is shown nothing")
+		}
+	})
+}

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -90,7 +91,10 @@ func (c *Controller) Watch(ctx context.Context, p serve.Principal, kinds []api.K
 	if err != nil {
 		return nil, err
 	}
-	w, err := c.openWatch(ctx, prefix, from, func(changes []*seen) []serve.Change { return c.shown(ctx, p, kinds, s, changes) })
+	lasting := context.WithoutCancel(ctx) // the first of an audience may leave before the others
+	w, err := c.openWatch(ctx, prefix, from, audienceOf(p, kinds, s), func(changes []*seen) []serve.Change {
+		return c.shown(lasting, p, kinds, s, changes)
+	})
 	if err != nil {
 		done()
 		return nil, err
@@ -104,16 +108,26 @@ func (c *Controller) Watch(ctx context.Context, p serve.Principal, kinds []api.K
 	return out, nil
 }
 
+// audienceOf names those who are shown the same. Of a user only its organisation and its rights count, but for users, who see
+// themselves.
+func audienceOf(p serve.Principal, kinds []api.Kind, s api.Selector) string {
+	if !slices.Contains(kinds, api.KindUser) {
+		p.User = ""
+	}
+	return fmt.Sprintf("%+v %q %+q", p, kinds, s)
+}
+
 // watch is one watcher: of the feed, or of the store until it has caught up with the feed.
 type watch struct {
 	feed   *feed
+	of     string // its audience
 	take   func([]*seen) []serve.Change
 	reader *reader
 	store  store.Watcher
 	cancel context.CancelFunc // of the store's watch
 }
 
-func (c *Controller) openWatch(ctx context.Context, prefix string, from int64, take func([]*seen) []serve.Change) (*watch, error) {
+func (c *Controller) openWatch(ctx context.Context, prefix string, from int64, of string, take func([]*seen) []serve.Change) (*watch, error) {
 	stale := api.Errorf(api.CodeStale, "revision %d is no longer kept: list, and watch from the list's revision", from)
 	var newest int64
 	if err := c.view(ctx, func(tx *state.Tx) error {
@@ -128,8 +142,8 @@ func (c *Controller) openWatch(ctx context.Context, prefix string, from int64, t
 	if from < 0 {
 		from = newest
 	}
-	w := &watch{feed: &c.feed, take: take}
-	if w.reader = c.feed.join(from, take); w.reader != nil {
+	w := &watch{feed: &c.feed, of: of, take: take}
+	if w.reader = c.feed.join(from, of, take); w.reader != nil {
 		return w, nil
 	}
 	ctx, w.cancel = context.WithCancel(ctx)
@@ -164,7 +178,7 @@ func (w *watch) catchUp(ctx context.Context, out chan<- serve.Change) bool {
 		if !pass(ctx, w.take(decodeChanges(changes)), out) {
 			return false
 		}
-		if w.reader = w.feed.join(changes[0].Revision, w.take); w.reader != nil {
+		if w.reader = w.feed.join(changes[0].Revision, w.of, w.take); w.reader != nil {
 			return true
 		}
 	}
