@@ -66,6 +66,7 @@ type Controller struct {
 	kinds      []jobKind // all of them
 	migrations *jobs[migration]
 	imports    *jobs[imageImport]
+	deletions  *jobs[deletion]
 
 	mu       sync.Mutex
 	busy     map[string]bool          // work that once has under way
@@ -110,8 +111,8 @@ func New(o Options) (*Controller, error) {
 	}
 	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, reading: map[string]*reading{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
 	c.agents, c.streams.open = newAgents(c), map[string]map[*stream]bool{}
-	c.migrations, c.imports = newMigrations(c), newImports(c)
-	c.kinds = []jobKind{c.migrations, c.imports}
+	c.migrations, c.imports, c.deletions = newMigrations(c), newImports(c), newDeletions(c)
+	c.kinds = []jobKind{c.migrations, c.imports, c.deletions}
 	c.documents()
 	return c, nil
 }

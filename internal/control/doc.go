@@ -3,7 +3,7 @@
 //
 // Everything that is decided is in the store. Controller.Run looks at the store after every change, and does, one after
 // the other, what is to be done; each step can be done again. Long work is a job (jobs.go): a saga of one of the kinds
-// (migrate.go, import.go), whose journal is in the store, too, so that a controller that starts goes on where it stands.
+// (migrate.go, import.go, deletion.go), whose journal is in the store, too, so that a controller that starts goes on where it stands.
 //
 // What others write is judged here before it has an effect (law 9): objects of users by package cloud and the site's address
 // plan (plan.go), views of peers by package netplan, their claims by judge.go, reports of agents by judge_report.go.

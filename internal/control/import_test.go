@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
-	"widecloud/internal/serve"
 	"widecloud/internal/store"
 )
 
@@ -27,19 +26,6 @@ func (s *site) image(name string) api.ImageStatus {
 	o, err := s.ctl.Get(s.w.t.Context(), s.admin, api.KindImage, name)
 	s.w.must(err)
 	return o.(*api.Image).Status
-}
-
-// imports are the jobs that work, or have worked, on an image.
-func (s *site) imports(name string) (out []*api.Job) {
-	s.w.t.Helper()
-	jobs, _, err := s.ctl.List(s.w.t.Context(), s.admin, api.KindJob, serve.Query{})
-	s.w.must(err)
-	for _, o := range jobs {
-		if j := o.(*api.Job); j.Spec.Object == "images/"+name {
-			out = append(out, j)
-		}
-	}
-	return out
 }
 
 // TestImport: an image comes in from its source by a job, which says how far it is and how it has ended.
@@ -76,7 +62,7 @@ func TestImport(t *testing.T) {
 				if c.state == api.JobDone && (j.Status.Progress.DiskDone != int64(len(w.image)) || i.Bytes != int64(len(w.image))) {
 					t.Errorf("read %d of %d bytes, the image has %d", j.Status.Progress.DiskDone, len(w.image), i.Bytes)
 				}
-				if all := tokyo.imports("disk"); len(all) != 1 || len(keysOf(tokyo.proc, "imports/")) != 0 {
+				if all := tokyo.jobsOn("images/disk"); len(all) != 1 || len(keysOf(tokyo.proc, "imports/")) != 0 {
 					t.Errorf("%d jobs, records %v", len(all), keysOf(tokyo.proc, "imports/"))
 				}
 			})
@@ -87,7 +73,7 @@ func TestImport(t *testing.T) {
 // cancelImport asks for the end of the only import.
 func (w *world) cancelImport(s *site) {
 	w.t.Helper()
-	_, err := s.ctl.Cancel(w.t.Context(), s.admin, s.imports("disk")[0].Name)
+	_, err := s.ctl.Cancel(w.t.Context(), s.admin, s.jobsOn("images/disk")[0].Name)
 	w.must(err)
 }
 
@@ -141,7 +127,7 @@ func TestDeletedImageEndsItsJob(t *testing.T) {
 		tokyo.create(&api.Owner{Meta: api.Meta{Name: "uni"}})
 		tokyo.source("disk", "uni")
 		tokyo.ended(<-held)
-		if st := tokyo.imports("disk")[0].Status; st.State != api.JobCancelled {
+		if st := tokyo.jobsOn("images/disk")[0].Status; st.State != api.JobCancelled {
 			t.Errorf("the job is %s: %s", st.State, st.Message)
 		}
 		if _, err := tokyo.ctl.Get(t.Context(), tokyo.admin, api.KindImage, "disk"); !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {

@@ -110,6 +110,13 @@ func (j *journal[R]) Advance(ctx context.Context, from saga.Step, r *R) error {
 		defer j.after(r)
 	}
 	err := j.c.update(ctx, func(tx *state.Tx) error {
+		stored, err := getJSON[R](tx, j.prefix+h.Job)
+		if err != nil {
+			return err
+		}
+		if at := j.kind.Head(&stored).Step; at != from {
+			return api.Errorf(api.CodeConflict, "job %s is at %s, not at %s", h.Job, at, from)
+		}
 		job, err := get[api.Job](tx, h.Job)
 		if err != nil {
 			return err
@@ -121,15 +128,7 @@ func (j *journal[R]) Advance(ctx context.Context, from saga.Step, r *R) error {
 		if err := j.means(tx, job, r); err != nil {
 			return err
 		}
-		if j.kind.Plan.Ended(h.Step) {
-			err = remove(tx, j.prefix+h.Job)
-		} else {
-			err = putJSON(tx, j.prefix+h.Job, r)
-		}
-		if err != nil {
-			return err
-		}
-		return put(tx, job)
+		return j.keep(tx, job, r)
 	})
 	if err != nil {
 		return err
@@ -139,15 +138,40 @@ func (j *journal[R]) Advance(ctx context.Context, from saga.Step, r *R) error {
 	return nil
 }
 
+// finish ends a job whose last step something else has reached than its own work.
+func (s *jobs[R]) finish(tx *state.Tx, r *R) error {
+	h := s.kind.Head(r)
+	job, err := get[api.Job](tx, h.Job)
+	if err != nil {
+		return err
+	}
+	s.show(job, h)
+	return s.keep(tx, job, r)
+}
+
+// keep writes a record, and its job, at a new step.
+func (s *jobs[R]) keep(tx *state.Tx, job *api.Job, r *R) (err error) {
+	h := s.kind.Head(r)
+	if s.kind.Plan.Ended(h.Step) {
+		err = remove(tx, s.prefix+h.Job)
+	} else {
+		err = putJSON(tx, s.prefix+h.Job, r)
+	}
+	if err != nil {
+		return err
+	}
+	return put(tx, job)
+}
+
 // show writes into a job which step it has reached.
-func (j *journal[R]) show(job *api.Job, h *saga.Head) {
-	now := j.c.now()
+func (s *jobs[R]) show(job *api.Job, h *saga.Head) {
+	now := s.c.now()
 	job.Status.Step = string(h.Step)
 	job.Status.Journal = append(job.Status.Journal, api.JournalRow{Step: string(h.Step), Time: now})
 	if h.Failure != nil {
 		job.Status.Message, job.Status.Reasons = h.Failure.Message, h.Failure.Reasons
 	}
-	switch at, _ := j.kind.Plan.At(h.Step); {
+	switch at, _ := s.kind.Plan.At(h.Step); {
 	case at.Stage == saga.Undoing:
 		job.Status.State = api.JobUndoing
 	case at.Stage == saga.Done:
@@ -271,7 +295,11 @@ func (c *Controller) cancelJob(ctx context.Context, job string, may func(*state.
 func (c *Controller) cancellable(j *api.Job) bool {
 	for _, k := range c.kinds {
 		if p := k.plan(); p.Name == j.Spec.Type {
-			return p.Cancellable(saga.Step(j.Status.Step)) || j.Status.Step == p.Doing(p.First())
+			step := saga.Step(j.Status.Step)
+			if j.Status.Step == p.Doing(p.First()) { // as begin shows it
+				step = p.First()
+			}
+			return p.Cancellable(step)
 		}
 	}
 	return false

@@ -18,6 +18,7 @@ const (
 	prefixObjects    = "objects/"    // objects/KIND/NAME -> the noun
 	prefixMigrations = "migrations/" // migrations/JOB -> migration
 	prefixImports    = "imports/"    // imports/JOB -> imageImport
+	prefixDeletions  = "deletions/"  // deletions/JOB -> deletion of a VM
 	prefixDebris     = "debris/"     // debris/JOB -> debris: what a job could not clean up yet
 	prefixClaims     = "claims/"     // claims/JOB -> wire.Claim: room kept here for a job
 	prefixOrders     = "orders/"     // orders/VMUID -> wire.Claim of a guest that has arrived

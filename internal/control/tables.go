@@ -49,6 +49,7 @@ func Tables() state.Schema {
 			index("target", func(m *migration) string { return m.Target.Loan }),
 			index("network", func(m *migration) string { return m.Call.Order.NIC.Network })),
 		recordTable[imageImport](prefixImports),
+		recordTable(prefixDeletions, index("uid", func(d *deletion) string { return d.UID })),
 		recordTable[debris](prefixDebris),
 		recordTable(prefixClaims, claimIndexes()...),
 		recordTable(prefixOrders, claimIndexes()...),

@@ -15,7 +15,6 @@ import (
 	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/state"
-	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
@@ -224,93 +223,6 @@ func (c *Controller) serviceAddresses(tx *state.Tx, name string) error {
 	}
 	v.Status.Addresses = keep
 	return put(tx, v)
-}
-
-// endVMs removes VMs whose deletion was accepted: those without a place at once, those elsewhere by asking their lender,
-// those here when their agent says that they are gone.
-func (c *Controller) endVMs(ctx context.Context) error {
-	ctx = store.Urgent(ctx)
-	var remote []*api.VM
-	if err := c.update(ctx, func(tx *state.Tx) error {
-		remote = remote[:0]
-		for v := range by[api.VM](tx, "todo", "end") {
-			switch {
-			case v.Status.Job != "":
-			case v.Status.Site == "":
-				if err := c.forgetVM(tx, v); err != nil {
-					return err
-				}
-			case v.Status.Site != c.o.Site:
-				remote = append(remote, v)
-			}
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	for _, v := range remote {
-		c.once("end/"+v.Name, func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			if c.at("place/" + v.Name) {
-				return // its lender may be about to take it in: "not here" would mean "not yet"
-			}
-			err := c.endOf(v.Status.Site).order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone})
-			if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
-				// The lender has let it go, and its word of that was lost.
-				err = c.update(ctx, func(tx *state.Tx) error {
-					now, err := get[api.VM](tx, v.Name)
-					if err != nil || now.UID != v.UID || !now.Deleting || now.Status.Site != v.Status.Site {
-						return err
-					}
-					return c.forgetVM(tx, now)
-				})
-			}
-			if errors.Is(err, &api.Error{Code: api.CodeUnavailable}) {
-				err = c.giveUp(ctx, v)
-			}
-			if err != nil {
-				c.log.Debug("end guest", "vm", v.Name, "err", err)
-			}
-		})
-	}
-	return nil
-}
-
-// giveUp forgets a VM that is to be deleted, at a lender that is not reached and whose loan is over: by its own word the lender
-// has stopped it, and nobody can be asked any more.
-func (c *Controller) giveUp(ctx context.Context, v *api.VM) error {
-	return c.update(ctx, func(tx *state.Tx) error {
-		now, err := get[api.VM](tx, v.Name)
-		if err != nil || now.UID != v.UID || !now.Deleting || now.Status.Site != v.Status.Site {
-			return err
-		}
-		l, err := get[api.Loan](tx, now.Status.Loan)
-		if err != nil || l.Status.State != api.LoanEnded {
-			return err
-		}
-		c.event(tx, "vm.given-up", "vms/"+v.Name, v.Owner, fmt.Sprintf("%s is not reached, and its loan has ended: the VM's volume may still be there", v.Status.Site))
-		return c.forgetVM(tx, now)
-	})
-}
-
-// forgetVM removes a VM's object and what hangs on it.
-func (c *Controller) forgetVM(tx *state.Tx, v *api.VM) error {
-	c.event(tx, "vm.deleted", "vms/"+v.Name, v.Owner, "it is gone")
-	for a := range by[api.Address](tx, "vm", v.Name) {
-		a = state.Clone(a)
-		a.Spec.VM, a.Status.Target = "", ""
-		if err := put(tx, a); err != nil {
-			return err
-		}
-	}
-	c.mu.Lock()
-	delete(c.told, "size/"+v.UID)
-	c.mu.Unlock()
-	if err := remove(tx, keyOf(api.KindVolume, v.Name)); err != nil {
-		return err
-	}
-	return remove(tx, keyOf(api.KindVM, v.Name))
 }
 
 // powerGuests passes on what is wished of VMs that run at a lender: their power, and, of those that are stopped, their size.

@@ -557,7 +557,7 @@ func (w *world) leftovers() string {
 		if s.proc == nil {
 			return s.name + " does not run"
 		}
-		for _, prefix := range []string{"claims/", "debris/", "migrations/", "imports/"} {
+		for _, prefix := range []string{"claims/", "debris/", "migrations/", "imports/", "deletions/"} {
 			if keys := keysOf(s.proc, prefix); len(keys) > 0 {
 				return fmt.Sprintf("%s has left %v", s.name, keys)
 			}
