@@ -21,7 +21,7 @@ type hostGroup struct {
 	Roles     hostRolesCmd                   `cmd:"" help:"Set what a host is for; its agent's configuration must have the roles, too."`
 	Cordon    cordonCmd                      `cmd:"" help:"Put no further VM on hosts."`
 	Uncordon  uncordonCmd                    `cmd:"" help:"Put VMs on hosts again."`
-	Delete    deleteCmd[api.Host, *api.Host] `cmd:"" help:"Forget hosts; their agents are let in no more."`
+	Delete    deleteCmd[api.Host, *api.Host] `cmd:"" help:"Forget hosts; their agents can no longer connect."`
 }
 
 type joinTokenCmd struct {

@@ -9,7 +9,8 @@
 // faults are told at once (api.Faults).
 //
 // Invariants:
-//   - a spec that Validate passes holds nothing that could be more than its kind when it is put into a file or a command: names are DNS labels, addresses are in their canonical form;
+//   - a spec that Validate passes holds nothing that could be more than its kind when it is put into a file or a command: names
+//     are DNS labels, addresses are in their canonical form;
 //   - a migration's journal goes forward only, and from its commit it is undone only on proof that the target holds
 //     nothing;
 //   - MAC, EUI64, IPv4For and VNI give the same for the same, at every site;

@@ -126,7 +126,7 @@ func TestScriptErrors(t *testing.T) {
 		"upgrade osaka/h2 libvirtd":                             `8:9: controllers and agents are upgraded, libvirtd is not`,
 		"site tokyo":                                            `8:6: site "tokyo" is there already`,
 		"site Kobe":                                             `8:6: "Kobe" is no name for a site`,
-		"site kobe hosts many":                                  `8:17: "many" is no number from 0 to 8`,
+		"site kobe hosts many":                                  `8:17: "many" is not a number between 0 and 8`,
 		"site kobe lend 120% to *":                              `8:16: "120%" is no percentage`,
 		"site kobe lend 2 pounds to *":                          `8:18: "pounds" where cpu, memory, disk or addresses is wanted`,
 		"site kobe lend 2 cpu":                                  "8:21: to is missing",

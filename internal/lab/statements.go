@@ -68,7 +68,7 @@ func (p *parser) number(what string, low, high int) int {
 	w := p.next(what)
 	n, err := strconv.Atoi(w.text)
 	if err != nil || n < low || n > high {
-		p.fail(w, "%q is no number from %d to %d", w.text, low, high)
+		p.fail(w, "%q is not a number between %d and %d", w.text, low, high)
 	}
 	return n
 }

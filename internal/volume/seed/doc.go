@@ -2,7 +2,8 @@
 // which holds user-data, meta-data and network-config (version 2).
 //
 // The image is written here, not by a tool: three files need two hundred lines, and the same data then give the same bytes
-// on every host, whatever is installed there. That is what a migration needs, which finds the seed at both ends.
+// on every host, whatever is installed there. That is what a migration needs, which finds the seed at both ends. The library
+// kdomanski/iso9660 (v0.4.0, tried) writes neither Joliet nor Rock Ridge names, and puts the time of day into the image.
 //
 // All that a user gives stands in a file of its own (user-data) or in a quoted scalar with every character escaped that is not plain
 // ASCII, after a check of its syntax: no name or key can become YAML structure.
