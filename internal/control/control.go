@@ -253,7 +253,7 @@ func (c *Controller) newMeta(name, owner string) api.Meta {
 	return api.Meta{Name: name, UID: newUID(), Owner: owner, Home: c.o.Site, Created: c.now()}
 }
 
-// eventsKept and jobsKept are how many events and ended jobs are kept before the oldest are forgotten.
+// eventsKept and jobsKept are how many events, and ended jobs of each kind, are kept before the oldest are forgotten.
 const (
 	eventsKept = 1000
 	jobsKept   = 200

@@ -324,7 +324,7 @@ var errHalt = errors.New("halt")
 func oldJobs(tx *state.Tx) []string {
 	var past []saga.Past
 	for j := range each[api.Job](tx) {
-		past = append(past, saga.Past{Job: j.Name, Parent: j.Spec.Parent, Ended: j.Status.Ended})
+		past = append(past, saga.Past{Job: j.Name, Kind: j.Spec.Type, Parent: j.Spec.Parent, Ended: j.Status.Ended})
 	}
 	return saga.Forget(past, jobsKept)
 }

@@ -45,25 +45,31 @@ type Child struct {
 // Past is a job as Forget judges it.
 type Past struct {
 	Job    string
+	Kind   string    // its plan's name
 	Parent string    // the job that started it
 	Ended  time.Time // zero: it has not ended
 }
 
-// Forget gives the jobs that are to be forgotten so that no more than keep ended ones are left, the oldest first. Jobs that
-// have not ended are kept, and a job is not forgotten before its parent.
+// Forget gives the jobs that are to be forgotten so that no more than keep ended ones of each kind are left, the oldest first.
+// Jobs that have not ended are kept, and a job is not forgotten before its parent.
 func Forget(jobs []Past, keep int) (old []string) {
 	ended := slices.DeleteFunc(slices.Clone(jobs), func(j Past) bool { return j.Ended.IsZero() })
 	slices.SortFunc(ended, func(a, b Past) int { return cmp.Or(a.Ended.Compare(b.Ended), cmp.Compare(a.Job, b.Job)) })
-	last := map[string]bool{} // kept
+	left, stays := map[string]int{}, map[string]bool{}
 	for _, j := range jobs {
-		last[j.Job] = j.Ended.IsZero()
+		stays[j.Job] = true
 	}
-	n := max(len(ended)-keep, 0)
-	for _, j := range ended[n:] {
-		last[j.Job] = true
+	for _, j := range ended {
+		left[j.Kind]++
 	}
-	for _, j := range ended[:n] {
-		if !last[j.Parent] {
+	for _, j := range ended {
+		if left[j.Kind] > keep {
+			left[j.Kind]--
+			stays[j.Job] = false
+		}
+	}
+	for _, j := range ended {
+		if !stays[j.Job] && !stays[j.Parent] {
 			old = append(old, j.Job)
 		}
 	}

@@ -107,11 +107,12 @@ func TestHold(t *testing.T) {
 func TestForget(t *testing.T) {
 	at := func(minutes int) time.Time { return time.Date(2026, 12, 1, 0, minutes, 0, 0, time.UTC) }
 	jobs := []saga.Past{
+		{Job: "another", Kind: "import", Ended: at(0)}, // alone of its kind
 		{Job: "new", Ended: at(9)}, {Job: "old", Ended: at(1)}, {Job: "older", Ended: at(0)}, {Job: "runs"},
 		{Job: "child", Parent: "runs", Ended: at(0)}, {Job: "parent", Ended: at(3)}, {Job: "grown", Parent: "parent", Ended: at(2)},
 	}
 	for keep, want := range map[int][]string{
-		9: nil, 6: nil, 5: nil, 4: {"older"}, 3: {"older", "old"}, 2: {"older", "old"}, 1: {"older", "old", "grown", "parent"}, 0: {"older", "old", "grown", "parent", "new"},
+		9: nil, 6: nil, 5: nil, 4: {"older"}, 3: {"older", "old"}, 2: {"older", "old"}, 1: {"older", "old", "grown", "parent"}, 0: {"another", "older", "old", "grown", "parent", "new"},
 	} {
 		if d := cmp.Diff(want, saga.Forget(jobs, keep)); d != "" {
 			t.Errorf("keep %d (-want +got):\n%s", keep, d)
