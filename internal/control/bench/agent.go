@@ -27,6 +27,9 @@ const (
 	// startTime and stopTime are how long a VM takes to start and to stop.
 	startTime = time.Second
 	stopTime  = 500 * time.Millisecond
+	// startEvery is between the first starts of two agents: hosts are not switched on all at once. After a restart of the
+	// controller they do come all at once.
+	startEvery = 10 * time.Millisecond
 )
 
 // fleet is all simulated agents.
@@ -72,8 +75,13 @@ func (f *fleet) run(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, a := range f.agents {
-		group.Go(func() error { return a.run(ctx, trust) })
+	for i, a := range f.agents {
+		group.Go(func() error {
+			if pause(ctx, time.Duration(i)*startEvery) != nil {
+				return nil
+			}
+			return a.run(ctx, trust)
+		})
 	}
 	return group.Wait()
 }
