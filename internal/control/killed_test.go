@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,16 +83,16 @@ func (w *world) killedAt(source, target, victim, at, point string) {
 		"coordinator": "tokyo", "source controller": from.site.name, "target controller": to.site.name,
 		"source agent": from.node(), "target agent": to.node(),
 	}[at]
-	struck := false
-	w.at(node, point, func() { struck = true; kill() })
+	var struck atomic.Bool
+	w.at(node, point, func() { struck.Store(true); kill() })
 	j := tokyo.migrate("web1", target)
-	for i := 0; i < 100 && !struck; i++ {
+	for i := 0; i < 100 && !struck.Load(); i++ {
 		time.Sleep(20 * time.Millisecond)
 		if o, err := tokyo.ctl.Get(w.t.Context(), tokyo.admin, api.KindJob, j.Name); err == nil && o.(*api.Job).Status.State.Ended() {
 			break
 		}
 	}
-	if !struck {
+	if !struck.Load() {
 		w.t.Errorf("%s: the point was not reached\n%s", what, w.state())
 		return
 	}
