@@ -30,6 +30,7 @@ type State struct {
 type version struct {
 	db       *memdb.MemDB
 	revision int64
+	replaced chan struct{} // closed when there is a newer one
 }
 
 var _ store.Store = (*State)(nil)
@@ -48,7 +49,7 @@ func Open(ctx context.Context, st store.Store, schema Schema) (*State, error) {
 		return nil, err
 	}
 	s := &State{store: st, schema: schema, db: db, commits: make(chan struct{}, 1)}
-	s.now.Store(&version{db: db.Snapshot()})
+	s.now.Store(&version{db: db.Snapshot(), replaced: make(chan struct{})})
 	s.doubt.Store(true)
 	return s, s.settle(ctx)
 }
@@ -175,9 +176,15 @@ func (s *State) commit(ctx context.Context, tx *Tx) (int64, error) {
 	}
 	if revision > before.revision {
 		memory.Commit()
-		s.now.Store(&version{db: s.db.Snapshot(), revision: revision})
+		s.show(revision)
 	}
 	return revision, nil
+}
+
+// show makes the memory what reads see. The token is held.
+func (s *State) show(revision int64) {
+	before := s.now.Swap(&version{db: s.db.Snapshot(), revision: revision, replaced: make(chan struct{})})
+	close(before.replaced)
 }
 
 // store writes one key of the transaction into the store's.
@@ -278,7 +285,7 @@ func (s *State) replace(kvs []store.KV, revision int64) error {
 		}
 	}
 	memory.Commit()
-	s.now.Store(&version{db: s.db.Snapshot(), revision: revision})
+	s.show(revision)
 	return nil
 }
 

@@ -2,9 +2,13 @@ package state
 
 import (
 	"context"
+	"time"
 
 	"widecloud/internal/store"
 )
+
+// showTime is how long a commit may take to show what it has written before a watch looks after it.
+const showTime = 100 * time.Millisecond
 
 // Watch is the store's, a little later: a change is shown once reads see it.
 func (s *State) Watch(ctx context.Context, prefix string, from int64) (store.Watcher, error) {
@@ -27,8 +31,19 @@ func (w *watcher) C() <-chan []store.Change { return w.c }
 func (w *watcher) pass(ctx context.Context, s *State) {
 	defer close(w.c)
 	for changes := range w.Watcher.C() {
-		for len(changes) > 0 && s.now.Load().revision < changes[0].Revision {
-			if s.reach(ctx, changes[0].Revision) != nil {
+		for len(changes) > 0 {
+			v := s.now.Load()
+			if v.revision >= changes[0].Revision {
+				break
+			}
+			// The commit that made it is about to show it. To wait for the token would be to wait for all who want to commit.
+			select {
+			case <-v.replaced:
+			case <-time.After(showTime):
+				if s.reach(ctx, changes[0].Revision) != nil {
+					return
+				}
+			case <-ctx.Done():
 				return
 			}
 		}
