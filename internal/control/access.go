@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"strings"
 
@@ -116,6 +117,21 @@ func (c *Controller) Get(ctx context.Context, p serve.Principal, k api.Kind, nam
 	return o, err
 }
 
+// candidates are the objects of a kind among which a list has all that it wants: those of one owner, where nothing else can be in
+// it, and otherwise all.
+func candidates(tx *state.Tx, p serve.Principal, k api.Kind, s api.Selector) iter.Seq2[string, any] {
+	switch k {
+	case api.KindVM, api.KindAddress, api.KindJob: // nobody but an admin sees those of others
+		if !p.Admin {
+			return tx.By(keyOf(k, ""), "owner", p.Owner)
+		}
+		if len(s.Owners) == 1 {
+			return tx.By(keyOf(k, ""), "owner", s.Owners[0])
+		}
+	}
+	return tx.Objects(keyOf(k, ""))
+}
+
 // List is serve.Controller's.
 func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind, q serve.Query) (out []api.Object, revision int64, err error) {
 	if _, err := newObject(k); err != nil {
@@ -133,7 +149,7 @@ func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind, q 
 			}
 			return nil
 		}
-		for key, have := range tx.Objects(keyOf(k, "")) {
+		for key, have := range candidates(tx, p, k, q.Selector) {
 			if full() {
 				break
 			}

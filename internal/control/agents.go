@@ -47,6 +47,13 @@ func (a *agents) session(host string, bulk bool) (*wire.Session, error) {
 	return s.control, nil
 }
 
+// count is how many hosts have had a session.
+func (a *agents) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.up)
+}
+
 // accept takes an agent's session in; it returns when the session ends.
 func (a *agents) accept(ctx context.Context, host string, s *wire.Session) {
 	a.mu.Lock()
@@ -103,7 +110,7 @@ func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 		if err == nil {
 			err = told.tell(ctx, state, revision)
 		}
-		wait := settleTime
+		wait := settleAgents(a.count())
 		if err != nil && ctx.Err() == nil {
 			a.c.log.Warn("give the agent its orders", "host", host, "err", err)
 			wait = a.c.o.Retry

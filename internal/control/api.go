@@ -20,8 +20,12 @@ import (
 
 var _ serve.Controller = (*Controller)(nil)
 
-// known is what new specs must not clash with: our own, and what is carried here of our peers.
-func (c *Controller) known(tx *state.Tx) (k cloud.Known, err error) {
+// known is what new networks and addresses must not clash with: our own, and what is carried here of our peers. Other kinds clash with
+// nothing.
+func (c *Controller) known(tx *state.Tx, of api.Kind) (k cloud.Known, err error) {
+	if of != api.KindNetwork && of != api.KindAddress {
+		return k, nil
+	}
 	for n := range each[api.Network](tx) {
 		k.Networks = append(k.Networks, *n)
 	}

@@ -176,6 +176,11 @@ func (c *Controller) Run(ctx context.Context) error {
 // settleTime is what is waited after a change before everything is looked at: changes come in groups.
 const settleTime = 10 * time.Millisecond
 
+// settleAgents is settleTime for the orders of each of a number of agents: all of them look at each change.
+func settleAgents(n int) time.Duration {
+	return min(max(1, time.Duration(n/100))*settleTime, 10*settleTime)
+}
+
 func (c *Controller) settle(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
@@ -293,17 +298,14 @@ func (c *Controller) forget(ctx context.Context) error {
 func (c *Controller) forgetEvents(ctx context.Context) error {
 	var old []string
 	if err := c.view(ctx, func(tx *state.Tx) error {
-		kvs, err := tx.List(keyOf(api.KindEvent, ""))
-		for i := 0; i < len(kvs)-eventsKept; i++ {
-			old = append(old, kvs[i].Key)
+		for key := range tx.Objects(keyOf(api.KindEvent, "")) {
+			old = append(old, key)
 		}
-		if err != nil {
-			return err
-		}
+		old = old[:max(0, len(old)-eventsKept)]
 		for _, j := range oldJobs(tx) {
 			old = append(old, keyOf(api.KindJob, j))
 		}
-		return err
+		return nil
 	}); err != nil || len(old) < 100 {
 		return err
 	}

@@ -600,7 +600,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 	}
 	if err := c.view(ctx, func(tx *state.Tx) error {
 		peers, err := list[api.Peer](tx)
-		if err != nil {
+		if err != nil || len(peers) == 0 {
 			return err
 		}
 		offers, err := c.ownOffers(tx)
@@ -679,12 +679,8 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 
 // cpuKinds are the kinds of hypervisors of this site, each with the guest models that every one of the kind can run.
 func (c *Controller) cpuKinds(tx *state.Tx) ([]api.CPU, error) {
-	hosts, err := list[api.Host](tx)
-	if err != nil {
-		return nil, err
-	}
 	var kinds []api.CPU
-	for _, h := range hosts {
+	for h := range each[api.Host](tx) {
 		if !hasRole(h, api.RoleHypervisor) || h.Status.Hypervisor == "" {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"reflect"
 	"strings"
 
 	"widecloud/api"
@@ -114,6 +115,9 @@ func list[T any, P noun[T]](tx *state.Tx) ([]P, error) {
 
 // put writes a noun. What did not change is not written, so that it wakes nobody.
 func put(tx *state.Tx, o api.Object) error {
+	if have, err := tx.Object(keyOf(o.Kind(), o.Metadata().Name)); err == nil && have != any(o) && reflect.DeepEqual(have, o) {
+		return nil // as most reports say; to encode it would tell the same
+	}
 	o = state.Copy(o).(api.Object)
 	m := o.Metadata()
 	m.Revision = 0 // the store knows it

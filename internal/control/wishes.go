@@ -22,7 +22,7 @@ func (c *Controller) judgeNew(tx *state.Tx, p serve.Principal, o api.Object) err
 	if err := cloud.ValidateName("name", m.Name); err != nil {
 		return err // the name is in what follows
 	}
-	k, err := c.known(tx)
+	k, err := c.known(tx, o.Kind())
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (c *Controller) judgeNew(tx *state.Tx, p serve.Principal, o api.Object) err
 
 // judgeChange gives everything that is wrong about the change of an object at once.
 func (c *Controller) judgeChange(tx *state.Tx, p serve.Principal, was, now api.Object) error {
-	k, err := c.known(tx)
+	k, err := c.known(tx, now.Kind())
 	if err != nil {
 		return err
 	}
