@@ -16,7 +16,6 @@ import (
 	"widecloud/api"
 	"widecloud/internal/cloud"
 	"widecloud/internal/state"
-	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
@@ -249,65 +248,6 @@ func (c *Controller) awaitHosts(ctx context.Context) {
 			return nil
 		})
 	}
-}
-
-// report takes what an agent sees, once it is judged.
-func (c *Controller) report(ctx context.Context, host string, r wire.HostReport) error {
-	if err := c.judgeReport(&r); err != nil {
-		c.showReportRefused(ctx, host, err)
-		return err
-	}
-	ctx = store.Urgent(ctx) // what is seen replaces what was seen; a full disk must not hide that a VM has ended
-	var tell []wire.GuestReport
-	homes := map[string]string{}
-	err := c.update(ctx, func(tx *state.Tx) error {
-		tell = tell[:0]
-		h, err := get[api.Host](tx, host)
-		if err != nil {
-			return err
-		}
-		if err := c.judgeVTEP(tx, host, r.VTEP); err != nil {
-			return err
-		}
-		if err := c.seeHost(tx, h, r); err != nil {
-			return err
-		}
-		if !slices.Contains(h.Spec.Roles, api.RoleGateway) {
-			r.Translator = nil
-		}
-		if err := c.reportTranslator(tx, host, r.Translator); err != nil {
-			return err
-		}
-		seen := map[string]wire.VMReport{}
-		for _, v := range r.VMs {
-			seen[v.VM] = v
-		}
-		if err := c.seeVMs(tx, host, seen); err != nil {
-			return err
-		}
-		for _, g := range records[wire.Claim](tx, prefixOrders, "host", host) {
-			s, ok := seen[g.VM]
-			if !ok || s.Epoch < g.Order.Epoch {
-				continue
-			}
-			homes[g.VM] = g.Home
-			tell = append(tell, wire.GuestReport{Host: host, VTEP: g.VTEP, Report: s})
-			if err := c.seeGuest(tx, *state.Clone(g), s); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if errors.Is(err, &api.Error{Code: api.CodeInvalid}) || errors.Is(err, &api.Error{Code: api.CodeRefused}) {
-		c.showReportRefused(ctx, host, err)
-	}
-	if err != nil {
-		return err
-	}
-	for _, t := range tell {
-		c.tellHome(homes[t.Report.VM], t)
-	}
-	return nil
 }
 
 // seeHost keeps what an agent says of its host. Roles are its admin's to give: what the agent is configured for is shown, and

@@ -59,6 +59,7 @@ type Controller struct {
 	o       Options
 	log     *slog.Logger
 	agents  *agents
+	reports reports
 	streams streams
 	events  atomic.Uint32 // counts them
 	feed    feed
@@ -110,6 +111,7 @@ func New(o Options) (*Controller, error) {
 		o.Failpoint = func(string) {}
 	}
 	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, reading: map[string]*reading{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
+	c.reports.c = c
 	c.agents, c.streams.open = newAgents(c), map[string]map[*stream]bool{}
 	c.migrations, c.imports, c.deletions = newMigrations(c), newImports(c), newDeletions(c)
 	c.kinds = []jobKind{c.migrations, c.imports, c.deletions}
