@@ -39,6 +39,7 @@ const (
 	maxUnread  = 32 << 20 // octets that all streams of a session may have received and not read
 	maxSpare   = 8 << 20  // octets of buffers that streams may keep empty
 	backlog    = 256
+	idleBuffer = 4 << 10 // octets that a session keeps for writing while it has nothing to write
 	minWindow  = 16 << 10
 	maxWindow  = 16 << 20
 	byeGrace   = time.Second
@@ -273,10 +274,13 @@ func (m *mux) fill(b []byte) ([]byte, bool) {
 }
 
 func (m *mux) writeLoop() {
-	b := make([]byte, 0, 2*maxData+maxReason)
+	var b []byte
 	for {
 		m.mu.Lock()
 		for m.err == nil && m.ping == nil && m.pong == nil && len(m.urgent) == 0 && len(m.ready) == 0 {
+			if cap(b) > idleBuffer {
+				b = nil // most sessions say little, and a controller has thousands
+			}
 			m.wake.Wait()
 		}
 		if m.err != nil && m.bye == nil {
