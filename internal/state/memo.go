@@ -70,13 +70,6 @@ func (m *Memo[V]) check(tx *Tx, key string, have V, f func(*Tx) (V, error)) erro
 	return nil
 }
 
-// Forget drops what is kept of a key, for whoever knows that it will not be asked for again.
-func (m *Memo[V]) Forget(key string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.kept, key)
-}
-
 // reading is what the transaction has read so far.
 func (tx *Tx) reading() reading {
 	r := reading{revision: tx.Revision(), memos: tx.memos}

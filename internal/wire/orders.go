@@ -81,9 +81,6 @@ func (o Orders) Sum() string { return o.sum.text() }
 // Keys are the keys of all entries, in order.
 func (o Orders) Keys() []string { return slices.Sorted(maps.Keys(o.entries)) }
 
-// Text is an entry as it was sent; nil when there is none.
-func (o Orders) Text(key string) json.RawMessage { return o.entries[key].text }
-
 // OrdersOf gives a state's entries, without the fields that are newer than a level.
 func OrdersOf(s HostState, level int) (Orders, error) {
 	o := Orders{entries: make(map[string]entry, 1+len(s.VMs)+len(s.Networks)+len(s.Mappings))}
