@@ -37,6 +37,9 @@ var layers = map[string]int{
 	"internal/serve":   3,
 	"internal/lab":     4,
 	"cmd":              5,
+
+	"internal/sentry":       2,
+	"internal/sentry/still": 0,
 }
 
 // only says who alone may import a package (or what is under it), and why.
@@ -54,6 +57,7 @@ var only = []struct {
 	{"go.etcd.io/etcd", []string{"internal/store/etcd"}, "a store driver is behind the store's seam"},
 	{"github.com/danielgtaylor/huma", []string{"internal/serve"}, "its settings are package variables: it has one user"},
 	{module + "/internal/lab", []string{"cmd/wcc", "internal/lab"}, "the lab is for tests and for wcc lab"},
+	{module + "/internal/sentry", []string{"cmd/sentryd", "cmd/sentryc", "internal/sentry"}, "the Koshien application is a world of its own: the cloud runs without it"},
 	{module + "/internal/control", []string{"cmd/wcc", "internal/control"}, "controllers and agents meet in wire alone"},
 	{module + "/internal/agent", []string{"cmd/wcc", "internal/agent"}, "controllers and agents meet in wire alone"},
 }
