@@ -37,7 +37,7 @@ func openPlain(dir string, o storetest.Options) (store.Store, error) {
 func TestMain(m *testing.M) { os.Exit(storetest.Main(m, openPlain)) }
 
 // TestStore: a State is a store.
-func TestStore(t *testing.T) { storetest.Run(t, openPlain) }
+func TestStore(t *testing.T) { storetest.Run(t, openPlain, storetest.SideBySide) }
 
 type machine struct {
 	Revision int64    `json:"revision,omitempty"`

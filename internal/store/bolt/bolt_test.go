@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func TestConformance(t *testing.T) { storetest.Run(t, open) }
+func TestConformance(t *testing.T) { storetest.Run(t, open, storetest.OneByOne) }
 
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -27,8 +28,18 @@ type Options struct {
 // Driver opens the store that lives in a directory; the same directory again is the same store.
 type Driver func(dir string, o Options) (store.Store, error)
 
-// Run runs the suite.
-func Run(t *testing.T, open Driver) {
+// Updates says how a driver runs the functions of Updates that are made at the same time.
+type Updates int
+
+const (
+	// OneByOne: each function waits for the one before it.
+	OneByOne Updates = iota
+	// SideBySide: at once, each on what it finds; those that others have outdated run again.
+	SideBySide
+)
+
+// Run runs the suite for a driver that runs Updates in one of the two ways.
+func Run(t *testing.T, open Driver, updates Updates) {
 	for _, tc := range []struct {
 		name string
 		f    func(*testing.T, Driver)
@@ -38,6 +49,7 @@ func Run(t *testing.T, open Driver) {
 		{"AtomicOnError", testAtomicOnError},
 		{"AtomicOnPanic", testAtomicOnPanic},
 		{"Context", testContext},
+		{"CancelledWaiting", func(t *testing.T, open Driver) { testCancelledWaiting(t, open, updates) }},
 		{"Prefix", testPrefix},
 		{"BadKeys", testBadKeys},
 		{"KeptValues", testKeptValues},
@@ -256,22 +268,33 @@ func testContext(t *testing.T, open Driver) {
 	wantErr(t, "Update", context.Canceled, err)
 	rows, _ := dump(t, s)
 	same(t, "content", []string(nil), rows)
-	// Cancelled while it waits for another Update. One of a driver that lets them run side by side may be done before that.
-	ctx, cancel = context.WithCancel(t.Context())
-	done := make(chan error)
-	ran := false
-	_, err = s.Update(t.Context(), func(tx store.Tx) error {
-		go func() {
-			_, err := s.Update(ctx, func(store.Tx) error { ran = true; return nil })
-			done <- err
-		}()
-		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) && (err != nil || !ran) {
-			t.Errorf("waiting Update: error is %v, want context canceled", err)
-		}
-		return nil
+}
+
+// testCancelledWaiting cancels an Update while the function of another one runs, which it has to wait for or runs beside.
+func testCancelledWaiting(t *testing.T, open Driver, updates Updates) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := openIn(t, open, dir, Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := s.Update(t.Context(), func(store.Tx) error {
+			ran, done := false, make(chan error, 1)
+			go func() {
+				_, err := s.Update(ctx, func(store.Tx) error { ran = true; return nil })
+				done <- err
+			}()
+			synctest.Wait() // until it waits, or is done
+			cancel()
+			var want error
+			if updates == OneByOne {
+				want = context.Canceled
+			}
+			if err := <-done; !errors.Is(err, want) || ran != (updates == SideBySide) {
+				t.Errorf("the other Update: error is %v, its function was run: %v", err, ran)
+			}
+			return nil
+		})
+		must(t, err)
 	})
-	must(t, err)
 }
 
 func testPrefix(t *testing.T, open Driver) {
