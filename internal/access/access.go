@@ -11,6 +11,7 @@ type Actor struct {
 	User  string // its name
 	Owner string // the organisation that it acts for; "": none
 	Admin bool   // of this site
+	First bool   // its token is for the first login only: all that it may do is make a token for its own user, once
 }
 
 // who is a set of actors, as seen from an object.

@@ -19,17 +19,8 @@ func forbidden(format string, args ...any) error {
 	return api.Errorf(api.CodeForbidden, "only an admin may "+format, args...)
 }
 
-// actor is a principal as its rights are judged.
-func actor(p serve.Principal) access.Actor {
-	return access.Actor{User: p.User, Owner: p.Owner, Admin: p.Admin}
-}
-
-func sees(p serve.Principal, o api.Object) bool { return access.Sees(actor(p), o) }
-
-func changes(p serve.Principal, o api.Object) error { return access.Change(actor(p), o) }
-
 // visible reads an object, to be changed, as a principal sees it: what it may not see is not there.
-func (c *Controller) visible(tx *state.Tx, p serve.Principal, k api.Kind, name string) (api.Object, error) {
+func (c *Controller) visible(tx *state.Tx, p access.Actor, k api.Kind, name string) (api.Object, error) {
 	missing := api.Errorf(api.CodeNotFound, "no %s is called %q", singular(k), name)
 	if _, err := newObject(k); err != nil {
 		return nil, err
@@ -49,7 +40,7 @@ func (c *Controller) visible(tx *state.Tx, p serve.Principal, k api.Kind, name s
 	if err != nil {
 		return nil, err
 	}
-	if !sees(p, have.(api.Object)) {
+	if !access.Sees(p, have.(api.Object)) {
 		return nil, missing
 	}
 	o := state.Copy(have).(api.Object)
@@ -72,7 +63,7 @@ func (c *Controller) live(o api.Object) {
 }
 
 // sites lists this site, with the pools that a principal may use, and its peers, in the order of their names.
-func (c *Controller) sites(tx *state.Tx, p serve.Principal) []*api.Site {
+func (c *Controller) sites(tx *state.Tx, p access.Actor) []*api.Site {
 	self := &api.Site{Meta: api.Meta{Name: c.o.Site, Home: c.o.Site, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: c.o.Endpoint, Pools: c.poolsFor(p)}, Status: api.SiteStatus{Self: true, Reached: true}}
 	for h := range each[api.Host](tx) {
 		self.Status.Hosts++
@@ -109,7 +100,7 @@ func (c *Controller) sites(tx *state.Tx, p serve.Principal) []*api.Site {
 }
 
 // Get is serve.Controller's.
-func (c *Controller) Get(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
+func (c *Controller) Get(ctx context.Context, p access.Actor, k api.Kind, name string) (o api.Object, err error) {
 	err = c.view(ctx, func(tx *state.Tx) error {
 		o, err = c.visible(tx, p, k, name)
 		return err
@@ -119,7 +110,7 @@ func (c *Controller) Get(ctx context.Context, p serve.Principal, k api.Kind, nam
 
 // candidates are the objects of a kind among which a list has all that it wants: those of one owner, where nothing else can be in
 // it, and otherwise all.
-func candidates(tx *state.Tx, p serve.Principal, k api.Kind, s api.Selector) iter.Seq2[string, any] {
+func candidates(tx *state.Tx, p access.Actor, k api.Kind, s api.Selector) iter.Seq2[string, any] {
 	switch k {
 	case api.KindVM, api.KindAddress, api.KindJob: // nobody but an admin sees those of others
 		if !p.Admin {
@@ -133,7 +124,7 @@ func candidates(tx *state.Tx, p serve.Principal, k api.Kind, s api.Selector) ite
 }
 
 // List is serve.Controller's.
-func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind, q serve.Query) (out []api.Object, revision int64, err error) {
+func (c *Controller) List(ctx context.Context, p access.Actor, k api.Kind, q serve.Query) (out []api.Object, revision int64, err error) {
 	if _, err := newObject(k); err != nil {
 		return nil, 0, err
 	}
@@ -170,8 +161,8 @@ func (c *Controller) List(ctx context.Context, p serve.Principal, k api.Kind, q 
 
 // shownTo is an object as a principal sees it, nil when it may not see it, or s does not take it. The object itself is shared
 // and stays as it is.
-func (c *Controller) shownTo(p serve.Principal, s api.Selector, o api.Object) api.Object {
-	if !sees(p, o) {
+func (c *Controller) shownTo(p access.Actor, s api.Selector, o api.Object) api.Object {
+	if !access.Sees(p, o) {
 		return nil
 	}
 	if o.Kind() == api.KindPeer {

@@ -47,10 +47,10 @@ func (c *Controller) known(tx *state.Tx, of api.Kind) (k cloud.Known, err error)
 }
 
 // Create is serve.Controller's.
-func (c *Controller) Create(ctx context.Context, p serve.Principal, o api.Object) (api.Object, error) {
+func (c *Controller) Create(ctx context.Context, p access.Actor, o api.Object) (api.Object, error) {
 	m := o.Metadata()
-	access.Default(actor(p), o)
-	if err := access.Create(actor(p), o); err != nil {
+	access.Default(p, o)
+	if err := access.Create(p, o); err != nil {
 		return nil, err
 	}
 	fresh := c.newMeta(m.Name, m.Owner)
@@ -93,7 +93,7 @@ func clearStatus(o api.Object) {
 }
 
 // created does what a kind's creation means, and writes the object.
-func (c *Controller) created(tx *state.Tx, p serve.Principal, o api.Object) error {
+func (c *Controller) created(tx *state.Tx, p access.Actor, o api.Object) error {
 	switch o := o.(type) {
 	case *api.VM:
 		needs, err := c.needs(tx, o)
@@ -146,7 +146,7 @@ func (c *Controller) created(tx *state.Tx, p serve.Principal, o api.Object) erro
 
 // addressVM checks that the VM that an address is to lead to is there, the principal's, and has no address of the family
 // yet: a translator has one for each machine (RFC 7757 §3.2).
-func (c *Controller) addressVM(tx *state.Tx, p serve.Principal, a *api.Address) error {
+func (c *Controller) addressVM(tx *state.Tx, p access.Actor, a *api.Address) error {
 	if a.Spec.VM == "" {
 		return nil
 	}
@@ -154,7 +154,7 @@ func (c *Controller) addressVM(tx *state.Tx, p serve.Principal, a *api.Address) 
 	if err != nil {
 		return api.Invalidf("spec.vm", "no VM is called %q", a.Spec.VM)
 	}
-	if err := changes(p, o); err != nil {
+	if err := access.Change(p, o); err != nil {
 		return err
 	}
 	for other := range by[api.Address](tx, "vm", a.Spec.VM) {
@@ -166,7 +166,7 @@ func (c *Controller) addressVM(tx *state.Tx, p serve.Principal, a *api.Address) 
 }
 
 // Update is serve.Controller's.
-func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object) (api.Object, error) {
+func (c *Controller) Update(ctx context.Context, p access.Actor, o api.Object) (api.Object, error) {
 	m := o.Metadata()
 	asked := *m
 	err := c.update(ctx, func(tx *state.Tx) error {
@@ -174,7 +174,7 @@ func (c *Controller) Update(ctx context.Context, p serve.Principal, o api.Object
 		if err != nil {
 			return err
 		}
-		if err := changes(p, was); err != nil {
+		if err := access.Change(p, was); err != nil {
 			return err
 		}
 		have := was.Metadata()
@@ -219,7 +219,7 @@ func sameRevision(o api.Object, stated int64) error {
 }
 
 // updated keeps the status, and does what a kind's change means.
-func (c *Controller) updated(tx *state.Tx, p serve.Principal, was, now api.Object) error {
+func (c *Controller) updated(tx *state.Tx, p access.Actor, was, now api.Object) error {
 	switch now := now.(type) {
 	case *api.VM:
 		was := was.(*api.VM)
@@ -318,16 +318,16 @@ func (c *Controller) shortInLoan(tx *state.Tx, name string, before, after api.Re
 }
 
 // own reads a VM that the principal may act on.
-func (c *Controller) own(tx *state.Tx, p serve.Principal, vm string) (*api.VM, error) {
+func (c *Controller) own(tx *state.Tx, p access.Actor, vm string) (*api.VM, error) {
 	o, err := c.visible(tx, p, api.KindVM, vm)
 	if err != nil {
 		return nil, err
 	}
-	return o.(*api.VM), changes(p, o)
+	return o.(*api.VM), access.Change(p, o)
 }
 
 // Migrate is serve.Controller's.
-func (c *Controller) Migrate(ctx context.Context, p serve.Principal, vm, target string, dryRun bool) (*api.Job, []api.Reason, error) {
+func (c *Controller) Migrate(ctx context.Context, p access.Actor, vm, target string, dryRun bool) (*api.Job, []api.Reason, error) {
 	site, host, _ := strings.Cut(target, "/")
 	to := location{Site: site}
 	var call wire.ClaimCall
@@ -405,7 +405,7 @@ func (c *Controller) leave(ctx context.Context, v *api.VM) ([]api.Reason, error)
 }
 
 // Why is serve.Controller's.
-func (c *Controller) Why(ctx context.Context, p serve.Principal, vm, not string) (reasons []api.Reason, err error) {
+func (c *Controller) Why(ctx context.Context, p access.Actor, vm, not string) (reasons []api.Reason, err error) {
 	err = c.view(ctx, func(tx *state.Tx) error {
 		v, err := c.own(tx, p, vm)
 		if err != nil {
@@ -448,7 +448,7 @@ func (c *Controller) Why(ctx context.Context, p serve.Principal, vm, not string)
 }
 
 // running is a VM of the principal that is somewhere.
-func (c *Controller) running(ctx context.Context, p serve.Principal, vm string) (v *api.VM, err error) {
+func (c *Controller) running(ctx context.Context, p access.Actor, vm string) (v *api.VM, err error) {
 	err = c.view(ctx, func(tx *state.Tx) error {
 		if v, err = c.own(tx, p, vm); err != nil {
 			return err
@@ -462,7 +462,7 @@ func (c *Controller) running(ctx context.Context, p serve.Principal, vm string) 
 }
 
 // Reboot is serve.Controller's.
-func (c *Controller) Reboot(ctx context.Context, p serve.Principal, vm string, hard bool) error {
+func (c *Controller) Reboot(ctx context.Context, p access.Actor, vm string, hard bool) error {
 	v, err := c.running(ctx, p, vm)
 	if err != nil {
 		return err
@@ -485,7 +485,7 @@ func notThere(v *api.VM, err error) error {
 }
 
 // Borrow is serve.Controller's.
-func (c *Controller) Borrow(ctx context.Context, p serve.Principal, lender, offer string, amount api.Resources) (*api.Loan, error) {
+func (c *Controller) Borrow(ctx context.Context, p access.Actor, lender, offer string, amount api.Resources) (*api.Loan, error) {
 	if !p.Admin {
 		return nil, forbidden("borrow")
 	}
@@ -501,7 +501,7 @@ func (c *Controller) Borrow(ctx context.Context, p serve.Principal, lender, offe
 }
 
 // Reclaim is serve.Controller's.
-func (c *Controller) Reclaim(ctx context.Context, p serve.Principal, name string) (*api.Loan, error) {
+func (c *Controller) Reclaim(ctx context.Context, p access.Actor, name string) (*api.Loan, error) {
 	if !p.Admin {
 		return nil, forbidden("reclaim loans")
 	}
@@ -509,7 +509,7 @@ func (c *Controller) Reclaim(ctx context.Context, p serve.Principal, name string
 }
 
 // Return is serve.Controller's.
-func (c *Controller) Return(ctx context.Context, p serve.Principal, name string) (*api.Loan, error) {
+func (c *Controller) Return(ctx context.Context, p access.Actor, name string) (*api.Loan, error) {
 	if !p.Admin {
 		return nil, forbidden("return loans")
 	}

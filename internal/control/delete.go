@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/saga"
 	"widecloud/internal/serve"
 	"widecloud/internal/state"
@@ -13,12 +14,12 @@ import (
 )
 
 // Delete is serve.Controller's.
-func (c *Controller) Delete(ctx context.Context, p serve.Principal, k api.Kind, name string) (o api.Object, err error) {
+func (c *Controller) Delete(ctx context.Context, p access.Actor, k api.Kind, name string) (o api.Object, err error) {
 	err = c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		if o, err = c.visible(tx, p, k, name); err != nil {
 			return err
 		}
-		if err := changes(p, o); err != nil {
+		if err := access.Change(p, o); err != nil {
 			return err
 		}
 		if err := sameRevision(o, serve.RevisionOf(ctx)); err != nil {

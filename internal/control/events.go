@@ -7,12 +7,12 @@ import (
 	"strings"
 
 	"widecloud/api"
-	"widecloud/internal/serve"
+	"widecloud/internal/access"
 	"widecloud/internal/state"
 )
 
 // acted tells of what a user did or asked for, in the transaction that makes it so: "vm.stop", "network.created".
-func (c *Controller) acted(tx *state.Tx, p serve.Principal, verb string, o api.Object, message string) {
+func (c *Controller) acted(tx *state.Tx, p access.Actor, verb string, o api.Object, message string) {
 	m := o.Metadata()
 	owner := m.Owner
 	if o.Kind() == api.KindOwner {
@@ -22,7 +22,7 @@ func (c *Controller) acted(tx *state.Tx, p serve.Principal, verb string, o api.O
 }
 
 // note is acted for what no transaction does: a reboot, a migration that has begun. That it is kept is not certain.
-func (c *Controller) note(ctx context.Context, p serve.Principal, verb string, o api.Object, message string) {
+func (c *Controller) note(ctx context.Context, p access.Actor, verb string, o api.Object, message string) {
 	if err := c.update(ctx, func(tx *state.Tx) error {
 		c.acted(tx, p, verb, o, message)
 		return nil
@@ -32,7 +32,7 @@ func (c *Controller) note(ctx context.Context, p serve.Principal, verb string, o
 }
 
 // actedChange tells of a user's change of a spec; nothing when there is none.
-func (c *Controller) actedChange(tx *state.Tx, p serve.Principal, was, now api.Object) {
+func (c *Controller) actedChange(tx *state.Tx, p access.Actor, was, now api.Object) {
 	verb := "changed"
 	if a, ok := was.(*api.VM); ok {
 		switch b := now.(*api.VM); {

@@ -8,11 +8,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/serve"
 )
 
 // events are those that a principal sees whose type begins with one of the words: "TYPE OBJECT ACTOR".
-func (s *site) events(p serve.Principal, words ...string) (out []string) {
+func (s *site) events(p access.Actor, words ...string) (out []string) {
 	s.w.t.Helper()
 	all, _, err := s.ctl.List(s.w.t.Context(), p, api.KindEvent, serve.Query{})
 	s.w.must(err)

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"widecloud/api"
-	"widecloud/internal/serve"
+	"widecloud/internal/access"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
@@ -121,7 +121,7 @@ func (w *world) session(site, from string, c *wire.Credential, purpose wire.Purp
 }
 
 // member makes a user of an owner, without admin rights, and gives its token.
-func (s *site) member(name, owner string) (serve.Principal, string) {
+func (s *site) member(name, owner string) (access.Actor, string) {
 	s.w.t.Helper()
 	s.create(&api.User{Meta: api.Meta{Name: name, Owner: owner}})
 	token, err := s.ctl.NewToken(s.w.t.Context(), s.admin, name, api.TokenRequest{})

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/serve"
 	"widecloud/internal/store"
 )
@@ -30,7 +31,7 @@ type watching struct {
 	got     []shown
 }
 
-func (s *site) watchNetworks(name string, p serve.Principal, from int64) *watching {
+func (s *site) watchNetworks(name string, p access.Actor, from int64) *watching {
 	s.w.t.Helper()
 	ch, err := s.ctl.Watch(s.w.t.Context(), p, []api.Kind{api.KindNetwork}, api.Selector{}, from)
 	s.w.must(err)
@@ -88,7 +89,7 @@ func (s *site) logged(from int64, last shown) (all []shown, owners map[string]st
 func TestWatchersAgree(t *testing.T) {
 	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
 		s := w.sites["tokyo"]
-		who := []serve.Principal{s.admin}
+		who := []access.Actor{s.admin}
 		for _, owner := range []string{"lab", "uni"} {
 			s.create(&api.Owner{Meta: api.Meta{Name: owner}})
 			p, _ := s.member("ann-of-"+owner, owner)

@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/cloud"
 	"widecloud/internal/saga"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/volume"
 )
@@ -167,12 +167,12 @@ func (c *Controller) imageFailed(tx *state.Tx, i *api.Image, why string) {
 }
 
 // Upload is serve.Controller's. An image takes one content, and never another one.
-func (c *Controller) Upload(ctx context.Context, p serve.Principal, image string, content io.Reader) (*api.Image, error) {
+func (c *Controller) Upload(ctx context.Context, p access.Actor, image string, content io.Reader) (*api.Image, error) {
 	o, err := c.Get(ctx, p, api.KindImage, image)
 	if err != nil {
 		return nil, err
 	}
-	if err := changes(p, o); err != nil {
+	if err := access.Change(p, o); err != nil {
 		return nil, err
 	}
 	i := o.(*api.Image)

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/saga"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
@@ -263,9 +263,9 @@ func (c *Controller) runJobs(ctx context.Context) error {
 }
 
 // Cancel is serve.Controller's.
-func (c *Controller) Cancel(ctx context.Context, p serve.Principal, job string) (*api.Job, error) {
+func (c *Controller) Cancel(ctx context.Context, p access.Actor, job string) (*api.Job, error) {
 	return c.cancelJob(ctx, job, func(tx *state.Tx, j *api.Job) error {
-		if !sees(p, j) {
+		if !access.Sees(p, j) {
 			return api.Errorf(api.CodeNotFound, "no job is called %q", job)
 		}
 		c.acted(tx, p, "cancel", j, "")

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/cloud"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -31,7 +31,7 @@ type enrolment struct {
 }
 
 // JoinToken is serve.Controller's.
-func (c *Controller) JoinToken(ctx context.Context, p serve.Principal, host string, roles []api.HostRole) (string, error) {
+func (c *Controller) JoinToken(ctx context.Context, p access.Actor, host string, roles []api.HostRole) (string, error) {
 	if !p.Admin {
 		return "", forbidden("let hosts join")
 	}
@@ -181,7 +181,7 @@ type peerInfo struct {
 }
 
 // PeerInvite is serve.Controller's.
-func (c *Controller) PeerInvite(ctx context.Context, p serve.Principal) (string, error) {
+func (c *Controller) PeerInvite(ctx context.Context, p access.Actor) (string, error) {
 	if !p.Admin {
 		return "", forbidden("invite other sites")
 	}
@@ -193,7 +193,7 @@ func (c *Controller) PeerInvite(ctx context.Context, p serve.Principal) (string,
 }
 
 // PeerAdd is serve.Controller's.
-func (c *Controller) PeerAdd(ctx context.Context, p serve.Principal, invitation string) (*api.Peer, error) {
+func (c *Controller) PeerAdd(ctx context.Context, p access.Actor, invitation string) (*api.Peer, error) {
 	if !p.Admin {
 		return nil, forbidden("add peers")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/serve"
 )
@@ -349,7 +350,7 @@ func TestOwners(t *testing.T) {
 			t.Fatal(err)
 		}
 		ann, err := tokyo.ctl.Authenticate(t.Context(), token.Token)
-		if err != nil || ann != (serve.Principal{User: "ann", Owner: "uni"}) {
+		if err != nil || ann != (access.Actor{User: "ann", Owner: "uni"}) {
 			t.Fatalf("%+v, %v", ann, err)
 		}
 		if _, err := tokyo.ctl.Authenticate(t.Context(), token.Token+"x"); !errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {

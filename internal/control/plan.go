@@ -6,8 +6,8 @@ import (
 	"slices"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/cloud"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 )
 
@@ -60,7 +60,7 @@ func (c *Controller) clearOfHosts(tx *state.Tx, field string, p netip.Prefix) er
 }
 
 // poolsFor shows the parts of the address plan that a principal may use.
-func (c *Controller) poolsFor(p serve.Principal) (out []api.AddressPool) {
+func (c *Controller) poolsFor(p access.Actor) (out []api.AddressPool) {
 	pools := c.o.Plan.Pools
 	if !p.Admin {
 		pools = c.o.Plan.OpenTo(cloud.Party{Owner: p.Owner})

@@ -7,13 +7,13 @@ import (
 	"strings"
 
 	"widecloud/api"
-	"widecloud/internal/serve"
+	"widecloud/internal/access"
 	"widecloud/internal/state"
 )
 
 // createdWith makes a VM and leads the service addresses to it that its user wants. One that cannot be had leaves nothing behind:
 // all is one transaction. The error has every address that cannot be had.
-func (c *Controller) createdWith(tx *state.Tx, p serve.Principal, v *api.VM) error {
+func (c *Controller) createdWith(tx *state.Tx, p access.Actor, v *api.VM) error {
 	wanted := v.Spec.Service
 	v.Spec.Service = nil
 	if err := c.created(tx, p, v); err != nil {
@@ -39,7 +39,7 @@ func (c *Controller) createdWith(tx *state.Tx, p serve.Principal, v *api.VM) err
 }
 
 // lead leads a service address to a new VM: a free one of a pool, a new one, or one that its owner has and that leads nowhere.
-func (c *Controller) lead(tx *state.Tx, p serve.Principal, service string, v *api.VM) error {
+func (c *Controller) lead(tx *state.Tx, p access.Actor, service string, v *api.VM) error {
 	a := &api.Address{Spec: api.AddressSpec{VM: v.Name}}
 	if !strings.ContainsAny(service, ".:") { // no address is without one of these, and no name has them
 		a.Meta, a.Spec.Pool = c.newMeta(v.Name+"-"+service, v.Owner), service
@@ -58,7 +58,7 @@ func (c *Controller) lead(tx *state.Tx, p serve.Principal, service string, v *ap
 	return c.newAddress(tx, p, a)
 }
 
-func (c *Controller) newAddress(tx *state.Tx, p serve.Principal, a *api.Address) error {
+func (c *Controller) newAddress(tx *state.Tx, p access.Actor, a *api.Address) error {
 	if err := c.judgeNew(tx, p, a); err != nil {
 		return err
 	}
@@ -70,8 +70,8 @@ func (c *Controller) newAddress(tx *state.Tx, p serve.Principal, a *api.Address)
 }
 
 // leadHeld leads an address that exists and leads nowhere to a new VM.
-func (c *Controller) leadHeld(tx *state.Tx, p serve.Principal, a *api.Address, v *api.VM) error {
-	if err := changes(p, a); err != nil {
+func (c *Controller) leadHeld(tx *state.Tx, p access.Actor, a *api.Address, v *api.VM) error {
+	if err := access.Change(p, a); err != nil {
 		return err
 	}
 	if a.Spec.VM != "" {

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/serve"
 )
 
@@ -21,7 +22,7 @@ func TestCreatedWithAddresses(t *testing.T) {
 		tokyo.create(&api.Address{Meta: api.Meta{Name: "others", Owner: "lab"}, Spec: api.AddressSpec{Address: "203.0.113.8"}})
 		tokyo.newVM("busy", "")
 		tokyo.create(&api.Address{Meta: api.Meta{Name: "taken", Owner: "lab"}, Spec: api.AddressSpec{Address: "203.0.113.9", VM: "busy"}})
-		with := func(p serve.Principal, owner string, service ...string) error {
+		with := func(p access.Actor, owner string, service ...string) error {
 			spec := vmOf("", "").Spec
 			spec.Service = service
 			return second(tokyo.ctl.Create(t.Context(), p, &api.VM{Meta: api.Meta{Name: "web1", Owner: owner}, Spec: spec}))

@@ -17,8 +17,8 @@ import (
 	"unicode"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/cloud"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
@@ -76,7 +76,7 @@ func newSecret() string {
 }
 
 // Authenticate is serve.Controller's. What is not a token, an unknown id and a wrong secret are answered alike.
-func (c *Controller) Authenticate(ctx context.Context, given string) (p serve.Principal, err error) {
+func (c *Controller) Authenticate(ctx context.Context, given string) (p access.Actor, err error) {
 	unknown := api.Errorf(api.CodeUnauthenticated, "the token is not known here")
 	rest, ok := strings.CutPrefix(given, "wcc_")
 	id, secret, ok2 := strings.Cut(rest, "_")
@@ -103,7 +103,7 @@ func (c *Controller) Authenticate(ctx context.Context, given string) (p serve.Pr
 		if err != nil {
 			return err
 		}
-		p = serve.Principal{User: u.Name, Owner: u.Owner, Admin: u.Spec.Admin, First: t.First}
+		p = access.Actor{User: u.Name, Owner: u.Owner, Admin: u.Spec.Admin, First: t.First}
 		return nil
 	})
 	if err == nil && c.now().Sub(t.Used) >= usedEvery {
@@ -199,7 +199,7 @@ func (c *Controller) addToken(tx *state.Tx, t token) (id string, err error) {
 	return id, showTokens(tx, t.User)
 }
 
-func mayToken(p serve.Principal, user string) error {
+func mayToken(p access.Actor, user string) error {
 	if p.User == user || p.Admin && !p.First {
 		return nil
 	}
@@ -207,7 +207,7 @@ func mayToken(p serve.Principal, user string) error {
 }
 
 // Tokens is serve.Controller's.
-func (c *Controller) Tokens(ctx context.Context, p serve.Principal, user string) (out []api.UserToken, err error) {
+func (c *Controller) Tokens(ctx context.Context, p access.Actor, user string) (out []api.UserToken, err error) {
 	if err := mayToken(p, user); err != nil {
 		return nil, err
 	}
@@ -225,7 +225,7 @@ func (c *Controller) Tokens(ctx context.Context, p serve.Principal, user string)
 }
 
 // NewToken is serve.Controller's.
-func (c *Controller) NewToken(ctx context.Context, p serve.Principal, user string, r api.TokenRequest) (*api.UserToken, error) {
+func (c *Controller) NewToken(ctx context.Context, p access.Actor, user string, r api.TokenRequest) (*api.UserToken, error) {
 	if err := mayToken(p, user); err != nil {
 		return nil, err
 	}
@@ -301,7 +301,7 @@ func (c *Controller) firstLogin(tx *state.Tx, user string) error {
 }
 
 // RevokeToken is serve.Controller's.
-func (c *Controller) RevokeToken(ctx context.Context, p serve.Principal, user, id string) error {
+func (c *Controller) RevokeToken(ctx context.Context, p access.Actor, user, id string) error {
 	if err := mayToken(p, user); err != nil {
 		return err
 	}

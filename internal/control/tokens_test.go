@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
@@ -29,7 +30,7 @@ import (
 type alone struct {
 	*control.Controller
 	store       *state.State
-	admin       serve.Principal
+	admin       access.Actor
 	firstLogins int // calls of OnFirstLogin
 }
 
@@ -42,7 +43,7 @@ func controllerAlone(t *testing.T, f func(t *testing.T, a *alone)) {
 			}
 		}
 		log := slog.New(slog.DiscardHandler)
-		a := &alone{admin: serve.Principal{User: "operator", Admin: true}}
+		a := &alone{admin: access.Actor{User: "operator", Admin: true}}
 		var err error
 		file, err := bolt.Open(bolt.Options{Path: filepath.Join(t.TempDir(), "store.db"), NoSync: true})
 		must(err)
@@ -162,7 +163,7 @@ func TestTokensOfEarlierReleases(t *testing.T) {
 			t.Fatal(err)
 		}
 		p, err := a.Authenticate(t.Context(), "wcc_0123abcd_old")
-		if want := (serve.Principal{User: "admin", Admin: true}); err != nil || p != want {
+		if want := (access.Actor{User: "admin", Admin: true}); err != nil || p != want {
 			t.Fatalf("got %+v, %v; want %+v", p, err, want)
 		}
 		if token, waits := a.bootstrap(t); token != "" || waits {

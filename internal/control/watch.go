@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
@@ -28,7 +29,7 @@ var errRights = api.Errorf(api.CodeForbidden, "the user was deleted, or has othe
 
 // begin notes a stream of a user; done forgets it. The user is looked at again once the stream is noted: a deletion before that
 // would not end it.
-func (c *Controller) begin(ctx context.Context, p serve.Principal) (_ context.Context, done func(), err error) {
+func (c *Controller) begin(ctx context.Context, p access.Actor) (_ context.Context, done func(), err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := &stream{cancel}
 	c.streams.mu.Lock()
@@ -53,7 +54,7 @@ func (c *Controller) begin(ctx context.Context, p serve.Principal) (_ context.Co
 }
 
 // stands tells whether a principal's user is there with the same rights.
-func stands(tx *state.Tx, p serve.Principal) error {
+func stands(tx *state.Tx, p access.Actor) error {
 	u, err := get[api.User](tx, p.User)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return errRights
@@ -74,7 +75,7 @@ func (c *Controller) endStreams(user string) {
 }
 
 // Watch is serve.Controller's. Sites are made up at every look and cannot be watched.
-func (c *Controller) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, from int64) (<-chan serve.Change, error) {
+func (c *Controller) Watch(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, from int64) (<-chan serve.Change, error) {
 	for _, k := range kinds {
 		if _, err := newObject(k); err != nil {
 			return nil, err
@@ -110,7 +111,7 @@ func (c *Controller) Watch(ctx context.Context, p serve.Principal, kinds []api.K
 
 // audienceOf names those who are shown the same. Of a user only its organisation and its rights count, but for users, who see
 // themselves.
-func audienceOf(p serve.Principal, kinds []api.Kind, s api.Selector) string {
+func audienceOf(p access.Actor, kinds []api.Kind, s api.Selector) string {
 	if !slices.Contains(kinds, api.KindUser) {
 		p.User = ""
 	}
@@ -186,7 +187,7 @@ func (w *watch) catchUp(ctx context.Context, out chan<- serve.Change) bool {
 }
 
 // shown makes of the changes of one revision those that a watcher is to have. Their objects are shared.
-func (c *Controller) shown(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, changes []*seen) (out []serve.Change) {
+func (c *Controller) shown(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, changes []*seen) (out []serve.Change) {
 	for _, ch := range changes {
 		if !slices.Contains(kinds, ch.kind) {
 			continue
@@ -236,7 +237,7 @@ func pass(ctx context.Context, changes []serve.Change, out chan<- serve.Change) 
 }
 
 // Console is serve.Controller's.
-func (c *Controller) Console(ctx context.Context, p serve.Principal, vm string) (io.ReadWriteCloser, error) {
+func (c *Controller) Console(ctx context.Context, p access.Actor, vm string) (io.ReadWriteCloser, error) {
 	v, err := c.running(ctx, p, vm)
 	if err != nil {
 		return nil, err

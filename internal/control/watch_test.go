@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/serve"
 	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
@@ -26,11 +27,11 @@ func TestDeletedUserSeesNothing(t *testing.T) {
 		ann, _ := tokyo.member("ann", "lab")
 		root := tokyo.create(&api.User{Meta: api.Meta{Name: "root2"}, Spec: api.UserSpec{Admin: true}}).(*api.User)
 		for name, c := range map[string]struct {
-			who serve.Principal
+			who access.Actor
 			end func() error
 		}{
 			"ann": {ann, func() error { _, err := tokyo.ctl.Delete(t.Context(), tokyo.admin, api.KindUser, "ann"); return err }},
-			"root2": {serve.Principal{User: "root2", Admin: true}, func() error {
+			"root2": {access.Actor{User: "root2", Admin: true}, func() error {
 				root.Spec.Admin, root.Revision = false, 0
 				_, err := tokyo.ctl.Update(t.Context(), tokyo.admin, root)
 				return err

@@ -9,15 +9,15 @@ import (
 	"strings"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/cloud"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 )
 
 // judgeNew gives everything that is wrong about a new object at once. It gives the object what the site's address plan has
 // for it first.
-func (c *Controller) judgeNew(tx *state.Tx, p serve.Principal, o api.Object) error {
+func (c *Controller) judgeNew(tx *state.Tx, p access.Actor, o api.Object) error {
 	m := o.Metadata()
 	if err := cloud.ValidateName("name", m.Name); err != nil {
 		return err // the name is in what follows
@@ -45,7 +45,7 @@ func (c *Controller) judgeNew(tx *state.Tx, p serve.Principal, o api.Object) err
 }
 
 // judgeChange gives everything that is wrong about the change of an object at once.
-func (c *Controller) judgeChange(tx *state.Tx, p serve.Principal, was, now api.Object) error {
+func (c *Controller) judgeChange(tx *state.Tx, p access.Actor, was, now api.Object) error {
 	k, err := c.known(tx, now.Kind())
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (c *Controller) judgeChange(tx *state.Tx, p serve.Principal, was, now api.O
 
 // nameFree refuses a name that is taken. Names are one space for all owners of a site, because they are keys and paths: a
 // user who may not see the other object learns that the name is taken, and nothing else of it.
-func (c *Controller) nameFree(tx *state.Tx, p serve.Principal, o api.Object) error {
+func (c *Controller) nameFree(tx *state.Tx, p access.Actor, o api.Object) error {
 	name := o.Metadata().Name
 	if _, err := tx.Get(keyOf(o.Kind(), name)); errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -75,7 +75,7 @@ func (c *Controller) nameFree(tx *state.Tx, p serve.Principal, o api.Object) err
 }
 
 // references finds what an object names and is not there. What was named before may stay: a site may have left since.
-func (c *Controller) references(tx *state.Tx, p serve.Principal, was, now api.Object) (faults []*api.Error) {
+func (c *Controller) references(tx *state.Tx, p access.Actor, was, now api.Object) (faults []*api.Error) {
 	switch now := now.(type) {
 	case *api.VM:
 		had := &api.VM{}
@@ -102,7 +102,7 @@ func (c *Controller) references(tx *state.Tx, p serve.Principal, was, now api.Ob
 }
 
 // parts finds what a new VM is to be made of and is not there for its user.
-func (c *Controller) parts(tx *state.Tx, p serve.Principal, v *api.VM) (faults []*api.Error) {
+func (c *Controller) parts(tx *state.Tx, p access.Actor, v *api.VM) (faults []*api.Error) {
 	for _, ref := range []struct {
 		field string
 		kind  api.Kind

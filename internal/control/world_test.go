@@ -19,12 +19,12 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/agent"
 	"widecloud/internal/cloud"
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/hyper/fake"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/volume"
@@ -71,7 +71,7 @@ type site struct {
 	dir       string
 	lease     time.Duration
 	authority *wire.Authority
-	admin     serve.Principal
+	admin     access.Actor
 	hosts     map[string]*host
 
 	proc   *process // nil: it does not run
@@ -207,7 +207,7 @@ func (w *world) must(err error) {
 
 func (w *world) addSite(name string, lease time.Duration) *site {
 	w.t.Helper()
-	s := &site{w: w, name: name, dir: filepath.Join(w.dir, name), lease: lease, hosts: map[string]*host{}, admin: serve.Principal{User: "admin", Admin: true}}
+	s := &site{w: w, name: name, dir: filepath.Join(w.dir, name), lease: lease, hosts: map[string]*host{}, admin: access.Actor{User: "admin", Admin: true}}
 	w.must(os.MkdirAll(filepath.Join(s.dir, "images"), 0o711))
 	var err error
 	s.authority, err = wire.NewAuthority(wire.AuthorityOptions{Site: name})

@@ -8,15 +8,11 @@ import (
 	"sync"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 )
 
 // Principal is who makes a request.
-type Principal struct {
-	User  string
-	Owner string // organisation; what a principal that is not Admin sees and changes
-	Admin bool
-	First bool // the token is for the first login only: all that it may do is NewToken for its own user, once
-}
+type Principal = access.Actor
 
 // Change is one change of one object. A deletion carries the object as the watcher was last able to see it.
 type Change struct {
