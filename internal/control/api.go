@@ -1,16 +1,13 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"strings"
 
 	"widecloud/api"
 	"widecloud/internal/access"
-	"widecloud/internal/cloud"
 	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/serve"
@@ -19,257 +16,6 @@ import (
 )
 
 var _ serve.Controller = (*Controller)(nil)
-
-// known is what new networks and addresses must not clash with: our own, and what is carried here of our peers. Other kinds clash with
-// nothing.
-func (c *Controller) known(tx *state.Tx, of api.Kind) (k cloud.Known, err error) {
-	if of != api.KindNetwork && of != api.KindAddress {
-		return k, nil
-	}
-	for n := range each[api.Network](tx) {
-		k.Networks = append(k.Networks, *n)
-	}
-	for a := range each[api.Address](tx) {
-		k.Addresses = append(k.Addresses, *a)
-	}
-	foreign, err := c.foreignNetworks(tx)
-	for _, f := range foreign {
-		n := api.Network{Meta: api.Meta{Name: f.View.Name + "@" + f.Home, Home: f.Home}, Spec: api.NetworkSpec{Prefix: f.View.Prefix.String(), VNI: f.View.VNI}}
-		if f.View.IPv4.IsValid() {
-			n.Spec.IPv4 = f.View.IPv4.String()
-		}
-		k.Networks = append(k.Networks, n)
-		for _, m := range f.Mappings {
-			k.Addresses = append(k.Addresses, api.Address{Meta: api.Meta{Name: m.Service.String() + "@" + f.Home}, Spec: api.AddressSpec{Address: m.Service.String()}})
-		}
-	}
-	return k, err
-}
-
-// Create is serve.Controller's.
-func (c *Controller) Create(ctx context.Context, p access.Actor, o api.Object) (api.Object, error) {
-	m := o.Metadata()
-	access.Default(p, o)
-	if err := access.Create(p, o); err != nil {
-		return nil, err
-	}
-	fresh := c.newMeta(m.Name, m.Owner)
-	fresh.Labels = m.Labels
-	*m = fresh
-	clearStatus(o)
-	cloud.Default(o)
-	if err := c.room(ctx); err != nil {
-		return nil, err
-	}
-	err := c.update(ctx, func(tx *state.Tx) error {
-		if err := c.judgeNew(tx, p, o); err != nil {
-			return err
-		}
-		if err := c.nameFree(tx, p, o); err != nil {
-			return err
-		}
-		c.acted(tx, p, "created", o, "")
-		made := func() error { return c.created(tx, p, o) }
-		if v, ok := o.(*api.VM); ok {
-			made = func() error { return c.createdWith(tx, p, v) }
-		}
-		if err := made(); err != nil {
-			return err
-		}
-		return c.answer(ctx, tx, o)
-	})
-	if err != nil {
-		return nil, err
-	}
-	c.poke()
-	return c.Get(ctx, p, o.Kind(), m.Name)
-}
-
-// clearStatus empties the status of an object that a client sent, of whatever kind: it is the server's to write.
-func clearStatus(o api.Object) {
-	if status := reflect.ValueOf(o).Elem().FieldByName("Status"); status.IsValid() {
-		status.SetZero()
-	}
-}
-
-// created does what a kind's creation means, and writes the object.
-func (c *Controller) created(tx *state.Tx, p access.Actor, o api.Object) error {
-	switch o := o.(type) {
-	case *api.VM:
-		needs, err := c.needs(tx, o)
-		if err != nil {
-			return err
-		}
-		if err := c.quota(tx, o.Owner, needs); err != nil {
-			return err
-		}
-		if err := c.newVM(tx, o); err != nil {
-			return err
-		}
-	case *api.Network:
-		if o.Spec.VNI == 0 {
-			all, err := c.networksKnown(tx)
-			if err != nil {
-				return err
-			}
-			o.Spec.VNI = cloud.VNI(o.UID, func(vni uint32) bool {
-				for _, n := range all {
-					if n.VNI == vni {
-						return true
-					}
-				}
-				return false
-			})
-		}
-	case *api.Image:
-		if strings.HasPrefix(o.Spec.Source, "/") && !p.Admin {
-			return &api.Error{Code: api.CodeForbidden, Field: "spec.source", Message: "only an admin may name a path of the controller's machine; upload the file, or give a URL"}
-		}
-		o.Status = api.ImageStatus{Phase: "importing"}
-		if o.Spec.Source == "" {
-			o.Status.Message = "waits for its content"
-		}
-	case *api.Address:
-		if err := c.quota(tx, o.Owner, api.Resources{Addresses: 1}); err != nil {
-			return err
-		}
-		if err := c.addressVM(tx, p, o); err != nil {
-			return err
-		}
-		if err := put(tx, o); err != nil {
-			return err
-		}
-		return c.serviceAddresses(tx, o.Spec.VM)
-	}
-	return put(tx, o)
-}
-
-// addressVM checks that the VM that an address is to lead to is there, the principal's, and has no address of the family
-// yet: a translator has one for each machine (RFC 7757 §3.2).
-func (c *Controller) addressVM(tx *state.Tx, p access.Actor, a *api.Address) error {
-	if a.Spec.VM == "" {
-		return nil
-	}
-	o, err := c.visible(tx, p, api.KindVM, a.Spec.VM)
-	if err != nil {
-		return api.Invalidf("spec.vm", "no VM is called %q", a.Spec.VM)
-	}
-	if err := access.Change(p, o); err != nil {
-		return err
-	}
-	for other := range by[api.Address](tx, "vm", a.Spec.VM) {
-		if other.Name != a.Name && !other.Deleting && strings.Contains(other.Spec.Address, ":") == strings.Contains(a.Spec.Address, ":") {
-			return &api.Error{Code: api.CodeConflict, Field: "spec.vm", Message: fmt.Sprintf("VM %s has the service address %s already; a VM has one of each family", a.Spec.VM, other.Spec.Address)}
-		}
-	}
-	return nil
-}
-
-// Update is serve.Controller's.
-func (c *Controller) Update(ctx context.Context, p access.Actor, o api.Object) (api.Object, error) {
-	m := o.Metadata()
-	asked := *m
-	err := c.update(ctx, func(tx *state.Tx) error {
-		was, err := c.visible(tx, p, o.Kind(), m.Name)
-		if err != nil {
-			return err
-		}
-		if err := access.Change(p, was); err != nil {
-			return err
-		}
-		have := was.Metadata()
-		if err := sameRevision(was, asked.Revision); err != nil {
-			return err
-		}
-		if have.Deleting {
-			return api.Errorf(api.CodeConflict, "%s %s is being deleted", singular(o.Kind()), m.Name)
-		}
-		*m = *have
-		m.Owner = cmp.Or(asked.Owner, have.Owner)
-		if asked.Labels != nil {
-			m.Labels = asked.Labels
-		}
-		cloud.Default(o)
-		if a, ok := o.(*api.Address); ok && a.Spec.Address == "" {
-			a.Spec.Address, a.Spec.Pool = was.(*api.Address).Spec.Address, was.(*api.Address).Spec.Pool
-		}
-		if err := c.judgeChange(tx, p, was, o); err != nil {
-			return err
-		}
-		c.actedChange(tx, p, was, o)
-		return c.updated(tx, p, was, o)
-	})
-	if err != nil {
-		return nil, err
-	}
-	if o.Kind() == api.KindUser {
-		c.endStreams(m.Name)
-	}
-	c.poke()
-	return c.Get(ctx, p, o.Kind(), m.Name)
-}
-
-// sameRevision holds an object against the revision that a change of it states; 0 is any.
-func sameRevision(o api.Object, stated int64) error {
-	m := o.Metadata()
-	if stated == 0 || stated == m.Revision {
-		return nil
-	}
-	return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", singular(o.Kind()), m.Name, stated, m.Revision)}
-}
-
-// updated keeps the status, and does what a kind's change means.
-func (c *Controller) updated(tx *state.Tx, p access.Actor, was, now api.Object) error {
-	switch now := now.(type) {
-	case *api.VM:
-		was := was.(*api.VM)
-		if was.Status.Job != "" && now.Spec.Power != was.Spec.Power {
-			return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
-		}
-		now.Status = was.Status
-		if err := c.growth(tx, was, now); err != nil {
-			return err
-		}
-	case *api.Network:
-		now.Status = was.(*api.Network).Status
-	case *api.Image:
-		now.Status = was.(*api.Image).Status
-	case *api.Host:
-		now.Status = was.(*api.Host).Status
-	case *api.Owner:
-		now.Status = was.(*api.Owner).Status
-	case *api.User:
-		return c.updateUser(tx, was.(*api.User), now)
-	case *api.Offer:
-		if now.Home != c.o.Site {
-			return api.Errorf(api.CodeForbidden, "offer %s is %s's", now.Name, now.Home)
-		}
-		now.Status = was.(*api.Offer).Status
-	case *api.Address:
-		was := was.(*api.Address)
-		if err := c.addressVM(tx, p, now); err != nil {
-			return err
-		}
-		now.Status = was.Status
-		if now.Spec.VM != was.Spec.VM {
-			now.Status.Target, now.Status.Refused = "", nil
-		}
-		if err := put(tx, now); err != nil {
-			return err
-		}
-		for _, vm := range []string{was.Spec.VM, now.Spec.VM} {
-			if vm != "" {
-				if err := c.serviceAddresses(tx, vm); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	default:
-		return api.Errorf(api.CodeInvalid, "%s are not changed by hand", now.Kind())
-	}
-	return put(tx, now)
-}
 
 // growth holds a VM that is made larger against the quota, and against the host or the loan where its room is.
 func (c *Controller) growth(tx *state.Tx, was, now *api.VM) error {
@@ -468,7 +214,7 @@ func (c *Controller) Reboot(ctx context.Context, p access.Actor, vm string, hard
 		return err
 	}
 	if err := c.atMostOnce(ctx, v, func() error {
-		return c.endOf(v.Status.Site).reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard})
+		return c.endOf(v.Status.Site).X_reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard})
 	}); err != nil {
 		return notThere(v, err)
 	}

@@ -63,6 +63,7 @@ type Controller struct {
 	streams streams
 	events  atomic.Uint32 // counts them
 	feed    feed
+	nouns   map[api.Kind]lived
 
 	kinds      []jobKind // all of them
 	migrations *jobs[migration]
@@ -116,6 +117,7 @@ func New(o Options) (*Controller, error) {
 	c.migrations, c.imports, c.deletions = newMigrations(c), newImports(c), newDeletions(c)
 	c.kinds = []jobKind{c.migrations, c.imports, c.deletions}
 	c.documents()
+	c.allLives()
 	return c, nil
 }
 

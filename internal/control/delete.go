@@ -1,120 +1,13 @@
 package control
 
 import (
-	"context"
-	"fmt"
-
 	"widecloud/api"
-	"widecloud/internal/access"
-	"widecloud/internal/saga"
-	"widecloud/internal/serve"
 	"widecloud/internal/state"
-	"widecloud/internal/store"
 	"widecloud/internal/wire"
 )
 
-// Delete is serve.Controller's.
-func (c *Controller) Delete(ctx context.Context, p access.Actor, k api.Kind, name string) (o api.Object, err error) {
-	err = c.update(store.Urgent(ctx), func(tx *state.Tx) error {
-		if o, err = c.visible(tx, p, k, name); err != nil {
-			return err
-		}
-		if err := access.Change(p, o); err != nil {
-			return err
-		}
-		if err := sameRevision(o, serve.RevisionOf(ctx)); err != nil {
-			return err
-		}
-		o.Metadata().Deleting = true
-		if err := c.deleted(tx, o); err != nil {
-			return err
-		}
-		c.acted(tx, p, "delete", o, "")
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	switch k {
-	case api.KindImage:
-		c.endImport(o.Metadata().UID)
-	case api.KindUser:
-		c.endStreams(name)
-	case api.KindPeer:
-		c.o.Federation.RemovePeer(name)
-	case api.KindHost:
-		c.o.Federation.Disconnect(wire.Agent(c.o.Site, name), api.Errorf(api.CodeForbidden, "host %s was removed", name))
-	}
-	c.poke()
-	return o, nil
-}
-
-// deleted begins, or does, what a kind's deletion means. What is in use is not deleted.
-func (c *Controller) deleted(tx *state.Tx, o api.Object) error {
-	switch o := o.(type) {
-	case *api.VM:
-		if err := saga.Held("VM "+o.Name, o.Status.Job); err != nil {
-			return err
-		}
-		return put(tx, o) // endVMs and the agents do the rest
-	case *api.Image, *api.Network:
-		if err := unusedByVMs(tx, o); err != nil {
-			return err
-		}
-		if i, ok := o.(*api.Image); ok {
-			if err := c.cancelImport(tx, i); err != nil {
-				return err
-			}
-		}
-	case *api.Owner:
-		if err := c.ownerGone(tx, o); err != nil {
-			return err
-		}
-	case *api.Address:
-		if err := c.addressGone(tx, o); err != nil {
-			return err
-		}
-	case *api.User:
-		return c.deleteUser(tx, o)
-	case *api.Host:
-		if err := c.hostGone(tx, o); err != nil {
-			return err
-		}
-	case *api.Peer:
-		return c.peerGone(tx, o)
-	case *api.Offer:
-		if err := c.offerGone(tx, o); err != nil {
-			return err
-		}
-	case *api.Loan:
-		if o.Status.State != api.LoanEnded {
-			return api.Errorf(api.CodeConflict, "loan %s is %s; return or reclaim it first", o.Name, o.Status.State)
-		}
-	case *api.Job:
-		if !o.Status.State.Ended() {
-			return api.Errorf(api.CodeConflict, "job %s has not ended; cancel it: wcc job cancel %s", o.Name, o.Name)
-		}
-	default:
-		return api.Errorf(api.CodeInvalid, "%s are not deleted by hand", o.Kind())
-	}
-	return remove(tx, keyOf(o.Kind(), o.Metadata().Name))
-}
-
-// inUse refuses the deletion of what something else needs.
-func inUse(o api.Object, field, format string, args ...any) error {
-	return &api.Error{Code: api.CodeConflict, Field: field, Message: fmt.Sprintf("%s %s is in use by ", singular(o.Kind()), o.Metadata().Name) + fmt.Sprintf(format, args...)}
-}
-
-func unusedByVMs(tx *state.Tx, o api.Object) error {
-	index := map[api.Kind]string{api.KindImage: "image", api.KindNetwork: "network"}[o.Kind()]
-	for v := range by[api.VM](tx, index, o.Metadata().Name) {
-		return inUse(o, "spec."+index, "VM %s", v.Name)
-	}
-	return nil
-}
-
-// ownerGone keeps an owner while anything is left of it: whoever gets its name later must not get what was its.
-func (c *Controller) ownerGone(tx *state.Tx, o *api.Owner) error {
+// endOwner keeps an owner while anything is left of it: whoever gets its name later must not get what was its.
+func (c *Controller) endOwner(tx *state.Tx, o *api.Owner) error {
 	for _, n := range api.Nouns() {
 		if !n.Owned {
 			continue
@@ -135,22 +28,12 @@ func (c *Controller) ownerGone(tx *state.Tx, o *api.Owner) error {
 			}
 		}
 	}
-	return nil
+	return gone(tx, o)
 }
 
-func (c *Controller) addressGone(tx *state.Tx, a *api.Address) error {
-	if err := put(tx, a); err != nil {
-		return err
-	}
-	if a.Spec.VM == "" {
-		return nil
-	}
-	return c.serviceAddresses(tx, a.Spec.VM)
-}
-
-// hostGone forgets a host's enrolment with it: its certificate and its join token admit nobody any more, also when another
+// endHost forgets a host's enrolment with it: its certificate and its join token admit nobody any more, also when another
 // host has its name.
-func (c *Controller) hostGone(tx *state.Tx, h *api.Host) error {
+func (c *Controller) endHost(tx *state.Tx, h *api.Host) error {
 	for v := range by[api.VM](tx, "host", placed(c.o.Site, h.Name)) {
 		return inUse(h, "status.host", "VM %s", v.Name)
 	}
@@ -165,11 +48,14 @@ func (c *Controller) hostGone(tx *state.Tx, h *api.Host) error {
 	if err := remove(tx, prefixEnrolments+h.Name); err != nil {
 		return err
 	}
-	return c.reportTranslator(tx, h.Name, nil) // what it said of its translator is said no more
+	if err := c.reportTranslator(tx, h.Name, nil); err != nil { // what it said of its translator is said no more
+		return err
+	}
+	return gone(tx, h)
 }
 
-// peerGone ends a peering with which nothing is left between the two sites.
-func (c *Controller) peerGone(tx *state.Tx, p *api.Peer) error {
+// endPeer ends a peering with which nothing is left between the two sites.
+func (c *Controller) endPeer(tx *state.Tx, p *api.Peer) error {
 	for v := range by[api.VM](tx, "site", p.Name) {
 		return inUse(p, "status.site", "VM %s, which is there", v.Name)
 	}
@@ -225,7 +111,7 @@ func (c *Controller) forgetPeer(tx *state.Tx, p *api.Peer) error {
 	return remove(tx, keyOf(api.KindPeer, name))
 }
 
-func (c *Controller) offerGone(tx *state.Tx, o *api.Offer) error {
+func (c *Controller) endOffer(tx *state.Tx, o *api.Offer) error {
 	if o.Home != c.o.Site {
 		return api.Errorf(api.CodeForbidden, "offer %s is %s's", o.Name, o.Home)
 	}
@@ -238,5 +124,5 @@ func (c *Controller) offerGone(tx *state.Tx, o *api.Offer) error {
 			return inUse(o, "spec.offer", "loan %s (reclaim it first: wcc loan reclaim %s)", l.Name, l.Name)
 		}
 	}
-	return nil
+	return gone(tx, o)
 }

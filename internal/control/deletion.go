@@ -84,7 +84,7 @@ func (c *Controller) deleteVM(ctx context.Context, d *deletion) (saga.Step, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err := c.endOf(v.Status.Site).order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone})
+	err := c.endOf(v.Status.Site).X_order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone})
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return cloud.DeleteGone, nil // the lender has let it go, and its word of that was lost
 	}

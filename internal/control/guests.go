@@ -9,8 +9,8 @@ import (
 	"widecloud/internal/wire"
 )
 
-// resize gives a stopped guest another size, if its loan and its host have room for it.
-func (l local) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
+// X_resize gives a stopped guest another size, if its loan and its host have room for it.
+func (l *Controller) X_resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
 	order := g.Order
 	order.Hardware = size.Hardware
 	if order.Hardware == g.Order.Hardware && size.Needs == g.Needs {
@@ -29,11 +29,11 @@ func (l local) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
 	if err != nil {
 		return err
 	}
-	reasons, err := l.c.admit(tx, *loan, g.VM, g.Job, size.Needs)
+	reasons, err := l.admit(tx, *loan, g.VM, g.Job, size.Needs)
 	if err != nil {
 		return err
 	}
-	short, err := l.c.shortOnHost(tx, g.Host, g.Needs, size.Needs)
+	short, err := l.shortOnHost(tx, g.Host, g.Needs, size.Needs)
 	if err != nil {
 		return err
 	}
@@ -49,8 +49,8 @@ func (l local) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
 	return put(tx, guest)
 }
 
-// rehouse puts a guest whose loan is over under another one of its home's.
-func (l local) rehouse(tx *state.Tx, g *wire.Claim, name string) error {
+// X_rehouse puts a guest whose loan is over under another one of its home's.
+func (l *Controller) X_rehouse(tx *state.Tx, g *wire.Claim, name string) error {
 	loan, err := get[api.Loan](tx, name)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return api.Invalidf("loan", "there is no loan %q here", name)
@@ -58,10 +58,10 @@ func (l local) rehouse(tx *state.Tx, g *wire.Claim, name string) error {
 	if err != nil {
 		return err
 	}
-	if loan.Spec.Borrower != g.Home || loan.Spec.Lender != l.c.o.Site {
+	if loan.Spec.Borrower != g.Home || loan.Spec.Lender != l.o.Site {
 		return &api.Error{Code: api.CodeForbidden, Field: "loan", Message: fmt.Sprintf("loan %s is not %s's to use here", name, g.Home)}
 	}
-	reasons, err := l.c.admit(tx, *loan, g.VM, g.Job, g.Needs)
+	reasons, err := l.admit(tx, *loan, g.VM, g.Job, g.Needs)
 	if err != nil {
 		return err
 	}

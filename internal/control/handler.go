@@ -58,28 +58,27 @@ func (c *Controller) Handler() http.Handler {
 		}
 		return nil
 	}
-	l := local{c}
 	handlePeer(mux, wire.PathFedCheck, claimOf, func(ctx context.Context, in wire.ClaimCall) (wire.CheckAnswer, error) {
-		reasons, err := l.check(ctx, in)
+		reasons, err := c.X_check(ctx, in)
 		return wire.CheckAnswer{Reasons: reasons}, err
 	})
-	handlePeer(mux, wire.PathFedReserve, claimOf, l.reserve)
+	handlePeer(mux, wire.PathFedReserve, claimOf, c.X_reserve)
 	handlePeer(mux, wire.PathFedPrepare, func(ctx context.Context, from string, in wire.PrepareCall) error {
 		return c.peerJob(ctx, from, in.Job, in.Order.VM)
-	}, l.prepare)
+	}, c.X_prepare)
 	handlePeer(mux, wire.PathFedBegin, func(ctx context.Context, from string, in wire.MigrateCall) error {
 		return c.peerGuest(ctx, from, in.VM)
-	}, l.begin)
+	}, c.X_begin)
 	handlePeer(mux, wire.PathFedPerform, func(ctx context.Context, from string, in wire.PerformCall) error {
 		return c.peerGuest(ctx, from, in.VM)
-	}, l.perform)
+	}, c.X_perform)
 	handlePeer(mux, wire.PathFedProgress, func(ctx context.Context, from string, in wire.MigrateCall) error {
 		return c.peerGuest(ctx, from, in.VM)
-	}, l.progress)
+	}, c.X_progress)
 	handlePeer(mux, wire.PathFedCancel, func(ctx context.Context, from string, in wire.MigrateCall) error {
 		return c.peerGuest(ctx, from, in.VM)
 	}, func(ctx context.Context, in wire.MigrateCall) (wire.Empty, error) {
-		return wire.Empty{}, l.cancel(ctx, in)
+		return wire.Empty{}, c.X_cancel(ctx, in)
 	})
 	finishable := func(ctx context.Context, from string, in wire.FinishCall) error {
 		err := c.peerJob(ctx, from, in.Job, in.VM)
@@ -89,7 +88,7 @@ func (c *Controller) Handler() http.Handler {
 		return err
 	}
 	handlePeer(mux, wire.PathFedFinish, finishable, func(ctx context.Context, in wire.FinishCall) (wire.Empty, error) {
-		return wire.Empty{}, l.finish(ctx, in)
+		return wire.Empty{}, c.X_finish(ctx, in)
 	})
 	handlePeer(mux, wire.PathFedConfirm, nil, func(ctx context.Context, in wire.FinishCall) (wire.Empty, error) {
 		id, _ := wire.PeerOf(ctx)
@@ -100,7 +99,7 @@ func (c *Controller) Handler() http.Handler {
 		if err != nil {
 			return wire.Empty{}, err
 		}
-		return wire.Empty{}, l.confirm(ctx, in)
+		return wire.Empty{}, c.X_confirm(ctx, in)
 	})
 	handlePeer(mux, wire.PathFedOrder, func(ctx context.Context, from string, in wire.GuestOrder) error {
 		err := c.peerGuest(ctx, from, in.VM)
@@ -109,7 +108,7 @@ func (c *Controller) Handler() http.Handler {
 		}
 		return err
 	}, func(ctx context.Context, in wire.GuestOrder) (wire.Empty, error) {
-		err := l.order(ctx, in)
+		err := c.X_order(ctx, in)
 		if err == nil && in.Run == wire.RunGone {
 			err = c.tellIfGone(ctx, in)
 		}
@@ -118,7 +117,7 @@ func (c *Controller) Handler() http.Handler {
 	handlePeer(mux, wire.PathFedReboot, func(ctx context.Context, from string, in wire.RebootCall) error {
 		return c.peerGuest(ctx, from, in.VM)
 	}, func(ctx context.Context, in wire.RebootCall) (wire.Empty, error) {
-		return wire.Empty{}, l.reboot(ctx, in)
+		return wire.Empty{}, c.X_reboot(ctx, in)
 	})
 	handlePeer(mux, wire.PathFedStatus, nil, func(ctx context.Context, in wire.GuestReport) (wire.Empty, error) {
 		id, _ := wire.PeerOf(ctx)
@@ -138,7 +137,7 @@ func (c *Controller) Handler() http.Handler {
 		if err := c.peerGuest(ctx, id.Site, h.VM); err != nil {
 			return err
 		}
-		to, err := l.console(ctx, h)
+		to, err := c.X_console(ctx, h)
 		if err != nil {
 			return err
 		}
@@ -187,7 +186,7 @@ func (c *Controller) peerGuest(ctx context.Context, from, vm string) error {
 
 // peerJob tells whether room is kept here for a peer's job.
 func (c *Controller) peerJob(ctx context.Context, from, job, vm string) error {
-	claim, err := local{c}.claim(ctx, job)
+	claim, err := c.X_claim(ctx, job)
 	if err == nil && (claim.Home != from || claim.VM != vm) {
 		return api.Errorf(api.CodeForbidden, "job %s is not %s's for VM %s", job, from, vm)
 	}
@@ -263,7 +262,7 @@ func (c *Controller) relayOut(ctx context.Context, host string, h wire.ChannelHe
 	}); err != nil {
 		return err
 	}
-	to, err := next.channel(ctx, h)
+	to, err := next.X_channel(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -291,12 +290,12 @@ func (c *Controller) relayIn(ctx context.Context, from string, h wire.ChannelHea
 	case ours && (m.Source.Site != from || m.UID != h.VM):
 		return api.Errorf(api.CodeForbidden, "migration %s of VM %s does not come from %s", h.Job, h.VM, from)
 	case ours:
-		to, err = c.endOf(m.Target.Site).channel(ctx, h)
+		to, err = c.endOf(m.Target.Site).X_channel(ctx, h)
 	default:
 		if err := c.peerJob(ctx, from, h.Job, h.VM); err != nil {
 			return err
 		}
-		to, err = local{c}.channel(ctx, h)
+		to, err = c.X_channel(ctx, h)
 	}
 	if err != nil {
 		return err
@@ -328,7 +327,7 @@ func (c *Controller) guestReport(ctx context.Context, from string, g wire.GuestR
 		c.once("orphan/"+g.Report.VM, func(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
-			if err := c.endOf(from).order(ctx, wire.GuestOrder{VM: g.Report.VM, Epoch: g.Report.Epoch, Run: wire.RunGone}); err != nil {
+			if err := c.endOf(from).X_order(ctx, wire.GuestOrder{VM: g.Report.VM, Epoch: g.Report.Epoch, Run: wire.RunGone}); err != nil {
 				c.log.Debug("end a guest without a VM", "peer", from, "vm", g.Report.VM, "err", err)
 			}
 		})

@@ -18,45 +18,42 @@ import (
 	"widecloud/internal/wire"
 )
 
-// local is this site as an end: its store keeps the claims, its agents do the work.
-type local struct{ c *Controller }
-
-// check gives every reason at once.
-func (l local) check(ctx context.Context, call wire.ClaimCall) (reasons []api.Reason, err error) {
-	err = l.c.view(ctx, func(tx *state.Tx) error {
-		_, reasons, err = l.choose(tx, call)
+// X_check gives every reason at once.
+func (l *Controller) X_check(ctx context.Context, call wire.ClaimCall) (reasons []api.Reason, err error) {
+	err = l.view(ctx, func(tx *state.Tx) error {
+		_, reasons, err = l.X_choose(tx, call)
 		return err
 	})
 	return reasons, err
 }
 
-// choose finds the host for a claim; without one, the reasons are all there are.
-func (l local) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Reason, error) {
+// X_choose finds the host for a claim; without one, the reasons are all there are.
+func (l *Controller) X_choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Reason, error) {
 	var reasons []api.Reason
-	if call.Order.Home != l.c.o.Site {
-		if err := l.c.judgeClaim(tx, call); err != nil {
+	if call.Order.Home != l.o.Site {
+		if err := l.judgeClaim(tx, call); err != nil {
 			return nil, nil, err
 		}
 		loan, err := get[api.Loan](tx, call.Loan)
 		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
-			return nil, []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("there is no loan %q here", call.Loan), Advice: "borrow first: wcc loan request"}}, nil
+			return nil, []api.Reason{{Site: l.o.Site, Code: "loan", Message: fmt.Sprintf("there is no loan %q here", call.Loan), Advice: "borrow first: wcc loan request"}}, nil
 		}
 		if err != nil {
 			return nil, nil, err
 		}
-		if loan.Spec.Borrower != call.Order.Home || loan.Spec.Lender != l.c.o.Site {
-			return nil, []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not %s's to use here", call.Loan, call.Order.Home)}}, nil
+		if loan.Spec.Borrower != call.Order.Home || loan.Spec.Lender != l.o.Site {
+			return nil, []api.Reason{{Site: l.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not %s's to use here", call.Loan, call.Order.Home)}}, nil
 		}
-		if reasons, err = l.c.admit(tx, *loan, call.Order.VM, call.Job, call.Needs); err != nil {
+		if reasons, err = l.admit(tx, *loan, call.Order.VM, call.Job, call.Needs); err != nil {
 			return nil, nil, err
 		}
 	}
-	if r, err := l.networkReasons(tx, call.Network, call.Order.Home); err != nil {
+	if r, err := l.X_networkReasons(tx, call.Network, call.Order.Home); err != nil {
 		return nil, nil, err
 	} else {
 		reasons = append(reasons, r...)
 	}
-	self, err := l.c.siteSnapshot(tx, call.Job)
+	self, err := l.siteSnapshot(tx, call.Job)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,10 +61,10 @@ func (l local) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Reaso
 		Needs: call.Needs, CPUModel: call.Order.CPUModel, Arch: call.Running.Arch, Accel: call.Running.Accel, Image: call.Order.Image,
 	}
 	if call.Avoid != "" {
-		request.Exclude = []place.Choice{{Site: l.c.o.Site, Host: call.Avoid}}
+		request.Exclude = []place.Choice{{Site: l.o.Site, Host: call.Avoid}}
 	}
 	if call.Host != "" {
-		request.Place = l.c.o.Site + "/" + call.Host
+		request.Place = l.o.Site + "/" + call.Host
 	}
 	plan := place.Decide(place.Snapshot{Sites: []place.Site{self}}, request)
 	if plan.Chosen == nil || len(reasons) > 0 {
@@ -90,21 +87,21 @@ func (c *Controller) admit(tx *state.Tx, loan api.Loan, vm, job string, needs ap
 	return reasons, nil
 }
 
-// networkReasons says why a network cannot be carried here beside the ones that are.
-func (l local) networkReasons(tx *state.Tx, n wire.NetworkOrder, home string) ([]api.Reason, error) {
+// X_networkReasons says why a network cannot be carried here beside the ones that are.
+func (l *Controller) X_networkReasons(tx *state.Tx, n wire.NetworkOrder, home string) ([]api.Reason, error) {
 	var reasons []api.Reason
-	if home != l.c.o.Site {
-		if err := l.c.o.Plan.CheckNetwork("network.prefix", n.Prefix, cloud.Party{Peer: home}); err != nil {
-			reasons = append(reasons, api.Reason{Site: l.c.o.Site, Code: "network", Message: err.Error(), Advice: "ask " + l.c.o.Site + " to open a pool of its address plan to " + home})
+	if home != l.o.Site {
+		if err := l.o.Plan.CheckNetwork("network.prefix", n.Prefix, cloud.Party{Peer: home}); err != nil {
+			reasons = append(reasons, api.Reason{Site: l.o.Site, Code: "network", Message: err.Error(), Advice: "ask " + l.o.Site + " to open a pool of its address plan to " + home})
 		}
 	}
-	all, err := l.c.networksKnown(tx)
+	all, err := l.networksKnown(tx)
 	if err != nil {
 		return nil, err
 	}
 	for _, other := range all {
 		if field, text := (netplan.Known{Home: home, Spec: n.Spec}).Clash(other); text != "" {
-			r := api.Reason{Site: l.c.o.Site, Code: "network", Message: text}
+			r := api.Reason{Site: l.o.Site, Code: "network", Message: text}
 			if field != "uid" {
 				r.Advice = "give one of the two networks another " + field
 			}
@@ -114,13 +111,13 @@ func (l local) networkReasons(tx *state.Tx, n wire.NetworkOrder, home string) ([
 	return reasons, nil
 }
 
-// reserve keeps room for a job, and for a new VM takes it in at once.
-func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, error) {
+// X_reserve keeps room for a job, and for a new VM takes it in at once.
+func (l *Controller) X_reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, error) {
 	var claim wire.Claim
-	if err := l.c.room(ctx); err != nil && !store.IsUrgent(ctx) {
+	if err := l.room(ctx); err != nil && !store.IsUrgent(ctx) {
 		return claim, err
 	}
-	err := l.c.update(ctx, func(tx *state.Tx) error {
+	err := l.update(ctx, func(tx *state.Tx) error {
 		key := prefixClaims + call.Job
 		if call.Start {
 			key = prefixOrders + call.Order.VM
@@ -136,12 +133,12 @@ func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, er
 		if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		host, reasons, err := l.choose(tx, call)
+		host, reasons, err := l.X_choose(tx, call)
 		if err != nil {
 			return err
 		}
 		if host == nil {
-			return &api.Error{Code: api.CodeRefused, Message: "there is no room at " + l.c.o.Site, Reasons: reasons}
+			return &api.Error{Code: api.CodeRefused, Message: "there is no room at " + l.o.Site, Reasons: reasons}
 		}
 		vtep, err := netip.ParseAddr(host.Status.VTEP)
 		if err != nil {
@@ -152,7 +149,7 @@ func (l local) reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, er
 			VTEP: vtep, CPU: guestCPU(host, call.Order.CPUModel), Needs: call.Needs, Image: call.Image, Order: call.Order, Network: call.Network,
 		}
 		if call.Start {
-			return l.c.takeIn(tx, claim)
+			return l.takeIn(tx, claim)
 		}
 		return putJSON(tx, key, claim)
 	})
@@ -183,18 +180,18 @@ func (c *Controller) letGo(tx *state.Tx, claim wire.Claim) error {
 	return remove(tx, prefixOrders+claim.VM)
 }
 
-// sourceHost is the host of this site where a VM runs that a job moves away: the one that the coordinator names. A guest that
+// X_sourceHost is the host of this site where a VM runs that a job moves away: the one that the coordinator names. A guest that
 // moves within this site is known here at its target already when its source is told the decision.
-func (l local) sourceHost(ctx context.Context, job, vm, named string) (host string, err error) {
+func (l *Controller) X_sourceHost(ctx context.Context, job, vm, named string) (host string, err error) {
 	if named != "" {
 		return named, nil // the agent there judges by its own record
 	}
-	err = l.c.view(ctx, func(tx *state.Tx) error {
-		if m, err := getJSON[migration](tx, prefixMigrations+job); err == nil && m.Source.Site == l.c.o.Site {
+	err = l.view(ctx, func(tx *state.Tx) error {
+		if m, err := getJSON[migration](tx, prefixMigrations+job); err == nil && m.Source.Site == l.o.Site {
 			host = m.Source.Host
 			return nil
 		}
-		if d, err := getJSON[debris](tx, prefixDebris+job); err == nil && d.Source != nil && d.Source.Site == l.c.o.Site {
+		if d, err := getJSON[debris](tx, prefixDebris+job); err == nil && d.Source != nil && d.Source.Site == l.o.Site {
 			host = d.Source.Host
 			return nil
 		}
@@ -208,9 +205,9 @@ func (l local) sourceHost(ctx context.Context, job, vm, named string) (host stri
 	return host, err
 }
 
-// claim is the claim of a job.
-func (l local) claim(ctx context.Context, job string) (claim wire.Claim, err error) {
-	err = l.c.view(ctx, func(tx *state.Tx) error {
+// X_claim is the claim of a job.
+func (l *Controller) X_claim(ctx context.Context, job string) (claim wire.Claim, err error) {
+	err = l.view(ctx, func(tx *state.Tx) error {
 		claim, err = getJSON[wire.Claim](tx, prefixClaims+job)
 		if errors.Is(err, store.ErrNotFound) {
 			return api.Errorf(api.CodeNotFound, "no room is kept here for job %s", job)
@@ -220,25 +217,25 @@ func (l local) claim(ctx context.Context, job string) (claim wire.Claim, err err
 	return claim, err
 }
 
-func (l local) agent(ctx context.Context, host, path string, in, out any) error {
-	s, err := l.c.agents.session(host, false)
+func (l *Controller) X_agent(ctx context.Context, host, path string, in, out any) error {
+	s, err := l.agents.session(host, false)
 	if err != nil {
 		return err
 	}
 	return wire.Call(ctx, s, http.MethodPost, path, in, out)
 }
 
-func (l local) begin(ctx context.Context, c wire.MigrateCall) (out wire.MigrateOffer, err error) {
-	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
+func (l *Controller) X_begin(ctx context.Context, c wire.MigrateCall) (out wire.MigrateOffer, err error) {
+	host, err := l.X_sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return out, err
 	}
-	err = l.agent(ctx, host, wire.PathBegin, c, &out)
+	err = l.X_agent(ctx, host, wire.PathBegin, c, &out)
 	return out, err
 }
 
-func (l local) prepare(ctx context.Context, c wire.PrepareCall) (out wire.MigrateAnswer, err error) {
-	claim, err := l.claim(ctx, c.Job)
+func (l *Controller) X_prepare(ctx context.Context, c wire.PrepareCall) (out wire.MigrateAnswer, err error) {
+	claim, err := l.X_claim(ctx, c.Job)
 	if err != nil {
 		return out, err
 	}
@@ -253,90 +250,90 @@ func (l local) prepare(ctx context.Context, c wire.PrepareCall) (out wire.Migrat
 		return out, api.Invalidf("network", "it is not the one of the VM for which room was kept")
 	}
 	c.Order = claim.Order // what runs is what the claim was granted for, whatever the call says
-	err = l.agent(ctx, claim.Host, wire.PathPrepare, c, &out)
+	err = l.X_agent(ctx, claim.Host, wire.PathPrepare, c, &out)
 	return out, err
 }
 
-func (l local) perform(ctx context.Context, c wire.PerformCall) (out wire.MigrateResult, err error) {
-	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
+func (l *Controller) X_perform(ctx context.Context, c wire.PerformCall) (out wire.MigrateResult, err error) {
+	host, err := l.X_sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return out, err
 	}
-	err = l.agent(ctx, host, wire.PathPerform, c, &out)
+	err = l.X_agent(ctx, host, wire.PathPerform, c, &out)
 	return out, err
 }
 
-func (l local) progress(ctx context.Context, c wire.MigrateCall) (out api.Progress, err error) {
-	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
+func (l *Controller) X_progress(ctx context.Context, c wire.MigrateCall) (out api.Progress, err error) {
+	host, err := l.X_sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return out, err
 	}
-	err = l.agent(ctx, host, wire.PathProgress, c, &out)
+	err = l.X_agent(ctx, host, wire.PathProgress, c, &out)
 	return out, err
 }
 
-func (l local) cancel(ctx context.Context, c wire.MigrateCall) error {
-	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
+func (l *Controller) X_cancel(ctx context.Context, c wire.MigrateCall) error {
+	host, err := l.X_sourceHost(ctx, c.Job, c.VM, c.Host)
 	if err != nil {
 		return err
 	}
-	return l.agent(ctx, host, wire.PathCancel, c, &wire.Empty{})
+	return l.X_agent(ctx, host, wire.PathCancel, c, &wire.Empty{})
 }
 
-func (l local) finish(ctx context.Context, c wire.FinishCall) error {
-	claim, err := l.claim(ctx, c.Job)
+func (l *Controller) X_finish(ctx context.Context, c wire.FinishCall) error {
+	claim, err := l.X_claim(ctx, c.Job)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		if !c.Commit {
 			return nil // the room was given back before
 		}
-		return l.finished(ctx, c)
+		return l.X_finished(ctx, c)
 	}
 	if err != nil {
 		return err
 	}
-	err = l.agent(ctx, claim.Host, wire.PathFinish, c, &wire.Empty{})
+	err = l.X_agent(ctx, claim.Host, wire.PathFinish, c, &wire.Empty{})
 	if superseded := errors.Is(err, &api.Error{Code: api.CodeStale}) || errors.Is(err, &api.Error{Code: api.CodeConflict}); err != nil && (c.Commit || !superseded) {
 		return err // an abort that a newer order has overtaken leaves nothing to put back but the room
 	}
-	l.c.o.Failpoint("target-controller.finished")
-	return l.c.update(store.Urgent(ctx), func(tx *state.Tx) error {
+	l.o.Failpoint("target-controller.finished")
+	return l.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		if err := remove(tx, prefixClaims+c.Job); err != nil {
 			return err
 		}
-		if !c.Commit || claim.Home == l.c.o.Site {
+		if !c.Commit || claim.Home == l.o.Site {
 			return nil
 		}
 		claim.Order.Epoch, claim.Order.Run = c.Epoch, wire.RunOn
-		return l.c.takeIn(tx, claim)
+		return l.takeIn(tx, claim)
 	})
 }
 
-// finished tells whether a commit was carried out before.
-func (l local) finished(ctx context.Context, c wire.FinishCall) error {
-	return l.c.view(ctx, func(tx *state.Tx) error {
+// X_finished tells whether a commit was carried out before.
+func (l *Controller) X_finished(ctx context.Context, c wire.FinishCall) error {
+	return l.view(ctx, func(tx *state.Tx) error {
 		if g, err := getJSON[wire.Claim](tx, prefixOrders+c.VM); err == nil && g.Order.Epoch >= c.Epoch {
 			return nil
 		}
-		if m, err := getJSON[migration](tx, prefixMigrations+c.Job); err == nil && m.Target.Site == l.c.o.Site {
+		if m, err := getJSON[migration](tx, prefixMigrations+c.Job); err == nil && m.Target.Site == l.o.Site {
 			return nil // ours: the claim goes only after the agent has finished
 		}
 		return api.Errorf(api.CodeNotFound, "no room is kept here for job %s", c.Job)
 	})
 }
 
-func (l local) confirm(ctx context.Context, c wire.FinishCall) error {
-	host, err := l.sourceHost(ctx, c.Job, c.VM, c.Host)
+func (l *Controller) X_confirm(ctx context.Context, c wire.FinishCall) error {
+	host, err := l.X_sourceHost(ctx, c.Job, c.VM, c.Host)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) && c.Commit {
 		return nil // let go before
 	}
 	if err != nil {
 		return err
 	}
-	if err := l.agent(ctx, host, wire.PathConfirm, c, &wire.Empty{}); err != nil && !(c.Commit && errors.Is(err, &api.Error{Code: api.CodeNotFound})) {
+	if err := l.X_agent(ctx, host, wire.PathConfirm, c, &wire.Empty{}); err != nil && !(c.Commit && errors.Is(err, &api.Error{Code: api.CodeNotFound})) {
 		return err
 	}
-	l.c.o.Failpoint("source-controller.confirmed")
-	return l.c.update(store.Urgent(ctx), func(tx *state.Tx) error {
+	l.o.Failpoint("source-controller.confirmed")
+	return l.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		g, err := getJSON[wire.Claim](tx, prefixOrders+c.VM)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil // our own VM: its home record says where it is
@@ -348,29 +345,29 @@ func (l local) confirm(ctx context.Context, c wire.FinishCall) error {
 			return nil // it has moved within this site, or has come back since
 		}
 		if c.Commit {
-			return l.c.letGo(tx, g)
+			return l.letGo(tx, g)
 		}
 		g.Order.Epoch = max(g.Order.Epoch, c.Epoch)
 		return putJSON(tx, prefixOrders+c.VM, g)
 	})
 }
 
-func (l local) channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
-	claim, err := l.claim(ctx, h.Job)
+func (l *Controller) X_channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
+	claim, err := l.X_claim(ctx, h.Job)
 	if err != nil {
 		return nil, err
 	}
-	return l.stream(ctx, claim.Host, wire.PathChannel, h)
+	return l.X_stream(ctx, claim.Host, wire.PathChannel, h)
 }
 
-// whereIs is the host of this site that runs a VM, its own or a guest.
-func (l local) whereIs(ctx context.Context, vm string) (host string, err error) {
-	err = l.c.view(ctx, func(tx *state.Tx) error {
+// X_whereIs is the host of this site that runs a VM, its own or a guest.
+func (l *Controller) X_whereIs(ctx context.Context, vm string) (host string, err error) {
+	err = l.view(ctx, func(tx *state.Tx) error {
 		if g, err := getJSON[wire.Claim](tx, prefixOrders+vm); err == nil {
 			host = g.Host
 			return nil
 		}
-		if v := vmOf(tx, vm); v != nil && v.Status.Site == l.c.o.Site {
+		if v := vmOf(tx, vm); v != nil && v.Status.Site == l.o.Site {
 			host = v.Status.Host
 			return nil
 		}
@@ -379,33 +376,33 @@ func (l local) whereIs(ctx context.Context, vm string) (host string, err error) 
 	return host, err
 }
 
-func (l local) reboot(ctx context.Context, c wire.RebootCall) error {
-	host, err := l.whereIs(ctx, c.VM)
+func (l *Controller) X_reboot(ctx context.Context, c wire.RebootCall) error {
+	host, err := l.X_whereIs(ctx, c.VM)
 	if err != nil {
 		return err
 	}
-	return l.agent(ctx, host, wire.PathReboot, c, &wire.Empty{})
+	return l.X_agent(ctx, host, wire.PathReboot, c, &wire.Empty{})
 }
 
-func (l local) console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
-	host, err := l.whereIs(ctx, h.VM)
+func (l *Controller) X_console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
+	host, err := l.X_whereIs(ctx, h.VM)
 	if err != nil {
 		return nil, err
 	}
-	return l.stream(ctx, host, wire.PathConsole, h)
+	return l.X_stream(ctx, host, wire.PathConsole, h)
 }
 
-func (l local) stream(ctx context.Context, host, path string, header any) (net.Conn, error) {
-	s, err := l.c.agents.session(host, true)
+func (l *Controller) X_stream(ctx context.Context, host, path string, header any) (net.Conn, error) {
+	s, err := l.agents.session(host, true)
 	if err != nil {
 		return nil, err
 	}
 	return wire.OpenStream(ctx, s, path, header)
 }
 
-// order changes what a guest is to do; only for guests.
-func (l local) order(ctx context.Context, o wire.GuestOrder) error {
-	return l.c.update(store.Urgent(ctx), func(tx *state.Tx) error {
+// X_order changes what a guest is to do; only for guests.
+func (l *Controller) X_order(ctx context.Context, o wire.GuestOrder) error {
+	return l.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		g, err := getJSON[wire.Claim](tx, prefixOrders+o.VM)
 		if errors.Is(err, store.ErrNotFound) {
 			if o.Run == wire.RunGone {
@@ -425,17 +422,17 @@ func (l local) order(ctx context.Context, o wire.GuestOrder) error {
 			return api.Invalidf("run", "%q is not on, off, hard or gone", o.Run)
 		}
 		if o.Loan != "" && o.Loan != g.Loan {
-			if err := l.rehouse(tx, &g, o.Loan); err != nil {
+			if err := l.X_rehouse(tx, &g, o.Loan); err != nil {
 				return err
 			}
 		}
 		if o.Size != nil {
-			if err := l.resize(tx, &g, *o.Size); err != nil {
+			if err := l.X_resize(tx, &g, *o.Size); err != nil {
 				return err
 			}
 		}
 		if loan, err := get[api.Loan](tx, g.Loan); o.Run == wire.RunOn && (err != nil || loan.Status.State != api.LoanActive) {
-			return &api.Error{Code: api.CodeRefused, Message: "the guest may not be started", Reasons: []api.Reason{{Site: l.c.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not active", g.Loan)}}}
+			return &api.Error{Code: api.CodeRefused, Message: "the guest may not be started", Reasons: []api.Reason{{Site: l.o.Site, Code: "loan", Message: fmt.Sprintf("loan %s is not active", g.Loan)}}}
 		}
 		g.Order.Epoch, g.Order.Run = o.Epoch, o.Run
 		return putJSON(tx, prefixOrders+o.VM, g)

@@ -139,7 +139,7 @@ func (c *Controller) migrateCheck(ctx context.Context, m *migration) (saga.Step,
 // migrateReserve has the target keep room, and takes from its answer where the VM will be.
 func (c *Controller) migrateReserve(ctx context.Context, m *migration) (saga.Step, error) {
 	c.sweepFor(ctx, m.UID)
-	claim, err := c.endOf(m.Target.Site).reserve(ctx, m.Call)
+	claim, err := c.endOf(m.Target.Site).X_reserve(ctx, m.Call)
 	if err != nil {
 		return "", err
 	}
@@ -153,7 +153,7 @@ func (c *Controller) migrateReserve(ctx context.Context, m *migration) (saga.Ste
 }
 
 func (c *Controller) migratePrepare(ctx context.Context, m *migration) (saga.Step, error) {
-	offer, err := c.endOf(m.Source.Site).begin(ctx, m.call())
+	offer, err := c.endOf(m.Source.Site).X_begin(ctx, m.call())
 	if err != nil {
 		return "", fmt.Errorf("source: %w", err)
 	}
@@ -161,7 +161,7 @@ func (c *Controller) migratePrepare(ctx context.Context, m *migration) (saga.Ste
 	if call.Network, err = c.networkFor(ctx, m.Call.Order.NIC.Network, m.Target.VTEP); err != nil {
 		return "", err
 	}
-	answer, err := c.endOf(m.Target.Site).prepare(ctx, call)
+	answer, err := c.endOf(m.Target.Site).X_prepare(ctx, call)
 	if err != nil {
 		return "", fmt.Errorf("target: %w", err)
 	}
@@ -171,7 +171,7 @@ func (c *Controller) migratePrepare(ctx context.Context, m *migration) (saga.Ste
 
 func (c *Controller) migrateCopy(ctx context.Context, m *migration) (saga.Step, error) {
 	call := wire.PerformCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Answer: m.Answer, Codec: c.o.Codec, Host: m.Source.Host}
-	result, err := c.endOf(m.Source.Site).perform(ctx, call)
+	result, err := c.endOf(m.Source.Site).X_perform(ctx, call)
 	if err != nil {
 		return "", fmt.Errorf("copy: %w", err)
 	}
@@ -180,17 +180,17 @@ func (c *Controller) migrateCopy(ctx context.Context, m *migration) (saga.Step, 
 }
 
 func (c *Controller) migrateProgress(ctx context.Context, m *migration) (api.Progress, error) {
-	return c.endOf(m.Source.Site).progress(ctx, m.call())
+	return c.endOf(m.Source.Site).X_progress(ctx, m.call())
 }
 
 func (c *Controller) migrateStop(ctx context.Context, m *migration) error {
-	return c.endOf(m.Source.Site).cancel(ctx, m.call())
+	return c.endOf(m.Source.Site).X_cancel(ctx, m.call())
 }
 
 // migrateSwitch tells the target to run. Only its definite "not found" leads back.
 func (c *Controller) migrateSwitch(ctx context.Context, m *migration) (saga.Step, error) {
 	call := wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.committed(), Result: m.Result, Commit: true}
-	err := c.endOf(m.Target.Site).finish(ctx, call)
+	err := c.endOf(m.Target.Site).X_finish(ctx, call)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		// The target lost its copy before it ran. The source still has everything.
 		m.Failure = api.Errorf(api.CodeUnavailable, "the target lost the copy before it ran: %v", err)
@@ -205,7 +205,7 @@ func (c *Controller) migrateSwitch(ctx context.Context, m *migration) (saga.Step
 
 func (c *Controller) migrateConfirm(ctx context.Context, m *migration) (saga.Step, error) {
 	call := wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.committed(), Commit: true, Host: m.Source.Host}
-	if err := c.endOf(m.Source.Site).confirm(ctx, call); err != nil {
+	if err := c.endOf(m.Source.Site).X_confirm(ctx, call); err != nil {
 		// The VM runs at the target. What is left at the source is cleaned when it is reached again.
 		c.log.Warn("confirm at the source; left for later", "job", m.Job, "vm", m.VM, "err", err)
 		m.left = &debris{Job: m.Job, VM: m.UID, Source: &m.Source, Call: call}
@@ -218,20 +218,20 @@ func (c *Controller) migrateUndo(ctx context.Context, m *migration) (saga.Step, 
 	source, target := c.endOf(m.Source.Site), c.endOf(m.Target.Site)
 	abort := wire.FinishCall{Job: m.Job, VM: m.UID, Epoch: m.aborted()}
 	if m.Fenced {
-		if err := target.finish(ctx, abort); err != nil {
+		if err := target.X_finish(ctx, abort); err != nil {
 			return "", fmt.Errorf("fence the target: %w", err)
 		}
 	}
-	if err := source.cancel(ctx, m.call()); err != nil {
+	if err := source.X_cancel(ctx, m.call()); err != nil {
 		c.log.Debug("cancel at the source", "job", m.Job, "vm", m.VM, "err", err)
 	}
 	back := abort
 	back.Host = m.Source.Host
-	if err := source.confirm(ctx, back); err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+	if err := source.X_confirm(ctx, back); err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return "", fmt.Errorf("abort at the source: %w", err)
 	}
 	if !m.Fenced {
-		if err := target.finish(ctx, abort); err != nil {
+		if err := target.X_finish(ctx, abort); err != nil {
 			c.log.Warn("abort at the target; left for later", "job", m.Job, "vm", m.VM, "err", err)
 			m.left = &debris{Job: m.Job, VM: m.UID, Target: &m.Target, Call: abort}
 		}
@@ -316,9 +316,9 @@ func (c *Controller) sweepOne(ctx context.Context, d debris) {
 	defer cancel()
 	var err error
 	if d.Target != nil {
-		err = c.endOf(d.Target.Site).finish(ctx, d.Call)
+		err = c.endOf(d.Target.Site).X_finish(ctx, d.Call)
 	} else {
-		err = c.endOf(d.Source.Site).confirm(ctx, d.Call)
+		err = c.endOf(d.Source.Site).X_confirm(ctx, d.Call)
 	}
 	switch {
 	case err == nil, errors.Is(err, &api.Error{Code: api.CodeNotFound}), errors.Is(err, &api.Error{Code: api.CodeStale}):

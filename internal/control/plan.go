@@ -11,36 +11,40 @@ import (
 	"widecloud/internal/state"
 )
 
-// allot gives a new network its prefix, or a new address its address, out of the site's plan where its user named none.
-func (c *Controller) allot(o api.Object, known cloud.Known) error {
-	who := cloud.Party{Owner: o.Metadata().Owner}
-	switch o := o.(type) {
-	case *api.Network:
-		if o.Spec.Prefix != "" {
-			return nil
-		}
-		p, err := c.o.Plan.FreeNetwork(o.Spec.Pool, who, func(p netip.Prefix) bool {
-			return slices.ContainsFunc(known.Networks, func(k api.Network) bool {
-				q, err := netip.ParsePrefix(k.Spec.Prefix)
-				return err == nil && q.Overlaps(p)
-			})
-		})
-		if err != nil {
-			return err
-		}
-		o.Spec.Prefix = p.String()
-	case *api.Address:
-		if o.Spec.Address != "" {
-			return nil
-		}
-		free, err := c.o.Plan.FreeAddress(o.Spec.Pool, who, func(x netip.Addr) bool {
-			return slices.ContainsFunc(known.Addresses, func(k api.Address) bool { return k.Spec.Address == x.String() })
-		})
-		if err != nil {
-			return err
-		}
-		o.Spec.Address = free.String()
+// allotPrefix gives a new network its prefix out of the site's plan, where its user named none.
+func (c *Controller) allotPrefix(was, now *api.Network, known cloud.Known) error {
+	if was != nil || now.Spec.Prefix != "" {
+		return nil
 	}
+	p, err := c.o.Plan.FreeNetwork(now.Spec.Pool, cloud.Party{Owner: now.Owner}, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(known.Networks, func(k api.Network) bool {
+			q, err := netip.ParsePrefix(k.Spec.Prefix)
+			return err == nil && q.Overlaps(p)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	now.Spec.Prefix = p.String()
+	return nil
+}
+
+// allotAddress gives a new address one out of the site's plan, where its user named none. One that is changed keeps what it is.
+func (c *Controller) allotAddress(was, now *api.Address, known cloud.Known) error {
+	if now.Spec.Address != "" {
+		return nil
+	}
+	if was != nil {
+		now.Spec.Address, now.Spec.Pool = was.Spec.Address, was.Spec.Pool
+		return nil
+	}
+	free, err := c.o.Plan.FreeAddress(now.Spec.Pool, cloud.Party{Owner: now.Owner}, func(x netip.Addr) bool {
+		return slices.ContainsFunc(known.Addresses, func(k api.Address) bool { return k.Spec.Address == x.String() })
+	})
+	if err != nil {
+		return err
+	}
+	now.Spec.Address = free.String()
 	return nil
 }
 

@@ -23,55 +23,55 @@ func (p peer) call(ctx context.Context, path string, in, out any) error {
 	return wire.Call(ctx, s, http.MethodPost, path, in, out)
 }
 
-func (p peer) check(ctx context.Context, c wire.ClaimCall) ([]api.Reason, error) {
+func (p peer) X_check(ctx context.Context, c wire.ClaimCall) ([]api.Reason, error) {
 	var out wire.CheckAnswer
 	err := p.call(ctx, wire.PathFedCheck, c, &out)
 	return out.Reasons, err
 }
 
-func (p peer) reserve(ctx context.Context, c wire.ClaimCall) (out wire.Claim, err error) {
+func (p peer) X_reserve(ctx context.Context, c wire.ClaimCall) (out wire.Claim, err error) {
 	err = p.call(ctx, wire.PathFedReserve, c, &out)
 	return out, err
 }
 
-func (p peer) begin(ctx context.Context, c wire.MigrateCall) (out wire.MigrateOffer, err error) {
+func (p peer) X_begin(ctx context.Context, c wire.MigrateCall) (out wire.MigrateOffer, err error) {
 	err = p.call(ctx, wire.PathFedBegin, c, &out)
 	return out, err
 }
 
-func (p peer) prepare(ctx context.Context, c wire.PrepareCall) (out wire.MigrateAnswer, err error) {
+func (p peer) X_prepare(ctx context.Context, c wire.PrepareCall) (out wire.MigrateAnswer, err error) {
 	err = p.call(ctx, wire.PathFedPrepare, c, &out)
 	return out, err
 }
 
-func (p peer) perform(ctx context.Context, c wire.PerformCall) (out wire.MigrateResult, err error) {
+func (p peer) X_perform(ctx context.Context, c wire.PerformCall) (out wire.MigrateResult, err error) {
 	err = p.call(ctx, wire.PathFedPerform, c, &out)
 	return out, err
 }
 
-func (p peer) progress(ctx context.Context, c wire.MigrateCall) (out api.Progress, err error) {
+func (p peer) X_progress(ctx context.Context, c wire.MigrateCall) (out api.Progress, err error) {
 	err = p.call(ctx, wire.PathFedProgress, c, &out)
 	return out, err
 }
 
-func (p peer) cancel(ctx context.Context, c wire.MigrateCall) error {
+func (p peer) X_cancel(ctx context.Context, c wire.MigrateCall) error {
 	return p.call(ctx, wire.PathFedCancel, c, &wire.Empty{})
 }
 
-func (p peer) finish(ctx context.Context, c wire.FinishCall) error {
+func (p peer) X_finish(ctx context.Context, c wire.FinishCall) error {
 	return p.call(ctx, wire.PathFedFinish, c, &wire.Empty{})
 }
 
-func (p peer) confirm(ctx context.Context, c wire.FinishCall) error {
+func (p peer) X_confirm(ctx context.Context, c wire.FinishCall) error {
 	return p.call(ctx, wire.PathFedConfirm, c, &wire.Empty{})
 }
 
-func (p peer) reboot(ctx context.Context, c wire.RebootCall) error {
+func (p peer) X_reboot(ctx context.Context, c wire.RebootCall) error {
 	return p.call(ctx, wire.PathFedReboot, c, &wire.Empty{})
 }
 
 // order leaves the size out for a peer whose release cannot change it: growth has refused every other one than the guest has.
-func (p peer) order(ctx context.Context, o wire.GuestOrder) error {
+func (p peer) X_order(ctx context.Context, o wire.GuestOrder) error {
 	s, err := p.c.o.Federation.Session(p.site, false)
 	if err != nil {
 		return err
@@ -94,11 +94,11 @@ func (p peer) cannotResize() []api.Reason {
 	}}
 }
 
-func (p peer) channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
+func (p peer) X_channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
 	return p.stream(ctx, wire.PathFedChannel, h)
 }
 
-func (p peer) console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
+func (p peer) X_console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
 	return p.stream(ctx, wire.PathFedConsole, h)
 }
 

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -11,39 +10,12 @@ import (
 	"widecloud/internal/state"
 )
 
-// createdWith makes a VM and leads the service addresses to it that its user wants. One that cannot be had leaves nothing behind:
-// all is one transaction. The error has every address that cannot be had.
-func (c *Controller) createdWith(tx *state.Tx, p access.Actor, v *api.VM) error {
-	wanted := v.Spec.Service
-	v.Spec.Service = nil
-	if err := c.created(tx, p, v); err != nil {
-		return err
-	}
-	var faults []*api.Error
-	for i, service := range wanted {
-		err := c.lead(tx, p, service, v)
-		var e *api.Error
-		switch {
-		case errors.As(err, &e):
-			bare := *e
-			bare.Field = fmt.Sprintf("spec.service[%d]", i)
-			faults = append(faults, &bare)
-		case err != nil:
-			return err
-		}
-	}
-	if len(faults) > 0 {
-		return api.Faults(faults...)
-	}
-	return nil
-}
-
 // lead leads a service address to a new VM: a free one of a pool, a new one, or one that its owner has and that leads nowhere.
 func (c *Controller) lead(tx *state.Tx, p access.Actor, service string, v *api.VM) error {
 	a := &api.Address{Spec: api.AddressSpec{VM: v.Name}}
 	if !strings.ContainsAny(service, ".:") { // no address is without one of these, and no name has them
 		a.Meta, a.Spec.Pool = c.newMeta(v.Name+"-"+service, v.Owner), service
-		return c.newAddress(tx, p, a)
+		return c.createIn(tx, p, a)
 	}
 	addr, err := netip.ParseAddr(service)
 	if err != nil {
@@ -55,18 +27,7 @@ func (c *Controller) lead(tx *state.Tx, p access.Actor, service string, v *api.V
 		}
 	}
 	a.Meta, a.Spec.Address = c.newMeta(addressName(addr), v.Owner), addr.String()
-	return c.newAddress(tx, p, a)
-}
-
-func (c *Controller) newAddress(tx *state.Tx, p access.Actor, a *api.Address) error {
-	if err := c.judgeNew(tx, p, a); err != nil {
-		return err
-	}
-	if err := c.nameFree(tx, p, a); err != nil {
-		return err
-	}
-	c.acted(tx, p, "created", a, "")
-	return c.created(tx, p, a)
+	return c.createIn(tx, p, a)
 }
 
 // leadHeld leads an address that exists and leads nowhere to a new VM.
@@ -79,11 +40,7 @@ func (c *Controller) leadHeld(tx *state.Tx, p access.Actor, a *api.Address, v *a
 	}
 	was := state.Clone(a)
 	a.Spec.VM = v.Name
-	if err := c.addressVM(tx, p, a); err != nil {
-		return err
-	}
-	c.actedChange(tx, p, was, a)
-	return c.updated(tx, p, was, a)
+	return c.changeIn(tx, p, was, a)
 }
 
 // addressName makes a name of an address: a DNS label, so that dots and colons become hyphens. Clients make the same.

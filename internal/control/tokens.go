@@ -329,8 +329,7 @@ func (c *Controller) RevokeToken(ctx context.Context, p access.Actor, user, id s
 }
 
 // updateUser writes a user's new spec.
-func (c *Controller) updateUser(tx *state.Tx, was, now *api.User) error {
-	now.Status = was.Status
+func (c *Controller) updateUser(tx *state.Tx, _ access.Actor, was, now *api.User) error {
 	if !was.Spec.Admin || now.Spec.Admin {
 		return put(tx, now)
 	}

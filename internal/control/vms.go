@@ -97,7 +97,7 @@ func (c *Controller) placeVM(ctx context.Context, name string) error {
 	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	claim, err := c.endOf(v.Status.Site).reserve(ctx, call)
+	claim, err := c.endOf(v.Status.Site).X_reserve(ctx, call)
 	var refused *api.Error
 	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
 		_, err = change(ctx, c, name, func(_ *state.Tx, v *api.VM) error {
@@ -194,6 +194,9 @@ func (c *Controller) newVM(tx *state.Tx, v *api.VM) error {
 
 // serviceAddresses shows a VM's service addresses in its status.
 func (c *Controller) serviceAddresses(tx *state.Tx, name string) error {
+	if name == "" {
+		return nil
+	}
 	v, err := get[api.VM](tx, name)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return nil
@@ -288,7 +291,7 @@ func (c *Controller) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 func (c *Controller) passWish(ctx context.Context, w guestWish) {
 	cctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err := c.endOf(w.vm.Status.Site).order(cctx, w.call)
+	err := c.endOf(w.vm.Status.Site).X_order(cctx, w.call)
 	if err == nil {
 		c.mu.Lock()
 		c.told["size/"+w.vm.UID] = w.size
@@ -373,7 +376,7 @@ func (c *Controller) checkMigration(ctx context.Context, vm string, call wire.Cl
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	theirs, err := c.endOf(to.Site).check(ctx, call)
+	theirs, err := c.endOf(to.Site).X_check(ctx, call)
 	if err != nil {
 		reasons = append(reasons, api.Reason{Site: to.Site, Code: "unreachable", Message: err.Error(), Advice: "wcc site list shows which sites are reached"})
 	}

@@ -187,32 +187,24 @@ func (w *watch) catchUp(ctx context.Context, out chan<- serve.Change) bool {
 }
 
 // shown makes of the changes of one revision those that a watcher is to have. Their objects are shared.
-func (c *Controller) shown(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, changes []*seen) (out []serve.Change) {
+func (c *Controller) shown(ctx context.Context, by access.Actor, kinds []api.Kind, s api.Selector, changes []*seen) (out []serve.Change) {
+	see := func(ch *seen, have api.Object, send *serve.Encoding, deleted bool) bool {
+		if have == nil {
+			return false
+		}
+		o, err := c.shownNow(ctx, by, s, have)
+		if err != nil || o == nil {
+			return false
+		}
+		if o != have { // it is of this moment
+			send = nil
+		}
+		out = append(out, serve.Change{Revision: ch.revision, Deleted: deleted, Object: o, Shared: send})
+		return true
+	}
 	for _, ch := range changes {
-		if !slices.Contains(kinds, ch.kind) {
-			continue
-		}
-		see := func(have api.Object, send *serve.Encoding, deleted bool) bool {
-			if have == nil {
-				return false
-			}
-			o := c.shownTo(p, s, have)
-			if o == nil {
-				return false
-			}
-			if ch.kind == api.KindOwner {
-				if err := c.view(ctx, func(tx *state.Tx) (err error) { o, err = c.withUse(tx, o); return err }); err != nil {
-					return false
-				}
-			}
-			if o != have { // it is of this moment
-				send = nil
-			}
-			out = append(out, serve.Change{Revision: ch.revision, Deleted: deleted, Object: o, Shared: send})
-			return true
-		}
-		if !see(ch.now, &ch.sendNow, false) {
-			see(ch.was, &ch.sendWas, true) // it was deleted, or is no longer the watcher's to see
+		if slices.Contains(kinds, ch.kind) && !see(ch, ch.now, &ch.sendNow, false) {
+			see(ch, ch.was, &ch.sendWas, true) // it was deleted, or is no longer the watcher's to see
 		}
 	}
 	for i := range len(out) - 1 {
@@ -246,7 +238,7 @@ func (c *Controller) Console(ctx context.Context, p access.Actor, vm string) (io
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.endOf(v.Status.Site).console(ctx, wire.ConsoleHeader{VM: v.UID})
+	conn, err := c.endOf(v.Status.Site).X_console(ctx, wire.ConsoleHeader{VM: v.UID})
 	if err != nil {
 		done()
 		return nil, notThere(v, err)
