@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"fmt"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -186,4 +187,23 @@ func Line(s string, most int) string {
 		}
 		return r
 	}, strings.ToValidUTF8(s, " "))
+}
+
+// CheckCPUs looks at the kinds of CPUs that hosts have.
+func CheckCPUs(field string, cpus []api.CPU) error {
+	if len(cpus) > 100 {
+		return api.Invalidf(field, "has %d kinds, at most 100 are possible", len(cpus))
+	}
+	for i, cpu := range cpus {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if len(cpu.Usable) > 1000 {
+			return api.Invalidf(at+".usable", "has %d models, at most 1000 are possible", len(cpu.Usable))
+		}
+		for _, m := range append([]string{cpu.Arch, cpu.Accel, cpu.Model}, cpu.Usable...) {
+			if err := CheckCPUModel(at, m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -91,6 +91,16 @@ func (a *agents) accept(ctx context.Context, host string, s *wire.Session) {
 	}
 }
 
+// session is the way to a host's agent; api.CodeUnavailable when there is none.
+func (c *Controller) session(host string, bulk bool) (*wire.Session, error) {
+	return c.agents.session(host, bulk)
+}
+
+// accept takes an agent's session in; it returns when the session ends.
+func (c *Controller) accept(ctx context.Context, host string, s *wire.Session) {
+	c.agents.accept(ctx, host, s)
+}
+
 // push keeps a host's orders with its agent the same as the store's until the session ends.
 func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -193,14 +203,9 @@ func (c *Controller) hostDown(ctx context.Context, host string) {
 			c.event(tx, "host.lost", "hosts/"+host, "", hostLost)
 		}
 		h.Status.Connected, h.Status.Since, h.Status.Message = false, c.now(), hostLost
-		for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
-			if v.Status.Phase == api.PhaseRunning {
-				v = state.Clone(v)
-				v.Status.Phase, v.Status.Since = api.PhaseUnknown, c.now()
-				v.Status.Message = "the agent of host " + host + " is not reached"
-				if err := put(tx, v); err != nil {
-					return err
-				}
+		for _, f := range c.lost {
+			if err := f(tx, host); err != nil {
+				return err
 			}
 		}
 		return put(tx, h)
@@ -208,6 +213,22 @@ func (c *Controller) hostDown(ctx context.Context, host string) {
 	if err != nil && ctx.Err() == nil {
 		c.log.Error("show that the host is down", "host", host, "err", err)
 	}
+}
+
+// vmsUnknown shows that what is known of the VMs of a host whose agent is not reached is of the past.
+func (c *Controller) vmsUnknown(tx *state.Tx, host string) error {
+	for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
+		if v.Status.Phase != api.PhaseRunning {
+			continue
+		}
+		v = state.Clone(v)
+		v.Status.Phase, v.Status.Since = api.PhaseUnknown, c.now()
+		v.Status.Message = "the agent of host " + host + " is not reached"
+		if err := put(tx, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // awaitHosts shows that no agent has been heard of since this controller started, and, after a while, which ones are still
@@ -220,7 +241,7 @@ func (c *Controller) awaitHosts(ctx context.Context) {
 				return err
 			}
 			for _, h := range hosts {
-				if _, err := c.agents.session(h.Name, false); err == nil {
+				if _, err := c.session(h.Name, false); err == nil {
 					continue
 				}
 				if err := f(tx, h); err != nil {
@@ -274,15 +295,16 @@ func (c *Controller) seeHost(tx *state.Tx, h *api.Host, r wire.HostReport) error
 	return put(tx, h)
 }
 
-func (c *Controller) seeVMs(tx *state.Tx, host string, seen map[string]wire.VMReport) error {
+// seeVMs keeps what a host reports of our VMs.
+func (c *Controller) seeVMs(tx *state.Tx, host string, seen map[string]wire.VMReport) (func(), error) {
 	for v := range by[api.VM](tx, "host", placed(c.o.Site, host)) {
 		if s, ok := seen[v.UID]; ok {
 			if err := c.seeVM(tx, state.Clone(v), s); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // showReportRefused shows at a host why its agent's report is not taken. What it said before stays in force.
@@ -308,6 +330,30 @@ func (c *Controller) tellHome(home string, g wire.GuestReport) {
 			c.log.Debug("tell the home site", "peer", home, "vm", g.Report.VM, "err", err)
 		}
 	})
+}
+
+// seeGuests keeps what a host reports of guests, and then tells their homes.
+func (c *Controller) seeGuests(tx *state.Tx, host string, seen map[string]wire.VMReport) (func(), error) {
+	type letter struct {
+		home string
+		said wire.GuestReport
+	}
+	var letters []letter
+	for _, g := range records[wire.Claim](tx, prefixOrders, "host", host) {
+		s, ok := seen[g.VM]
+		if !ok || s.Epoch < g.Order.Epoch {
+			continue
+		}
+		letters = append(letters, letter{g.Home, wire.GuestReport{Host: host, VTEP: g.VTEP, Report: s}})
+		if err := c.seeGuest(tx, *state.Clone(g), s); err != nil {
+			return nil, err
+		}
+	}
+	return func() {
+		for _, l := range letters {
+			c.tellHome(l.home, l.said)
+		}
+	}, nil
 }
 
 func (c *Controller) seeGuest(tx *state.Tx, claim wire.Claim, s wire.VMReport) error {

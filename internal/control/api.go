@@ -74,6 +74,7 @@ func (c *Controller) own(tx *state.Tx, p access.Actor, vm string) (*api.VM, erro
 
 // Migrate is serve.Controller's.
 func (c *Controller) Migrate(ctx context.Context, p access.Actor, vm, target string, dryRun bool) (*api.Job, []api.Reason, error) {
+	ctx = asUser(ctx, p)
 	site, host, _ := strings.Cut(target, "/")
 	to := location{Site: site}
 	var call wire.ClaimCall
@@ -114,7 +115,7 @@ func (c *Controller) Migrate(ctx context.Context, p access.Actor, vm, target str
 	}
 	job, err := c.startMigration(ctx, vm, to, host, v.Owner, "")
 	if err == nil {
-		c.note(ctx, p, "migrate", v, "to "+target+", job "+job.Name)
+		c.note(ctx, "migrate", v, "to "+target+", job "+job.Name)
 	}
 	return job, nil, err
 }
@@ -209,6 +210,7 @@ func (c *Controller) running(ctx context.Context, p access.Actor, vm string) (v 
 
 // Reboot is serve.Controller's.
 func (c *Controller) Reboot(ctx context.Context, p access.Actor, vm string, hard bool) error {
+	ctx = asUser(ctx, p)
 	v, err := c.running(ctx, p, vm)
 	if err != nil {
 		return err
@@ -218,7 +220,7 @@ func (c *Controller) Reboot(ctx context.Context, p access.Actor, vm string, hard
 	}); err != nil {
 		return notThere(v, err)
 	}
-	c.note(ctx, p, "reboot", v, "")
+	c.note(ctx, "reboot", v, "")
 	return nil
 }
 
@@ -232,6 +234,7 @@ func notThere(v *api.VM, err error) error {
 
 // Borrow is serve.Controller's.
 func (c *Controller) Borrow(ctx context.Context, p access.Actor, lender, offer string, amount api.Resources) (*api.Loan, error) {
+	ctx = asUser(ctx, p)
 	if !p.Admin {
 		return nil, forbidden("borrow")
 	}
@@ -248,14 +251,16 @@ func (c *Controller) Borrow(ctx context.Context, p access.Actor, lender, offer s
 
 // Reclaim is serve.Controller's.
 func (c *Controller) Reclaim(ctx context.Context, p access.Actor, name string) (*api.Loan, error) {
+	ctx = asUser(ctx, p)
 	if !p.Admin {
 		return nil, forbidden("reclaim loans")
 	}
-	return c.reclaim(ctx, p.User, name)
+	return c.reclaim(ctx, name)
 }
 
 // Return is serve.Controller's.
 func (c *Controller) Return(ctx context.Context, p access.Actor, name string) (*api.Loan, error) {
+	ctx = asUser(ctx, p)
 	if !p.Admin {
 		return nil, forbidden("return loans")
 	}

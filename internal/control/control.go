@@ -56,14 +56,19 @@ type Options struct {
 
 // Controller is a site's controller.
 type Controller struct {
-	o       Options
-	log     *slog.Logger
-	agents  *agents
-	reports reports
-	streams streams
-	events  atomic.Uint32 // counts them
-	feed    feed
-	nouns   map[api.Kind]lived
+	o         Options
+	log       *slog.Logger
+	agents    *agents
+	reports   reports
+	streams   streams
+	events    atomic.Uint32 // counts them
+	feed      feed
+	nouns     map[api.Kind]lived
+	letters   memory     // documents, by kind and peer
+	sizes     memory     // what lenders were asked to make of guests, by VM
+	reads     sync.Mutex // of fetching and reading
+	observers []observer
+	lost      []func(tx *state.Tx, host string) error
 
 	kinds      []jobKind // all of them
 	migrations *jobs[migration]
@@ -72,7 +77,6 @@ type Controller struct {
 
 	mu       sync.Mutex
 	busy     map[string]bool          // work that once has under way
-	told     map[string]string        // what each peer was told last, by kind of document and peer
 	changed  chan struct{}            // closed and replaced at every change: whoever waits looks again
 	sending  chan struct{}            // one loan is written to a borrower at a time
 	fetching map[string]chan struct{} // by peer: one image is fetched from it at a time
@@ -111,7 +115,7 @@ func New(o Options) (*Controller, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, told: map[string]string{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, reading: map[string]*reading{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
+	c := &Controller{o: o, log: o.Logger.With("site", o.Site), busy: map[string]bool{}, sending: make(chan struct{}, 1), fetching: map[string]chan struct{}{}, reading: map[string]*reading{}, unusedSince: map[volume.Digest]time.Time{}, changed: make(chan struct{})}
 	c.reports.c = c
 	c.agents, c.streams.open = newAgents(c), map[string]map[*stream]bool{}
 	c.migrations, c.imports, c.deletions = newMigrations(c), newImports(c), newDeletions(c)
@@ -268,17 +272,12 @@ const (
 	jobsKept   = 200
 )
 
-// event tells people of something, in the transaction that makes it so.
+// event tells people of something, in the transaction that makes it so. Its actor is the transaction's.
 func (c *Controller) event(tx *state.Tx, typ, object, owner, message string) {
-	c.eventBy(tx, "", typ, object, owner, message)
-}
-
-// eventBy is event for what a user did; actor is the user's name.
-func (c *Controller) eventBy(tx *state.Tx, actor, typ, object, owner, message string) {
 	e := &api.Event{
 		// Names are in the order of the events, of those of one millisecond, too.
 		Meta: c.newMeta(fmt.Sprintf("%016x-%04x-%s", c.now().UnixMilli(), uint16(c.events.Add(1)), c.shortID()), owner),
-		Time: c.now(), Type: typ, Object: object, Actor: actor, Message: message,
+		Time: c.now(), Type: typ, Object: object, Actor: tx.Actor(), Message: message,
 	}
 	if err := put(tx, e); err != nil {
 		c.log.Error("keep event", "type", typ, "err", err)
@@ -305,10 +304,7 @@ func (c *Controller) forgetEvents(ctx context.Context) error {
 		for key := range tx.Objects(keyOf(api.KindEvent, "")) {
 			old = append(old, key)
 		}
-		old = old[:max(0, len(old)-eventsKept)]
-		for _, j := range oldJobs(tx) {
-			old = append(old, keyOf(api.KindJob, j))
-		}
+		old = append(old[:max(0, len(old)-eventsKept)], oldJobs(tx)...)
 		return nil
 	}); err != nil || len(old) < 100 {
 		return err

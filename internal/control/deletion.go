@@ -150,9 +150,7 @@ func (c *Controller) removeVM(tx *state.Tx, v *api.VM) error {
 			return err
 		}
 	}
-	c.mu.Lock()
-	delete(c.told, "size/"+v.UID)
-	c.mu.Unlock()
+	c.sizes.Forget(v.UID)
 	if err := remove(tx, keyOf(api.KindVolume, v.Name)); err != nil {
 		return err
 	}

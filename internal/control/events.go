@@ -12,19 +12,19 @@ import (
 )
 
 // acted tells of what a user did or asked for, in the transaction that makes it so: "vm.stop", "network.created".
-func (c *Controller) acted(tx *state.Tx, p access.Actor, verb string, o api.Object, message string) {
+func (c *Controller) acted(tx *state.Tx, verb string, o api.Object, message string) {
 	m := o.Metadata()
 	owner := m.Owner
 	if o.Kind() == api.KindOwner {
 		owner = "" // the events of an owner go with it, and this one is to stay
 	}
-	c.eventBy(tx, p.User, strings.ToLower(singular(o.Kind()))+"."+verb, string(o.Kind())+"/"+m.Name, owner, message)
+	c.event(tx, strings.ToLower(singular(o.Kind()))+"."+verb, string(o.Kind())+"/"+m.Name, owner, message)
 }
 
 // note is acted for what no transaction does: a reboot, a migration that has begun. That it is kept is not certain.
-func (c *Controller) note(ctx context.Context, p access.Actor, verb string, o api.Object, message string) {
+func (c *Controller) note(ctx context.Context, verb string, o api.Object, message string) {
 	if err := c.update(ctx, func(tx *state.Tx) error {
-		c.acted(tx, p, verb, o, message)
+		c.acted(tx, verb, o, message)
 		return nil
 	}); err != nil {
 		c.log.Error("keep event", "type", verb, "object", o.Metadata().Name, "err", err)
@@ -32,7 +32,7 @@ func (c *Controller) note(ctx context.Context, p access.Actor, verb string, o ap
 }
 
 // actedChange tells of a user's change of a spec; nothing when there is none.
-func (c *Controller) actedChange(tx *state.Tx, p access.Actor, was, now api.Object) {
+func (c *Controller) actedChange(tx *state.Tx, was, now api.Object) {
 	verb := "changed"
 	if a, ok := was.(*api.VM); ok {
 		switch b := now.(*api.VM); {
@@ -44,7 +44,7 @@ func (c *Controller) actedChange(tx *state.Tx, p access.Actor, was, now api.Obje
 		}
 	}
 	if text := changesOf(was, now); text != "" {
-		c.acted(tx, p, verb, now, text)
+		c.acted(tx, verb, now, text)
 	}
 }
 
@@ -90,3 +90,12 @@ func shown(v reflect.Value) string {
 	}
 	return ""
 }
+
+// Whoever writes is named in its transaction (state.As): a user by its name, an agent and a peer with what they are before it, which
+// no user's name has. What a controller does by itself is nobody's.
+
+func asUser(ctx context.Context, by access.Actor) context.Context { return state.As(ctx, by.User) }
+
+func asAgent(ctx context.Context, host string) context.Context { return state.As(ctx, "agent:"+host) }
+
+func asPeer(ctx context.Context, site string) context.Context { return state.As(ctx, "peer:"+site) }

@@ -166,7 +166,7 @@ func handlePeer[In, Out any](mux *http.ServeMux, path string, may func(context.C
 				return out, err
 			}
 		}
-		return f(ctx, in)
+		return f(asPeer(ctx, id.Site), in)
 	})
 }
 
@@ -315,6 +315,7 @@ func passOn(ctx context.Context, s *wire.Stream, to net.Conn) error {
 
 // guestReport keeps what a lender sees of a VM of ours.
 func (c *Controller) guestReport(ctx context.Context, from string, g wire.GuestReport) error {
+	ctx = asPeer(ctx, from)
 	if err := judgeVMReport("report", &g.Report); err != nil {
 		return err
 	}
@@ -353,7 +354,7 @@ func (c *Controller) tellIfGone(ctx context.Context, o wire.GuestOrder) error {
 // Session takes in a session that an agent or a peer dialled; it returns when the session has ended.
 func (c *Controller) Session(ctx context.Context, s *wire.Session) {
 	if id := s.Peer(); id.Role == wire.RoleAgent {
-		c.agents.accept(ctx, id.Host, s)
+		c.accept(ctx, id.Host, s)
 		return
 	}
 	c.o.Federation.Accept(s)

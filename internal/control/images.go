@@ -189,13 +189,13 @@ func (c *Controller) imageUsed(ctx context.Context, digest string) (used bool, e
 
 // fetchSlot waits for the turn to fetch from a peer.
 func (c *Controller) fetchSlot(ctx context.Context, peer string) (free func(), err error) {
-	c.mu.Lock()
+	c.reads.Lock()
 	slot := c.fetching[peer]
 	if slot == nil {
 		slot = make(chan struct{}, 1)
 		c.fetching[peer] = slot
 	}
-	c.mu.Unlock()
+	c.reads.Unlock()
 	select {
 	case slot <- struct{}{}:
 		return func() { <-slot }, nil

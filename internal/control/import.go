@@ -122,8 +122,8 @@ func failureCode(err error) api.Code {
 
 // importProgress is how much of an image has been read.
 func (c *Controller) importProgress(_ context.Context, m *imageImport) (p api.Progress, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.reads.Lock()
+	defer c.reads.Unlock()
 	if r := c.reading[m.UID]; r != nil {
 		p.DiskDone, p.DiskTotal = r.bytes.Load(), r.total.Load()
 	}
@@ -168,6 +168,7 @@ func (c *Controller) imageFailed(tx *state.Tx, i *api.Image, why string) {
 
 // Upload is serve.Controller's. An image takes one content, and never another one.
 func (c *Controller) Upload(ctx context.Context, p access.Actor, image string, content io.Reader) (*api.Image, error) {
+	ctx = asUser(ctx, p)
 	o, err := c.Get(ctx, p, api.KindImage, image)
 	if err != nil {
 		return nil, err
@@ -237,8 +238,8 @@ func (r *reading) Read(p []byte) (int, error) {
 
 // beginImport makes the import of an image the only one, and lets its deletion end it.
 func (c *Controller) beginImport(ctx context.Context, i *api.Image) (context.Context, func(), error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.reads.Lock()
+	defer c.reads.Unlock()
 	if c.reading[i.UID] != nil {
 		return nil, nil, api.Errorf(api.CodeConflict, "the content of image %s is being read already; wait for it: wcc image show %s", i.Name, i.Name)
 	}
@@ -246,17 +247,17 @@ func (c *Controller) beginImport(ctx context.Context, i *api.Image) (context.Con
 	c.reading[i.UID] = &reading{end: cancel}
 	return ctx, func() {
 		cancel(nil)
-		c.mu.Lock()
-		defer c.mu.Unlock()
+		c.reads.Lock()
+		defer c.reads.Unlock()
 		delete(c.reading, i.UID)
 	}, nil
 }
 
 // endImport ends the import of an image, if one is under way.
 func (c *Controller) endImport(uid string) {
-	c.mu.Lock()
+	c.reads.Lock()
 	r := c.reading[uid]
-	c.mu.Unlock()
+	c.reads.Unlock()
 	if r != nil {
 		r.end(errImageDeleted)
 	}
@@ -303,9 +304,9 @@ func (c *Controller) readImage(ctx context.Context, i *api.Image, content io.Rea
 		defer r.Close()
 		content, in.Bytes = r, size
 	}
-	c.mu.Lock()
+	c.reads.Lock()
 	r := c.reading[i.UID]
-	c.mu.Unlock()
+	c.reads.Unlock()
 	r.Reader = content
 	r.total.Store(max(in.Bytes, 0))
 	if base, release, err = c.o.Images.ImportBase(ctx, r, in); err != nil {

@@ -264,11 +264,12 @@ func (c *Controller) runJobs(ctx context.Context) error {
 
 // Cancel is serve.Controller's.
 func (c *Controller) Cancel(ctx context.Context, p access.Actor, job string) (*api.Job, error) {
+	ctx = asUser(ctx, p)
 	return c.cancelJob(ctx, job, func(tx *state.Tx, j *api.Job) error {
 		if !access.Sees(p, j) {
 			return api.Errorf(api.CodeNotFound, "no job is called %q", job)
 		}
-		c.acted(tx, p, "cancel", j, "")
+		c.acted(tx, "cancel", j, "")
 		return c.answer(ctx, tx, j)
 	})
 }
@@ -320,11 +321,14 @@ func (c *Controller) pauseFor(ctx context.Context, d time.Duration) error {
 // errHalt says that there is nothing to do now.
 var errHalt = errors.New("halt")
 
-// oldJobs are the jobs that are forgotten now.
-func oldJobs(tx *state.Tx) []string {
+// oldJobs are the keys of the jobs that are forgotten now.
+func oldJobs(tx *state.Tx) (keys []string) {
 	var past []saga.Past
 	for j := range each[api.Job](tx) {
 		past = append(past, saga.Past{Job: j.Name, Kind: j.Spec.Type, Parent: j.Spec.Parent, Ended: j.Status.Ended})
 	}
-	return saga.Forget(past, jobsKept)
+	for _, j := range saga.Forget(past, jobsKept) {
+		keys = append(keys, keyOf(api.KindJob, j))
+	}
+	return keys
 }

@@ -32,6 +32,7 @@ type enrolment struct {
 
 // JoinToken is serve.Controller's.
 func (c *Controller) JoinToken(ctx context.Context, p access.Actor, host string, roles []api.HostRole) (string, error) {
+	ctx = asUser(ctx, p)
 	if !p.Admin {
 		return "", forbidden("let hosts join")
 	}
@@ -117,6 +118,7 @@ func (c *Controller) forgetJoins(tx *state.Tx, match func(join) bool) error {
 // Join signs an agent's certificate against its one-time token. The same agent may ask again when the answer was lost, as
 // long as its host was not removed meanwhile.
 func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
+	ctx = asAgent(ctx, r.Host)
 	err := c.update(ctx, func(tx *state.Tx) error {
 		j, err := c.redeem(tx, r.Token, wire.TokenJoin, r.Key, "get another: wcc host join-token "+r.Host)
 		if err != nil {
@@ -182,6 +184,7 @@ type peerInfo struct {
 
 // PeerInvite is serve.Controller's.
 func (c *Controller) PeerInvite(ctx context.Context, p access.Actor) (string, error) {
+	ctx = asUser(ctx, p)
 	if !p.Admin {
 		return "", forbidden("invite other sites")
 	}
@@ -194,6 +197,7 @@ func (c *Controller) PeerInvite(ctx context.Context, p access.Actor) (string, er
 
 // PeerAdd is serve.Controller's.
 func (c *Controller) PeerAdd(ctx context.Context, p access.Actor, invitation string) (*api.Peer, error) {
+	ctx = asUser(ctx, p)
 	if !p.Admin {
 		return nil, forbidden("add peers")
 	}
@@ -218,6 +222,7 @@ func (c *Controller) PeerAdd(ctx context.Context, p access.Actor, invitation str
 
 // Peer answers another site that has an invitation of ours.
 func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerReply, error) {
+	ctx = asPeer(ctx, r.Site)
 	var info peerInfo
 	if err := decodeInfo(r.Info, &info); err != nil {
 		return wire.PeerReply{}, err

@@ -149,7 +149,7 @@ func (c *Controller) judgeOffers(from string, offers []wire.OfferBody) error {
 				return err
 			}
 		}
-		if err := judgeCPUs(at+".cpus", o.CPUs); err != nil {
+		if err := cloud.CheckCPUs(at+".cpus", o.CPUs); err != nil {
 			return err
 		}
 		shown := api.Offer{Meta: api.Meta{Name: o.Name}, Spec: o.Spec}
@@ -228,7 +228,7 @@ func (c *Controller) judgeAnswer(tx *state.Tx, call wire.ClaimCall, claim wire.C
 	if err := cloud.ValidateName("claim.host", claim.Host); err != nil {
 		return err
 	}
-	if err := judgeCPUs("claim.cpu", []api.CPU{claim.CPU}); err != nil {
+	if err := cloud.CheckCPUs("claim.cpu", []api.CPU{claim.CPU}); err != nil {
 		return err
 	}
 	if err := c.judge().VTEP("claim.vtep", claim.VTEP); err != nil {
@@ -241,25 +241,6 @@ func (c *Controller) judgeAnswer(tx *state.Tx, call wire.ClaimCall, claim wire.C
 	for _, h := range hosts {
 		if h.Status.VTEP == claim.VTEP.String() {
 			return api.Invalidf("claim.vtep", "%s is host %s of this site", claim.VTEP, h.Name)
-		}
-	}
-	return nil
-}
-
-// judgeCPUs looks at kinds of CPUs.
-func judgeCPUs(field string, cpus []api.CPU) error {
-	if len(cpus) > 100 {
-		return api.Invalidf(field, "has %d kinds, at most 100 are possible", len(cpus))
-	}
-	for i, cpu := range cpus {
-		at := fmt.Sprintf("%s[%d]", field, i)
-		if len(cpu.Usable) > 1000 {
-			return api.Invalidf(at+".usable", "has %d models, at most 1000 are possible", len(cpu.Usable))
-		}
-		for _, m := range append([]string{cpu.Arch, cpu.Accel, cpu.Model}, cpu.Usable...) {
-			if err := cloud.CheckCPUModel(at, m); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ func (c *Controller) judgeReport(r *wire.HostReport) error {
 			return api.Invalidf(f.field, "%d is not between 0 and %d", f.have, f.most)
 		}
 	}
-	if err := judgeCPUs("cpu", []api.CPU{r.CPU}); err != nil {
+	if err := cloud.CheckCPUs("cpu", []api.CPU{r.CPU}); err != nil {
 		return err
 	}
 	for i, d := range r.Images {

@@ -26,7 +26,9 @@ const keepTelling = 30 * 24 * time.Hour
 
 // documents says what is done with each kind of document.
 func (c *Controller) documents() {
-	on := c.o.Federation.OnDocument
+	on := func(kind string, take func(context.Context, wire.Verified) (any, error)) {
+		c.o.Federation.OnDocument(kind, func(ctx context.Context, d wire.Verified) (any, error) { return take(asPeer(ctx, d.From), d) })
+	}
 	on(wire.DocOffers, c.takeOffers)
 	on(wire.DocLoanRequest, c.takeLoanRequest)
 	on(wire.DocLoan, c.takeLoan)
@@ -239,9 +241,7 @@ func (c *Controller) sendLoan(ctx context.Context, name string) error {
 	if err := c.o.Federation.Send(ctx, borrower, wire.DocLoan, name, documentTime, body); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.told["loan/"+name] = fmt.Sprintf("%d %s", s.ID(), seal)
+	c.letters.Set("loan/"+name, fmt.Sprintf("%d %s", s.ID(), seal))
 	return nil
 }
 
@@ -528,7 +528,7 @@ func (c *Controller) lending(ctx context.Context) error {
 }
 
 // reclaim takes a loan from us back for a user, and tells the borrower.
-func (c *Controller) reclaim(ctx context.Context, actor, name string) (*api.Loan, error) {
+func (c *Controller) reclaim(ctx context.Context, name string) (*api.Loan, error) {
 	l, err := change(ctx, c, name, func(tx *state.Tx, l *api.Loan) error {
 		if l.Spec.Lender != c.o.Site {
 			return api.Errorf(api.CodeConflict, "loan %s is to this site, not from it: wcc loan return %s", name, name)
@@ -538,7 +538,7 @@ func (c *Controller) reclaim(ctx context.Context, actor, name string) (*api.Loan
 			return err
 		}
 		*l = lend.Reclaim(*l, c.graceOf(offers[l.Spec.Offer]), c.now(), "the lender wants it back")
-		c.eventBy(tx, actor, "loan.reclaimed", "loans/"+l.Name, "", "from "+l.Spec.Borrower)
+		c.event(tx, "loan.reclaimed", "loans/"+l.Name, "", "from "+l.Spec.Borrower)
 		return c.answer(ctx, tx, l)
 	})
 	if err != nil {
@@ -654,10 +654,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 		}
 		// A new session means that the peer may have been restored from an old copy: it is told again.
 		seal := fmt.Sprintf("%d %s", s.ID(), l.seal)
-		c.mu.Lock()
-		same := c.told[l.key] == seal
-		c.mu.Unlock()
-		if same {
+		if c.letters.Is(l.key, seal) {
 			continue
 		}
 		c.once("tell/"+l.key, func(ctx context.Context) {
@@ -668,9 +665,7 @@ func (c *Controller) sendDocuments(ctx context.Context) error {
 				c.pause(ctx)
 				return
 			}
-			c.mu.Lock()
-			c.told[l.key] = seal
-			c.mu.Unlock()
+			c.letters.Set(l.key, seal)
 			c.poke() // it may have changed meanwhile
 		})
 	}

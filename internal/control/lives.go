@@ -125,6 +125,8 @@ func (c *Controller) siteLife() life[api.Site] { return life[api.Site]{Made: c.s
 
 func (c *Controller) allLives() {
 	c.nouns = map[api.Kind]lived{}
+	c.observers = []observer{c.seeVMs, c.seeGuests}
+	c.lost = append(c.lost, c.vmsUnknown)
 	lives(c, c.vmLife())
 	lives(c, c.networkLife())
 	lives(c, c.addressLife())

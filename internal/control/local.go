@@ -218,7 +218,7 @@ func (l *Controller) X_claim(ctx context.Context, job string) (claim wire.Claim,
 }
 
 func (l *Controller) X_agent(ctx context.Context, host, path string, in, out any) error {
-	s, err := l.agents.session(host, false)
+	s, err := l.session(host, false)
 	if err != nil {
 		return err
 	}
@@ -393,7 +393,7 @@ func (l *Controller) X_console(ctx context.Context, h wire.ConsoleHeader) (net.C
 }
 
 func (l *Controller) X_stream(ctx context.Context, host, path string, header any) (net.Conn, error) {
-	s, err := l.agents.session(host, true)
+	s, err := l.session(host, true)
 	if err != nil {
 		return nil, err
 	}

@@ -153,7 +153,7 @@ func (c *Controller) migrateReserve(ctx context.Context, m *migration) (saga.Ste
 }
 
 func (c *Controller) migratePrepare(ctx context.Context, m *migration) (saga.Step, error) {
-	offer, err := c.endOf(m.Source.Site).X_begin(ctx, m.call())
+	offer, err := c.endOf(m.Source.Site).X_begin(ctx, m.toSource())
 	if err != nil {
 		return "", fmt.Errorf("source: %w", err)
 	}
@@ -180,11 +180,11 @@ func (c *Controller) migrateCopy(ctx context.Context, m *migration) (saga.Step, 
 }
 
 func (c *Controller) migrateProgress(ctx context.Context, m *migration) (api.Progress, error) {
-	return c.endOf(m.Source.Site).X_progress(ctx, m.call())
+	return c.endOf(m.Source.Site).X_progress(ctx, m.toSource())
 }
 
 func (c *Controller) migrateStop(ctx context.Context, m *migration) error {
-	return c.endOf(m.Source.Site).X_cancel(ctx, m.call())
+	return c.endOf(m.Source.Site).X_cancel(ctx, m.toSource())
 }
 
 // migrateSwitch tells the target to run. Only its definite "not found" leads back.
@@ -222,7 +222,7 @@ func (c *Controller) migrateUndo(ctx context.Context, m *migration) (saga.Step, 
 			return "", fmt.Errorf("fence the target: %w", err)
 		}
 	}
-	if err := source.X_cancel(ctx, m.call()); err != nil {
+	if err := source.X_cancel(ctx, m.toSource()); err != nil {
 		c.log.Debug("cancel at the source", "job", m.Job, "vm", m.VM, "err", err)
 	}
 	back := abort
@@ -239,8 +239,8 @@ func (c *Controller) migrateUndo(ctx context.Context, m *migration) (saga.Step, 
 	return cloud.StepFailed, nil
 }
 
-// call names the migration to its source.
-func (m *migration) call() wire.MigrateCall {
+// toSource names the migration to its source.
+func (m *migration) toSource() wire.MigrateCall {
 	return wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Host: m.Source.Host}
 }
 

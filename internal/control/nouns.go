@@ -269,6 +269,7 @@ func candidates(tx *state.Tx, by access.Actor, k api.Kind, s api.Selector) iter.
 
 // Create is serve.Controller's.
 func (c *Controller) Create(ctx context.Context, by access.Actor, o api.Object) (api.Object, error) {
+	ctx = asUser(ctx, by)
 	m := o.Metadata()
 	access.Default(by, o)
 	if err := access.Create(by, o); err != nil {
@@ -303,7 +304,7 @@ func (c *Controller) createIn(tx *state.Tx, by access.Actor, o api.Object) error
 	if err := c.nameFree(tx, by, o); err != nil {
 		return err
 	}
-	c.acted(tx, by, "created", o, "")
+	c.acted(tx, "created", o, "")
 	return c.lifeOf(o.Kind()).create(tx, by, o)
 }
 
@@ -400,6 +401,7 @@ func (c *Controller) nameFree(tx *state.Tx, by access.Actor, o api.Object) error
 
 // Update is serve.Controller's.
 func (c *Controller) Update(ctx context.Context, by access.Actor, o api.Object) (api.Object, error) {
+	ctx = asUser(ctx, by)
 	m := o.Metadata()
 	asked := *m
 	err := c.update(ctx, func(tx *state.Tx) error {
@@ -438,7 +440,7 @@ func (c *Controller) Update(ctx context.Context, by access.Actor, o api.Object) 
 
 // changeIn makes a change that has been judged, in a transaction.
 func (c *Controller) changeIn(tx *state.Tx, by access.Actor, was, now api.Object) error {
-	c.actedChange(tx, by, was, now)
+	c.actedChange(tx, was, now)
 	statusOf(now).copyFrom(statusOf(was))
 	return c.lifeOf(now.Kind()).change(tx, by, was, now)
 }
@@ -454,6 +456,7 @@ func sameRevision(o api.Object, stated int64) error {
 
 // Delete is serve.Controller's. What is in use is not deleted.
 func (c *Controller) Delete(ctx context.Context, by access.Actor, k api.Kind, name string) (o api.Object, err error) {
+	ctx = asUser(ctx, by)
 	err = c.update(store.Urgent(ctx), func(tx *state.Tx) error {
 		if o, err = c.visible(tx, by, k, name); err != nil {
 			return err
@@ -468,7 +471,7 @@ func (c *Controller) Delete(ctx context.Context, by access.Actor, k api.Kind, na
 		if err := c.lifeOf(k).remove(tx, o); err != nil {
 			return err
 		}
-		c.acted(tx, by, "delete", o, "")
+		c.acted(tx, "delete", o, "")
 		return nil
 	})
 	if err != nil {

@@ -28,9 +28,7 @@ type report struct {
 	said wire.HostReport
 	done chan error // gets one
 
-	// What follows from it, once it is written.
-	guests []wire.GuestReport
-	homes  []string // of the guests
+	then []func() // what follows once it is written
 }
 
 // maxTogether is how many reports are written together at most.
@@ -38,6 +36,7 @@ const maxTogether = 64
 
 // report takes what an agent sees, once it is judged. It returns when it is written.
 func (c *Controller) report(ctx context.Context, host string, said wire.HostReport) error {
+	ctx = asAgent(ctx, host)
 	if err := c.judgeReport(&said); err != nil {
 		c.showReportRefused(ctx, host, err)
 		return err
@@ -56,8 +55,8 @@ func (c *Controller) report(ctx context.Context, host string, said wire.HostRepo
 	if err != nil {
 		return err
 	}
-	for i, g := range r.guests {
-		c.tellHome(r.homes[i], g)
+	for _, f := range r.then {
+		f()
 	}
 	return nil
 }
@@ -109,9 +108,9 @@ func (c *Controller) writeReports(ctx context.Context, batch []*report) {
 	}
 }
 
-// see keeps what a host's agent says of the host, its translator, our VMs and guests.
+// see keeps what a host's agent says of the host and its translator, and has the others keep what it says of VMs.
 func (c *Controller) see(tx *state.Tx, r *report) error {
-	r.guests, r.homes = nil, nil
+	r.then = nil
 	h, err := get[api.Host](tx, r.host)
 	if err != nil {
 		return err
@@ -133,18 +132,17 @@ func (c *Controller) see(tx *state.Tx, r *report) error {
 	for _, v := range r.said.VMs {
 		seen[v.VM] = v
 	}
-	if err := c.seeVMs(tx, r.host, seen); err != nil {
-		return err
-	}
-	for _, g := range records[wire.Claim](tx, prefixOrders, "host", r.host) {
-		s, ok := seen[g.VM]
-		if !ok || s.Epoch < g.Order.Epoch {
-			continue
-		}
-		r.guests, r.homes = append(r.guests, wire.GuestReport{Host: r.host, VTEP: g.VTEP, Report: s}), append(r.homes, g.Home)
-		if err := c.seeGuest(tx, *state.Clone(g), s); err != nil {
+	for _, observe := range c.observers {
+		then, err := observe(tx, r.host, seen)
+		if err != nil {
 			return err
+		}
+		if then != nil {
+			r.then = append(r.then, then)
 		}
 	}
 	return nil
 }
+
+// observer keeps what a host's agent reports of copies of VMs, by their UIDs. then, if not nil, is called once it is written.
+type observer func(tx *state.Tx, host string, seen map[string]wire.VMReport) (then func(), err error)

@@ -226,6 +226,7 @@ func (c *Controller) Tokens(ctx context.Context, p access.Actor, user string) (o
 
 // NewToken is serve.Controller's.
 func (c *Controller) NewToken(ctx context.Context, p access.Actor, user string, r api.TokenRequest) (*api.UserToken, error) {
+	ctx = asUser(ctx, p)
 	if err := mayToken(p, user); err != nil {
 		return nil, err
 	}
@@ -302,6 +303,7 @@ func (c *Controller) firstLogin(tx *state.Tx, user string) error {
 
 // RevokeToken is serve.Controller's.
 func (c *Controller) RevokeToken(ctx context.Context, p access.Actor, user, id string) error {
+	ctx = asUser(ctx, p)
 	if err := mayToken(p, user); err != nil {
 		return err
 	}

@@ -277,9 +277,7 @@ func (c *Controller) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 		}
 		w.call.Size = &wire.GuestSize{Hardware: o.Hardware, Needs: needs}
 		w.size = fmt.Sprintf("%d %+v", v.Status.Epoch, *w.call.Size)
-		c.mu.Lock()
-		settled = settled && c.told["size/"+v.UID] == w.size
-		c.mu.Unlock()
+		settled = settled && c.sizes.Is(v.UID, w.size)
 	}
 	if settled {
 		return nil, nil
@@ -293,9 +291,7 @@ func (c *Controller) passWish(ctx context.Context, w guestWish) {
 	defer cancel()
 	err := c.endOf(w.vm.Status.Site).X_order(cctx, w.call)
 	if err == nil {
-		c.mu.Lock()
-		c.told["size/"+w.vm.UID] = w.size
-		c.mu.Unlock()
+		c.sizes.Set(w.vm.UID, w.size)
 	}
 	if err == nil && w.call.Loan == "" || ctx.Err() != nil {
 		return

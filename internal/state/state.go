@@ -122,6 +122,7 @@ var errOutdated = errors.New("what was read has changed")
 func (s *State) try(ctx context.Context, f func(*Tx) error, locked bool) (int64, error) {
 	tx := s.begin(s.now.Load(), false)
 	defer tx.end()
+	tx.actor = actorOf(ctx)
 	if err := f(tx); err != nil {
 		return 0, err
 	}

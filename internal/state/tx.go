@@ -17,6 +17,7 @@ import (
 // Tx is a transaction of a State; valid only inside View or Update, in one goroutine.
 type Tx struct {
 	s        *State
+	actor    string // on whose account it writes
 	from     *version
 	base     *memdb.Txn       // what was there when it began
 	now      *memdb.Txn       // base with the writes; nil: there are none yet
