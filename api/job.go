@@ -74,7 +74,7 @@ type Event struct {
 	Time    time.Time `json:"time"`
 	Type    string    `json:"type"`            // a stable word: vm.stop, vm.stopped, host.lost, loan.reclaimed, …
 	Object  string    `json:"object"`          // KIND/NAME
-	Actor   string    `json:"actor,omitempty"` // user who did it or asked for it; empty: nobody, it came so
+	Actor   string    `json:"actor,omitempty"` // who did it or tells of it: a user, "agent:HOST", "peer:SITE"; empty: the site itself
 	Message string    `json:"message"`
 }
 

@@ -266,11 +266,8 @@ func (c *Controller) newMeta(name, owner string) api.Meta {
 	return api.Meta{Name: name, UID: newUID(), Owner: owner, Home: c.o.Site, Created: c.now()}
 }
 
-// eventsKept and jobsKept are how many events, and ended jobs of each kind, are kept before the oldest are forgotten.
-const (
-	eventsKept = 1000
-	jobsKept   = 200
-)
+// eventsKept is how many events are kept before the oldest are forgotten.
+const eventsKept = 1000
 
 // event tells people of something, in the transaction that makes it so. Its actor is the transaction's.
 func (c *Controller) event(tx *state.Tx, typ, object, owner, message string) {

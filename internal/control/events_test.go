@@ -56,13 +56,13 @@ func TestEventsTellWho(t *testing.T) {
 		tokyo.ended(job.Name)
 		act(second(tokyo.ctl.Delete(t.Context(), ann, api.KindVM, "web1")))
 		want := []string{
-			"vm.created vms/web1 ann", "vm.placed vms/web1", "vm.running vms/web1",
-			"vm.stop vms/web1 ann", "vm.stopped vms/web1",
+			"vm.created vms/web1 ann", "vm.placed vms/web1", "vm.running vms/web1 agent:h1",
+			"vm.stop vms/web1 ann", "vm.stopped vms/web1 agent:h1",
 			"vm.changed vms/web1 ann",
-			"vm.start vms/web1 ann", "vm.running vms/web1",
+			"vm.start vms/web1 ann", "vm.running vms/web1 agent:h1",
 			"vm.reboot vms/web1 ann",
 			"vm.migrate vms/web1 admin", "vm.moved vms/web1",
-			"vm.delete vms/web1 ann", "vm.deleted vms/web1",
+			"vm.delete vms/web1 ann", "vm.deleted vms/web1 agent:h2",
 		}
 		if d := cmp.Diff(want, tokyo.events(ann, "vm.")); d != "" {
 			t.Errorf("(-want +got):\n%s", d)
@@ -101,6 +101,6 @@ func TestEventsTellLostHosts(t *testing.T) {
 		tokyo.start()
 		check("and the controller is started anew", "host.lost hosts/h1")
 		tokyo.hosts["h1"].start()
-		check("the agent is back", "host.lost hosts/h1", "host.back hosts/h1")
+		check("the agent is back", "host.lost hosts/h1", "host.back hosts/h1 agent:h1")
 	})
 }

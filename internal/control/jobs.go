@@ -321,6 +321,9 @@ func (c *Controller) pauseFor(ctx context.Context, d time.Duration) error {
 // errHalt says that there is nothing to do now.
 var errHalt = errors.New("halt")
 
+// jobsKept is how many ended jobs of each kind are kept before the oldest are forgotten.
+const jobsKept = 200
+
 // oldJobs are the keys of the jobs that are forgotten now.
 func oldJobs(tx *state.Tx) (keys []string) {
 	var past []saga.Past

@@ -17,12 +17,14 @@ import (
 // What a peer writes is a stranger's word (law 9). It is held against this site's plan, loans and stores before anything
 // follows from it, with the checks that an agent makes of its controller's orders (wire/check.go).
 
-// The limits of what is taken of a peer.
-const (
-	maxText   = 500 // bytes of a text for people
-	maxOffers = 100
-	maxViews  = 1000 // networks
-)
+// maxText is how long a text for people may be that somebody else writes, in bytes.
+const maxText = 500
+
+// maxOffers is how many offers are taken of a peer.
+const maxOffers = 100
+
+// maxViews is how many networks are taken of a peer.
+const maxViews = 1000
 
 // fieldOf is the field that an error names, or another one.
 func fieldOf(err error, otherwise string) string {
