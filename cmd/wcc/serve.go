@@ -85,15 +85,12 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out scre
 	if err != nil {
 		return err
 	}
-	controller, err := control.New(control.Options{
-		Site: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: log,
+	controller := control.New(control.Options{
+		Name: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: log,
 		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
 		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
 		OnFirstLogin: func() { dropFirstLogin(filepath.Join(site.DataDir, firstLoginFile), log) },
 	})
-	if err != nil {
-		return err
-	}
 	handler = controller.Handler()
 	if err := offerFirstLogin(ctx, controller, site, out, log); err != nil {
 		return err

@@ -63,11 +63,10 @@ func controllerAlone(t *testing.T, f func(t *testing.T, a *alone)) {
 		images, err := volume.Open(volume.Options{Dir: t.TempDir()})
 		must(err)
 		defer images.Close()
-		a.Controller, err = control.New(control.Options{
-			Site: "tokyo", State: a.store, Authority: authority, Federation: federation, Images: images, Network: node, Logger: log, Resync: 24 * time.Hour,
+		a.Controller = control.New(control.Options{
+			Name: "tokyo", State: a.store, Authority: authority, Federation: federation, Images: images, Network: node, Logger: log, Resync: 24 * time.Hour,
 			OnFirstLogin: func() { a.firstLogins++ },
 		})
-		must(err)
 		ended := make(chan error, 1)
 		go func() { ended <- a.Run(ctx) }()
 		synctest.Wait() // it runs now

@@ -249,11 +249,10 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }),
 	})
 	w.must(err)
-	s.ctl, err = control.New(control.Options{
-		Site: s.name, State: s.state, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log,
+	s.ctl = control.New(control.Options{
+		Name: s.name, State: s.state, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log,
 		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, JoinLife: 10 * time.Minute, Codec: "none", WatchKept: 64, Failpoint: w.failpoint(p), Plan: w.plan,
 	})
-	w.must(err)
 	handler = s.ctl.Handler()
 	if handle != nil {
 		handler = handle(handler)

@@ -81,14 +81,11 @@ func runController(ctx context.Context, o controllerOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := control.New(control.Options{
-		Site: siteName, State: st, Authority: authority, Federation: federation, Images: images, Logger: log, Endpoint: o.Outside,
+	c := control.New(control.Options{
+		Name: siteName, State: st, Authority: authority, Federation: federation, Images: images, Logger: log, Endpoint: o.Outside,
 		Plan: cloud.Plan{Pools: []cloud.Pool{{Name: "nets", Use: cloud.PoolNetworks, Owners: []string{"*"},
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8:a00::/40")}}}},
 	})
-	if err != nil {
-		return err
-	}
 	handler = c.Handler()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.Run(ctx) })

@@ -1,0 +1,235 @@
+package guests
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/state"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// tellHome passes what is seen of a guest to its home, when that is reached; the next report repeats it.
+func (gs *Guests) tellHome(home string, g wire.GuestReport) {
+	gs.Once("tell/"+g.Report.VM, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		s, err := gs.Federation.Session(home, false)
+		if err == nil {
+			err = wire.Call(ctx, s, http.MethodPost, wire.PathFedStatus, g, &wire.Empty{})
+		}
+		if err != nil {
+			gs.Log.Debug("tell the home site", "peer", home, "vm", g.Report.VM, "err", err)
+		}
+	})
+}
+
+// seeGuests keeps what a host reports of guests, and then tells their homes.
+func (gs *Guests) seeGuests(tx *state.Tx, host string, seen map[string]wire.VMReport) (func(), error) {
+	type letter struct {
+		home string
+		said wire.GuestReport
+	}
+	var letters []letter
+	for _, g := range objects.Records[wire.Claim](tx, objects.PrefixOrders, "host", host) {
+		s, ok := seen[g.VM]
+		if !ok || s.Epoch < g.Order.Epoch {
+			continue
+		}
+		letters = append(letters, letter{g.Home, wire.GuestReport{Host: host, VTEP: g.VTEP, Report: s}})
+		if err := gs.seeGuest(tx, *state.Clone(g), s); err != nil {
+			return nil, err
+		}
+	}
+	return func() {
+		for _, l := range letters {
+			gs.tellHome(l.home, l.said)
+		}
+	}, nil
+}
+
+func (gs *Guests) seeGuest(tx *state.Tx, claim wire.Claim, s wire.VMReport) error {
+	if s.State == wire.CopyGone && claim.Order.Run == wire.RunGone {
+		return gs.letGo(tx, claim)
+	}
+	name := claim.Order.Name + "@" + claim.Home
+	g, err := objects.Get[api.Guest](tx, name)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		// One of the same name was let go. A report must not fail for it: it is of all the host's VMs.
+		if err := gs.takeIn(tx, claim); err != nil {
+			return err
+		}
+		g, err = objects.Get[api.Guest](tx, name)
+	}
+	if err != nil {
+		return err
+	}
+	if phase := PhaseOf(claim.Order.Run, s); phase != g.Status.Phase {
+		g.Status.Phase, g.Status.Since = phase, gs.Now()
+	}
+	g.Status.Message, g.Spec.Epoch, g.Spec.Job = s.Message, claim.Order.Epoch, s.Job
+	return objects.Put(tx, g)
+}
+
+// PhaseOf is the phase that a report means. What is not to run can only be on its way to its end: the report may be older than
+// the order, and an agent that has just begun does not know yet what is there.
+func PhaseOf(run wire.Run, s wire.VMReport) api.VMPhase {
+	switch {
+	case s.Job != "":
+		return api.PhaseMigrating
+	case s.State == wire.CopyFailed:
+		return api.PhaseFailed
+	case run == wire.RunOn && s.State == wire.CopyRunning:
+		return api.PhaseRunning
+	case run == wire.RunOn:
+		return api.PhaseStarting
+	case s.State == wire.CopyStopped:
+		return api.PhaseStopped
+	}
+	return api.PhaseStopping
+}
+
+// resize gives a stopped guest another size, if its loan and its host have room for it.
+func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
+	order := g.Order
+	order.Hardware = size.Hardware
+	if order.Hardware == g.Order.Hardware && size.Needs == g.Needs {
+		return nil
+	}
+	if g.Order.Run == wire.RunOn {
+		return &api.Error{Code: api.CodeConflict, Field: "size", Message: fmt.Sprintf("guest %s is to run: its size changes while it is stopped", g.Order.Name)}
+	}
+	if err := order.Check("order"); err != nil {
+		return err
+	}
+	if err := honest(order, size.Needs, g.Image); err != nil {
+		return err
+	}
+	loan, err := objects.Get[api.Loan](tx, g.Loan)
+	if err != nil {
+		return err
+	}
+	reasons, err := gs.rooms.Admit(tx, *loan, g.VM, g.Job, size.Needs)
+	if err != nil {
+		return err
+	}
+	short, err := gs.rooms.ShortOnHost(tx, g.Host, g.Needs, size.Needs)
+	if err != nil {
+		return err
+	}
+	if reasons = append(reasons, short...); len(reasons) > 0 {
+		return &api.Error{Code: api.CodeRefused, Field: "size", Message: "there is no room for guest " + g.Order.Name + " at its new size", Reasons: reasons}
+	}
+	g.Order, g.Needs = order, size.Needs
+	guest, err := objects.Get[api.Guest](tx, g.Order.Name+"@"+g.Home)
+	if err != nil {
+		return err
+	}
+	guest.Spec.Needs = g.Needs
+	return objects.Put(tx, guest)
+}
+
+// rehouse puts a guest whose loan is over under another one of its home's.
+func (gs *Guests) rehouse(tx *state.Tx, g *wire.Claim, name string) error {
+	loan, err := objects.Get[api.Loan](tx, name)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Invalidf("loan", "there is no loan %q here", name)
+	}
+	if err != nil {
+		return err
+	}
+	if loan.Spec.Borrower != g.Home || loan.Spec.Lender != gs.Name {
+		return &api.Error{Code: api.CodeForbidden, Field: "loan", Message: fmt.Sprintf("loan %s is not %s's to use here", name, g.Home)}
+	}
+	reasons, err := gs.rooms.Admit(tx, *loan, g.VM, g.Job, g.Needs)
+	if err != nil {
+		return err
+	}
+	if len(reasons) > 0 {
+		return &api.Error{Code: api.CodeRefused, Field: "loan", Message: "the guest does not fit under loan " + name, Reasons: reasons}
+	}
+	g.Loan = name
+	guest, err := objects.Get[api.Guest](tx, g.Order.Name+"@"+g.Home)
+	if err != nil {
+		return err
+	}
+	guest.Spec.Loan = name
+	return objects.Put(tx, guest)
+}
+
+// Is tells whether a VM is a guest of a peer here: nil, CodeNotFound or CodeForbidden.
+func (gs *Guests) Is(ctx context.Context, from, vm string) error {
+	return gs.Read(ctx, func(tx *state.Tx) error {
+		g, err := objects.Record[wire.Claim](tx, objects.PrefixOrders+vm)
+		if errors.Is(err, store.ErrNotFound) {
+			return api.Errorf(api.CodeNotFound, "no guest %s is here", vm)
+		}
+		if err == nil && g.Home != from {
+			return api.Errorf(api.CodeForbidden, "guest %s is not %s's", vm, from)
+		}
+		return err
+	})
+}
+
+// IsJob tells whether room is kept here for a peer's job.
+func (gs *Guests) IsJob(ctx context.Context, from, job, vm string) error {
+	claim, err := gs.claim(ctx, job)
+	if err == nil && (claim.Home != from || claim.VM != vm) {
+		return api.Errorf(api.CodeForbidden, "job %s is not %s's for VM %s", job, from, vm)
+	}
+	return err
+}
+
+// TellIfGone answers a home that still asks for the end of a guest that is gone already.
+func (gs *Guests) TellIfGone(ctx context.Context, o wire.GuestOrder) error {
+	id, _ := wire.PeerOf(ctx)
+	if err := gs.Is(ctx, id.Site, o.VM); !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return err
+	}
+	return api.Errorf(api.CodeNotFound, "no guest %s is here", o.VM)
+}
+
+// Stop carries out what the offer says when the grace is over: stop. The volume is kept.
+func (gs *Guests) Stop(tx *state.Tx, loan string) error {
+	for key, g := range objects.Records[wire.Claim](tx, objects.PrefixOrders, "loan", loan) {
+		if g.Order.Run != wire.RunOn {
+			continue
+		}
+		g = state.Clone(g)
+		g.Order.Run = wire.RunOff
+		gs.Event(tx, "guest.stopped", "guests/"+g.Order.Name+"@"+g.Home, g.Owner, "its loan has ended")
+		if err := objects.PutRecord(tx, key, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeIn makes a guest of a claim.
+func (gs *Guests) takeIn(tx *state.Tx, claim wire.Claim) error {
+	g := &api.Guest{
+		Meta:   gs.NewMeta(claim.Order.Name+"@"+claim.Home, claim.Owner),
+		Spec:   api.GuestSpec{VM: claim.Order.Name, VMUID: claim.VM, Loan: claim.Loan, Needs: claim.Needs, Host: claim.Host, Epoch: claim.Order.Epoch},
+		Status: api.GuestStatus{Phase: api.PhaseStarting, Since: gs.Now()},
+	}
+	if have, err := objects.Get[api.Guest](tx, g.Name); err == nil {
+		g.Meta = have.Meta
+	}
+	if err := objects.Put(tx, g); err != nil {
+		return err
+	}
+	return objects.PutRecord(tx, objects.PrefixOrders+claim.VM, claim)
+}
+
+// letGo forgets a guest.
+func (gs *Guests) letGo(tx *state.Tx, claim wire.Claim) error {
+	if err := objects.Remove(tx, objects.Key(api.KindGuest, claim.Order.Name+"@"+claim.Home)); err != nil {
+		return err
+	}
+	return objects.Remove(tx, objects.PrefixOrders+claim.VM)
+}

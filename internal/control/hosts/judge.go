@@ -1,0 +1,98 @@
+package hosts
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/state"
+	"widecloud/internal/wire"
+)
+
+// An agent's word is that of a machine that may have been stolen. It is held against what its site knows of the host.
+
+// The limits of what is taken of an agent.
+const (
+	maxReportVMs     = 10000
+	maxReportImages  = 10000
+	maxHostCPUs      = 1 << 16
+	maxHostMemoryMiB = 1 << 30 // a PiB
+	maxHostDiskGiB   = 1 << 30 // an EiB
+)
+
+// judgeReport looks at a report by itself: nil, or an error that names the field. Texts become lines that can be shown.
+func (hs *Hosts) judgeReport(r *wire.HostReport) error {
+	for i, role := range r.Roles {
+		if role != api.RoleHypervisor && role != api.RoleGateway || slices.Contains(r.Roles[:i], role) {
+			return api.Invalidf(fmt.Sprintf("roles[%d]", i), "%.40q is not hypervisor or gateway, or is there twice", role)
+		}
+	}
+	if err := hs.Judge().VTEP("vtep", r.VTEP); err != nil {
+		return err
+	}
+	if len(hs.Underlay) > 0 && !slices.ContainsFunc(hs.Underlay, func(p netip.Prefix) bool { return p.Contains(r.VTEP) }) {
+		return &api.Error{Code: api.CodeRefused, Field: "vtep", Message: fmt.Sprintf("%s is not in the site's underlay (network.underlay: %s)", r.VTEP, hs.Underlay)}
+	}
+	for _, f := range []struct {
+		field      string
+		have, most int
+	}{
+		{"capacity.cpus", r.Capacity.CPUs, maxHostCPUs}, {"capacity.memory_mib", r.Capacity.MemoryMiB, maxHostMemoryMiB},
+		{"capacity.disk_gib", r.Capacity.DiskGiB, maxHostDiskGiB}, {"capacity.addresses", r.Capacity.Addresses, 0},
+		{"vms", len(r.VMs), maxReportVMs}, {"images", len(r.Images), maxReportImages},
+	} {
+		if f.have < 0 || f.have > f.most {
+			return api.Invalidf(f.field, "%d is not between 0 and %d", f.have, f.most)
+		}
+	}
+	if err := cloud.CheckCPUs("cpu", []api.CPU{r.CPU}); err != nil {
+		return err
+	}
+	for i, d := range r.Images {
+		if err := cloud.ValidateDigest(fmt.Sprintf("images[%d]", i), d); err != nil {
+			return err
+		}
+	}
+	for i := range r.VMs {
+		if err := JudgeVMReport(fmt.Sprintf("vms[%d]", i), &r.VMs[i]); err != nil {
+			return err
+		}
+	}
+	r.Message, r.Hypervisor, r.Boot = cloud.Line(r.Message, objects.MaxText), cloud.Line(r.Hypervisor, 100), cloud.Line(r.Boot, 100)
+	if t := r.Translator; t != nil {
+		t.Message = cloud.Line(t.Message, objects.MaxText)
+		for i := range t.Refused {
+			t.Refused[i].Message = cloud.Line(t.Refused[i].Message, objects.MaxText)
+		}
+	}
+	return nil
+}
+
+// JudgeVMReport looks at what is told of a copy of a VM: nil, or an error that names the field. Its texts become lines that can be shown.
+func JudgeVMReport(field string, v *wire.VMReport) error {
+	if err := cloud.CheckUID(field+".vm", v.VM); err != nil {
+		return err
+	}
+	states := []wire.VMState{"", wire.CopyStarting, wire.CopyRunning, wire.CopyPaused, wire.CopyIncoming, wire.CopyStopped, wire.CopyGone, wire.CopyFailed}
+	switch {
+	case !slices.Contains(states, v.State):
+		return api.Invalidf(field+".state", "%.40q is not a state of a VM's copy", v.State)
+	case v.DiskBytes < 0:
+		return api.Invalidf(field+".disk_bytes", "%d is negative", v.DiskBytes)
+	}
+	v.Job, v.Message = cloud.Line(v.Job, 80), cloud.Line(v.Message, objects.MaxText)
+	return nil
+}
+
+// judgeVTEP refuses a tunnel end point that another host has.
+func (hs *Hosts) judgeVTEP(tx *state.Tx, host string, vtep netip.Addr) error {
+	for h := range objects.By[api.Host](tx, "vtep", vtep.String()) {
+		if h.Name != host {
+			return &api.Error{Code: api.CodeInvalid, Field: "vtep", Message: fmt.Sprintf("%s is host %s's", vtep, h.Name)}
+		}
+	}
+	return nil
+}

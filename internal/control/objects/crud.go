@@ -1,0 +1,363 @@
+package objects
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"reflect"
+	"slices"
+
+	"widecloud/api"
+	"widecloud/internal/access"
+	"widecloud/internal/cloud"
+	"widecloud/internal/serve"
+	"widecloud/internal/state"
+	"widecloud/internal/store"
+)
+
+// Visible reads an object, to be changed, as an actor sees it: what it may not see is not there.
+func (st *Site) Visible(tx *state.Tx, by access.Actor, k api.Kind, name string) (api.Object, error) {
+	missing := api.Errorf(api.CodeNotFound, "no %s is called %q", Singular(k), name)
+	if _, err := NewObject(k); err != nil {
+		return nil, err
+	}
+	l := st.lifeOf(k)
+	if made, ok := l.made(tx, by); ok {
+		for _, o := range made {
+			if o.Metadata().Name == name {
+				return o, nil
+			}
+		}
+		return nil, missing
+	}
+	have, err := tx.Object(Key(k, name))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, missing
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !access.Sees(by, have.(api.Object)) {
+		return nil, missing
+	}
+	o := state.Copy(have).(api.Object)
+	return o, l.show(tx, o)
+}
+
+// shownTo is an object as an actor sees it, nil when it may not see it, or s does not take it. The object itself is shared and
+// stays as it is.
+func (st *Site) shownTo(tx *state.Tx, by access.Actor, s api.Selector, o api.Object) (api.Object, error) {
+	if !access.Sees(by, o) {
+		return nil, nil
+	}
+	if l := st.lifeOf(o.Kind()); l.shows() {
+		o = state.Copy(o).(api.Object)
+		if err := l.show(tx, o); err != nil {
+			return nil, err
+		}
+	}
+	if !s.Matches(o) {
+		return nil, nil
+	}
+	return o, nil
+}
+
+// ShownNow is shownTo for a reader without a transaction.
+func (st *Site) ShownNow(ctx context.Context, by access.Actor, s api.Selector, o api.Object) (out api.Object, err error) {
+	if !st.lifeOf(o.Kind()).shows() {
+		return st.shownTo(nil, by, s, o)
+	}
+	err = st.Read(ctx, func(tx *state.Tx) error {
+		out, err = st.shownTo(tx, by, s, o)
+		return err
+	})
+	return out, err
+}
+
+// Get reads an object as an actor sees it.
+func (st *Site) Get(ctx context.Context, by access.Actor, k api.Kind, name string) (o api.Object, err error) {
+	err = st.Read(ctx, func(tx *state.Tx) error {
+		o, err = st.Visible(tx, by, k, name)
+		return err
+	})
+	return o, err
+}
+
+// List reads the objects of a kind that an actor sees and a query takes, and the revision as of which they are.
+func (st *Site) List(ctx context.Context, by access.Actor, k api.Kind, q serve.Query) (out []api.Object, revision int64, err error) {
+	if _, err := NewObject(k); err != nil {
+		return nil, 0, err
+	}
+	out = []api.Object{}
+	err = st.Read(ctx, func(tx *state.Tx) error {
+		revision = tx.Revision()
+		full := func() bool { return q.Limit > 0 && len(out) >= q.Limit }
+		if made, ok := st.lifeOf(k).made(tx, by); ok {
+			for _, o := range made {
+				if o.Metadata().Name > q.After && q.Matches(o) && !full() {
+					out = append(out, o)
+				}
+			}
+			return nil
+		}
+		for key, have := range candidates(tx, by, k, q.Selector) {
+			if full() {
+				break
+			}
+			if key <= Key(k, q.After) {
+				continue
+			}
+			o, err := st.shownTo(tx, by, q.Selector, have.(api.Object))
+			if err != nil {
+				return err
+			}
+			if o != nil {
+				out = append(out, o)
+			}
+		}
+		return nil
+	})
+	return out, revision, err
+}
+
+// candidates are the objects of a kind among which a list has all that it wants: those of one owner, where nothing else can be in
+// it, and otherwise all.
+func candidates(tx *state.Tx, by access.Actor, k api.Kind, s api.Selector) iter.Seq2[string, any] {
+	switch k {
+	case api.KindVM, api.KindAddress, api.KindJob: // nobody but an admin sees those of others
+		if !by.Admin {
+			return tx.By(Key(k, ""), "owner", by.Owner)
+		}
+		if len(s.Owners) == 1 {
+			return tx.By(Key(k, ""), "owner", s.Owners[0])
+		}
+	}
+	return tx.Objects(Key(k, ""))
+}
+
+// Create makes an object.
+func (st *Site) Create(ctx context.Context, by access.Actor, o api.Object) (api.Object, error) {
+	m := o.Metadata()
+	access.Default(by, o)
+	if err := access.Create(by, o); err != nil {
+		return nil, err
+	}
+	fresh := st.NewMeta(m.Name, m.Owner)
+	fresh.Labels = m.Labels
+	*m = fresh
+	statusOf(o).SetZero() // it is the server's to write
+	cloud.Default(o)
+	if err := st.Room(ctx); err != nil {
+		return nil, err
+	}
+	err := st.Write(ctx, func(tx *state.Tx) error {
+		if err := st.CreateIn(tx, by, o); err != nil {
+			return err
+		}
+		return st.Answer(ctx, tx, o)
+	})
+	if err != nil {
+		return nil, err
+	}
+	st.Poke()
+	return st.Get(ctx, by, o.Kind(), m.Name)
+}
+
+// CreateIn makes an object that its user may make, in a transaction.
+func (st *Site) CreateIn(tx *state.Tx, by access.Actor, o api.Object) error {
+	if err := st.judgeNew(tx, by, o); err != nil {
+		return err
+	}
+	if err := st.nameFree(tx, by, o); err != nil {
+		return err
+	}
+	st.Acted(tx, "created", o, "")
+	return st.lifeOf(o.Kind()).create(tx, by, o)
+}
+
+// statusOf is an object's status, which is not valid if its kind has none.
+func statusOf(o api.Object) settable {
+	return settable{reflect.ValueOf(o).Elem().FieldByName("Status")}
+}
+
+// settable is a field that may not be there.
+type settable struct{ reflect.Value }
+
+func (v settable) SetZero() {
+	if v.IsValid() {
+		v.Value.SetZero()
+	}
+}
+
+func (v settable) copyFrom(w settable) {
+	if v.IsValid() {
+		v.Set(w.Value)
+	}
+}
+
+// judgeNew gives everything that is wrong about a new object at once. It gives the object what its user left to the site first.
+func (st *Site) judgeNew(tx *state.Tx, by access.Actor, o api.Object) error {
+	m := o.Metadata()
+	if err := cloud.ValidateName("name", m.Name); err != nil {
+		return err // the name is in what follows
+	}
+	l := st.lifeOf(o.Kind())
+	k, err := l.known(tx)
+	if err != nil {
+		return err
+	}
+	if err := l.complete(nil, o, k); err != nil {
+		return err
+	}
+	faults := cloud.FaultsOf(o, k)
+	if m.Owner != "" && o.Kind() != api.KindOwner {
+		if _, err := Find[api.Owner](tx, m.Owner); err != nil {
+			faults = append(faults, api.Invalidf("owner", "no owner is called %q; create it first: wcc owner create %s", m.Owner, m.Owner))
+		}
+	}
+	return st.allFaults(tx, by, nil, o, faults)
+}
+
+// judgeChange gives everything that is wrong about the change of an object at once.
+func (st *Site) judgeChange(tx *state.Tx, by access.Actor, was, now api.Object) error {
+	l := st.lifeOf(now.Kind())
+	k, err := l.known(tx)
+	if err != nil {
+		return err
+	}
+	k.Was = was
+	if err := l.complete(was, now, k); err != nil {
+		return err
+	}
+	return st.allFaults(tx, by, was, now, append(cloud.FaultsOf(now, k), cloud.UpdateFaults(was, now)...))
+}
+
+// allFaults adds what the kind's life finds to the faults of an object's own fields: one for each field.
+func (st *Site) allFaults(tx *state.Tx, by access.Actor, was, now api.Object, faults []*api.Error) error {
+	more, err := st.lifeOf(now.Kind()).faults(tx, by, was, now)
+	if err != nil {
+		return err
+	}
+	own := faults
+	for _, e := range more {
+		if !slices.ContainsFunc(own, func(f *api.Error) bool { return f.Field == e.Field }) {
+			faults = append(faults, e)
+		}
+	}
+	if len(faults) > 0 {
+		return api.Faults(faults...)
+	}
+	return nil
+}
+
+// nameFree refuses a name that is taken. Names are one space for all owners of a site, because they are keys and paths: a
+// user who may not see the other object learns that the name is taken, and nothing else of it.
+func (st *Site) nameFree(tx *state.Tx, by access.Actor, o api.Object) error {
+	name := o.Metadata().Name
+	if _, err := tx.Get(Key(o.Kind(), name)); errors.Is(err, store.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	message := fmt.Sprintf("%s %q already exists", Singular(o.Kind()), name)
+	if _, err := st.Visible(tx, by, o.Kind(), name); err != nil {
+		message = fmt.Sprintf("the name %q is taken at this site by another owner; choose another name", name)
+	}
+	return &api.Error{Code: api.CodeExists, Field: "name", Message: message}
+}
+
+// Update replaces an object's spec, and its labels where they are given.
+func (st *Site) Update(ctx context.Context, by access.Actor, o api.Object) (api.Object, error) {
+	m := o.Metadata()
+	asked := *m
+	err := st.Write(ctx, func(tx *state.Tx) error {
+		was, err := st.Visible(tx, by, o.Kind(), m.Name)
+		if err != nil {
+			return err
+		}
+		if err := access.Change(by, was); err != nil {
+			return err
+		}
+		have := was.Metadata()
+		if err := sameRevision(was, asked.Revision); err != nil {
+			return err
+		}
+		if have.Deleting {
+			return api.Errorf(api.CodeConflict, "%s %s is being deleted", Singular(o.Kind()), m.Name)
+		}
+		*m = *have
+		m.Owner = cmp.Or(asked.Owner, have.Owner)
+		if asked.Labels != nil {
+			m.Labels = asked.Labels
+		}
+		cloud.Default(o)
+		if err := st.judgeChange(tx, by, was, o); err != nil {
+			return err
+		}
+		return st.ChangeIn(tx, by, was, o)
+	})
+	if err != nil {
+		return nil, err
+	}
+	st.lifeOf(o.Kind()).done(o, false)
+	st.Poke()
+	return st.Get(ctx, by, o.Kind(), m.Name)
+}
+
+// ChangeIn makes a change that has been judged, in a transaction.
+func (st *Site) ChangeIn(tx *state.Tx, by access.Actor, was, now api.Object) error {
+	st.actedChange(tx, was, now)
+	statusOf(now).copyFrom(statusOf(was))
+	return st.lifeOf(now.Kind()).change(tx, by, was, now)
+}
+
+// sameRevision holds an object against the revision that a change of it states; 0 is any.
+func sameRevision(o api.Object, stated int64) error {
+	m := o.Metadata()
+	if stated == 0 || stated == m.Revision {
+		return nil
+	}
+	return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", Singular(o.Kind()), m.Name, stated, m.Revision)}
+}
+
+// Delete accepts the deletion of an object. What is in use is not deleted.
+func (st *Site) Delete(ctx context.Context, by access.Actor, k api.Kind, name string) (o api.Object, err error) {
+	err = st.Write(store.Urgent(ctx), func(tx *state.Tx) error {
+		if o, err = st.Visible(tx, by, k, name); err != nil {
+			return err
+		}
+		if err := access.Change(by, o); err != nil {
+			return err
+		}
+		if err := sameRevision(o, serve.RevisionOf(ctx)); err != nil {
+			return err
+		}
+		o.Metadata().Deleting = true
+		if err := st.lifeOf(k).remove(tx, o); err != nil {
+			return err
+		}
+		st.Acted(tx, "delete", o, "")
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	st.lifeOf(k).done(o, true)
+	st.Poke()
+	return o, nil
+}
+
+// Gone removes an object.
+func Gone(tx *state.Tx, o api.Object) error { return Remove(tx, Key(o.Kind(), o.Metadata().Name)) }
+
+// InUse refuses the deletion of what something else needs.
+func InUse(o api.Object, field, format string, args ...any) error {
+	return &api.Error{Code: api.CodeConflict, Field: field, Message: fmt.Sprintf("%s %s is in use by ", Singular(o.Kind()), o.Metadata().Name) + fmt.Sprintf(format, args...)}
+}
+
+// Forbidden is the error of what only an admin may do.
+func Forbidden(format string, args ...any) error {
+	return api.Errorf(api.CodeForbidden, "only an admin may "+format, args...)
+}

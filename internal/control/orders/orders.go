@@ -1,0 +1,131 @@
+package orders
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"widecloud/api"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/control/rooms"
+	"widecloud/internal/netplan"
+	"widecloud/internal/state"
+	"widecloud/internal/wire"
+)
+
+// MayFetch tells whether an agent may have an image: something that it was ordered to run is made from it.
+func (ord *Orders) MayFetch(ctx context.Context, host, digest string) error {
+	return ord.Read(ctx, func(tx *state.Tx) error {
+		orders, err := ord.on(tx, host)
+		if err != nil {
+			return err
+		}
+		named := slices.ContainsFunc(orders, func(o wire.VMOrder) bool { return o.Image == digest })
+		for _, g := range objects.Records[wire.Claim](tx, objects.PrefixClaims, "host", host) {
+			named = named || g.Order.Image == digest
+		}
+		if !named {
+			return api.Errorf(api.CodeForbidden, "nothing that host %s was ordered to run is made from %.80s", host, digest)
+		}
+		return nil
+	})
+}
+
+// on are the orders for our own VMs that are on a host, and for guests.
+func (ord *Orders) on(tx *state.Tx, host string) (out []wire.VMOrder, err error) {
+	for v := range objects.By[api.VM](tx, "host", objects.Placed(ord.Name, host)) {
+		if v.Status.Epoch == 0 {
+			continue
+		}
+		o, err := ord.Of(tx, v)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+	for _, g := range objects.Records[wire.Claim](tx, objects.PrefixOrders, "host", host) {
+		out = append(out, g.Order)
+	}
+	return out, nil
+}
+
+// NetworkFor is a network of ours as the target of a migration is to carry it, before it is told by a view.
+func (ord *Orders) NetworkFor(ctx context.Context, uid, vtep string) (out wire.NetworkOrder, err error) {
+	target := netplan.Host{Hypervisor: true}
+	target.VTEP, _ = netip.ParseAddr(vtep) // none: nothing is left out of the flood list
+	err = ord.Read(ctx, func(tx *state.Tx) error {
+		p, err := ord.networks.SitePlan(tx)
+		if err != nil {
+			return err
+		}
+		n, err := p.OwnNetwork(tx, ord.Name, uid)
+		out = n.Order(target)
+		return err
+	})
+	return out, err
+}
+
+// Claim is what a VM asks a site for.
+func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimCall, error) {
+	order, err := ord.Of(tx, v)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	needs, err := ord.rooms.NeedsAt(tx, v, site)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	img, err := objects.Find[api.Image](tx, v.Spec.Image)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	n, err := objects.Find[api.Network](tx, v.Spec.Network)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	np, err := ord.networks.OwnNetwork(tx, n)
+	if err != nil {
+		return wire.ClaimCall{}, err
+	}
+	return wire.ClaimCall{
+		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: v.Status.CPU, Order: order,
+		Network: np.Order(netplan.Host{Hypervisor: true}),
+	}, nil
+}
+
+// Of is a VM of ours as an agent is told of it.
+func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
+	img, err := objects.Find[api.Image](tx, v.Spec.Image)
+	if err != nil {
+		return wire.VMOrder{}, fmt.Errorf("image of VM %s: %w", v.Name, err)
+	}
+	n, err := objects.Find[api.Network](tx, v.Spec.Network)
+	if err != nil {
+		return wire.VMOrder{}, fmt.Errorf("network of VM %s: %w", v.Name, err)
+	}
+	o := wire.VMOrder{
+		VM: v.UID, Name: v.Name, Home: ord.Name, Epoch: v.Status.Epoch, Run: wire.RunOn,
+		Hardware: v.Spec.Hardware, Image: img.Status.Digest, DiskMiB: rooms.DiskMiB(v, img),
+		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
+		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
+	}
+	o.CPUModel = rooms.CPUModel(v)
+	for _, a := range v.Status.Addresses {
+		switch a.Origin {
+		case "slaac":
+			o.NIC.IPv6 = a.Address
+		case "dhcp":
+			o.NIC.IPv4 = a.Address
+		}
+	}
+	switch {
+	case v.Deleting:
+		o.Run = wire.RunGone
+	case v.Spec.Power == api.PowerOff:
+		o.Run = wire.RunOff
+	case v.Spec.Power == api.PowerOffHard:
+		o.Run = wire.RunHard
+	}
+	return o, nil
+}

@@ -1,0 +1,86 @@
+package rooms
+
+import (
+	"cmp"
+
+	"widecloud/api"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/place"
+	"widecloud/internal/state"
+)
+
+// Here is this site as placement sees it.
+func (rs *Rooms) Here(tx *state.Tx, exceptJob string) (place.Site, error) {
+	s := place.Site{Name: rs.Name, Self: true, Reached: true}
+	for h := range objects.Each[api.Host](tx) {
+		allotted, err := rs.Allotted(tx, h.Name, exceptJob)
+		if err != nil {
+			return s, err
+		}
+		s.Hosts = append(s.Hosts, place.Host{
+			Name: h.Name, Roles: objects.Roles(h), Connected: h.Status.Connected, Cordoned: h.Spec.Cordoned || h.Deleting,
+			Capacity: h.Status.Capacity, Allotted: allotted, CPU: h.Status.CPU, Images: h.Status.Images,
+		})
+	}
+	return s, nil
+}
+
+// Snapshot is everything that placement sees: this site and what its peers lend it.
+func (rs *Rooms) Snapshot(tx *state.Tx) (place.Snapshot, error) {
+	self, err := rs.Here(tx, "")
+	if err != nil {
+		return place.Snapshot{}, err
+	}
+	out := place.Snapshot{Sites: []place.Site{self}}
+	for p := range objects.Each[api.Peer](tx) {
+		_, err := rs.Federation.Session(p.Name, false)
+		s := place.Site{Name: p.Name, Reached: err == nil}
+		for l := range objects.By[api.Loan](tx, "lender", p.Name) {
+			if l.Spec.Borrower != rs.Name {
+				continue
+			}
+			used, err := rs.Borrowed(tx, l.Name)
+			if err != nil {
+				return out, err
+			}
+			s.Loans = append(s.Loans, place.Loan{Name: l.Name, State: l.Status.State, Amount: l.Spec.Amount, Used: used})
+		}
+		offers, err := rs.OffersOf(tx, p.Name)
+		if err != nil {
+			return out, err
+		}
+		for _, o := range offers {
+			s.CPUs = append(s.CPUs, o.CPUs...)
+		}
+		out.Sites = append(out.Sites, s)
+	}
+	return out, nil
+}
+
+// Request is a VM as placement sees it.
+func (rs *Rooms) Request(tx *state.Tx, v *api.VM) (place.Request, error) {
+	needs, err := rs.Needs(tx, v)
+	if err != nil {
+		return place.Request{}, err
+	}
+	lent, err := rs.lentNeeds(tx, v, needs)
+	if err != nil {
+		return place.Request{}, err
+	}
+	r := place.Request{Needs: needs, Lent: lent, CPUModel: CPUModel(v), Sites: v.Spec.Sites}
+	if v.Status.Host != "" && v.Spec.Power == api.PowerOn {
+		r.Arch, r.Accel = v.Status.CPU.Arch, v.Status.CPU.Accel
+	}
+	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil {
+		r.Image = img.Status.Digest
+	}
+	return r, nil
+}
+
+// CPUModel is the guest CPU model of a VM: its user's choice, or the baseline of the host where it ran first, which it keeps.
+func CPUModel(v *api.VM) string { return cmp.Or(v.Spec.CPUModel, v.Status.CPU.Model) }
+
+// GuestCPU is what a guest of a model, or of none in particular, has on a host.
+func GuestCPU(h *api.Host, model string) api.CPU {
+	return api.CPU{Arch: h.Status.CPU.Arch, Accel: h.Status.CPU.Accel, Model: cmp.Or(model, h.Status.CPU.Model)}
+}

@@ -1,0 +1,99 @@
+package rooms
+
+import (
+	"errors"
+
+	"widecloud/api"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/lend"
+	"widecloud/internal/state"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// LentDisk is what a VM takes of a lender's disk, in GiB: its volume when it is full, and its image.
+func LentDisk(diskMiB, imageBytes int64) int {
+	return int((diskMiB<<20 + imageBytes + 1<<30 - 1) >> 30)
+}
+
+// Allotted is what a host of this site has given away: its VMs, guests and claims. except names a job whose claim does not count.
+func (rs *Rooms) Allotted(tx *state.Tx, host, except string) (api.Resources, error) {
+	sum, err := rs.given.Get(tx, host, func(tx *state.Tx) (sum api.Resources, err error) {
+		for v := range objects.By[api.VM](tx, "host", objects.Placed(rs.Name, host)) {
+			needs, err := rs.Needs(tx, v)
+			if err != nil {
+				return sum, err
+			}
+			sum = lend.Add(sum, needs)
+		}
+		for _, prefix := range []string{objects.PrefixOrders, objects.PrefixClaims} {
+			for _, g := range objects.Records[wire.Claim](tx, prefix, "host", host) {
+				sum = lend.Add(sum, g.Needs)
+			}
+		}
+		return sum, nil
+	})
+	if err != nil || except == "" {
+		return sum, err
+	}
+	g, err := objects.Record[wire.Claim](tx, objects.PrefixClaims+except)
+	if errors.Is(err, store.ErrNotFound) || err == nil && g.Host != host {
+		return sum, nil
+	}
+	return lend.Sub(sum, g.Needs), err
+}
+
+// Needs is what a VM takes.
+func (rs *Rooms) Needs(tx *state.Tx, v *api.VM) (api.Resources, error) {
+	disk := v.Spec.DiskGiB
+	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil {
+		disk = max(disk, int((img.Status.VirtualMiB+1023)/1024))
+	} else if !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Resources{}, err
+	}
+	return api.Resources{CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, DiskGiB: disk}, nil
+}
+
+// NeedsAt is what a VM takes at a site: at a lender its image counts with it, since it is there for this VM.
+func (rs *Rooms) NeedsAt(tx *state.Tx, v *api.VM, site string) (api.Resources, error) {
+	needs, err := rs.Needs(tx, v)
+	if err != nil || site == rs.Name {
+		return needs, err
+	}
+	return rs.lentNeeds(tx, v, needs)
+}
+
+func (rs *Rooms) lentNeeds(tx *state.Tx, v *api.VM, needs api.Resources) (api.Resources, error) {
+	img, err := objects.Find[api.Image](tx, v.Spec.Image)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return needs, nil
+	}
+	if err == nil {
+		needs.DiskGiB = max(needs.DiskGiB, LentDisk(DiskMiB(v, img), img.Status.Bytes))
+	}
+	return needs, err
+}
+
+// DiskMiB is the size of a VM's volume.
+func DiskMiB(v *api.VM, img *api.Image) int64 {
+	return max(int64(v.Spec.DiskGiB)*1024, img.Status.VirtualMiB)
+}
+
+// ShortOnHost says what a host has too little of when something on it takes more.
+func (rs *Rooms) ShortOnHost(tx *state.Tx, host string, before, after api.Resources) ([]api.Reason, error) {
+	h, err := objects.Get[api.Host](tx, host)
+	if err != nil {
+		return nil, err
+	}
+	allotted, err := rs.Allotted(tx, host, "")
+	if err != nil {
+		return nil, err
+	}
+	before.Addresses, after.Addresses = 0, 0
+	reasons := lend.Fits("host "+host, lend.Sub(h.Status.Capacity, lend.Sub(allotted, before)), after)
+	for i := range reasons {
+		reasons[i].Site, reasons[i].Host = rs.Name, host
+		reasons[i].Advice = "stop or move another VM of this host"
+	}
+	return reasons, nil
+}

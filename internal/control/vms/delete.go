@@ -1,0 +1,160 @@
+package vms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+	"widecloud/internal/control/jobs"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/saga"
+	"widecloud/internal/state"
+	"widecloud/internal/store"
+	"widecloud/internal/wire"
+)
+
+// deletion is the record of a job that deletes a VM.
+type deletion struct {
+	saga.Head
+	VM  string `json:"vm"`  // name
+	UID string `json:"uid"` // of the VM
+
+	site    string // where it was, when there was nothing left of it
+	givenUp bool   // nobody could be asked whether there is
+}
+
+// newDeletions is the kind of job that deletes VMs. A VM's Deleting keeps other jobs off it, from the moment at which the
+// deletion was accepted.
+func newDeletions(vs *VMs, js *jobs.Jobs) *jobs.Of[deletion] {
+	return &jobs.Of[deletion]{
+		Jobs: js, Prefix: objects.PrefixDeletions, Failpoint: "delete", Means: vs.deletionMeans,
+		About: func(d *deletion) []any { return []any{"vm", d.VM} },
+		Kind: saga.Kind[deletion]{
+			Plan: cloud.Delete, Head: func(d *deletion) *saga.Head { return &d.Head },
+			Work: map[saga.Step]saga.Work[deletion]{cloud.DeleteAccepted: {Do: vs.deleteVM}},
+		},
+	}
+}
+
+// End begins the job for each VM whose deletion was accepted.
+func (vs *VMs) End(ctx context.Context) error {
+	return vs.Write(store.Urgent(ctx), func(tx *state.Tx) error {
+		for v := range objects.By[api.VM](tx, "todo", "end") {
+			if deletionOf(tx, v.UID) != nil {
+				continue
+			}
+			job := &api.Job{Meta: vs.NewMeta("delete-"+vs.ShortID(), v.Owner), Spec: api.JobSpec{Object: "vms/" + v.Name}}
+			if err := vs.deletions.Begin(tx, job, &deletion{VM: v.Name, UID: v.UID}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// deletionOf finds the deletion of a VM; nil when none is under way. It is shared and must not be changed.
+func deletionOf(tx *state.Tx, uid string) *deletion {
+	for _, d := range objects.Records[deletion](tx, objects.PrefixDeletions, "uid", uid) {
+		return d
+	}
+	return nil
+}
+
+// deleteVM removes a VM: one without a place at once, one elsewhere by asking its lender. One that is here goes when its agent
+// says that it is gone (forgetVM).
+func (vs *VMs) deleteVM(ctx context.Context, d *deletion) (saga.Step, error) {
+	var v *api.VM
+	if err := vs.Read(ctx, func(tx *state.Tx) (err error) {
+		v, err = objects.Find[api.VM](tx, d.VM)
+		return err
+	}); errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return cloud.DeleteGone, nil
+	} else if err != nil {
+		return "", err
+	}
+	d.site = v.Status.Site
+	switch {
+	case v.UID != d.UID || v.Status.Site == "":
+		return cloud.DeleteGone, nil
+	case v.Status.Job != "" || v.Status.Site == vs.Name:
+		return "", saga.ErrWait
+	case vs.Working("place/" + v.Name):
+		return "", saga.ErrWait // its lender may be about to take it in: "not here" would mean "not yet"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := vs.endOf(v.Status.Site).Order(ctx, wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: wire.RunGone})
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return cloud.DeleteGone, nil // the lender has let it go, and its word of that was lost
+	}
+	if errors.Is(err, &api.Error{Code: api.CodeUnavailable}) {
+		if d.givenUp, err = vs.loanEnded(ctx, v.Status.Loan); d.givenUp {
+			return cloud.DeleteGone, nil
+		}
+	}
+	if err != nil {
+		vs.Log.Debug("end guest", "vm", v.Name, "err", err)
+	}
+	return "", saga.ErrWait // for the lender's word, or to be asked again
+}
+
+// loanEnded tells whether a loan is over: by its own word the lender has then stopped the VMs under it, and a lender that is not
+// reached need not be asked any more.
+func (vs *VMs) loanEnded(ctx context.Context, name string) (ended bool, err error) {
+	err = vs.Read(ctx, func(tx *state.Tx) error {
+		l, err := objects.Find[api.Loan](tx, name)
+		ended = err == nil && l.Status.State == api.LoanEnded
+		return err
+	})
+	return ended, err
+}
+
+// deletionMeans removes the VM.
+func (vs *VMs) deletionMeans(tx *state.Tx, _ *api.Job, d *deletion) error {
+	v, err := objects.Get[api.VM](tx, d.VM)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) || err == nil && v.UID != d.UID {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v.Status.Site != d.site {
+		return api.Errorf(api.CodeConflict, "VM %s has come to %s meanwhile", v.Name, v.Status.Site) // it is looked at again
+	}
+	if d.givenUp {
+		vs.Event(tx, "vm.given-up", "vms/"+v.Name, v.Owner, fmt.Sprintf("%s is not reached, and its loan has ended: the VM's volume may still be there", d.site))
+	}
+	return vs.removeVM(tx, v)
+}
+
+// forgetVM removes a VM that is gone, by the word of who had it, and ends the job that waits for that.
+func (vs *VMs) forgetVM(tx *state.Tx, v *api.VM) error {
+	if d := deletionOf(tx, v.UID); d != nil {
+		d = state.Clone(d)
+		d.Step = cloud.DeleteGone
+		if err := vs.deletions.Finish(tx, d); err != nil {
+			return err
+		}
+	}
+	return vs.removeVM(tx, v)
+}
+
+// removeVM removes a VM's object and what hangs on it.
+func (vs *VMs) removeVM(tx *state.Tx, v *api.VM) error {
+	vs.Event(tx, "vm.deleted", "vms/"+v.Name, v.Owner, "it is gone")
+	for a := range objects.By[api.Address](tx, "vm", v.Name) {
+		a = state.Clone(a)
+		a.Spec.VM, a.Status.Target = "", ""
+		if err := objects.Put(tx, a); err != nil {
+			return err
+		}
+	}
+	vs.sizes.Forget(v.UID)
+	if err := objects.Remove(tx, objects.Key(api.KindVolume, v.Name)); err != nil {
+		return err
+	}
+	return objects.Remove(tx, objects.Key(api.KindVM, v.Name))
+}

@@ -1,0 +1,222 @@
+package vms
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"widecloud/api"
+	"widecloud/internal/access"
+	"widecloud/internal/cloud"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/saga"
+	"widecloud/internal/state"
+)
+
+// growth holds a VM that is made larger against the quota, and against the host or the loan where its room is.
+func (vs *VMs) growth(tx *state.Tx, was, now *api.VM) error {
+	before, err := vs.rooms.NeedsAt(tx, was, was.Status.Site)
+	if err != nil {
+		return err
+	}
+	after, err := vs.rooms.NeedsAt(tx, now, was.Status.Site)
+	if err != nil || after == before {
+		return err
+	}
+	if err := vs.rooms.Quota(tx, now.Owner, api.Resources{CPUs: after.CPUs - before.CPUs, MemoryMiB: after.MemoryMiB - before.MemoryMiB}); err != nil {
+		return err
+	}
+	var reasons []api.Reason
+	switch {
+	case was.Status.Host == "":
+	case was.Status.Site == vs.Name:
+		reasons, err = vs.rooms.ShortOnHost(tx, was.Status.Host, before, after)
+	default:
+		if reasons = (peer{vs, was.Status.Site}).cannotResize(); len(reasons) == 0 {
+			reasons, err = vs.rooms.ShortInLoan(tx, was.Status.Loan, before, after)
+		}
+	}
+	if err == nil && len(reasons) > 0 {
+		err = &api.Error{Code: api.CodeRefused, Field: "spec", Message: fmt.Sprintf("VM %s cannot have that size at %s/%s", now.Name, was.Status.Site, was.Status.Host), Reasons: reasons}
+	}
+	return err
+}
+
+// vmTodo is what the reconciler has to do with a VM.
+func vmTodo(v *api.VM) string {
+	switch {
+	case v.Deleting:
+		return "end"
+	case v.Status.Host == "" && v.Spec.Power == api.PowerOn:
+		return "place"
+	case v.Status.Host != "" && v.Status.Site != v.Home:
+		return "away"
+	}
+	return ""
+}
+
+// vmLife is what users do with VMs.
+func (vs *VMs) vmLife() objects.Life[api.VM] {
+	return objects.Life[api.VM]{Faults: vs.vmFaults, Create: vs.createVM, Change: vs.changeVM, Delete: vs.endVM}
+}
+
+// vmFaults finds what a VM names and is not there. What was named before may stay: a site may have left since.
+func (vs *VMs) vmFaults(tx *state.Tx, by access.Actor, was, now *api.VM) (faults []*api.Error, err error) {
+	had := was
+	if had == nil {
+		had = &api.VM{}
+		faults = vs.parts(tx, by, now)
+	}
+	faults = append(faults, vs.SitesKnown(tx, "spec.sites", now.Spec.Sites, had.Spec.Sites)...)
+	if now.Spec.Place != had.Spec.Place {
+		faults = append(faults, vs.placeKnown(tx, "spec.place", now.Spec.Place)...)
+	}
+	return faults, nil
+}
+
+// createVM makes a VM and leads the service addresses to it that its user wants. One that cannot be had leaves nothing behind: all
+// is one transaction. The error has every address that cannot be had.
+func (vs *VMs) createVM(tx *state.Tx, by access.Actor, v *api.VM) error {
+	wanted := v.Spec.Service
+	v.Spec.Service = nil
+	needs, err := vs.rooms.Needs(tx, v)
+	if err != nil {
+		return err
+	}
+	if err := vs.rooms.Quota(tx, v.Owner, needs); err != nil {
+		return err
+	}
+	if err := vs.newVM(tx, v); err != nil {
+		return err
+	}
+	if err := objects.Put(tx, v); err != nil {
+		return err
+	}
+	var faults []*api.Error
+	for i, service := range wanted {
+		err := vs.networks.Lead(tx, by, service, v)
+		var e *api.Error
+		switch {
+		case errors.As(err, &e):
+			bare := *e
+			bare.Field = fmt.Sprintf("spec.service[%d]", i)
+			faults = append(faults, &bare)
+		case err != nil:
+			return err
+		}
+	}
+	if len(faults) > 0 {
+		return api.Faults(faults...)
+	}
+	return nil
+}
+
+func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
+	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power {
+		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
+	}
+	if err := vs.growth(tx, was, now); err != nil {
+		return err
+	}
+	return objects.Put(tx, now)
+}
+
+// endVM begins the end of a VM. The deletion job and the agents do the rest.
+func (vs *VMs) endVM(tx *state.Tx, v *api.VM) error {
+	if err := saga.Held("VM "+v.Name, v.Status.Job); err != nil {
+		return err
+	}
+	return objects.Put(tx, v)
+}
+
+// newVM gives a VM its addresses: the MAC follows from its UID, the IPv6 address from MAC and prefix (RFC 4291 App. A), the
+// IPv4 address is the lowest that is free.
+func (vs *VMs) newVM(tx *state.Tx, v *api.VM) error {
+	n, err := objects.Get[api.Network](tx, v.Spec.Network)
+	if err != nil {
+		return api.Invalidf("spec.network", "no network is called %q", v.Spec.Network)
+	}
+	if _, err := objects.Get[api.Image](tx, v.Spec.Image); err != nil {
+		return api.Invalidf("spec.image", "no image is called %q", v.Spec.Image)
+	}
+	mac := cloud.MAC(v.UID)
+	v.Status = api.VMStatus{Phase: api.PhasePending, Since: vs.Now(), MAC: mac.String()}
+	prefix, err := netip.ParsePrefix(n.Spec.Prefix)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", n.Name, err)
+	}
+	v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: cloud.EUI64(prefix, mac).String(), Origin: "slaac"})
+	if n.Spec.IPv4 == "" {
+		return nil
+	}
+	prefix4, err := netip.ParsePrefix(n.Spec.IPv4)
+	if err != nil {
+		return fmt.Errorf("network %s: %w", n.Name, err)
+	}
+	taken := map[string]bool{}
+	for other := range objects.By[api.VM](tx, "network", v.Spec.Network) {
+		for _, a := range other.Status.Addresses {
+			taken[a.Address] = true
+		}
+	}
+	for i := 1; ; i++ { // the first host address is the router's
+		a := cloud.IPv4For(prefix4, i)
+		if !a.IsValid() {
+			return &api.Error{Code: api.CodeRefused, Field: "spec.network", Message: fmt.Sprintf("network %s has no IPv4 address left in %s", n.Name, prefix4)}
+		}
+		if !taken[a.String()] {
+			v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: a.String(), Origin: "dhcp"})
+			return nil
+		}
+	}
+}
+
+// parts finds what a new VM is to be made of and is not there for its user.
+func (vs *VMs) parts(tx *state.Tx, p access.Actor, v *api.VM) (faults []*api.Error) {
+	for _, ref := range []struct {
+		field string
+		kind  api.Kind
+		name  string
+	}{{"spec.network", api.KindNetwork, v.Spec.Network}, {"spec.image", api.KindImage, v.Spec.Image}} {
+		if _, err := vs.Visible(tx, p, ref.kind, ref.name); err != nil && ref.name != "" {
+			faults = append(faults, api.Invalidf(ref.field, "no %s is called %.60q", objects.Singular(ref.kind), ref.name))
+		}
+	}
+	return faults
+}
+
+// placeKnown finds what is wrong about SITE or SITE/HOST. Other sites' hosts are not known here.
+func (vs *VMs) placeKnown(tx *state.Tx, field, place string) []*api.Error {
+	site, host, split := strings.Cut(place, "/")
+	if cloud.ValidateName("", site) != nil || split && cloud.ValidateName("", host) != nil {
+		return nil // "" is no wish, and another check says what is wrong with the rest
+	}
+	if site != vs.Name {
+		if _, err := objects.Get[api.Peer](tx, site); err != nil {
+			return []*api.Error{api.Invalidf(field, "no site is called %q; wcc site list shows them", site)}
+		}
+		return nil
+	}
+	var e *api.Error
+	if errors.As(vs.takesVMs(tx, field, host), &e) {
+		return []*api.Error{e}
+	}
+	return nil
+}
+
+// takesVMs refuses a host of this site that is not there or is no hypervisor; "" is any host.
+func (vs *VMs) takesVMs(tx *state.Tx, field, host string) error {
+	if host == "" {
+		return nil
+	}
+	h, err := objects.Get[api.Host](tx, host)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Invalidf(field, "no host of %s is called %q; wcc host list shows them", vs.Name, host)
+	}
+	if err == nil && !slices.Contains(h.Spec.Roles, api.RoleHypervisor) {
+		return api.Invalidf(field, "host %s is no hypervisor: it cannot run VMs", host)
+	}
+	return err
+}

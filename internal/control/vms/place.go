@@ -1,0 +1,170 @@
+package vms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/cloud"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/control/rooms"
+	"widecloud/internal/place"
+	"widecloud/internal/state"
+	"widecloud/internal/wire"
+)
+
+// judgeAnswer looks at what a lender answers to a claim: where the VM is, and what it runs on.
+func (vs *VMs) judgeAnswer(tx *state.Tx, call wire.ClaimCall, claim wire.Claim) error {
+	if claim.Job != call.Job || claim.VM != call.Order.VM {
+		return api.Invalidf("claim.job", "is %.80q for VM %.80q, and job %s for VM %s was asked for", claim.Job, claim.VM, call.Job, call.Order.VM)
+	}
+	if err := cloud.ValidateName("claim.host", claim.Host); err != nil {
+		return err
+	}
+	if err := cloud.CheckCPUs("claim.cpu", []api.CPU{claim.CPU}); err != nil {
+		return err
+	}
+	if err := vs.Judge().VTEP("claim.vtep", claim.VTEP); err != nil {
+		return err
+	}
+	hosts, err := objects.List[api.Host](tx)
+	if err != nil {
+		return err
+	}
+	for _, h := range hosts {
+		if h.Status.VTEP == claim.VTEP.String() {
+			return api.Invalidf("claim.vtep", "%s is host %s of this site", claim.VTEP, h.Name)
+		}
+	}
+	return nil
+}
+
+// Place finds a place for every VM that has none, and takes it there.
+func (vs *VMs) Place(ctx context.Context) error {
+	var pending []string
+	if err := vs.Read(ctx, func(tx *state.Tx) error {
+		for v := range objects.By[api.VM](tx, "todo", "place") {
+			pending = append(pending, v.Name)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, name := range pending {
+		vs.Once("place/"+name, func(ctx context.Context) {
+			if err := vs.placeVM(ctx, name); err != nil && ctx.Err() == nil {
+				vs.Log.Warn("place", "vm", name, "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// placeVM decides where a VM goes. A peer that is to take it is written down before it is asked, so that a controller
+// that dies in between asks the same one again.
+func (vs *VMs) placeVM(ctx context.Context, name string) error {
+	var call wire.ClaimCall
+	v, err := objects.Change(ctx, vs.Site, name, func(tx *state.Tx, v *api.VM) error {
+		if v.Status.Host != "" || v.Deleting {
+			return objects.ErrHalt
+		}
+		img, err := objects.Get[api.Image](tx, v.Spec.Image)
+		if err != nil || img.Status.Phase != "ready" {
+			v.Status.Message = fmt.Sprintf("waits for image %s", v.Spec.Image)
+			v.Status.Reasons = []api.Reason{{Code: "image", Message: v.Status.Message}}
+			return nil
+		}
+		if v.Status.Site == "" {
+			s, err := vs.rooms.Snapshot(tx)
+			if err != nil {
+				return err
+			}
+			r, err := vs.rooms.Request(tx, v)
+			if err != nil {
+				return err
+			}
+			r.Place = v.Spec.Place
+			plan := place.Decide(s, r)
+			v.Status.Reasons = place.Grouped(plan.Refused)
+			if plan.Chosen == nil {
+				v.Status.Message = "there is no room for it now"
+				return nil
+			}
+			v.Status.Message = ""
+			v.Status.Epoch++
+			v.Status.Site, v.Status.Loan = plan.Chosen.Site, plan.Chosen.Loan
+			if plan.Chosen.Site == vs.Name {
+				h, err := objects.Get[api.Host](tx, plan.Chosen.Host)
+				if err != nil {
+					return err
+				}
+				vs.arrived(tx, v, h.Name, h.Status.VTEP, rooms.GuestCPU(h, v.Spec.CPUModel))
+				return nil
+			}
+		}
+		call, err = vs.orders.Claim(tx, v, fmt.Sprintf("create-%s-%d", v.UID, v.Status.Epoch), v.Status.Site)
+		call.Loan, call.Start = v.Status.Loan, true
+		if _, host, ok := strings.Cut(v.Spec.Place, "/"); ok {
+			call.Host = host
+		}
+		return err
+	})
+	if errors.Is(err, objects.ErrHalt) {
+		return nil
+	}
+	if err != nil || call.Job == "" {
+		return err
+	}
+	parent := ctx
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	claim, err := vs.endOf(v.Status.Site).Reserve(ctx, call)
+	var refused *api.Error
+	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
+		_, err = objects.Change(ctx, vs.Site, name, func(_ *state.Tx, v *api.VM) error {
+			v.Status.Site, v.Status.Loan = "", ""
+			v.Status.Message, v.Status.Reasons = refused.Message, place.Grouped(refused.Reasons)
+			return nil
+		})
+		// What we know of the lender said yes, and will say so again: without a pause it would be asked without end.
+		if err == nil && vs.PauseFor(parent, vs.Resync) != nil {
+			return nil
+		}
+		return err
+	}
+	if err != nil {
+		return err // it may have been granted: the same site is asked again
+	}
+	if err := vs.Read(parent, func(tx *state.Tx) error { return vs.judgeAnswer(tx, call, claim) }); err != nil {
+		// It may run there all the same: the lender is asked again, and no other one.
+		return vs.distrust(parent, name, v.Status.Site, err)
+	}
+	_, err = objects.Change(parent, vs.Site, name, func(tx *state.Tx, v *api.VM) error {
+		vs.arrived(tx, v, claim.Host, claim.VTEP.String(), claim.CPU)
+		return nil
+	})
+	return err
+}
+
+// distrust shows why a lender's answer is not believed.
+func (vs *VMs) distrust(ctx context.Context, name, site string, why error) error {
+	_, err := objects.Change(ctx, vs.Site, name, func(_ *state.Tx, v *api.VM) error {
+		v.Status.Message = fmt.Sprintf("what %s answers is not believed: %s; delete the VM, or ask that site's admin", site, cloud.Line(why.Error(), objects.MaxText))
+		v.Status.Reasons = []api.Reason{{Site: site, Code: "lender", Message: v.Status.Message}}
+		return nil
+	})
+	if err == nil {
+		vs.PauseFor(ctx, vs.Resync)
+	}
+	return err
+}
+
+// arrived keeps where a VM was placed.
+func (vs *VMs) arrived(tx *state.Tx, v *api.VM, host, vtep string, cpu api.CPU) {
+	v.Status.Host, v.Status.VTEP, v.Status.CPU = host, vtep, cpu
+	v.Status.Phase, v.Status.Since, v.Status.Message, v.Status.Reasons = api.PhaseStarting, vs.Now(), "", nil
+	vs.Event(tx, "vm.placed", "vms/"+v.Name, v.Owner, fmt.Sprintf("at %s/%s, epoch %d", v.Status.Site, host, v.Status.Epoch))
+}

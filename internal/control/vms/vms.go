@@ -1,0 +1,253 @@
+package vms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/access"
+	"widecloud/internal/control/guests"
+	"widecloud/internal/control/hosts"
+	"widecloud/internal/control/objects"
+	"widecloud/internal/place"
+	"widecloud/internal/state"
+	"widecloud/internal/wire"
+)
+
+// unknown shows that what is known of the VMs of a host whose agent is not reached is of the past.
+func (vs *VMs) unknown(tx *state.Tx, host string) error {
+	for v := range objects.By[api.VM](tx, "host", objects.Placed(vs.Name, host)) {
+		if v.Status.Phase != api.PhaseRunning {
+			continue
+		}
+		v = state.Clone(v)
+		v.Status.Phase, v.Status.Since = api.PhaseUnknown, vs.Now()
+		v.Status.Message = "the agent of host " + host + " is not reached"
+		if err := objects.Put(tx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seeVMs keeps what a host reports of our VMs.
+func (vs *VMs) seeVMs(tx *state.Tx, host string, seen map[string]wire.VMReport) (func(), error) {
+	for v := range objects.By[api.VM](tx, "host", objects.Placed(vs.Name, host)) {
+		if s, ok := seen[v.UID]; ok {
+			if err := vs.seeVM(tx, state.Clone(v), s); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, nil
+}
+
+// phaseEvent tells of a VM that begins to run, has stopped or fails. One that fails again for the same reason is no news.
+func (vs *VMs) phaseEvent(tx *state.Tx, v *api.VM, now api.VMPhase, message string) {
+	at := v.Status.Site + "/" + v.Status.Host
+	switch now {
+	case api.PhaseRunning:
+		vs.Event(tx, "vm.running", "vms/"+v.Name, v.Owner, "runs at "+at)
+	case api.PhaseStopped:
+		vs.Event(tx, "vm.stopped", "vms/"+v.Name, v.Owner, "has stopped at "+at)
+	case api.PhaseFailed:
+		if message != v.Status.Message {
+			vs.Event(tx, "vm.failed", "vms/"+v.Name, v.Owner, "at "+at+": "+message)
+		}
+	}
+}
+
+// seeVM keeps what is seen of one of our VMs, wherever it runs.
+func (vs *VMs) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
+	if s.Epoch < v.Status.Epoch {
+		return nil // of a copy that is no longer the one
+	}
+	if v.Deleting && s.State == wire.CopyGone {
+		return vs.forgetVM(tx, v)
+	}
+	if v.Status.Job == "" {
+		run := wire.RunOn
+		if v.Spec.Power != api.PowerOn || v.Deleting {
+			run = wire.RunOff
+		}
+		if phase := guests.PhaseOf(run, s); phase != v.Status.Phase {
+			vs.phaseEvent(tx, v, phase, s.Message)
+			if phase == api.PhaseRunning {
+				v.Status.Reasons = nil // of the placement, which earlier releases kept
+			}
+			v.Status.Phase, v.Status.Since = phase, vs.Now()
+		}
+		v.Status.Message = s.Message
+	}
+	for i, a := range v.Status.Addresses {
+		switch a.Origin {
+		case "slaac":
+			v.Status.Addresses[i].Seen = a.Seen || s.IPv6Seen.IsValid() && s.IPv6Seen.String() == a.Address
+		case "dhcp":
+			v.Status.Addresses[i].Seen = a.Seen || s.IPv4Seen.IsValid() && s.IPv4Seen.String() == a.Address
+		}
+	}
+	vol := &api.Volume{Meta: vs.NewMeta(v.Name, v.Owner), Spec: api.VolumeSpec{VM: v.Name}}
+	if have, err := objects.Get[api.Volume](tx, v.Name); err == nil {
+		vol = have
+	}
+	if img, err := objects.Get[api.Image](tx, v.Spec.Image); err == nil && vol.Spec.Image == "" {
+		vol.Spec.Image, vol.Spec.SizeMiB = img.Status.Digest, max(img.Status.VirtualMiB, int64(v.Spec.DiskGiB)*1024)
+	}
+	vol.Status = api.VolumeStatus{Site: v.Status.Site, Host: v.Status.Host, AllocatedBytes: s.DiskBytes}
+	if err := objects.Put(tx, vol); err != nil {
+		return err
+	}
+	return objects.Put(tx, v)
+}
+
+// own reads a VM that the actor may act on.
+func (vs *VMs) own(tx *state.Tx, p access.Actor, vm string) (*api.VM, error) {
+	o, err := vs.Visible(tx, p, api.KindVM, vm)
+	if err != nil {
+		return nil, err
+	}
+	return o.(*api.VM), access.Change(p, o)
+}
+
+// Why says why a VM is where it is, or why it is not at a place.
+func (vs *VMs) Why(ctx context.Context, p access.Actor, vm, not string) (reasons []api.Reason, err error) {
+	err = vs.Read(ctx, func(tx *state.Tx) error {
+		v, err := vs.own(tx, p, vm)
+		if err != nil {
+			return err
+		}
+		s, err := vs.rooms.Snapshot(tx)
+		if err != nil {
+			return err
+		}
+		r, err := vs.rooms.Request(tx, v)
+		if err != nil {
+			return err
+		}
+		if not == "" {
+			at := "it has no place"
+			if v.Status.Host != "" {
+				at = fmt.Sprintf("it is at %s/%s, epoch %d", v.Status.Site, v.Status.Host, v.Status.Epoch)
+			}
+			reasons = append(reasons, api.Reason{Site: v.Status.Site, Host: v.Status.Host, Code: "placed", Message: at})
+			if v.Status.Message != "" {
+				reasons = append(reasons, api.Reason{Code: "message", Message: v.Status.Message})
+			}
+			if v.Status.Host != "" {
+				r.Exclude = []place.Choice{{Site: v.Status.Site, Host: v.Status.Host}}
+			}
+			plan := place.Explain(s, r)
+			reasons = append(reasons, plan.Refused...)
+			return nil
+		}
+		if not == v.Status.Site || not == v.Status.Site+"/"+v.Status.Host {
+			reasons = append(reasons, api.Reason{Site: v.Status.Site, Host: v.Status.Host, Code: "placed", Message: "it is there now"})
+			return nil
+		}
+		r.Place = not
+		plan := place.Explain(s, r)
+		reasons = place.Why(plan, not)
+		return nil
+	})
+	return reasons, err
+}
+
+// running is a VM of the actor that is somewhere.
+func (vs *VMs) running(ctx context.Context, p access.Actor, vm string) (v *api.VM, err error) {
+	err = vs.Read(ctx, func(tx *state.Tx) error {
+		if v, err = vs.own(tx, p, vm); err != nil {
+			return err
+		}
+		if v.Status.Host == "" {
+			return api.Errorf(api.CodeConflict, "VM %s has no place yet", vm)
+		}
+		return nil
+	})
+	return v, err
+}
+
+// Reboot restarts a VM where it is.
+func (vs *VMs) Reboot(ctx context.Context, p access.Actor, vm string, hard bool) error {
+	v, err := vs.running(ctx, p, vm)
+	if err != nil {
+		return err
+	}
+	if err := vs.AtMostOnce(ctx, v, func() error {
+		return vs.endOf(v.Status.Site).Reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard})
+	}); err != nil {
+		return notThere(v, err)
+	}
+	vs.Note(ctx, "reboot", v, "")
+	return nil
+}
+
+// notThere is an end's error for the user of a VM: one that is not where it was a moment ago is on its way.
+func notThere(v *api.VM, err error) error {
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return api.Errorf(api.CodeConflict, "VM %s is not at %s/%s just now: %v", v.Name, v.Status.Site, v.Status.Host, err)
+	}
+	return err
+}
+
+// GuestReport keeps what a lender sees of a VM of ours.
+func (vs *VMs) GuestReport(ctx context.Context, from string, g wire.GuestReport) error {
+	ctx = objects.AsPeer(ctx, from)
+	if err := hosts.JudgeVMReport("report", &g.Report); err != nil {
+		return err
+	}
+	orphan := false
+	defer func() {
+		if !orphan || g.Report.State == wire.CopyGone {
+			return
+		}
+		// Its VM was deleted while the lender was being asked to take it in, and the answer was lost.
+		vs.Once("orphan/"+g.Report.VM, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := vs.endOf(from).Order(ctx, wire.GuestOrder{VM: g.Report.VM, Epoch: g.Report.Epoch, Run: wire.RunGone}); err != nil {
+				vs.Log.Debug("end a guest without a VM", "peer", from, "vm", g.Report.VM, "err", err)
+			}
+		})
+	}()
+	return vs.Write(ctx, func(tx *state.Tx) error {
+		v := objects.VMOf(tx, g.Report.VM)
+		if orphan = v == nil; orphan || v.Status.Site != from || v.Status.Host != g.Host {
+			return nil // it moved on; a report of the past
+		}
+		return vs.seeVM(tx, state.Clone(v), g.Report)
+	})
+}
+
+// Console opens a VM's serial console.
+func (vs *VMs) Console(ctx context.Context, p access.Actor, vm string) (io.ReadWriteCloser, error) {
+	v, err := vs.running(ctx, p, vm)
+	if err != nil {
+		return nil, err
+	}
+	open, done, err := vs.accounts.Begin(context.WithoutCancel(ctx), p)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := vs.endOf(v.Status.Site).Console(ctx, wire.ConsoleHeader{VM: v.UID})
+	if err != nil {
+		done()
+		return nil, notThere(v, err)
+	}
+	context.AfterFunc(open, func() { conn.Close() })
+	return &console{conn, done}, nil
+}
+
+// console is one that its user's end closes, too.
+type console struct {
+	io.ReadWriteCloser
+	done func()
+}
+
+func (c *console) Close() error {
+	c.done()
+	return c.ReadWriteCloser.Close()
+}
