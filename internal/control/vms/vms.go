@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"reflect"
+	"slices"
 	"time"
 
 	"widecloud/api"
@@ -37,7 +40,7 @@ func (vs *VMs) unknown(tx *state.Tx, host string) error {
 func (vs *VMs) seeVMs(tx *state.Tx, host string, seen map[string]wire.VMReport) (func(), error) {
 	for v := range objects.By[api.VM](tx, "host", objects.Placed(vs.Name, host)) {
 		if s, ok := seen[v.UID]; ok {
-			if err := vs.seeVM(tx, state.Clone(v), s); err != nil {
+			if err := vs.seeVM(tx, v, s); err != nil {
 				return nil, err
 			}
 		}
@@ -60,7 +63,8 @@ func (vs *VMs) phaseEvent(tx *state.Tx, v *api.VM, now api.VMPhase, message stri
 	}
 }
 
-// seeVM keeps what is seen of one of our VMs, wherever it runs.
+// seeVM keeps what is seen of one of our VMs, wherever it runs. v is shared: it is copied only if the report says something new, which
+// most reports do not.
 func (vs *VMs) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 	if s.Epoch < v.Status.Epoch {
 		return nil // of a copy that is no longer the one
@@ -68,6 +72,20 @@ func (vs *VMs) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 	if v.Deleting && s.State == wire.CopyGone {
 		return vs.forgetVM(tx, v)
 	}
+	if err := vs.seeVolume(tx, v, s); err != nil {
+		return err
+	}
+	if now := vs.seenStatus(tx, v, s); !reflect.DeepEqual(now, v.Status) {
+		v = state.Clone(v)
+		v.Status = now
+		return objects.Put(tx, v)
+	}
+	return nil
+}
+
+// seenStatus is a VM's status after a report. It shares what is the same.
+func (vs *VMs) seenStatus(tx *state.Tx, v *api.VM, s wire.VMReport) api.VMStatus {
+	now := v.Status
 	if v.Status.Job == "" {
 		run := wire.RunOn
 		if v.Spec.Power != api.PowerOn || v.Deleting {
@@ -76,32 +94,42 @@ func (vs *VMs) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 		if phase := guests.PhaseOf(run, s); phase != v.Status.Phase {
 			vs.phaseEvent(tx, v, phase, s.Message)
 			if phase == api.PhaseRunning {
-				v.Status.Reasons = nil // of the placement, which earlier releases kept
+				now.Reasons = nil // of the placement, which earlier releases kept
 			}
-			v.Status.Phase, v.Status.Since = phase, vs.Now()
+			now.Phase, now.Since = phase, vs.Now()
 		}
-		v.Status.Message = s.Message
+		now.Message = s.Message
 	}
 	for i, a := range v.Status.Addresses {
-		switch a.Origin {
-		case "slaac":
-			v.Status.Addresses[i].Seen = a.Seen || s.IPv6Seen.IsValid() && s.IPv6Seen.String() == a.Address
-		case "dhcp":
-			v.Status.Addresses[i].Seen = a.Seen || s.IPv4Seen.IsValid() && s.IPv4Seen.String() == a.Address
+		if !a.Seen && (a.Origin == "slaac" && isAddress(s.IPv6Seen, a.Address) || a.Origin == "dhcp" && isAddress(s.IPv4Seen, a.Address)) {
+			now.Addresses = slices.Clone(now.Addresses)
+			now.Addresses[i].Seen = true
 		}
 	}
-	vol := &api.Volume{Meta: vs.NewMeta(v.Name, v.Owner), Spec: api.VolumeSpec{VM: v.Name}}
-	if have, err := objects.Get[api.Volume](tx, v.Name); err == nil {
-		vol = have
+	return now
+}
+
+func isAddress(a netip.Addr, text string) bool { return a.IsValid() && a.String() == text }
+
+// seeVolume keeps what is seen of a VM's volume.
+func (vs *VMs) seeVolume(tx *state.Tx, v *api.VM, s wire.VMReport) error {
+	now := api.VolumeStatus{Site: v.Status.Site, Host: v.Status.Host, AllocatedBytes: s.DiskBytes}
+	vol, err := objects.Find[api.Volume](tx, v.Name)
+	switch {
+	case errors.Is(err, &api.Error{Code: api.CodeNotFound}):
+		vol = &api.Volume{Meta: vs.NewMeta(v.Name, v.Owner), Spec: api.VolumeSpec{VM: v.Name}}
+	case err != nil:
+		return err
+	case vol.Status == now && vol.Spec.Image != "":
+		return nil
+	default:
+		vol = state.Clone(vol)
 	}
-	if img, err := objects.Get[api.Image](tx, v.Spec.Image); err == nil && vol.Spec.Image == "" {
+	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil && vol.Spec.Image == "" {
 		vol.Spec.Image, vol.Spec.SizeMiB = img.Status.Digest, max(img.Status.VirtualMiB, int64(v.Spec.DiskGiB)*1024)
 	}
-	vol.Status = api.VolumeStatus{Site: v.Status.Site, Host: v.Status.Host, AllocatedBytes: s.DiskBytes}
-	if err := objects.Put(tx, vol); err != nil {
-		return err
-	}
-	return objects.Put(tx, v)
+	vol.Status = now
+	return objects.Put(tx, vol)
 }
 
 // own reads a VM that the actor may act on.
@@ -218,7 +246,7 @@ func (vs *VMs) GuestReport(ctx context.Context, from string, g wire.GuestReport)
 		if orphan = v == nil; orphan || v.Status.Site != from || v.Status.Host != g.Host {
 			return nil // it moved on; a report of the past
 		}
-		return vs.seeVM(tx, state.Clone(v), g.Report)
+		return vs.seeVM(tx, v, g.Report)
 	})
 }
 
