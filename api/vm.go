@@ -73,6 +73,8 @@ type VMStatus struct {
 	Since     time.Time   `json:"since,omitzero"` // of the last change of Phase
 	Message   string      `json:"message,omitempty"`
 	Reasons   []Reason    `json:"reasons,omitempty"` // of the last placement
+	// PowerChanges is how often its power was changed: a report says which of these it answers.
+	PowerChanges uint64 `json:"power_changes,omitempty"`
 }
 
 // VMAddress is an address that a VM has, and from where it is known.

@@ -59,7 +59,7 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 		if v.record.Order.VM == "" {
 			continue // a call named it, and nothing came of it
 		}
-		r.VMs = append(r.VMs, wire.VMReport{VM: v.uid, Epoch: v.record.Order.Epoch, State: v.state, Job: v.record.Job, Message: v.message})
+		r.VMs = append(r.VMs, wire.VMReport{VM: v.uid, Epoch: v.record.Order.Epoch, Serial: v.record.Order.Serial, State: v.state, Job: v.record.Job, Message: v.message})
 		if v.record.Order.Run != wire.RunGone {
 			asks = append(asks, ask{v.uid, v.record.Order.NIC.Network, v.record.Order.NIC.MAC})
 		}

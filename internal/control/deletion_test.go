@@ -3,6 +3,7 @@ package control_test
 import (
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,9 +61,12 @@ func TestDeletionIsAJob(t *testing.T) {
 				}
 				_, err := tokyo.ctl.Cancel(t.Context(), tokyo.admin, j.Name)
 				wantError(t, "the cancel of a deletion", err, api.CodeConflict)
+				w.until("the job says what it waits for", func() bool {
+					return strings.Contains(tokyo.jobsOn("vms/web1")[0].Status.Message, "waits for osaka: ")
+				})
 				w.net.Heal("tokyo", "osaka")
 				tokyo.gone("web1")
-				if all := tokyo.jobsOn("vms/web1"); len(all) != 1 || all[0].Status.State != api.JobDone || all[0].Status.Step != "gone" {
+				if all := tokyo.jobsOn("vms/web1"); len(all) != 1 || all[0].Status.State != api.JobDone || all[0].Status.Step != "gone" || all[0].Status.Message != "" {
 					t.Errorf("jobs %+v", all)
 				}
 				if left := w.leftovers(); left != "" {

@@ -1,6 +1,9 @@
 package control_test
 
 import (
+	"bytes"
+	"io"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -10,6 +13,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/serve"
+	"widecloud/internal/wire"
 )
 
 // follow writes down the phases of a VM from now on, each once in a row; end gives them.
@@ -85,4 +89,43 @@ func TestPhasesOfPower(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestLateReport: a report that says that a VM has stopped, and comes when the VM has been started and stopped anew, is not believed: the
+// VM may still be starting.
+func TestLateReport(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		late := make(chan struct{}) // the first report that the VM has stopped waits for it
+		tokyo.startWith(nil, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == wire.PathReport {
+					said, err := io.ReadAll(r.Body)
+					w.must(err)
+					if bytes.Contains(said, []byte(`"stopped"`)) {
+						<-late
+					}
+					r.Body = io.NopCloser(bytes.NewReader(said))
+				}
+				h.ServeHTTP(rw, r)
+			})
+		})
+		tokyo.ready("2001:db8:a::/64")
+		tokyo.newVM("web1", "tokyo")
+		h, _ := tokyo.guest("web1")
+
+		tokyo.setPower("web1", api.PowerOff)
+		time.Sleep(5 * time.Second) // it has stopped, and the report of that is under way
+		h.machine.Inject(fake.Fault{Method: "Start", Delay: 2 * time.Second})
+		tokyo.setPower("web1", api.PowerOn)
+		time.Sleep(time.Second) // it is being started
+		end := tokyo.follow("web1")
+		tokyo.setPower("web1", api.PowerOff)
+		close(late)
+		tokyo.phase("web1", api.PhaseStopped)
+		time.Sleep(20 * time.Second)
+		if d := cmp.Diff([]api.VMPhase{api.PhaseStopping, api.PhaseStopped}, end()); d != "" {
+			t.Errorf("phases (-want +got):\n%s", d)
+		}
+	})
 }

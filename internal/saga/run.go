@@ -55,7 +55,8 @@ type Journal[R any] interface {
 	Read(ctx context.Context, job string) (R, error)
 	// Advance writes a record, which has come from a step to the one in its head, and in the same transaction everything
 	// that this means for objects. When the plan says that this decides and the job's end was asked for, it writes nothing
-	// and returns ErrCancelled. After any other error the write may have taken effect or not.
+	// and returns ErrCancelled. ErrGone: there is no such job any more; what ended it is no concern of the step. After any other error
+	// the write may have taken effect or not.
 	Advance(ctx context.Context, from Step, r *R) error
 	// Cancelled tells whether the job's end was asked for.
 	Cancelled(ctx context.Context, job string) (bool, error)
@@ -244,6 +245,8 @@ func (r *run[R]) advance(ctx context.Context, next R, to Step) error {
 		return ctx.Err()
 	case errors.Is(err, ErrCancelled) && r.kind.Plan.Decides(from, to):
 		return ErrCancelled
+	case errors.Is(err, ErrGone):
+		return ErrGone
 	}
 	if r.lost = r.kind.Head(&next).Failure; r.lost == nil {
 		r.lost = r.failure(err)
@@ -255,7 +258,7 @@ func (r *run[R]) advance(ctx context.Context, next R, to Step) error {
 // it, and on the way back, the step is only ever repeated, whatever the error is.
 func (r *run[R]) recover(ctx context.Context, at Point, err error) bool {
 	switch {
-	case ctx.Err() != nil || errors.Is(err, ErrWait):
+	case ctx.Err() != nil || errors.Is(err, ErrWait) || errors.Is(err, ErrGone): // what it worked for has come by itself, and ended it
 		return false
 	case errors.Is(err, errJournal):
 		r.note(Rereads, err)
@@ -266,6 +269,9 @@ func (r *run[R]) recover(ctx context.Context, at Point, err error) bool {
 	}
 	if err = r.goBack(ctx, at, r.failure(err)); err == nil || ctx.Err() != nil {
 		return ctx.Err() == nil
+	}
+	if errors.Is(err, ErrGone) {
+		return false
 	}
 	r.note(Rereads, err)
 	return r.reread(ctx)

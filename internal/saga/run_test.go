@@ -282,6 +282,32 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// TestEndedByAnother: a job that somebody else has ended while a step was at work is over, whatever the work comes to, and nobody has to
+// look into the journal for that.
+func TestEndedByAnother(t *testing.T) {
+	for name, works := range map[string]error{"done": nil, "failed": errors.New("it is gone")} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			w.start(move, "move-1", "VM web1", "")
+			k := w.kind(move)
+			do := k.Work["ready"].Do
+			k.Work["ready"] = saga.Work[record]{Do: func(ctx context.Context, r *record) (saga.Step, error) {
+				delete(w.jobs, "move-1")
+				if works != nil {
+					return "", works
+				}
+				return do(ctx, r)
+			}}
+			if err := once(w, k, "move-1"); err != nil {
+				t.Fatal(err)
+			}
+			if i := slices.IndexFunc(w.notes, func(n string) bool { return strings.Contains(n, saga.Rereads) }); i >= 0 {
+				t.Errorf("note: %s", w.notes[i])
+			}
+		})
+	}
+}
+
 // TestUnknownStep: a job of a newer release is left alone.
 func TestUnknownStep(t *testing.T) {
 	w := newWorld()

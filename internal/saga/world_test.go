@@ -157,6 +157,9 @@ func (j journal) Read(ctx context.Context, job string) (record, error) {
 func (w *world) Advance(_ context.Context, from saga.Step, r *record) error {
 	return w.moment(r.Job, func() error {
 		e := w.jobs[r.Job]
+		if e == nil {
+			return saga.ErrGone
+		}
 		if e.rec.Step != from {
 			return fmt.Errorf("%s is at %s, not at %s", r.Job, e.rec.Step, from)
 		}

@@ -70,6 +70,8 @@ type VMOrder struct {
 	Home  string `json:"home"`
 	Epoch uint64 `json:"epoch"`
 	Run   Run    `json:"run"`
+	// Serial counts the changes of Run at the home site. A report says which one it answers.
+	Serial uint64 `json:"serial,omitempty" since:"1"`
 	api.Hardware
 	Image   string    `json:"image"` // digest of the base image
 	DiskMiB int64     `json:"disk_mib"`
@@ -120,7 +122,8 @@ type VMReport struct {
 	VM        string     `json:"vm"`
 	Epoch     uint64     `json:"epoch"` // highest seen
 	State     VMState    `json:"state"`
-	Job       string     `json:"job,omitempty"` // migration under way
+	Serial    uint64     `json:"serial,omitempty" since:"1"` // of the order that the agent had; 0: it does not say
+	Job       string     `json:"job,omitempty"`              // migration under way
 	DiskBytes int64      `json:"disk_bytes,omitempty"`
 	IPv4Seen  netip.Addr `json:"ipv4_seen,omitzero"`
 	IPv6Seen  netip.Addr `json:"ipv6_seen,omitzero"`
@@ -289,11 +292,12 @@ type Claim struct {
 
 // GuestOrder is the home's wish for a VM that runs at a lender.
 type GuestOrder struct {
-	VM    string     `json:"vm"`
-	Epoch uint64     `json:"epoch"`
-	Run   Run        `json:"run"`
-	Loan  string     `json:"loan,omitempty"`           // to be under from now on; empty: the one that it is under
-	Size  *GuestSize `json:"size,omitempty" since:"1"` // CapGuestSize: to have from its next start on; nil: the one that it has
+	VM     string     `json:"vm"`
+	Epoch  uint64     `json:"epoch"`
+	Run    Run        `json:"run"`
+	Serial uint64     `json:"serial,omitempty" since:"1"` // as in VMOrder
+	Loan   string     `json:"loan,omitempty"`             // to be under from now on; empty: the one that it is under
+	Size   *GuestSize `json:"size,omitempty" since:"1"`   // CapGuestSize: to have from its next start on; nil: the one that it has
 }
 
 // GuestSize is what a stopped guest can be changed to.

@@ -372,7 +372,7 @@ func (gs *Guests) Order(ctx context.Context, o wire.GuestOrder) error {
 		if loan, err := objects.Get[api.Loan](tx, g.Loan); o.Run == wire.RunOn && (err != nil || loan.Status.State != api.LoanActive) {
 			return &api.Error{Code: api.CodeRefused, Message: "the guest may not be started", Reasons: []api.Reason{{Site: gs.Name, Code: "loan", Message: fmt.Sprintf("loan %s is not active", g.Loan)}}}
 		}
-		g.Order.Epoch, g.Order.Run = o.Epoch, o.Run
+		g.Order.Epoch, g.Order.Run, g.Order.Serial = o.Epoch, o.Run, o.Serial
 		return objects.PutRecord(tx, objects.PrefixOrders+o.VM, g)
 	})
 }

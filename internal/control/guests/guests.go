@@ -69,16 +69,17 @@ func (gs *Guests) seeGuest(tx *state.Tx, claim wire.Claim, s wire.VMReport) erro
 	if err != nil {
 		return err
 	}
-	if phase := PhaseOf(claim.Order.Run, s); phase != g.Status.Phase {
+	if phase := PhaseOf(claim.Order.Run, claim.Order.Serial, s); phase != g.Status.Phase {
 		g.Status.Phase, g.Status.Since = phase, gs.Now()
 	}
 	g.Status.Message, g.Spec.Epoch, g.Spec.Job = s.Message, claim.Order.Epoch, s.Job
 	return objects.Put(tx, g)
 }
 
-// PhaseOf is the phase that a report means. What is not to run can only be on its way to its end: the report may be older than
-// the order, and an agent that has just begun does not know yet what is there.
-func PhaseOf(run wire.Run, s wire.VMReport) api.VMPhase {
+// PhaseOf is the phase that a report means for a VM with an order of a serial. What is not to run can only be on its way to its end:
+// the report may answer an older order, and an agent that has just begun does not know yet what is there.
+func PhaseOf(run wire.Run, serial uint64, s wire.VMReport) api.VMPhase {
+	late := s.Serial != 0 && s.Serial < serial // it may have been started since
 	switch {
 	case s.Job != "":
 		return api.PhaseMigrating
@@ -88,7 +89,7 @@ func PhaseOf(run wire.Run, s wire.VMReport) api.VMPhase {
 		return api.PhaseRunning
 	case run == wire.RunOn:
 		return api.PhaseStarting
-	case s.State == wire.CopyStopped:
+	case s.State == wire.CopyStopped && !late:
 		return api.PhaseStopped
 	}
 	return api.PhaseStopping

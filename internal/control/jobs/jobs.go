@@ -110,6 +110,9 @@ func (j *journal[R]) Advance(ctx context.Context, from saga.Step, r *R) error {
 	}
 	err := j.Jobs.Write(ctx, func(tx *state.Tx) error {
 		stored, err := objects.Record[R](tx, j.Prefix+h.Job)
+		if errors.Is(err, store.ErrNotFound) {
+			return saga.ErrGone
+		}
 		if err != nil {
 			return err
 		}
@@ -144,6 +147,7 @@ func (s *Of[R]) Finish(tx *state.Tx, r *R) error {
 	if err != nil {
 		return err
 	}
+	job.Status.Message = "" // of what it waited for
 	s.show(job, h)
 	return s.keep(tx, job, r)
 }

@@ -105,7 +105,7 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 		return wire.VMOrder{}, fmt.Errorf("network of VM %s: %w", v.Name, err)
 	}
 	o := wire.VMOrder{
-		VM: v.UID, Name: v.Name, Home: ord.Name, Epoch: v.Status.Epoch, Run: wire.RunOn,
+		VM: v.UID, Name: v.Name, Home: ord.Name, Epoch: v.Status.Epoch, Run: wire.RunOn, Serial: v.Status.PowerChanges,
 		Hardware: v.Spec.Hardware, Image: img.Status.Digest, DiskMiB: rooms.DiskMiB(v, img),
 		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
 		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},

@@ -54,7 +54,7 @@ func (vs *VMs) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 	}
 	running := v.Status.Phase == api.PhaseRunning
 	settled := running && o.Run == wire.RunOn || v.Status.Phase == api.PhaseStopped && o.Run != wire.RunOn
-	w := &guestWish{vm: v, call: wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run}}
+	w := &guestWish{vm: v, call: wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run, Serial: o.Serial}}
 	if !running {
 		needs, err := vs.rooms.NeedsAt(tx, v, v.Status.Site)
 		if err != nil {
@@ -77,6 +77,11 @@ func (vs *VMs) passWish(ctx context.Context, w guestWish) {
 	err := vs.endOf(w.vm.Status.Site).Order(cctx, w.call)
 	if err == nil {
 		vs.sizes.Set(w.vm.UID, w.size)
+	} else if errors.Is(err, &api.Error{Code: api.CodeRefused}) && w.call.Size != nil && w.call.Run != wire.RunOn {
+		// A size that cannot be had keeps no VM from being stopped. What is wrong is shown all the same.
+		power := w.call
+		power.Size = nil
+		err = errors.Join(err, vs.endOf(w.vm.Status.Site).Order(cctx, power))
 	}
 	if err == nil && w.call.Loan == "" || ctx.Err() != nil {
 		return

@@ -91,14 +91,30 @@ func (vs *VMs) deleteVM(ctx context.Context, d *deletion) (saga.Step, error) {
 		return cloud.DeleteGone, nil // the lender has let it go, and its word of that was lost
 	}
 	if errors.Is(err, &api.Error{Code: api.CodeUnavailable}) {
-		if d.givenUp, err = vs.loanEnded(ctx, v.Status.Loan); d.givenUp {
+		var e error
+		if d.givenUp, e = vs.loanEnded(ctx, v.Status.Loan); d.givenUp {
 			return cloud.DeleteGone, nil
 		}
+		err = errors.Join(err, e)
 	}
-	if err != nil {
-		vs.Log.Debug("end guest", "vm", v.Name, "err", err)
-	}
+	vs.showWait(ctx, d, v.Status.Site, err)
 	return "", saga.ErrWait // for the lender's word, or to be asked again
+}
+
+// showWait shows in a deletion's job what it waits for.
+func (vs *VMs) showWait(ctx context.Context, d *deletion, site string, why error) {
+	message := "waits until " + site + " has removed the VM"
+	if why != nil {
+		message = fmt.Sprintf("waits for %s: %s", site, cloud.Line(why.Error(), objects.MaxText))
+	}
+	if _, err := objects.Change(ctx, vs.Site, d.Job, func(_ *state.Tx, j *api.Job) error {
+		if !j.Status.State.Ended() { // by the word of who had the VM
+			j.Status.Message = message
+		}
+		return nil
+	}); err != nil && ctx.Err() == nil {
+		vs.Log.Debug("show what a deletion waits for", "job", d.Job, "err", err)
+	}
 }
 
 // loanEnded tells whether a loan is over: by its own word the lender has then stopped the VMs under it, and a lender that is not
@@ -113,7 +129,8 @@ func (vs *VMs) loanEnded(ctx context.Context, name string) (ended bool, err erro
 }
 
 // deletionMeans removes the VM.
-func (vs *VMs) deletionMeans(tx *state.Tx, _ *api.Job, d *deletion) error {
+func (vs *VMs) deletionMeans(tx *state.Tx, j *api.Job, d *deletion) error {
+	j.Status.Message = ""
 	v, err := objects.Get[api.VM](tx, d.VM)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) || err == nil && v.UID != d.UID {
 		return nil

@@ -117,6 +117,9 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power {
 		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
 	}
+	if now.Spec.Power != was.Spec.Power {
+		now.Status.PowerChanges++
+	}
 	if err := vs.growth(tx, was, now); err != nil {
 		return err
 	}
@@ -142,7 +145,7 @@ func (vs *VMs) newVM(tx *state.Tx, v *api.VM) error {
 		return api.Invalidf("spec.image", "no image is called %q", v.Spec.Image)
 	}
 	mac := cloud.MAC(v.UID)
-	v.Status = api.VMStatus{Phase: api.PhasePending, Since: vs.Now(), MAC: mac.String()}
+	v.Status = api.VMStatus{Phase: api.PhasePending, Since: vs.Now(), MAC: mac.String(), PowerChanges: 1}
 	prefix, err := netip.ParsePrefix(n.Spec.Prefix)
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.Name, err)

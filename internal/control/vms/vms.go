@@ -91,7 +91,7 @@ func (vs *VMs) seenStatus(tx *state.Tx, v *api.VM, s wire.VMReport) api.VMStatus
 		if v.Spec.Power != api.PowerOn || v.Deleting {
 			run = wire.RunOff
 		}
-		if phase := guests.PhaseOf(run, s); phase != v.Status.Phase {
+		if phase := guests.PhaseOf(run, v.Status.PowerChanges, s); phase != v.Status.Phase {
 			vs.phaseEvent(tx, v, phase, s.Message)
 			if phase == api.PhaseRunning {
 				now.Reasons = nil // of the placement, which earlier releases kept
