@@ -123,12 +123,12 @@ func Recover(ctx context.Context, st *state.State, site, user string, log *slog.
 
 // Join signs an agent's certificate against its one-time token.
 func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
-	return c.joining.Join(ctx, r)
+	return c.joining.Join(objects.AsAgent(ctx, r.Host), r)
 }
 
 // Peer answers another site that has an invitation of ours.
 func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerReply, error) {
-	return c.joining.Peer(ctx, r)
+	return c.joining.Peer(objects.AsPeer(ctx, r.Site), r)
 }
 
 // Peers begins to speak with every peer that the store has; once, before Run.

@@ -97,36 +97,27 @@ func (hs *Hosts) Accept(ctx context.Context, host string, s *wire.Session) {
 
 // push keeps a host's orders with its agent the same as the store's until the session ends.
 func (a *agents) push(ctx context.Context, host string, s *wire.Session) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-s.Done():
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	told := teller{s: s}
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && s.Err() == nil {
 		changed := a.c.WhenChanged()
 		state, revision, err := a.c.orders.Host(ctx, host)
 		if err == nil {
 			err = told.tell(ctx, state, revision)
 		}
 		wait := settleAgents(a.count())
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && s.Err() == nil {
 			a.c.Log.Warn("give the agent its orders", "host", host, "err", err)
 			wait = a.c.Retry
 		}
 		select {
 		case <-ctx.Done():
-			return
+		case <-s.Done():
 		case <-changed:
 		case <-time.After(a.c.Resync):
 		}
 		select {
 		case <-ctx.Done():
-			return
+		case <-s.Done():
 		case <-time.After(wait):
 		}
 	}

@@ -74,7 +74,6 @@ const maxTogether = 64
 
 // Report takes what an agent sees, once it is judged. It returns when it is written.
 func (hs *Hosts) Report(ctx context.Context, host string, said wire.HostReport) error {
-	ctx = objects.AsAgent(ctx, host)
 	if err := hs.judgeReport(&said); err != nil {
 		hs.showReportRefused(ctx, host, err)
 		return err

@@ -72,7 +72,6 @@ func (jn *Joining) JoinToken(ctx context.Context, p access.Actor, host string, r
 // Join signs an agent's certificate against its one-time token. The same agent may ask again when the answer was lost, as
 // long as its host was not removed meanwhile.
 func (jn *Joining) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
-	ctx = objects.AsAgent(ctx, r.Host)
 	err := jn.Write(ctx, func(tx *state.Tx) error {
 		j, err := jn.redeem(tx, r.Token, wire.TokenJoin, r.Key, "get another: wcc host join-token "+r.Host)
 		if err != nil {

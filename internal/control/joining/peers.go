@@ -115,7 +115,6 @@ func (jn *Joining) PeerAdd(ctx context.Context, p access.Actor, invitation strin
 
 // Peer answers another site that has an invitation of ours.
 func (jn *Joining) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerReply, error) {
-	ctx = objects.AsPeer(ctx, r.Site)
 	var info peerInfo
 	if err := decodeInfo(r.Info, &info); err != nil {
 		return wire.PeerReply{}, err

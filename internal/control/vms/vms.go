@@ -223,7 +223,6 @@ func notThere(v *api.VM, err error) error {
 
 // GuestReport keeps what a lender sees of a VM of ours.
 func (vs *VMs) GuestReport(ctx context.Context, from string, g wire.GuestReport) error {
-	ctx = objects.AsPeer(ctx, from)
 	if err := hosts.JudgeVMReport("report", &g.Report); err != nil {
 		return err
 	}
