@@ -44,7 +44,7 @@ func (c *Controller) Delete(ctx context.Context, p access.Actor, k api.Kind, nam
 	return c.site.Delete(objects.AsUser(ctx, p), p, k, name)
 }
 
-func (c *Controller) Watch(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, from int64) (<-chan serve.Change, error) {
+func (c *Controller) Watch(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, from int64) (serve.Watch, error) {
 	return c.watch.Watch(ctx, p, kinds, s, from)
 }
 

@@ -33,7 +33,7 @@ type watching struct {
 
 func (s *site) watchNetworks(name string, p access.Actor, from int64) *watching {
 	s.w.t.Helper()
-	ch, err := s.ctl.Watch(s.w.t.Context(), p, []api.Kind{api.KindNetwork}, api.Selector{}, from)
+	ch, err := s.watch(s.w.t.Context(), p, []api.Kind{api.KindNetwork}, api.Selector{}, from)
 	s.w.must(err)
 	if from < 0 {
 		_, from, err = s.ctl.List(s.w.t.Context(), s.admin, api.KindNetwork, serve.Query{})
@@ -172,9 +172,9 @@ func TestAudience(t *testing.T) {
 		bob, _ := s.member("bob", "lab")
 		ctx, leave := context.WithCancel(t.Context())
 		kinds := []api.Kind{api.KindOwner}
-		first, err := s.ctl.Watch(ctx, ann, kinds, api.Selector{}, -1)
+		first, err := s.watch(ctx, ann, kinds, api.Selector{}, -1)
 		w.must(err)
-		second, err := s.ctl.Watch(t.Context(), bob, kinds, api.Selector{}, -1)
+		second, err := s.watch(t.Context(), bob, kinds, api.Selector{}, -1)
 		w.must(err)
 		leave()
 		for range first { // until it has ended

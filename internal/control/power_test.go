@@ -21,7 +21,7 @@ func (s *site) follow(vm string) (end func() []api.VMPhase) {
 	s.w.t.Helper()
 	_, at, err := s.ctl.List(s.w.t.Context(), s.admin, api.KindVM, serve.Query{})
 	s.w.must(err)
-	changes, err := s.ctl.Watch(s.w.t.Context(), s.admin, []api.Kind{api.KindVM}, api.Selector{}, at)
+	changes, err := s.watch(s.w.t.Context(), s.admin, []api.Kind{api.KindVM}, api.Selector{}, at)
 	s.w.must(err)
 	seen := []api.VMPhase{s.vm(vm).Status.Phase}
 	stop, done := make(chan struct{}), make(chan struct{})

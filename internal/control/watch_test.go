@@ -1,7 +1,9 @@
 package control_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -37,7 +39,7 @@ func TestDeletedUserSeesNothing(t *testing.T) {
 				return err
 			}},
 		} {
-			changes, err := tokyo.ctl.Watch(t.Context(), c.who, []api.Kind{api.KindVM}, api.Selector{}, -1)
+			changes, err := tokyo.watch(t.Context(), c.who, []api.Kind{api.KindVM}, api.Selector{}, -1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +75,7 @@ func TestDeletedUserSeesNothing(t *testing.T) {
 				t.Errorf("the console of %s goes on", name)
 			}
 			console.Close()
-			_, err = tokyo.ctl.Watch(t.Context(), c.who, []api.Kind{api.KindVM}, api.Selector{}, -1)
+			_, err = tokyo.watch(t.Context(), c.who, []api.Kind{api.KindVM}, api.Selector{}, -1)
 			wantError(t, "a new watch of "+name, err, api.CodeForbidden)
 		}
 	})
@@ -97,7 +99,7 @@ func TestWatchLosesSight(t *testing.T) {
 		}
 		follow := func(what string, s api.Selector, from int64) <-chan serve.Change {
 			t.Helper()
-			changes, err := tokyo.ctl.Watch(t.Context(), ann, []api.Kind{api.KindVM, api.KindJob}, s, from)
+			changes, err := tokyo.watch(t.Context(), ann, []api.Kind{api.KindVM, api.KindJob}, s, from)
 			if err != nil {
 				t.Fatalf("watch %s: %v", what, err)
 			}
@@ -203,5 +205,34 @@ func TestOwnerDeleted(t *testing.T) {
 				t.Errorf("the new uni sees %d %s, %v", len(all), k, err)
 			}
 		}
+	})
+}
+
+// TestWatchIsNearAllTheTime: a watcher that is told of nothing learns up to which revision that is so, and can resume there when what it
+// began at is kept no more.
+func TestWatchIsNearAllTheTime(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		tokyo.ready("2001:db8:a::/64")
+		_, from, err := tokyo.ctl.List(t.Context(), tokyo.admin, api.KindPeer, serve.Query{})
+		w.must(err)
+		peers, err := tokyo.ctl.Watch(t.Context(), tokyo.admin, []api.Kind{api.KindPeer}, api.Selector{}, from)
+		w.must(err)
+		defer peers.Close()
+		var last int64
+		for i := range 200 { // more than the feed keeps
+			o, err := tokyo.ctl.Create(t.Context(), tokyo.admin, &api.Owner{Meta: api.Meta{Name: fmt.Sprint("o", i)}})
+			w.must(err)
+			last = o.Metadata().Revision
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // of the bubble
+		defer cancel()
+		changes, upTo, err := peers.Next(ctx)
+		if len(changes) > 0 || !errors.Is(err, context.DeadlineExceeded) || upTo < last {
+			t.Fatalf("told %d changes up to revision %d (%v); the newest is %d", len(changes), upTo, err, last)
+		}
+		again, err := tokyo.ctl.Watch(t.Context(), tokyo.admin, []api.Kind{api.KindPeer}, api.Selector{}, upTo)
+		w.must(err)
+		again.Close()
 	})
 }

@@ -135,7 +135,7 @@ func TestOwnersUse(t *testing.T) {
 		w.must(err)
 		all, at, err := tokyo.ctl.List(t.Context(), tokyo.admin, api.KindOwner, serve.Query{})
 		w.must(err)
-		changes, err := tokyo.ctl.Watch(t.Context(), tokyo.admin, []api.Kind{api.KindOwner}, api.Selector{}, at)
+		changes, err := tokyo.watch(t.Context(), tokyo.admin, []api.Kind{api.KindOwner}, api.Selector{}, at)
 		w.must(err)
 		quota := func(q api.Quota) error {
 			return second(tokyo.ctl.Update(t.Context(), tokyo.admin, &api.Owner{Meta: api.Meta{Name: "lab"}, Spec: api.OwnerSpec{Quota: &q}}))

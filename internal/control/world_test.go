@@ -25,6 +25,8 @@ import (
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/hyper/fake"
+	"widecloud/internal/serve"
+	"widecloud/internal/serve/servetest"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/volume"
@@ -665,4 +667,13 @@ func federation(t *testing.T, o options, f func(t *testing.T, w *world)) {
 		f(t, w)
 		w.lawful()
 	})
+}
+
+// watch opens a watch, and gives its changes one by one.
+func (s *site) watch(ctx context.Context, p access.Actor, kinds []api.Kind, sel api.Selector, from int64) (<-chan serve.Change, error) {
+	w, err := s.ctl.Watch(ctx, p, kinds, sel, from)
+	if err != nil {
+		return nil, err
+	}
+	return servetest.Changes(ctx, w), nil
 }

@@ -23,6 +23,15 @@ type Change struct {
 	Shared   *Encoding // of those watchers that get this change as it is; nil: it is this one's alone
 }
 
+// Watch is an open watch.
+type Watch interface {
+	// Next waits until there is something to tell, and gives all of it. The watcher then has everything up to revision upTo (0: that is
+	// not known). io.EOF: the watch has ended, because the watcher fell behind or its user has other rights now. An error of ctx: nothing
+	// has come until ctx ended; upTo holds all the same.
+	Next(ctx context.Context) (changes []Change, upTo int64, err error)
+	Close()
+}
+
 // Encoding keeps how a change is sent, so that it is encoded once, whoever watches. The zero Encoding is empty.
 type Encoding struct {
 	once sync.Once
@@ -79,10 +88,10 @@ type Controller interface {
 	Update(ctx context.Context, p Principal, o api.Object) (api.Object, error)
 	// Delete accepts the deletion; the object shows Deleting until what it stood for is gone. RevisionOf(ctx) is as in Update.
 	Delete(ctx context.Context, p Principal, k api.Kind, name string) (api.Object, error)
-	// Watch gives the changes, after revision from (below 0: from now on), of the objects of some kinds that p may see and s
-	// takes, until ctx ends or the watcher falls behind; then the channel is closed. An object that no longer is one of these
-	// is a deletion. A revision that is no longer kept is api.CodeStale.
-	Watch(ctx context.Context, p Principal, kinds []api.Kind, s api.Selector, from int64) (<-chan Change, error)
+	// Watch opens a watch of the objects of some kinds that p may see and s takes, after revision from (below 0: from now on). An object
+	// that no longer is one of these is told as deleted. api.CodeStale: the changes after from are not kept any more; the client has to
+	// list again. The watch ends with ctx, too.
+	Watch(ctx context.Context, p Principal, kinds []api.Kind, s api.Selector, from int64) (Watch, error)
 
 	// Migrate starts a migration to SITE or SITE/HOST. With dryRun there is no job, and the reasons say why it would be
 	// refused (none: it would be accepted).

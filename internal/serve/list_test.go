@@ -125,7 +125,7 @@ type batches struct {
 	from  int64
 }
 
-func (b *batches) Watch(ctx context.Context, _ serve.Principal, kinds []api.Kind, _ api.Selector, from int64) (<-chan serve.Change, error) {
+func (b *batches) Watch(ctx context.Context, _ serve.Principal, kinds []api.Kind, _ api.Selector, from int64) (serve.Watch, error) {
 	b.kinds, b.from = kinds, from
 	c := make(chan serve.Change, 3)
 	vm, job := &api.VM{Meta: api.Meta{Name: "web1"}}, &api.Job{Meta: api.Meta{Name: "j1"}}
@@ -133,7 +133,7 @@ func (b *batches) Watch(ctx context.Context, _ serve.Principal, kinds []api.Kind
 	c <- serve.Change{Revision: 7, Object: job}
 	c <- serve.Change{Revision: 8, Object: vm, More: true}
 	close(c) // the watcher has fallen behind, in the middle of revision 8
-	return c, nil
+	return servetest.Channel(c, func() {}), nil
 }
 
 // TestWatchKinds: a revision is a client's only when it has all of it.

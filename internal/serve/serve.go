@@ -12,7 +12,6 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -44,8 +43,8 @@ type Server struct {
 	usage   usage
 	logins  *logins
 
-	stopOnce sync.Once
-	stopped  chan struct{} // closed: watches and consoles end
+	running context.Context // of watches and consoles
+	stop    context.CancelFunc
 }
 
 // New makes the API. It panics on an Options without a Controller or Logger, which only a programmer can leave out.
@@ -62,7 +61,8 @@ func New(o Options) *Server {
 	if o.Version == "" {
 		o.Version = "0"
 	}
-	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), stopped: make(chan struct{}), metrics: newMetrics(o.Metrics), logins: newLogins(), events: map[api.Kind]*huma.Schema{}}
+	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), metrics: newMetrics(o.Metrics), logins: newLogins(), events: map[api.Kind]*huma.Schema{}}
+	s.running, s.stop = context.WithCancel(context.Background())
 	s.describe()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
@@ -82,7 +82,7 @@ func New(o Options) *Server {
 func (s *Server) OpenAPI() []byte { return s.spec }
 
 // Stop ends all watches and consoles, so that an http.Server's Shutdown need not wait for them. The handler goes on.
-func (s *Server) Stop() { s.stopOnce.Do(func() { close(s.stopped) }) }
+func (s *Server) Stop() { s.stop() }
 
 // Serve serves the API on ln, by TLS unless tlsConfig is nil, until ctx ends; then it ends the watches and consoles,
 // gives other requests up to 5 s, and returns nil. It closes ln.

@@ -523,11 +523,11 @@ type sharing struct {
 }
 
 // Watch is serve.Controller's.
-func (s *sharing) Watch(ctx context.Context, _ serve.Principal, _ []api.Kind, _ api.Selector, _ int64) (<-chan serve.Change, error) {
+func (s *sharing) Watch(ctx context.Context, _ serve.Principal, _ []api.Kind, _ api.Selector, _ int64) (serve.Watch, error) {
 	ch := make(chan serve.Change, 1)
 	ch <- s.change
 	context.AfterFunc(ctx, func() { close(ch) })
-	return ch, nil
+	return servetest.Channel(ch, func() {}), nil
 }
 
 // TestEncodedOnce: what several watchers are sent is encoded once.

@@ -3,6 +3,7 @@ package serve
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -88,21 +89,23 @@ func (s *Server) watch(ctx context.Context, kinds []api.Kind, selector api.Selec
 	if resume.has {
 		from = resume.From
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	changes, err := s.o.Controller.Watch(ctx, who(ctx), kinds, selector, from)
+	watch, err := s.o.Controller.Watch(ctx, who(ctx), kinds, selector, from)
 	if err != nil {
-		cancel()
 		return nil, s.fail(ctx, err)
 	}
 	return &streamOutput{func(hc huma.Context) {
-		defer cancel()
+		defer watch.Close()
 		_, w := humago.Unwrap(hc)
 		defer s.metrics.stream("watch")()
-		s.stream(ctx, w, changes)
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(s.running, cancel)()
+		s.stream(ctx, w, watch)
 	}}, nil
 }
 
-func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-chan Change) {
+// stream sends what a watch gives, all that is there at once, and a sign of life when nothing comes.
+func (s *Server) stream(ctx context.Context, w http.ResponseWriter, watch Watch) {
 	rc := http.NewResponseController(w)
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
@@ -110,46 +113,61 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, changes <-ch
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	w.WriteHeader(http.StatusOK)
 	send := func(b []byte) bool {
-		if _, err := w.Write(b); err != nil {
-			return false
-		}
-		return rc.Flush() == nil
+		_, err := w.Write(b)
+		return err == nil && rc.Flush() == nil
 	}
 	if !send([]byte(": watching\n\n")) {
 		return
 	}
-	beat := time.NewTicker(s.o.Heartbeat)
-	defer beat.Stop()
 	var b bytes.Buffer
+	beat := time.Now().Add(s.o.Heartbeat)
 	for {
-		select {
-		case <-ctx.Done():
+		wait, cancel := context.WithDeadline(ctx, beat)
+		changes, upTo, err := watch.Next(wait)
+		cancel()
+		if ctx.Err() != nil || err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return // the client resumes with its last id, or learns by CodeStale that it must list again
+		}
+		if !time.Now().Before(beat) {
+			if !s.stillGood(ctx) {
+				return
+			}
+			beat = time.Now().Add(s.o.Heartbeat)
+		}
+		b.Reset()
+		if err != nil {
+			writeIdle(&b, upTo)
+		} else if err := writeEvents(&b, changes); err != nil {
+			s.log.Error("watch cannot encode an object", "error", err)
 			return
-		case <-s.stopped:
+		}
+		if !send(b.Bytes()) {
 			return
-		case <-beat.C:
-			if !s.stillGood(ctx) || !send([]byte(": idle\n\n")) {
-				return
-			}
-		case c, ok := <-changes:
-			if !ok {
-				return // the client resumes with its last id, or learns by CodeStale that it must list again
-			}
-			event, err := c.event()
-			if err != nil {
-				s.log.Error("watch cannot encode an object", "error", err)
-				return
-			}
-			b.Reset()
-			if !c.More { // a client that has this id has all of the revision, and resumes after it
-				fmt.Fprintf(&b, "id: %d\n", c.Revision)
-			}
-			b.Write(event)
-			if !send(b.Bytes()) {
-				return
-			}
 		}
 	}
+}
+
+// writeIdle writes a sign of life. A client that is told of nothing for long stays near enough to resume all the same.
+func writeIdle(b *bytes.Buffer, upTo int64) {
+	b.WriteString(": idle\n")
+	if upTo > 0 {
+		fmt.Fprintf(b, "id: %d\n", upTo)
+	}
+	b.WriteString("\n")
+}
+
+func writeEvents(b *bytes.Buffer, changes []Change) error {
+	for _, c := range changes {
+		event, err := c.event()
+		if err != nil {
+			return err
+		}
+		if !c.More { // a client that has this id has all of the revision, and resumes after it
+			fmt.Fprintf(b, "id: %d\n", c.Revision)
+		}
+		b.Write(event)
+	}
+	return nil
 }
 
 // console joins a websocket and a console until either ends. It closes con.
@@ -208,7 +226,7 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWrit
 		case <-fromClient:
 		case <-fromGuest:
 			_ = ws.Close(websocket.StatusNormalClosure, "the console ended")
-		case <-s.stopped:
+		case <-s.running.Done():
 			_ = ws.Close(websocket.StatusGoingAway, "the controller is stopping")
 		case <-ctx.Done():
 		case <-beat.C:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"sort"
 	"strings"
@@ -27,6 +28,7 @@ type feed struct {
 	on      bool
 	changes []*seen // the newest ones, oldest first, whole revisions
 	first   int64   // what came after this revision is in changes
+	last    int64   // the newest revision that was published
 	groups  map[string]*audience
 }
 
@@ -93,7 +95,7 @@ func (f *feed) run(ctx context.Context, st store.Store) error {
 		return err
 	}
 	f.mu.Lock()
-	f.on, f.changes, f.first = true, nil, from
+	f.on, f.changes, f.first, f.last = true, nil, from, from
 	f.mu.Unlock()
 	defer f.stop()
 	for changes := range w.C() {
@@ -135,7 +137,7 @@ func (f *feed) publish(changes []*seen) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.changes = append(f.changes, changes...)
+	f.changes, f.last = append(f.changes, changes...), changes[0].revision
 	if len(f.changes) >= 2*f.kept { // not at each change: what stays is copied
 		over := len(f.changes) - f.kept
 		for over < len(f.changes) && f.changes[over].revision == f.changes[over-1].revision {
@@ -215,23 +217,26 @@ func (f *feed) remove(r *reader) {
 	}
 }
 
-// read takes what is queued, and waits for it; false when the watch has ended.
-func (f *feed) read(ctx context.Context, r *reader) ([]serve.Change, bool) {
+// read takes what is queued, and waits for it: until ctx ends, or user, the context of the reader's user. With it the reader has
+// everything up to revision upTo.
+func (f *feed) read(ctx, user context.Context, r *reader) (changes []serve.Change, upTo int64, err error) {
 	for {
 		f.mu.Lock()
-		queue, slow := r.queue, r.slow
+		queue, slow, upTo := r.queue, r.slow, max(f.last, r.after)
 		r.queue = nil
 		f.mu.Unlock()
-		if slow {
-			return nil, false
-		}
-		if len(queue) > 0 {
-			return queue, true
+		switch {
+		case slow || user.Err() != nil:
+			return nil, 0, io.EOF
+		case len(queue) > 0:
+			return queue, upTo, nil
+		case ctx.Err() != nil:
+			return nil, upTo, ctx.Err()
 		}
 		select {
 		case <-r.wake:
+		case <-user.Done():
 		case <-ctx.Done():
-			return nil, false
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"widecloud/api"
@@ -14,8 +15,8 @@ import (
 	"widecloud/internal/store"
 )
 
-// Watch gives the changes of some kinds after a revision; from < 0: from now on. Sites are made up at every look and cannot be watched.
-func (ws *Watches) Watch(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, from int64) (<-chan serve.Change, error) {
+// Watch opens a watch of some kinds after a revision; from < 0: from now on. Sites are made up at every look and cannot be watched.
+func (ws *Watches) Watch(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, from int64) (serve.Watch, error) {
 	for _, k := range kinds {
 		if _, err := objects.NewObject(k); err != nil {
 			return nil, err
@@ -33,20 +34,14 @@ func (ws *Watches) Watch(ctx context.Context, p access.Actor, kinds []api.Kind, 
 		return nil, err
 	}
 	lasting := context.WithoutCancel(ctx) // the first of an audience may leave before the others
-	w, err := ws.openWatch(ctx, prefix, from, audienceOf(p, kinds, s), func(changes []*seen) []serve.Change {
+	w := &watch{ctx: ctx, done: done, feed: &ws.feed, of: audienceOf(p, kinds, s), take: func(changes []*seen) []serve.Change {
 		return ws.shown(lasting, p, kinds, s, changes)
-	})
-	if err != nil {
+	}}
+	if err := ws.open(w, prefix, from); err != nil {
 		done()
 		return nil, err
 	}
-	out := make(chan serve.Change)
-	go func() {
-		defer close(out)
-		defer done()
-		w.run(ctx, out)
-	}()
-	return out, nil
+	return w, nil
 }
 
 // audienceOf names those who are shown the same. Of a user only its organisation and its rights count, but for users, who see
@@ -60,6 +55,8 @@ func audienceOf(p access.Actor, kinds []api.Kind, s api.Selector) string {
 
 // watch is one watcher: of the feed, or of the store until it has caught up with the feed.
 type watch struct {
+	ctx    context.Context // of the user and its rights
+	done   func()
 	feed   *feed
 	of     string // its audience
 	take   func([]*seen) []serve.Change
@@ -68,62 +65,73 @@ type watch struct {
 	cancel context.CancelFunc // of the store's watch
 }
 
-func (ws *Watches) openWatch(ctx context.Context, prefix string, from int64, of string, take func([]*seen) []serve.Change) (*watch, error) {
+// open finds the place in the feed, or in the store, from which a watch goes on.
+func (ws *Watches) open(w *watch, prefix string, from int64) error {
 	stale := api.Errorf(api.CodeStale, "revision %d is no longer kept: list, and watch from the list's revision", from)
 	var newest int64
-	if err := ws.Read(ctx, func(tx *state.Tx) error {
+	if err := ws.Read(w.ctx, func(tx *state.Tx) error {
 		newest = tx.Revision()
 		return nil
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	if from > newest {
-		return nil, stale // of a store that was put back from a copy
+		return stale // of a store that was put back from a copy
 	}
 	if from < 0 {
 		from = newest
 	}
-	w := &watch{feed: &ws.feed, of: of, take: take}
-	if w.reader = ws.feed.join(from, of, take); w.reader != nil {
-		return w, nil
+	if w.reader = ws.feed.join(from, w.of, w.take); w.reader != nil {
+		return nil
 	}
-	ctx, w.cancel = context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(w.ctx)
 	var err error
 	if w.store, err = ws.State.Watch(ctx, prefix, from); err != nil {
-		w.cancel()
+		cancel()
 	}
 	if errors.Is(err, store.ErrCompacted) {
 		err = stale
 	}
-	return w, err
+	w.cancel = cancel
+	return err
 }
 
-// run gives the changes until the watch ends.
-func (w *watch) run(ctx context.Context, out chan<- serve.Change) {
-	if w.reader == nil && !w.catchUp(ctx, out) {
-		return
+// Close is serve.Watch's.
+func (w *watch) Close() {
+	if w.reader != nil {
+		w.feed.leave(w.reader)
 	}
-	defer w.feed.leave(w.reader)
-	for {
-		changes, ok := w.feed.read(ctx, w.reader)
-		if !ok || !pass(ctx, changes, out) {
-			return
-		}
+	if w.cancel != nil {
+		w.cancel()
 	}
+	w.done()
 }
 
-// catchUp gives the changes of the store until the feed has the ones that follow; false when the watch has ended.
-func (w *watch) catchUp(ctx context.Context, out chan<- serve.Change) bool {
-	defer w.cancel()
-	for changes := range w.store.C() {
-		if !pass(ctx, w.take(decodeChanges(changes)), out) {
-			return false
-		}
-		if w.reader = w.feed.join(changes[0].Revision, w.of, w.take); w.reader != nil {
-			return true
+// Next is serve.Watch's.
+func (w *watch) Next(ctx context.Context) ([]serve.Change, int64, error) {
+	for w.reader == nil {
+		changes, err := w.catchUp(ctx)
+		if err != nil || len(changes) > 0 {
+			return changes, 0, err
 		}
 	}
-	return false
+	return w.feed.read(ctx, w.ctx, w.reader)
+}
+
+// catchUp gives the store's next changes, and joins the feed once that has the ones that follow.
+func (w *watch) catchUp(ctx context.Context) ([]serve.Change, error) {
+	select {
+	case changes, ok := <-w.store.C():
+		if !ok || w.ctx.Err() != nil {
+			return nil, io.EOF
+		}
+		w.reader = w.feed.join(changes[0].Revision, w.of, w.take)
+		return w.take(decodeChanges(changes)), nil
+	case <-w.ctx.Done():
+		return nil, io.EOF
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // shown makes of the changes of one revision those that a watcher is to have. Their objects are shared.
@@ -151,19 +159,4 @@ func (ws *Watches) shown(ctx context.Context, by access.Actor, kinds []api.Kind,
 		out[i].More = true
 	}
 	return out
-}
-
-// pass gives changes to a watcher; false when the watch has ended.
-func pass(ctx context.Context, changes []serve.Change, out chan<- serve.Change) bool {
-	for _, ch := range changes {
-		if ctx.Err() != nil {
-			return false // before select, which would choose either way
-		}
-		select {
-		case out <- ch:
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
 }

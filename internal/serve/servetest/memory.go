@@ -426,7 +426,7 @@ func (m *Memory) Delete(ctx context.Context, p serve.Principal, k api.Kind, name
 }
 
 // Watch is that of serve.Controller.
-func (m *Memory) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, from int64) (<-chan serve.Change, error) {
+func (m *Memory) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind, s api.Selector, from int64) (serve.Watch, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if from >= 0 && from < m.compacted {
@@ -437,6 +437,7 @@ func (m *Memory) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind,
 			return nil, api.Errorf(api.CodeNotFound, "no kind of object is called %q", k)
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	ch := make(chan serve.Change, 100)
 	w := watcher{p, kinds, s}
 	for _, st := range m.history {
@@ -457,7 +458,7 @@ func (m *Memory) Watch(ctx context.Context, p serve.Principal, kinds []api.Kind,
 			close(ch)
 		}
 	}()
-	return ch, nil
+	return Channel(ch, cancel), nil
 }
 
 // Migrate is that of serve.Controller.

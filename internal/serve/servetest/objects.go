@@ -283,7 +283,7 @@ func (b *bench) watch(by serve.Principal, s api.Selector, from int64, kinds ...a
 	if err != nil {
 		b.Fatalf("watch %v: %v", kinds, err)
 	}
-	return changes
+	return Changes(b.Context(), changes)
 }
 
 // see fails unless the next changes are these, each written as KIND/NAME, with a - before a deletion.
