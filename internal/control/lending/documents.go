@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"widecloud/api"
@@ -329,69 +329,22 @@ func (ln *Lending) takeLoanRenew(ctx context.Context, d wire.Verified) (any, err
 	return nil, ln.sendLoan(ctx, b.Name)
 }
 
-// Tell keeps each peer's picture of our offers and networks the same as ours.
+// letter is a document that a peer is to have. It is sent again when its seal is another one.
+type letter struct {
+	peer, key, seal string
+	send            func(context.Context) error
+}
+
+// Tell sends each peer what it does not know yet: our offers, our networks as they concern it, and its loans.
 func (ln *Lending) Tell(ctx context.Context) error {
-	type letter struct {
-		peer, key, seal string
-		send            func(context.Context) error
-	}
-	var letters []letter
-	document := func(peer, kind string, body any) {
-		value := wire.RawBody(body)
-		letters = append(letters, letter{peer, kind + "/" + peer, string(value), func(ctx context.Context) error {
-			return ln.Federation.Send(ctx, peer, kind, "", objects.DocumentTime, body)
-		}})
-	}
-	if err := ln.Read(ctx, func(tx *state.Tx) error {
-		peers, err := objects.List[api.Peer](tx)
-		if err != nil || len(peers) == 0 {
-			return err
-		}
-		offers, err := ln.rooms.OwnOffers(tx)
-		if err != nil {
-			return err
-		}
-		gateways, err := ln.networks.OwnGateways(tx)
-		if err != nil {
-			return err
-		}
-		own, err := ln.networks.OwnNetworks(tx)
-		if err != nil {
-			return err
-		}
-		cpus, err := ln.cpuKinds(tx)
-		if err != nil {
-			return err
-		}
-		for _, p := range peers {
-			out := wire.Offers{Offers: []wire.OfferBody{}}
-			for _, o := range offers {
-				if !o.Deleting && lend.Addressed(*o, p.Name) {
-					out.Offers = append(out.Offers, wire.OfferBody{Name: o.Name, UID: o.UID, Spec: o.Spec, CPUs: cpus, Gateways: gateways})
-				}
-			}
-			slices.SortFunc(out.Offers, func(a, b wire.OfferBody) int { return strings.Compare(a.Name, b.Name) })
-			views, err := ln.networks.ViewsFor(tx, p.Name, own)
-			if err != nil {
-				return err
-			}
-			document(p.Name, wire.DocOffers, out)
-			letters = append(letters, letter{p.Name, wire.DocViews + "/" + p.Name, string(wire.RawBody(views)), func(ctx context.Context) error {
-				return ln.networks.SendViews(ctx, p.Name, views)
-			}})
-		}
-		loans, err := ln.rooms.LoansFromUs(tx)
-		for _, l := range loans {
-			if l.Status.State == api.LoanEnded && ln.Now().Sub(l.Status.Expires) > keepTelling {
-				continue
-			}
-			letters = append(letters, letter{l.Spec.Borrower, "loan/" + l.Name, loanSeal(&l), func(ctx context.Context) error { return ln.sendLoan(ctx, l.Name) }})
-		}
+	var all []letter
+	if err := ln.Read(ctx, func(tx *state.Tx) (err error) {
+		all, err = ln.write(tx)
 		return err
 	}); err != nil {
 		return err
 	}
-	for _, l := range letters {
+	for _, l := range all {
 		s, err := ln.Federation.Session(l.peer, false)
 		if err != nil {
 			continue
@@ -401,19 +354,86 @@ func (ln *Lending) Tell(ctx context.Context) error {
 		if ln.letters.Is(l.key, seal) {
 			continue
 		}
-		ln.Once("tell/"+l.key, func(ctx context.Context) {
-			cctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			if err := l.send(cctx); err != nil {
-				ln.Log.Warn("tell the peer", "peer", l.peer, "document", l.key, "err", err)
-				ln.Pause(ctx)
-				return
-			}
-			ln.letters.Set(l.key, seal)
-			ln.Poke() // it may have changed meanwhile
-		})
+		ln.Once("tell/"+l.key, func(ctx context.Context) { ln.post(ctx, l, seal) })
 	}
 	return nil
+}
+
+// post sends a letter.
+func (ln *Lending) post(ctx context.Context, l letter, seal string) {
+	sending, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := l.send(sending); err != nil {
+		ln.Log.Warn("tell the peer", "peer", l.peer, "document", l.key, "err", err)
+		ln.Pause(ctx)
+		return
+	}
+	ln.letters.Set(l.key, seal)
+	ln.Poke() // it may have changed meanwhile
+}
+
+// write writes the letters to all peers.
+func (ln *Lending) write(tx *state.Tx) (out []letter, err error) {
+	peers, err := objects.List[api.Peer](tx)
+	if err != nil || len(peers) == 0 {
+		return nil, err
+	}
+	offers, err := ln.offerBodies(tx)
+	if err != nil {
+		return nil, err
+	}
+	own, err := ln.networks.OwnNetworks(tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range peers {
+		theirs := wire.Offers{Offers: []wire.OfferBody{}}
+		for _, o := range offers {
+			if lend.Addressed(api.Offer{Meta: api.Meta{Home: ln.Name}, Spec: o.Spec}, p.Name) {
+				theirs.Offers = append(theirs.Offers, o)
+			}
+		}
+		out = append(out, letter{p.Name, wire.DocOffers + "/" + p.Name, string(wire.RawBody(theirs)), func(ctx context.Context) error {
+			return ln.Federation.Send(ctx, p.Name, wire.DocOffers, "", objects.DocumentTime, theirs)
+		}})
+		views, err := ln.networks.ViewsFor(tx, p.Name, own)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, letter{p.Name, wire.DocViews + "/" + p.Name, string(wire.RawBody(views)), func(ctx context.Context) error {
+			return ln.networks.SendViews(ctx, p.Name, views)
+		}})
+	}
+	loans, err := ln.rooms.LoansFromUs(tx)
+	for _, l := range loans {
+		if l.Status.State == api.LoanEnded && ln.Now().Sub(l.Status.Expires) > keepTelling {
+			continue
+		}
+		out = append(out, letter{l.Spec.Borrower, "loan/" + l.Name, loanSeal(&l), func(ctx context.Context) error { return ln.sendLoan(ctx, l.Name) }})
+	}
+	return out, err
+}
+
+// offerBodies are our offers as peers are told of them, in the order of their names.
+func (ln *Lending) offerBodies(tx *state.Tx) (out []wire.OfferBody, err error) {
+	offers, err := ln.rooms.OwnOffers(tx)
+	if err != nil {
+		return nil, err
+	}
+	gateways, err := ln.networks.OwnGateways(tx)
+	if err != nil {
+		return nil, err
+	}
+	cpus, err := ln.cpuKinds(tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(offers)) {
+		if o := offers[name]; !o.Deleting {
+			out = append(out, wire.OfferBody{Name: o.Name, UID: o.UID, Spec: o.Spec, CPUs: cpus, Gateways: gateways})
+		}
+	}
+	return out, nil
 }
 
 // cpuKinds are the kinds of hypervisors of this site, each with the guest models that every one of the kind can run.

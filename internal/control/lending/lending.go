@@ -128,94 +128,108 @@ func (ln *Lending) borrow(ctx context.Context, lender, offer string, amount api.
 	return name, err
 }
 
+// due is what the ledger asks for beside itself.
+type due struct {
+	renew []*api.Loan // to us
+	leave []*api.VM   // of ours, under loans that their lenders want back
+}
+
 // Keep keeps the ledger: uses are counted, leases renewed and ended, reclaimed guests sent home or stopped.
 func (ln *Lending) Keep(ctx context.Context) error {
-	var renew []string
-	var leave []*api.VM
-	err := ln.Write(store.Urgent(ctx), func(tx *state.Tx) error {
-		renew, leave = renew[:0], leave[:0]
-		offers, err := ln.rooms.OwnOffers(tx)
+	var d due
+	if err := ln.Write(store.Urgent(ctx), func(tx *state.Tx) (err error) {
+		d, err = ln.count(tx)
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, l := range d.renew {
+		ln.Once("renew/"+l.Name, func(ctx context.Context) { ln.renew(ctx, l) })
+	}
+	for _, v := range d.leave {
+		ln.Once("leave/"+v.Name, func(ctx context.Context) { ln.sendHome(ctx, v) })
+	}
+	return nil
+}
+
+func (ln *Lending) renew(ctx context.Context, l *api.Loan) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := ln.Federation.Send(ctx, l.Spec.Lender, wire.DocLoanRenew, l.Name, objects.DocumentTime, wire.LoanRenew{Name: l.Name}); err != nil {
+		ln.Log.Debug("renew", "loan", l.Name, "err", err)
+	}
+}
+
+// count brings the loans up to date, and what each offer has lent.
+func (ln *Lending) count(tx *state.Tx) (d due, err error) {
+	offers, err := ln.rooms.OwnOffers(tx)
+	if err != nil {
+		return d, err
+	}
+	loans, err := objects.List[api.Loan](tx)
+	if err != nil {
+		return d, err
+	}
+	lent := map[string]api.Resources{}
+	for _, l := range loans {
+		if l.Spec.Lender != ln.Name {
+			err = ln.countBorrowed(tx, l, &d)
+		} else if err = ln.countLent(tx, l, offers[l.Spec.Offer]); err == nil {
+			lent[l.Spec.Offer] = lend.Add(lent[l.Spec.Offer], lend.Held(*l))
+		}
+		if err == nil {
+			err = objects.Put(tx, l)
+		}
 		if err != nil {
-			return err
+			return d, err
 		}
-		loans, err := objects.List[api.Loan](tx)
-		if err != nil {
-			return err
+	}
+	for name, o := range offers {
+		o.Status.Lent = lent[name]
+		if err := objects.Put(tx, o); err != nil {
+			return d, err
 		}
-		now := ln.Now()
-		lent := map[string]api.Resources{}
-		for _, l := range loans {
-			before := *l
-			if l.Spec.Lender == ln.Name {
-				guests, err := ln.rooms.LoanUse(tx, l.Name, "")
-				if err != nil {
-					return err
-				}
-				l.Status.Used = lend.Used(l.Name, guests)
-				moved := false
-				*l, moved = lend.Advance(*l, ln.graceOf(offers[l.Spec.Offer]), now)
-				if moved {
-					ln.Event(tx, "loan."+string(l.Status.State), "loans/"+l.Name, "", l.Status.Message)
-				}
-				if l.Status.State == api.LoanEnded {
-					if err := ln.guests.Stop(tx, l.Name); err != nil {
-						return err
-					}
-				}
-				if offers[l.Spec.Offer] != nil {
-					lent[l.Spec.Offer] = lend.Add(lent[l.Spec.Offer], lend.Held(*l))
-				}
-			} else {
-				if l.Status.Used, err = ln.rooms.Borrowed(tx, l.Name); err != nil {
-					return err
-				}
-				if over := l.Status.Expires.Add(l.Status.Grace.Duration()); l.Status.State != api.LoanEnded && now.After(over) {
-					// The lender has not been heard of: by its own word it has ended the loan, and stopped what was there.
-					l.Status.State, l.Status.Message = api.LoanEnded, "its lease ran out, and "+l.Spec.Lender+" was not reached to renew it"
-					ln.Event(tx, "loan.ended", "loans/"+l.Name, "", l.Status.Message)
-				}
-				if half := l.Status.Expires.Sub(l.Status.Renewed) / 2; l.Status.State == api.LoanActive && now.After(l.Status.Renewed.Add(half)) {
-					renew = append(renew, l.Name+"@"+l.Spec.Lender)
-				}
-				if l.Status.State == api.LoanReclaimed {
-					for v := range objects.By[api.VM](tx, "loan", l.Name) {
-						if v.Status.Job == "" && !v.Deleting && v.Status.Host != "" && v.Spec.Power == api.PowerOn {
-							leave = append(leave, v)
-						}
-					}
-				}
-			}
-			if l.Spec != before.Spec || l.Status != before.Status {
-				if err := objects.Put(tx, l); err != nil {
-					return err
-				}
-			}
-		}
-		for name, o := range offers {
-			if o.Status.Lent != lent[name] {
-				o.Status.Lent = lent[name]
-				if err := objects.Put(tx, o); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
+	}
+	return d, nil
+}
+
+// countLent brings a loan from us up to date. When it has ended, so have its guests.
+func (ln *Lending) countLent(tx *state.Tx, l *api.Loan, o *api.Offer) error {
+	guests, err := ln.rooms.LoanUse(tx, l.Name, "")
 	if err != nil {
 		return err
 	}
-	for _, r := range renew {
-		name, lender, _ := strings.Cut(r, "@")
-		ln.Once("renew/"+name, func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-			defer cancel()
-			if err := ln.Federation.Send(ctx, lender, wire.DocLoanRenew, name, objects.DocumentTime, wire.LoanRenew{Name: name}); err != nil {
-				ln.Log.Debug("renew", "loan", name, "err", err)
-			}
-		})
+	l.Status.Used = lend.Used(l.Name, guests)
+	moved := false
+	if *l, moved = lend.Advance(*l, ln.graceOf(o), ln.Now()); moved {
+		ln.Event(tx, "loan."+string(l.Status.State), "loans/"+l.Name, "", l.Status.Message)
 	}
-	for _, v := range leave {
-		ln.Once("leave/"+v.Name, func(ctx context.Context) { ln.sendHome(ctx, v) })
+	if l.Status.State == api.LoanEnded {
+		return ln.guests.Stop(tx, l.Name)
+	}
+	return nil
+}
+
+// countBorrowed brings a loan to us up to date, and notes whether it is to be renewed, and which VMs are to leave.
+func (ln *Lending) countBorrowed(tx *state.Tx, l *api.Loan, d *due) (err error) {
+	now := ln.Now()
+	if l.Status.Used, err = ln.rooms.Borrowed(tx, l.Name); err != nil {
+		return err
+	}
+	if over := l.Status.Expires.Add(l.Status.Grace.Duration()); l.Status.State != api.LoanEnded && now.After(over) {
+		// The lender has not been heard of: by its own word it has ended the loan, and stopped what was there.
+		l.Status.State, l.Status.Message = api.LoanEnded, "its lease ran out, and "+l.Spec.Lender+" was not reached to renew it"
+		ln.Event(tx, "loan.ended", "loans/"+l.Name, "", l.Status.Message)
+	}
+	if half := l.Status.Expires.Sub(l.Status.Renewed) / 2; l.Status.State == api.LoanActive && now.After(l.Status.Renewed.Add(half)) {
+		d.renew = append(d.renew, l)
+	}
+	if l.Status.State == api.LoanReclaimed {
+		for v := range objects.By[api.VM](tx, "loan", l.Name) {
+			if v.Status.Job == "" && !v.Deleting && v.Status.Host != "" && v.Spec.Power == api.PowerOn {
+				d.leave = append(d.leave, v)
+			}
+		}
 	}
 	return nil
 }

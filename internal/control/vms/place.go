@@ -67,42 +67,13 @@ func (vs *VMs) Place(ctx context.Context) error {
 // that dies in between asks the same one again.
 func (vs *VMs) placeVM(ctx context.Context, name string) error {
 	var call wire.ClaimCall
-	v, err := objects.Change(ctx, vs.Site, name, func(tx *state.Tx, v *api.VM) error {
+	v, err := objects.Change(ctx, vs.Site, name, func(tx *state.Tx, v *api.VM) (err error) {
 		if v.Status.Host != "" || v.Deleting {
 			return objects.ErrHalt
 		}
-		img, err := objects.Get[api.Image](tx, v.Spec.Image)
-		if err != nil || img.Status.Phase != "ready" {
-			v.Status.Message = fmt.Sprintf("waits for image %s", v.Spec.Image)
-			v.Status.Reasons = []api.Reason{{Code: "image", Message: v.Status.Message}}
-			return nil
-		}
 		if v.Status.Site == "" {
-			s, err := vs.rooms.Snapshot(tx)
-			if err != nil {
+			if err := vs.choosePlace(tx, v); err != nil || v.Status.Site == "" || v.Status.Host != "" {
 				return err
-			}
-			r, err := vs.rooms.Request(tx, v)
-			if err != nil {
-				return err
-			}
-			r.Place = v.Spec.Place
-			plan := place.Decide(s, r)
-			v.Status.Reasons = place.Grouped(plan.Refused)
-			if plan.Chosen == nil {
-				v.Status.Message = "there is no room for it now"
-				return nil
-			}
-			v.Status.Message = ""
-			v.Status.Epoch++
-			v.Status.Site, v.Status.Loan = plan.Chosen.Site, plan.Chosen.Loan
-			if plan.Chosen.Site == vs.Name {
-				h, err := objects.Get[api.Host](tx, plan.Chosen.Host)
-				if err != nil {
-					return err
-				}
-				vs.arrived(tx, v, h.Name, h.Status.VTEP, rooms.GuestCPU(h, v.Spec.CPUModel))
-				return nil
 			}
 		}
 		call, err = vs.orders.Claim(tx, v, fmt.Sprintf("create-%s-%d", v.UID, v.Status.Epoch), v.Status.Site)
@@ -118,31 +89,73 @@ func (vs *VMs) placeVM(ctx context.Context, name string) error {
 	if err != nil || call.Job == "" {
 		return err
 	}
-	parent := ctx
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	return vs.askLender(ctx, v, call)
+}
+
+// choosePlace writes into a VM where it is to go: at this site with its host, or a peer and the loan there. A VM that has to wait says for
+// what.
+func (vs *VMs) choosePlace(tx *state.Tx, v *api.VM) error {
+	img, err := objects.Find[api.Image](tx, v.Spec.Image)
+	if err != nil || img.Status.Phase != "ready" {
+		v.Status.Message = fmt.Sprintf("waits for image %s", v.Spec.Image)
+		v.Status.Reasons = []api.Reason{{Code: "image", Message: v.Status.Message}}
+		return nil
+	}
+	s, err := vs.rooms.Snapshot(tx)
+	if err != nil {
+		return err
+	}
+	r, err := vs.rooms.Request(tx, v)
+	if err != nil {
+		return err
+	}
+	r.Place = v.Spec.Place
+	plan := place.Decide(s, r)
+	v.Status.Reasons = place.Grouped(plan.Refused)
+	if plan.Chosen == nil {
+		v.Status.Message = "there is no room for it now"
+		return nil
+	}
+	v.Status.Message = ""
+	v.Status.Epoch++
+	v.Status.Site, v.Status.Loan = plan.Chosen.Site, plan.Chosen.Loan
+	if plan.Chosen.Site != vs.Name {
+		return nil
+	}
+	h, err := objects.Find[api.Host](tx, plan.Chosen.Host)
+	if err != nil {
+		return err
+	}
+	vs.arrived(tx, v, h.Name, h.Status.VTEP, rooms.GuestCPU(h, v.Spec.CPUModel))
+	return nil
+}
+
+// askLender has a lender take a VM in. Its no sends the VM back to be placed anew; an answer that did not come, or is not believed, has the
+// same lender asked again.
+func (vs *VMs) askLender(ctx context.Context, v *api.VM, call wire.ClaimCall) error {
+	asking, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	claim, err := vs.endOf(v.Status.Site).Reserve(ctx, call)
+	claim, err := vs.endOf(v.Status.Site).Reserve(asking, call)
 	var refused *api.Error
 	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
-		_, err = objects.Change(ctx, vs.Site, name, func(_ *state.Tx, v *api.VM) error {
+		_, err = objects.Change(asking, vs.Site, v.Name, func(_ *state.Tx, v *api.VM) error {
 			v.Status.Site, v.Status.Loan = "", ""
 			v.Status.Message, v.Status.Reasons = refused.Message, place.Grouped(refused.Reasons)
 			return nil
 		})
 		// What we know of the lender said yes, and will say so again: without a pause it would be asked without end.
-		if err == nil && vs.PauseFor(parent, vs.Resync) != nil {
+		if err == nil && vs.PauseFor(ctx, vs.Resync) != nil {
 			return nil
 		}
 		return err
 	}
 	if err != nil {
-		return err // it may have been granted: the same site is asked again
+		return err // it may have been granted
 	}
-	if err := vs.Read(parent, func(tx *state.Tx) error { return vs.judgeAnswer(tx, call, claim) }); err != nil {
-		// It may run there all the same: the lender is asked again, and no other one.
-		return vs.distrust(parent, name, v.Status.Site, err)
+	if err := vs.Read(ctx, func(tx *state.Tx) error { return vs.judgeAnswer(tx, call, claim) }); err != nil {
+		return vs.distrust(ctx, v.Name, v.Status.Site, err) // it may run there all the same
 	}
-	_, err = objects.Change(parent, vs.Site, name, func(tx *state.Tx, v *api.VM) error {
+	_, err = objects.Change(ctx, vs.Site, v.Name, func(tx *state.Tx, v *api.VM) error {
 		vs.arrived(tx, v, claim.Host, claim.VTEP.String(), claim.CPU)
 		return nil
 	})
