@@ -58,6 +58,8 @@ var only = []struct {
 	{"github.com/danielgtaylor/huma", []string{"internal/serve"}, "its settings are package variables: it has one user"},
 	{module + "/internal/lab", []string{"cmd/wcc", "internal/lab"}, "the lab is for tests and for wcc lab"},
 	{module + "/internal/sentry", []string{"cmd/sentryd", "cmd/sentryc", "internal/sentry"}, "the Koshien application is a world of its own: the cloud runs without it"},
+	{module + "/internal/lab/topic", []string{"internal/lab/play", "internal/lab/topic"}, "the lab's language and machines know no topic"},
+	{module + "/internal/lab/play", []string{"cmd/wcc", "internal/lab/play"}, "topics are below what runs scripts"},
 	{module + "/internal/control", []string{"cmd/wcc", "internal/control"}, "controllers and agents meet in wire alone"},
 	{module + "/internal/agent", []string{"cmd/wcc", "internal/agent"}, "controllers and agents meet in wire alone"},
 }
@@ -180,6 +182,7 @@ func TestImportsAreJudged(t *testing.T) {
 		{"api", "github.com/danielgtaylor/huma/v2", "standard library only"},
 		{"internal/control/rooms", module + "/internal/control/vms", "have an order"},
 		{"internal/control/vms", module + "/internal/control/lending", "have an order"},
+		{"internal/lab/stage", module + "/internal/lab/topic/vm", "know no topic"},
 		{"internal/helpers", "fmt", "in no layer"},
 	} {
 		got := strings.Join(breaches(pkg{ImportPath: module + "/" + c.from, Imports: []string{c.to}}), "\n")

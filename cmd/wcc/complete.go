@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"widecloud/api"
+	"widecloud/internal/lab/play"
 )
 
 type completionCmd struct {
@@ -175,6 +176,8 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 		return nil
 	case "states":
 		return statesOf(node)
+	case "labwords":
+		return play.Language.Words()
 	}
 	a.fromEnvironment()
 	client, err := a.client()

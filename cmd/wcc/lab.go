@@ -18,6 +18,9 @@ import (
 	"golang.org/x/term"
 
 	"widecloud/internal/lab"
+	"widecloud/internal/lab/play"
+	"widecloud/internal/lab/script"
+	"widecloud/internal/lab/stage"
 )
 
 type labGroup struct {
@@ -25,6 +28,7 @@ type labGroup struct {
 	Up    labUpCmd    `cmd:"" help:"Build a script's federation and leave it up."`
 	Down  labDownCmd  `cmd:"" help:"Take down what wcc lab up or run --keep left."`
 	Check labCheckCmd `cmd:"" help:"Say what is wrong with scripts, and build nothing."`
+	Words labWordsCmd `cmd:"" help:"Show the statements of the language."`
 }
 
 type labFlags struct {
@@ -65,7 +69,34 @@ func (c *labCheckCmd) Run(a *app) error {
 	return nil
 }
 
-func readScript(file string) (*lab.Script, error) {
+type labWordsCmd struct {
+	Word     string `arg:"" optional:"" complete:"labwords" help:"Only the statements that begin with this word."`
+	Markdown bool   `help:"The whole reference, as docs/lab.md has it."`
+}
+
+func (c *labWordsCmd) Run(a *app) error {
+	if c.Markdown {
+		_, err := fmt.Fprint(a.out.raw, play.Language.Reference())
+		return err
+	}
+	words := play.Language.Words()
+	if c.Word != "" {
+		if len(play.Language.Entries(c.Word)) == 0 {
+			return usageError{fmt.Errorf("no statement begins with %q; known: %s", c.Word, strings.Join(words, ", "))}
+		}
+		words = []string{c.Word}
+	}
+	for _, w := range words {
+		for _, e := range play.Language.Entries(w) {
+			if err := a.out.printf("%s\n    %s\n", e.Form, strings.ReplaceAll(e.Doc, "`", "")); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func readScript(file string) (*script.Script, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -76,7 +107,7 @@ func readScript(file string) (*lab.Script, error) {
 			name = rel
 		}
 	}
-	return lab.ParseScript(name, string(b))
+	return play.Parse(name, string(b))
 }
 
 // errFailed is the end of a script of which something failed; the report has said what.
@@ -90,11 +121,11 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 	if keep && c.Hold == 0 {
 		return c.detach(a, verb, file)
 	}
-	o := lab.RunOptions{Name: c.Name, Dir: filepath.Dir(file), Out: a.out.raw, TTY: c.TTY || isTerminal(a.out.raw), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
+	o := play.Options{Name: c.Name, Dir: filepath.Dir(file), Out: a.out.raw, TTY: c.TTY || isTerminal(a.out.raw), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
 	if c.Hold != 0 {
-		o.Hold = func(r *lab.Result, f *lab.Federation) { c.hold(a, r, f) }
+		o.Hold = func(st *stage.Stage) { c.hold(a, st) }
 	}
-	result, err := lab.Run(a, script, o)
+	result, err := play.Run(a, script, o)
 	if err != nil {
 		return ownWords{err}
 	}
@@ -106,11 +137,12 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 
 // hold says the outcome and the commands to play with to the program that waits for it, lets go of the terminal, and keeps
 // the federation up until it is told to end.
-func (c *labFlags) hold(a *app, r *lab.Result, f *lab.Federation) {
+func (c *labFlags) hold(a *app, st *stage.Stage) {
+	r := st.Result()
 	_, failed := r.Counts()
-	fmt.Fprint(a.out.raw, f.Hints())
+	fmt.Fprint(a.out.raw, play.Hints(st))
 	a.out.printf("  %s lab down --name %s\n", os.Args[0], c.Name)
-	r.Report(a.out.raw, c.TTY)
+	r.Report(stage.NewConsole(a.out.raw, c.TTY))
 	code := 0
 	if failed > 0 {
 		code = 1

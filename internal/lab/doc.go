@@ -8,8 +8,9 @@
 // over this machine's root directory, so that every program of this machine is
 // there and everything the node writes is its own. A [Host] is a node with
 // libvirtd, a [Router] a node with FRR. Cables ([Lab.Link]) and wide-area links
-// ([Lab.WAN]) join nodes. A script ([ParseScript], [Run]) makes of these either
-// sites with their controllers, or a data centre behind translators.
+// ([Lab.WAN]) join nodes. What scripts make of these is not known here: package
+// script understands them, stage plays them, topic/… has what they can say, and
+// play runs them.
 //
 // A node's first process is this program itself, started again under another
 // name (see child.go); a program that imports this package needs no preparation

@@ -49,15 +49,6 @@ func (p *Process) Err() error {
 	}
 }
 
-func (p *Process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // PID is the process's number on this machine (not inside the node).
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 

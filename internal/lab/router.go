@@ -131,6 +131,18 @@ func (r Routing) configs(host string) map[string]string {
 	return configs
 }
 
+// Config is the text for /etc/frr/frr.conf that does the same.
+func (r Routing) Config(host string) string {
+	configs := r.configs(host)
+	var b strings.Builder
+	for _, daemon := range frrDaemons {
+		if text, ok := configs[daemon]; ok {
+			b.WriteString("!\n! " + daemon + "\n" + text)
+		}
+	}
+	return b.String()
+}
+
 // KillRouting kills the node's routing daemons at once (kill -9): its neighbours
 // learn of it from BFD. The kernel keeps its routes. StartRouting begins anew.
 func (n *Node) KillRouting() error {

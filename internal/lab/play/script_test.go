@@ -1,0 +1,231 @@
+package play_test
+
+import (
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"widecloud/api"
+
+	"widecloud/internal/lab/play"
+	"widecloud/internal/lab/script"
+	"widecloud/internal/lab/stage"
+	"widecloud/internal/lab/topic/fault"
+	"widecloud/internal/lab/topic/flow"
+	"widecloud/internal/lab/topic/site"
+	"widecloud/internal/lab/topic/vm"
+)
+
+const small = `# a comment
+site tokyo hosts 1 gateway lend 50% to *
+site osaka hosts 2 lend 2 cpu, 512MiB memory, 4GiB disk, 2 addresses to tokyo grace 20s
+wan tokyo osaka rtt 12ms rate 100M
+image tiny
+network blue owner tokyo prefix 2001:db8:b1ae:1::/64 ipv4 10.99.0.0/24
+vm web1 owner tokyo network blue service 203.0.113.10 2001:db8:f::10 at tokyo/h1
+`
+
+// TestParse: what statements are made of, and the text of each.
+func TestParse(t *testing.T) {
+	s, err := play.Parse("x.lab", small+`borrow tokyo from osaka 2 cpu 256MiB memory 2GiB disk 1 addresses
+traffic dl inet4 -> web1 download rate 1.5k
+migrate web1 osaka & # to the west
+expect web1 running exactly-once at osaka, address unchanged within 5s
+expect page web1 from inet6 silent
+expect peer osaka of tokyo reached within 5s
+expect new network 2001:db8:1::/64 at tokyo refused
+expect new address 203.0.113.9 at osaka refused
+poweroff osaka/h2
+cut tokyo osaka
+say "it # is over"
+`)
+	must(t, err)
+	f := site.Of(s)
+	tokyo, osaka := f.Site("tokyo"), f.Site("osaka")
+	if osaka.Grace != 20*time.Second || tokyo.Percent != 50 || tokyo.Path != "fast" || cmp.Diff(osaka.To, []string{"tokyo"}) != "" {
+		t.Errorf("sites %+v, %+v", tokyo, osaka)
+	}
+	if d := cmp.Diff(&api.Resources{CPUs: 2, MemoryMiB: 512, DiskGiB: 4, Addresses: 2}, osaka.Lend); d != "" {
+		t.Errorf("osaka lends (-want +got):\n%s", d)
+	}
+	if w := f.WANs[0]; len(f.WANs) != 1 || w.A != tokyo || w.B != osaka || w.Options.RTT != 12*time.Millisecond || w.Options.Rate != 100_000_000 {
+		t.Errorf("links %+v", f.WANs)
+	}
+	do := func(i int) any { return s.Statements[len(s.Statements)-11+i].Do }
+	web := do(2).(*vm.Begin).VM
+	if b := do(0).(*site.Borrow); b.Borrower != tokyo || b.Lender != osaka || b.Amount != (api.Resources{CPUs: 2, MemoryMiB: 256, DiskGiB: 2, Addresses: 1}) {
+		t.Errorf("borrow %+v", b)
+	}
+	if d := do(1).(*flow.Traffic); d.Host != "203.0.113.10" || d.From.Name() != "inet4" || d.Rate != 1500 {
+		t.Errorf("traffic %+v", d)
+	}
+	if d := cmp.Diff(&vm.Running{VM: web, Once: true, At: "osaka", Address: true, Within: 5 * time.Second}, do(3), cmp.Comparer(func(a, b *vm.VM) bool { return a == b })); d != "" {
+		t.Errorf("running (-want +got):\n%s", d)
+	}
+	if p := do(4).(*flow.Page); p.Host != "2001:db8:f::10" || !p.Silent || p.Within != 20*time.Second {
+		t.Errorf("page %+v", p)
+	}
+	if e := do(5).(*site.ExpectPeer); e.Peer != osaka || e.Of != tokyo || e.Within != 5*time.Second {
+		t.Errorf("peer %+v", e)
+	}
+	if e := do(6).(*site.Refused); e.Network.String() != "2001:db8:1::/64" || e.At != tokyo {
+		t.Errorf("new network %+v", e)
+	}
+	if e := do(7).(*site.Refused); e.Address.String() != "203.0.113.9" || e.At != osaka {
+		t.Errorf("new address %+v", e)
+	}
+	if e := do(8).(*fault.Power); e.Machine.(stage.Named).Name() != "osaka/h2" || e.On {
+		t.Errorf("poweroff %+v", e)
+	}
+	if c := do(9).(*fault.Cut); c.Link != stage.Link(f.WANs[0]) || c.Heal {
+		t.Errorf("cut %+v", c)
+	}
+	for i, want := range map[int]string{2: "migrate web1 osaka &", 10: `say "it # is over"`} {
+		if got := s.Statements[len(s.Statements)-11+i].Text; got != want {
+			t.Errorf("text %q, want %q", got, want)
+		}
+	}
+}
+
+// TestParseReleases: sites whose controller or agents are of another release.
+func TestParseReleases(t *testing.T) {
+	s, err := play.Parse("x.lab", `release old 104fb713369f
+site tokyo hosts 1 lend 50% to * controller old
+site osaka hosts 1 agents old gateway
+upgrade tokyo controller
+upgrade osaka/gw agent
+`)
+	must(t, err)
+	f := site.Of(s)
+	if r := f.Releases[0]; len(f.Releases) != 1 || r.Commit != "104fb713369f" || f.Site("tokyo").Controller != r || f.Site("tokyo").Agents != nil || f.Site("osaka").Agents != r {
+		t.Errorf("releases %+v", f.Releases)
+	}
+	if u := s.Statements[3].Do.(*site.Upgrade); u.Site != f.Site("tokyo") || u.Host != nil {
+		t.Errorf("upgrade %+v", u)
+	}
+	if u := s.Statements[4].Do.(*site.Upgrade); u.Site != nil || u.Host.Name() != "osaka/gw" {
+		t.Errorf("upgrade %+v", u)
+	}
+}
+
+// TestOldReleaseMissing: a clone without the commit says what to do, before anything is built.
+func TestOldReleaseMissing(t *testing.T) {
+	for what, tt := range map[string]struct {
+		dir  func(t *testing.T) string
+		want string
+	}{
+		"no clone":  {func(t *testing.T) string { return t.TempDir() }, "is not in a clone of the sources"},
+		"no commit": {emptyClone, "commit 104fb713369f is not in the clone: git fetch"},
+	} {
+		if err := site.UnpackCommit(t.Context(), tt.dir(t), "104fb713369f", t.TempDir()); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", what, err, tt.want)
+		}
+	}
+}
+
+func emptyClone(t *testing.T) string {
+	dir := t.TempDir()
+	if out, err := exec.Command("git", "init", "-q", dir).CombinedOutput(); err != nil {
+		t.Fatalf("git init: %v: %s", err, out)
+	}
+	return dir
+}
+
+func TestScriptErrors(t *testing.T) {
+	for line, want := range map[string]string{
+		"frobnicate":                                            `8:1: unknown statement "frobnicate"; known: borrow, `,
+		"migrate web1 osakka":                                   `8:14: unknown site "osakka"; known: osaka, tokyo`,
+		"migrate web1 osaka/h3":                                 `8:14: unknown host "h3" of osaka; known: h1, h2`,
+		"migrate web2 osaka":                                    `8:9: unknown vm "web2"; known: web1`,
+		"migrate web1":                                          "8:13: SITE or SITE/HOST is missing; the form is: migrate VM PLACE [&]",
+		"migrate web1 osaka now":                                `8:20: "now" is more than "migrate" takes`,
+		"release old 104fb":                                     `8:13: "104fb" is not a commit`,
+		"site nara controller old":                              `8:22: unknown release "old"; known: none so far`,
+		"upgrade tokyo controller":                              `8:9: the controller of tokyo is of this release already`,
+		"upgrade osaka/h2 libvirtd":                             `8:18: "libvirtd" where controller or agent is wanted`,
+		"site tokyo":                                            `8:6: site "tokyo" is there already`,
+		"site Kobe":                                             `8:6: "Kobe" is no name for a site`,
+		"site kobe hosts many":                                  `8:17: "many" is not a number between 0 and 1000`,
+		"site kobe lend 120% to *":                              `8:16: "120%" is no percentage`,
+		"site kobe lend 2 pounds to *":                          `8:18: "pounds" where cpu, memory, disk or addresses is wanted`,
+		"site kobe lend 2 cpu":                                  "8:21: to is missing",
+		"wan tokyo osaka rtt 1ms":                               "8:1: there is a link between tokyo and osaka already",
+		"wan tokyo tokyo":                                       "8:11: tokyo and itself",
+		"expect peer osaka of osaka":                            "8:22: osaka and itself",
+		"expect peer kobe of osaka":                             `8:13: unknown site "kobe"; known: osaka, tokyo`,
+		"expect new network 2001:db8::1/64 at tokyo":            `8:20: "2001:db8::1/64" is no prefix`,
+		"expect new address 203.0.113.300 at tokyo":             `8:20: "203.0.113.300" is no IP address`,
+		"image big":                                             `8:7: unknown image "big"; known: debian, tiny`,
+		"network red owner tokyo prefix 2001:db8::1/64":         `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
+		"network red owner tokyo prefix 2001:db8::/48":          `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
+		"vm web2 owner osaka network blue":                      "8:33: network blue is tokyo's, the VM is osaka's",
+		"vm web2 network blue":                                  "8:21: owner SITE is missing",
+		"vm web2 owner tokyo network blue service 203.0.113.10": "8:42: 203.0.113.10 is that of web1",
+		"vm web2 owner tokyo network blue service 192.0.2.1":    "8:42: 192.0.2.1 is in none of the service prefixes",
+		"vm web2 owner tokyo network blue memory 100k":          `8:41: "100k" is no whole number of MiB`,
+		"traffic a inet4 -> web1 http every 1ms":                "8:36: more often than every 5ms",
+		"traffic a inet4 -> 2001:db8:f::10 http every 1s":       "8:20: a client at inet4 cannot reach 2001:db8:f::10",
+		"traffic a nowhere -> web1 http every 1s":               `8:11: unknown place of a client "nowhere"; known: inet4, inet6, osaka, tokyo`,
+		"stop traffic a":                                        `8:14: unknown traffic "a"; known: none so far`,
+		"wait job web1":                                         "8:10: no migration of web1 was begun",
+		"kill tokyo agent":                                      `8:12: "agent" where controller is wanted`,
+		"kill tokyo/h1 map646":                                  `8:15: "map646" where agent or libvirtd is wanted`,
+		"kill tokyo controller USR1":                            `8:23: "USR1" where KILL or TERM or HUP or STOP or CONT is wanted`,
+		"poweroff tokyo":                                        "8:10: tokyo is several machines; known: tokyo/gw, tokyo/h1",
+		"revoke loan of osaka to tokyo":                         "8:13: tokyo has borrowed nothing from osaka",
+		"borrow osaka from tokyo":                               "8:24: an amount such as ",
+		"say hello":                                             "8:5: the text must stand in quotation marks",
+		`say "hello`:                                            "8:5: the quotation has no end",
+		"sleep 3":                                               `8:7: "3" is no time from 0s to 10m0s`,
+		"figure gap gap x":                                      `8:8: "gap" is no figure's name`,
+		"expect web1 dancing":                                   `8:13: "dancing" where running or stopped or disk`,
+		"expect web1 disk unchanged":                            "8:8: nothing was written to web1's disk",
+		"expect page web1 from inet5":                           `8:23: unknown place of a client "inet5"`,
+		"expect web1 running\tat\tnara":                         `8:24: unknown site "nara"`,
+		"cut tokyo nara":                                        `8:11: unknown thing with links "nara"; known: osaka, `,
+		"write web1 65MiB":                                      "8:12: more than the 64 MiB",
+		"expect page 2001:db8:f::10 from inet4 answers within long": "8:13: a client at inet4 cannot reach",
+	} {
+		_, err := play.Parse("x.lab", small+line+"\n")
+		var fault *script.Error
+		if !errors.As(err, &fault) || !strings.HasPrefix(err.Error(), "x.lab:"+want) {
+			t.Errorf("%s:\n got %v\nwant x.lab:%s", line, err, want)
+		}
+	}
+	_, err := play.Parse("x.lab", "wan a b\nsite tokyo hosts x\nsleep 1s\n")
+	if err == nil || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("not all faults at once: %v", err)
+	}
+	if _, err := play.Parse("x.lab", "# nothing\n"); err == nil || err.Error() != "x.lab:1:1: a script needs a machine; say one of: site, translator" {
+		t.Errorf("empty: %v", err)
+	}
+}
+
+func FuzzParseScript(f *testing.F) {
+	f.Add(small)
+	f.Add("say \"\nexpect page")
+	f.Add(centre + "expect pmtu from\nmap646 br1 stats says\nunmap")
+	f.Add("site a lend 1 cpu to *,\nvm x service :: ::\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := play.Parse("f.lab", text)
+		if (s == nil) == (err == nil) {
+			t.Fatalf("script %v, error %v", s, err)
+		}
+		if err != nil {
+			return
+		}
+		for _, st := range s.Statements {
+			if st.Entry == nil || st.Text == "" || st.Pos.Line < 1 || st.Pos.Col < 1 {
+				t.Errorf("statement %+v", st)
+			}
+			// A statement's text is a statement again, whatever stood around it.
+			if strings.ContainsAny(st.Text, "\n") {
+				t.Errorf("text of %v: %q", st.Pos, st.Text)
+			}
+		}
+	})
+}

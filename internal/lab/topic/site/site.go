@@ -1,0 +1,342 @@
+package site
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/lab"
+	"widecloud/internal/lab/script"
+	"widecloud/internal/lab/stage"
+	"widecloud/internal/lab/translator"
+)
+
+// Topic is sites.
+var Topic = script.Topic{
+	Title: "Sites",
+	Intro: "A site has a controller, hypervisors `SITE/h1`, `SITE/h2`, …, and with `gateway` a translator `SITE/gw`. " +
+		"An AMOUNT is any of `2 cpu`, `512MiB memory`, `4GiB disk`, `4 addresses`.",
+	Statements: []script.Entry{
+		{
+			Form: "site NAME hosts N [gateway [path fast|full]] [lend 50% to *] [grace TIME] [controller RELEASE] [agents RELEASE]", Part: script.Declares,
+			Builds: true,
+			Doc: "`lend` also takes an AMOUNT, and site names instead of `*`. `grace`: what a borrower has to leave when a loan is taken back (2m). " +
+				"`controller`, `agents`: the site's controller, or the programs of its hosts and its gateway, are of another release. Up to 500 sites of up " +
+				"to 1,000 hosts, 13 of them with a gateway",
+			Parse: parseSite,
+		},
+		{
+			Form: "release NAME COMMIT", Part: script.Declares,
+			Doc: "another release of widecloud, built from the history of the clone that the script is in, once. The clone must have the commit: " +
+				"a shallow one has not (`git fetch --unshallow`)",
+			Parse: parseRelease,
+		},
+		{Form: "wan SITE SITE rtt TIME rate RATE", Part: script.Declares, Doc: "a wide-area link; both directions alike", Parse: parseWAN},
+		{
+			Form: "borrow SITE from SITE AMOUNT", Part: script.Declares,
+			Doc:   "take a loan under the lender's offer. Borrowed `addresses` are what makes the lender's gateway translate for the borrower",
+			Parse: parseBorrow,
+		},
+		{
+			Form: "revoke loan of LENDER to BORROWER", Part: script.Happens, Doc: "the lender takes the newest loan back",
+			Parse: parseRevoke,
+		},
+		{Form: "reclaim loan of LENDER to BORROWER", Part: script.Happens, Doc: "the same", Parse: parseRevoke},
+		{
+			Form: "upgrade SITE controller", Part: script.Happens,
+			Doc:   "end the controller of another release and start this release's, with the state that the old one left",
+			Parse: parseUpgradeController,
+		},
+		{Form: "upgrade HOST agent", Part: script.Happens, Doc: "the same, of an agent", Parse: parseUpgradeAgent},
+		{
+			Form: "expect loan of LENDER to BORROWER active|reclaimed|ended [within TIME]", Part: script.Checks, Doc: "by the lender's word",
+			Parse: parseExpectLoan,
+		},
+		{
+			Form: "expect peer SITE of SITE reached [within TIME]", Part: script.Checks,
+			Doc:   "the second site's controller has a session with the first one's, as after `heal`, when both have to find out first",
+			Parse: parseExpectPeer,
+		},
+		{
+			Form: "expect new network PREFIX at SITE refused", Part: script.Checks, Doc: "the site's address plan refuses it, by the field",
+			Parse: parseNewNetwork,
+		},
+		{Form: "expect new address ADDRESS at SITE refused", Part: script.Checks, Doc: "the same, of a service address", Parse: parseNewAddress},
+	},
+}
+
+// Site is an owner with machines: what is declared of it, and once it is built, the
+// machines.
+type Site struct {
+	name    string
+	Path    string // of the gateway: fast or full
+	Lend    *api.Resources
+	Percent int // of the site's capacity, instead of Lend
+	To      []string
+	Grace   time.Duration
+	// Controller and Agents are releases; nil: the one that is tested.
+	Controller, Agents *Release
+
+	hosts   []*Host // hypervisors
+	gateway *Host   // nil: none
+	fed     *Federation
+	number  int // from 1; its addresses hang on it
+	lentTo  map[*Site]bool
+
+	router *lab.Router
+	ctl    *lab.Node
+	user   *lab.Node
+	token  string
+	client *api.Client
+}
+
+// Host is a machine of a site with an agent: a hypervisor or a gateway.
+type Host struct {
+	site       *Site
+	name       string // h1, gw
+	number     int    // among the site's machines; its addresses hang on it
+	translator int    // the gateway's number among translators; 0: a hypervisor
+
+	node       *lab.Node
+	hypervisor *lab.Host // nil: a gateway
+}
+
+// Name, and what a site can be.
+func (s *Site) Name() string                        { return s.name }
+func (s *Site) Processes() []string                 { return []string{controllerProcess} }
+func (s *Site) RunsOn() *lab.Node                   { return s.ctl }
+func (s *Site) ClientNode() *lab.Node               { return s.user }
+func (s *Site) Use(a netip.Addr) (netip.Addr, bool) { return a, true }
+func (s *Site) Client() *api.Client                 { return s.client }
+func (s *Site) Token() string                       { return s.token }
+
+// Hypervisor is a host of the site; nil: there is none of that name.
+func (s *Site) Hypervisor(host string) *lab.Host {
+	for _, h := range s.hosts {
+		if h.name == host {
+			return h.hypervisor
+		}
+	}
+	return nil
+}
+
+// Cut implements stage.Cuttable: all links of the site's router to others.
+func (s *Site) Cut(heal bool) error {
+	for _, w := range s.fed.WANs {
+		if w.A == s || w.B == s {
+			w.SetCut(!heal)
+		}
+	}
+	return s.router.CutLink("inet", !heal)
+}
+
+// Name, and what a host can be.
+func (h *Host) Name() string        { return h.site.name + "/" + h.name }
+func (h *Host) Node() *lab.Node     { return h.node }
+func (h *Host) RunsOn() *lab.Node   { return h.node }
+func (h *Host) Cut(heal bool) error { return h.node.CutLink("eth0", !heal) }
+func (h *Host) Processes() []string {
+	if h.translator > 0 {
+		return []string{agentProcess, translator.Process}
+	}
+	return []string{agentProcess, libvirtProcess}
+}
+
+// all are the site's hosts with agents.
+func (s *Site) all() []*Host {
+	if s.gateway == nil {
+		return s.hosts
+	}
+	return append(slices.Clone(s.hosts), s.gateway)
+}
+
+func ref(p *script.Parser) *Site { return script.Ref[*Site](p, "site") }
+
+// Ref takes a site.
+func Ref(p *script.Parser) *Site { return ref(p) }
+
+// other takes a second site, another than the first.
+func other(p *script.Parser, first *Site) *Site {
+	w := p.Peek()
+	s := ref(p)
+	if s == first {
+		p.Fail(w, "%s and itself", s.name)
+	}
+	return s
+}
+
+// Place takes SITE or SITE/HOST.
+func Place(p *script.Parser) string {
+	w := p.Next("SITE or SITE/HOST")
+	text := strings.TrimSuffix(w.Text, ",")
+	name, _, isHost := strings.Cut(text, "/")
+	s, ok := script.Lookup[*Site](p, name)
+	if !ok || w.Quoted {
+		p.Fail(w, "unknown site %q; known: %s", name, script.List(script.Names[*Site](p)))
+	}
+	if _, ok := script.Lookup[*Host](p, text); isHost && !ok {
+		var l []string
+		for _, h := range s.all() {
+			l = append(l, h.name)
+		}
+		p.Fail(w, "unknown host %q of %s; known: %s", strings.TrimPrefix(text, name+"/"), name, script.List(l))
+	}
+	return text
+}
+
+func parseSite(p *script.Parser) any {
+	f := federation(p)
+	s := &Site{name: p.ShortName("site"), Grace: 2 * time.Minute, fed: f, lentTo: map[*Site]bool{}, number: len(f.Sites) + 1}
+	if s.number > maxSites {
+		p.Fail(p.First(), "more than %d sites", maxSites)
+	}
+	hosts := 1
+	for p.More() {
+		switch p.OneOf("hosts", "gateway", "lend", "grace", "controller", "agents") {
+		case "hosts":
+			hosts = p.Number("number of hosts", 0, maxHosts)
+		case "gateway":
+			s.parseGateway(p)
+		case "lend":
+			s.parseLend(p)
+		case "grace":
+			s.Grace = p.Duration(24 * time.Hour)
+		case "controller":
+			s.Controller = script.Ref[*Release](p, "release")
+		case "agents":
+			s.Agents = script.Ref[*Release](p, "release")
+		}
+	}
+	for i := range hosts {
+		s.hosts = append(s.hosts, &Host{site: s, name: fmt.Sprintf("h%d", i+1), number: firstHost + i})
+	}
+	f.internet.Speak(p, "ospf")
+	f.Sites = append(f.Sites, s)
+	p.Declare(s.name, s)
+	for _, h := range s.all() {
+		p.Declare(h.Name(), h)
+	}
+	return nil
+}
+
+func (s *Site) parseGateway(p *script.Parser) {
+	s.Path = "fast"
+	s.gateway = &Host{site: s, name: "gw", number: gwNumber, translator: 1}
+	for _, o := range s.fed.Sites {
+		if o.gateway != nil {
+			s.gateway.translator++
+		}
+	}
+	if s.gateway.translator > translator.MaxNumber {
+		p.Fail(p.Last(), "more than %d gateways", translator.MaxNumber)
+	}
+	if p.Is("path") {
+		s.Path = p.OneOf("fast", "full")
+	}
+}
+
+func (s *Site) parseLend(p *script.Parser) {
+	if strings.HasSuffix(p.Peek().Text, "%") {
+		s.Percent = p.Percentage(1, 100)
+	} else {
+		r := amount(p)
+		s.Lend = &r
+	}
+	p.OneOf("to")
+	for p.More() {
+		w := p.Peek()
+		text := strings.TrimSuffix(w.Text, ",")
+		if slices.Contains([]string{"grace", "gateway", "hosts", "controller", "agents"}, text) {
+			break
+		}
+		p.Next("SITE or *")
+		// A site may lend to one that comes later, so it is not looked up.
+		if text != "*" && !script.IsName(text) {
+			p.Fail(w, "%q is neither a site nor *", w.Text)
+		}
+		s.To = append(s.To, text)
+	}
+	if len(s.To) == 0 {
+		p.Next("SITE or *")
+	}
+}
+
+// amount takes `N cpu SIZE memory SIZE disk N addresses`, any of them.
+func amount(p *script.Parser) (r api.Resources) {
+	found := false
+	for p.More() {
+		text := p.Peek().Text
+		if p.Peek().Quoted || text == "" || text[0] < '0' || text[0] > '9' {
+			break
+		}
+		var unit script.Word
+		p.Ahead(func() { p.Next("an amount"); unit = p.Next("cpu, memory, disk or addresses") })
+		switch strings.TrimSuffix(unit.Text, ",") {
+		case "cpu", "cpus":
+			r.CPUs = p.Number("CPUs", 1, 10000)
+		case "memory":
+			r.MemoryMiB = p.MiB("size")
+		case "disk":
+			r.DiskGiB = (p.MiB("size") + 1023) / 1024
+		case "address", "addresses":
+			r.Addresses = p.Number("addresses", 1, 10000)
+		default:
+			p.Fail(unit, "%q where cpu, memory, disk or addresses is wanted", unit.Text)
+		}
+		p.Next("unit")
+		found = true
+	}
+	if !found {
+		p.Fail(p.Peek(), "an amount such as 2 cpu 512MiB memory 4GiB disk 2 addresses is wanted")
+	}
+	return r
+}
+
+// WAN is a wide-area link between two sites.
+type WAN struct {
+	A, B    *Site
+	Options lab.WANOptions
+
+	link *lab.WAN
+}
+
+// Joins implements stage.Link.
+func (w *WAN) Joins(a, b any) bool {
+	return a == any(w.A) && b == any(w.B) || a == any(w.B) && b == any(w.A)
+}
+
+// SetCut implements stage.Link.
+func (w *WAN) SetCut(cut bool) {
+	if cut {
+		w.link.Cut()
+	} else {
+		w.link.Heal()
+	}
+}
+
+func parseWAN(p *script.Parser) any {
+	f := federation(p)
+	w := &WAN{A: ref(p)}
+	w.B = other(p, w.A)
+	links := script.Shared(p, func() *stage.Links { return &stage.Links{} })
+	if slices.ContainsFunc(links.All, func(l stage.Link) bool { return l.Joins(w.A, w.B) }) {
+		p.Fail(p.First(), "there is a link between %s and %s already", w.A.name, w.B.name)
+	}
+	if len(f.WANs) == maxTrunks-maxSites-1 {
+		p.Fail(p.First(), "more than %d links", len(f.WANs))
+	}
+	for p.More() {
+		switch p.OneOf("rtt", "rate") {
+		case "rtt":
+			w.Options.RTT = p.Duration(10 * time.Second)
+		case "rate":
+			w.Options.Rate = p.Quantity("rate in bit/s", 100e9)
+		}
+	}
+	links.All = append(links.All, w)
+	f.WANs = append(f.WANs, w)
+	return nil
+}

@@ -1,0 +1,64 @@
+package vm
+
+import "widecloud/internal/lab/script"
+
+// Topic is VMs.
+var Topic = script.Topic{
+	Title: "VMs",
+	Intro: "A PLACE is `SITE` or `SITE/HOST`.",
+	Statements: []script.Entry{
+		{
+			Form: "image tiny|debian", Part: script.Declares,
+			Doc: "`tiny`: Debian's kernel with a small HTTP server as its only process; up in seconds under emulation. `debian`: a whole Debian with " +
+				"cloud-init; minutes to make the first time, and to boot. Imported by the sites that own VMs of it",
+			Parse: parseImage,
+		},
+		{Form: "network NAME owner SITE prefix PREFIX [ipv4 PREFIX]", Part: script.Declares, Doc: "an IPv6 prefix of length 64 goes where its VMs go", Parse: parseNetwork},
+		{
+			Form: "vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at PLACE] [cpus N] [memory SIZE] [user-data FILE]", Part: script.Declares,
+			Doc: "1 CPU and 128 MiB if not said; FILE is beside the script", Parse: parseVM,
+		},
+		{Form: "migrate VM PLACE [&]", Part: script.Happens, Doc: "with progress; a check. With `&` in the background, and no check", Parse: parseMigrate},
+		{
+			Form: "wait job VM [copied N%|step STEP] [within TIME]", Part: script.Happens,
+			Doc: "the VM's last migration: its end, or a point on the way", Parse: parseWait,
+		},
+		{
+			Form: "cancel job VM", Part: script.Happens, Doc: "its last migration",
+			Parse: func(p *script.Parser) any { return &Cancel{job(p)} },
+		},
+		{Form: "stop vm VM", Part: script.Happens, Doc: "as its user does", Parse: parsePower("stop")},
+		{Form: "start vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("start")},
+		{Form: "reboot vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("reboot")},
+		{Form: "delete vm VM", Part: script.Happens, Doc: "the same, until it is gone", Parse: parsePower("delete")},
+		{Form: "write VM SIZE", Part: script.Happens, Doc: "the guest writes random data to its disk and syncs; at most 64MiB", Parse: parseWrite},
+		{Form: "dirty VM SIZE rate RATE", Part: script.Happens, Doc: "the guest writes memory over and over", Parse: parseDirty},
+		{
+			Form: "expect VM running [exactly-once] [at PLACE] [address unchanged] [within TIME]", Part: script.Checks,
+			Doc: "where it runs is asked of every hypervisor's libvirtd, not of the controllers; the home controller must then say the same. " +
+				"Exactly once: one running copy, and no other of any state",
+			Parse: parseRunning,
+		},
+		{Form: "expect VM stopped [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
+		{Form: "expect VM disk unchanged", Part: script.Checks, Doc: "what was written is read back from the disk", Parse: parseDisk},
+		{Form: "expect VM boot unchanged", Part: script.Checks, Doc: "the guest has not booted since it was first seen running", Parse: parseBoot},
+		{Form: "expect VM pending [within TIME]", Part: script.Checks, Doc: "it finds no place, and says why", Parse: parsePending},
+		{
+			Form: "expect VM addresses seen [within TIME]", Part: script.Checks,
+			Doc: "the VM uses the addresses that it got by router advertisement and DHCP; its host has seen them", Parse: parseAddresses,
+		},
+		{
+			Form: "expect job VM done|failed|cancelled|clean [within TIME]", Part: script.Checks,
+			Doc: "clean: it has ended somehow, one hypervisor knows the VM, one copy is there, and no job holds it", Parse: parseExpectJob,
+		},
+		{
+			Form: "expect migrate VM PLACE refused [because WORD]", Part: script.Checks,
+			Doc: "a dry run; WORD is a reason's code: `loan`, `memory`, `cpu`, …", Parse: parseRefused,
+		},
+		{
+			Form: "figure FIGURE seconds|wan_bytes|downtime VM", Part: script.Checks,
+			Doc: "of its last migration. `wan_bytes`: what it sent between the sites", Parse: parseFigure,
+		},
+		{Form: "ratio FIGURE wire VM", Part: script.Checks, Doc: "`wan_bytes` by the memory and disk moved", Parse: parseFigure},
+	},
+}

@@ -1,0 +1,295 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"widecloud/api"
+	"widecloud/internal/lab/script"
+	"widecloud/internal/lab/stage"
+	"widecloud/internal/lab/topic/flow"
+	"widecloud/internal/lab/topic/site"
+)
+
+// Network is a VMs' network.
+type Network struct {
+	Name         string
+	Owner        *site.Site
+	Prefix, IPv4 netip.Prefix
+}
+
+func parseNetwork(p *script.Parser) any {
+	n := &Network{Name: p.NewName("network")}
+	p.OneOf("owner")
+	n.Owner = site.Ref(p)
+	p.OneOf("prefix")
+	n.Prefix = p.Prefix("IPv6 prefix of length 64", func(x netip.Prefix) bool { return x.Addr().Is6() && x.Bits() == 64 })
+	if p.Is("ipv4") {
+		n.IPv4 = p.Prefix("IPv4 prefix of length 16 to 28", func(x netip.Prefix) bool { return x.Addr().Is4() && x.Bits() >= 16 && x.Bits() <= 28 })
+	}
+	p.Declare(n.Name, n)
+	return n
+}
+
+// Do implements stage.Doer.
+func (n *Network) Do(ctx context.Context, s *stage.Stage) error {
+	o := &api.Network{Meta: api.Meta{Name: n.Name}, Spec: api.NetworkSpec{Prefix: n.Prefix.String()}}
+	if n.IPv4.IsValid() {
+		o.Spec.IPv4 = n.IPv4.String()
+	}
+	if _, err := api.Create(ctx, n.Owner.Client(), o); err != nil {
+		return err
+	}
+	s.Undo("delete network "+n.Name, func(ctx context.Context) error { return gone[api.Network](ctx, n.Owner.Client(), n.Name) })
+	return nil
+}
+
+// goneTime is how long a deleted object may take to be gone.
+const goneTime = time.Minute
+
+// gone deletes an object, and waits until it is gone. None there is no error.
+func gone[O any, P interface {
+	*O
+	api.Object
+}](ctx context.Context, c *api.Client, name string) error {
+	if _, err := api.Delete[O, P](ctx, c, name); err != nil && !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		return err
+	}
+	return stage.Until(ctx, goneTime, func(ctx context.Context) error {
+		_, err := api.Get[O, P](ctx, c, name)
+		switch {
+		case errors.Is(err, &api.Error{Code: api.CodeNotFound}):
+			return nil
+		case err == nil:
+			return fmt.Errorf("%s is still there", name)
+		}
+		return err
+	})
+}
+
+// VM is what is declared of one, and what is known of it since it was made.
+type VM struct {
+	name            string
+	Owner           *site.Site
+	Network         *Network
+	Image           *Image
+	Service         []netip.Addr
+	At              string // PLACE; "": anywhere
+	CPUs, MemoryMiB int
+	UserData        string // a file beside the script
+	// So far in the script:
+	migrates, writes bool
+
+	uid       string
+	addresses map[string]bool // at its first running
+	boot      string          // its boot id, once asked
+	disk      string          // digest of what was written
+	diskMiB   int
+	job       jobRef // its last migration
+}
+
+// Name is the VM's name.
+func (v *VM) Name() string { return v.name }
+
+// HostFor implements stage.Target.
+func (v *VM) HostFor(c stage.Client) (string, error) {
+	host, err := stage.Choose(c, v.name, v.Service)
+	if err != nil {
+		return "", fmt.Errorf("vm %s has no service address that a client at %s could use", v.name, c.Name())
+	}
+	return host, nil
+}
+
+func ref(p *script.Parser) *VM { return script.Ref[*VM](p, "vm") }
+
+func parseVM(p *script.Parser) any {
+	v := &VM{name: p.NewName("vm"), CPUs: 1, MemoryMiB: 128}
+	for p.More() {
+		switch p.OneOf("owner", "network", "image", "service", "at", "cpus", "memory", "user-data") {
+		case "owner":
+			v.Owner = site.Ref(p)
+		case "network":
+			v.Network = script.Ref[*Network](p, "network")
+		case "image":
+			v.Image = script.Ref[*Image](p, "image")
+		case "service":
+			v.Service = site.Services(p).Take(p, v)
+		case "at":
+			v.At = site.Place(p)
+		case "cpus":
+			v.CPUs = p.Number("CPUs", 1, 8)
+		case "memory":
+			v.MemoryMiB = p.MiB("size")
+		case "user-data":
+			v.UserData = p.Next("file").Text
+		}
+	}
+	end := p.Peek()
+	switch {
+	case v.Owner == nil:
+		p.Fail(end, "owner SITE is missing")
+	case v.Network == nil:
+		p.Fail(end, "network NETWORK is missing")
+	case v.Network.Owner != v.Owner:
+		p.Fail(end, "network %s is %s's, the VM is %s's", v.Network.Name, v.Network.Owner.Name(), v.Owner.Name())
+	}
+	if v.Image == nil {
+		all := script.Earlier[*Image](p)
+		if len(all) == 0 {
+			p.Fail(end, "there is no image yet; say: image tiny")
+		}
+		v.Image = all[0]
+	}
+	v.Image.owners[v.Owner] = true
+	p.Declare(v.name, v)
+	return v
+}
+
+func (v *VM) client() *api.Client { return v.Owner.Client() }
+
+// Do implements stage.Doer: it makes the VM with its service addresses, as a user would.
+func (v *VM) Do(ctx context.Context, s *stage.Stage) error {
+	spec := api.VMSpec{
+		Hardware: api.Hardware{CPUs: v.CPUs, MemoryMiB: v.MemoryMiB}, Image: v.Image.Name, Network: v.Network.Name, Power: api.PowerOn, Place: v.At,
+	}
+	if v.UserData != "" {
+		b, err := os.ReadFile(filepath.Join(s.Dir, v.UserData))
+		if err != nil {
+			return err
+		}
+		spec.UserData = string(b)
+	}
+	made, err := api.Create(ctx, v.client(), &api.VM{Meta: api.Meta{Name: v.name}, Spec: spec})
+	if err != nil {
+		return err
+	}
+	v.uid = made.UID
+	s.Undo("delete vm "+v.name, func(ctx context.Context) error { return gone[api.VM](ctx, v.client(), v.name) })
+	for _, a := range v.Service {
+		name := strings.NewReplacer(".", "-", ":", "-").Replace(a.StringExpanded())
+		if _, err := api.Create(ctx, v.client(), &api.Address{Meta: api.Meta{Name: name}, Spec: api.AddressSpec{Address: a.String(), VM: v.name}}); err != nil {
+			return err
+		}
+		s.Undo("delete address "+name, func(ctx context.Context) error { return gone[api.Address](ctx, v.client(), name) })
+	}
+	return nil
+}
+
+// Power is what a VM's user does with its power.
+type Power struct {
+	VM   *VM
+	Verb string // stop, start, reboot, delete
+}
+
+func parsePower(verb string) func(*script.Parser) any {
+	return func(p *script.Parser) any { return &Power{ref(p), verb} }
+}
+
+// Do implements stage.Doer.
+func (w *Power) Do(ctx context.Context, _ *stage.Stage) error {
+	v := w.VM
+	set := func(power api.Power) error {
+		_, err := api.Edit(ctx, v.client(), v.name, func(o *api.VM) error { o.Spec.Power = power; return nil })
+		return err
+	}
+	switch w.Verb {
+	case "stop":
+		return set(api.PowerOff)
+	case "start":
+		return set(api.PowerOn)
+	case "reboot":
+		v.boot = ""
+		return v.client().Reboot(ctx, v.name, false)
+	}
+	if _, err := api.Delete[api.VM](ctx, v.client(), v.name); err != nil {
+		return err
+	}
+	return gone[api.VM](ctx, v.client(), v.name)
+}
+
+// reachable takes a VM with a service address: the lab talks to it from outside.
+func reachable(p *script.Parser) *VM {
+	w := p.Peek()
+	v := ref(p)
+	if len(v.Service) == 0 {
+		p.Fail(w, "vm %s has no service address by which it could be asked", v.name)
+	}
+	return v
+}
+
+// Write lets the guest write to its disk.
+type Write struct {
+	VM  *VM
+	MiB int
+}
+
+// maxWrite is the size of the partition that the tiny guest has for it, in MiB.
+const maxWrite = 64
+
+func parseWrite(p *script.Parser) any {
+	w := &Write{VM: reachable(p)}
+	at := p.Peek()
+	if w.MiB = p.MiB("size"); w.MiB > maxWrite {
+		p.Fail(at, "more than the %d MiB that the guest has for it", maxWrite)
+	}
+	w.VM.writes = true
+	return w
+}
+
+// Do implements stage.Doer.
+func (w *Write) Do(ctx context.Context, s *stage.Stage) (err error) {
+	v := w.VM
+	v.diskMiB = w.MiB
+	v.disk, err = v.ask(ctx, s, http.MethodPut, fmt.Sprintf("/disk?mb=%d&seed=%d", w.MiB, time.Now().UnixNano()&0xffff))
+	return err
+}
+
+// Dirty lets the guest write its memory over and over.
+type Dirty struct {
+	VM   *VM
+	MiB  int
+	Rate int64 // bytes a second
+}
+
+func parseDirty(p *script.Parser) any {
+	d := &Dirty{VM: reachable(p)}
+	d.MiB = p.MiB("size")
+	p.OneOf("rate")
+	d.Rate = p.Quantity("rate in bytes a second", 1e9)
+	return d
+}
+
+// Do implements stage.Doer.
+func (d *Dirty) Do(ctx context.Context, s *stage.Stage) error {
+	_, err := d.VM.ask(ctx, s, http.MethodPost, fmt.Sprintf("/dirty?mb=%d&rate=%d", d.MiB, d.Rate))
+	return err
+}
+
+// An emulated guest beside busy cores takes its time: 16 MiB of its disk have taken
+// 20 s.
+const (
+	askTime  = time.Minute
+	asksTime = 3 * time.Minute
+)
+
+// ask makes a request to the guest, from the Internet.
+func (v *VM) ask(ctx context.Context, s *stage.Stage, method, path string) (answer string, err error) {
+	from, host := stage.FromInternet(s.Script, v)
+	if from == nil {
+		return "", fmt.Errorf("vm %s has no service address by which it could be asked", v.name)
+	}
+	err = stage.Until(ctx, asksTime, func(ctx context.Context) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, askTime)
+		defer cancel()
+		answer, err = flow.Request(ctx, from.ClientNode(), method, stage.URL(host)+path)
+		return err
+	})
+	return strings.TrimSpace(answer), err
+}
