@@ -21,6 +21,7 @@ deps-test:
 build:
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/wcc ./cmd/wcc
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/map646 ./cmd/map646
+	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/sentryd ./cmd/sentryd
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/lab-guest ./internal/lab/guest
 
 demo: deps build
