@@ -1,6 +1,18 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
+
+// KindJob is the kind of Job.
+const KindJob Kind = "jobs"
+
+var _ = describe[Job](Noun{
+	Rank: 150, Help: "Long work: its progress, journal and outcome.",
+	Owned: true, See: ItsOwner,
+	States: []string{string(JobRunning), string(JobUndoing), string(JobDone), string(JobFailed), string(JobCancelled)},
+})
 
 // Job is long work with a journal, progress and an outcome (law 3).
 type Job struct {
@@ -68,23 +80,10 @@ type Progress struct {
 // Kind is KindJob.
 func (*Job) Kind() Kind { return KindJob }
 
-// Event is something that happened, worth a person's notice. Events are kept for a while, then forgotten.
-type Event struct {
-	Meta
-	Time    time.Time `json:"time"`
-	Type    string    `json:"type"`            // a stable word: vm.stop, vm.stopped, host.lost, loan.reclaimed, …
-	Object  string    `json:"object"`          // KIND/NAME
-	Actor   string    `json:"actor,omitempty"` // who did it or tells of it: a user, "agent:HOST", "peer:SITE"; empty: the site itself
-	Message string    `json:"message"`
-}
-
-// Kind is KindEvent.
-func (*Event) Kind() Kind { return KindEvent }
-
-// WatchEvent is one change of an object in a watch (Server-Sent Events, data field).
-type WatchEvent[T any] struct {
-	Type     string `json:"type"` // put or delete
-	Revision int64  `json:"revision"`
-	Kind     Kind   `json:"kind,omitempty"`
-	Object   T      `json:"object"`
+func (j *Job) facets() facets {
+	f := facets{states: []string{string(j.Status.State)}}
+	if site, host, _ := strings.Cut(j.Spec.Target, "/"); site != "" {
+		f.sites, f.hosts = []string{site}, []string{host}
+	}
+	return f
 }

@@ -5,26 +5,6 @@ import "time"
 // Kind names a noun as the API's paths, the store's keys and the CLI's groups do (plural, lower case).
 type Kind string
 
-// The kinds; Nouns describes them.
-const (
-	KindSite       Kind = "sites"
-	KindHost       Kind = "hosts"
-	KindOwner      Kind = "owners"
-	KindUser       Kind = "users"
-	KindPeer       Kind = "peers"
-	KindOffer      Kind = "offers"
-	KindLoan       Kind = "loans"
-	KindImage      Kind = "images"
-	KindVolume     Kind = "volumes"
-	KindNetwork    Kind = "networks"
-	KindVM         Kind = "vms"
-	KindGuest      Kind = "guests"
-	KindAddress    Kind = "addresses"
-	KindTranslator Kind = "translators"
-	KindJob        Kind = "jobs"
-	KindEvent      Kind = "events"
-)
-
 // Meta identifies an object and says where its home is.
 type Meta struct {
 	// Name is unique among the objects of its kind at its home site: a DNS label of at most 40 characters (RFC 1123 §2.1).
@@ -73,3 +53,9 @@ type Reason struct {
 	Message string `json:"message"`                   // what is wrong, with figures
 	Advice  string `json:"advice,omitempty"`          // what to do about it
 }
+
+// Seconds is a length of time in seconds, as it stands in documents.
+type Seconds float64
+
+// Duration is s as a time.Duration.
+func (s Seconds) Duration() time.Duration { return time.Duration(float64(s) * float64(time.Second)) }

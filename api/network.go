@@ -1,5 +1,13 @@
 package api
 
+// KindNetwork is the kind of Network.
+const KindNetwork Kind = "networks"
+
+var _ = describe[Network](Noun{
+	Rank: 100, Help: "Networks: an IPv6 /64 that is the same wherever its VMs are.",
+	Created: true, Changed: true, Deleted: true, Owned: true, See: ItsOwnerOrAll, Write: ItsOwner,
+})
+
 // Network is an IPv6 /64 that is the same wherever its VMs are.
 type Network struct {
 	Meta
@@ -33,54 +41,9 @@ type NetworkMember struct {
 // Kind is KindNetwork.
 func (*Network) Kind() Kind { return KindNetwork }
 
-// Address is a public service address, IPv4 or IPv6, that leads to one VM wherever it is (RFC 7757).
-type Address struct {
-	Meta
-	Spec   AddressSpec   `json:"spec"`
-	Status AddressStatus `json:"status"`
+func (n *Network) facets() (f facets) {
+	for _, m := range n.Status.Members {
+		f.sites, f.hosts = append(f.sites, m.Site), append(f.hosts, m.Host)
+	}
+	return f
 }
-
-// AddressSpec binds an address to a VM.
-type AddressSpec struct {
-	Address string `json:"address"`        // one IPv4 or IPv6 address; empty at creation: the first one that is free in Pool
-	Pool    string `json:"pool,omitempty"` // of the site's address plan, to take Address from; empty: any that is open to the owner
-	VM      string `json:"vm,omitempty"`   // empty: held, leads nowhere
-}
-
-// AddressStatus is what is seen of an address.
-type AddressStatus struct {
-	Target      string           `json:"target,omitempty"`      // the VM's IPv6 address
-	Translators []string         `json:"translators,omitempty"` // SITE/HOST that have it in their table
-	Refused     []AddressRefusal `json:"refused,omitempty"`     // who does not translate it, and why
-}
-
-// AddressRefusal says why a translator, or a whole peer, does not translate an address.
-type AddressRefusal struct {
-	By      string `json:"by"` // SITE/HOST, or SITE
-	Message string `json:"message"`
-}
-
-// Kind is KindAddress.
-func (*Address) Kind() Kind { return KindAddress }
-
-// Translator is a map646 node as its agent reports it.
-type Translator struct {
-	Meta
-	Spec   TranslatorSpec   `json:"spec"`
-	Status TranslatorStatus `json:"status"`
-}
-
-// TranslatorSpec names the host.
-type TranslatorSpec struct {
-	Host string `json:"host"`
-}
-
-// TranslatorStatus is what is seen of a translator.
-type TranslatorStatus struct {
-	Running  bool   `json:"running"`
-	Mappings int    `json:"mappings"`
-	Message  string `json:"message,omitempty"`
-}
-
-// Kind is KindTranslator.
-func (*Translator) Kind() Kind { return KindTranslator }

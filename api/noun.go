@@ -1,52 +1,70 @@
 package api
 
-import "strings"
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
 
-// Noun describes a kind of object: what the API, the controller and the CLI have to know of it in common.
+// Noun describes a kind of object: what the API, the controller and the CLI have to know of it in common. Each noun has a file of this
+// package: its Kind, its description, its type.
 type Noun struct {
 	Kind     Kind
+	Rank     int           // its place in documentation and listings, which show the lowest first; no two nouns have the same
 	Singular string        // as people write it: "VM"
+	Help     string        // what it is, in the one line that the CLI has for it
 	New      func() Object // an empty object
 	// What users do with it; all of it is subject to their rights. What none of them does is the site's own to write.
 	Created, Changed, Deleted bool
 	// Owned: an organisation answers for it. The others belong to the site.
 	Owned bool
+	// See says who may see an object, Write who may create, change and delete one, as far as that is done at all. Admins may both.
+	See, Write Who
+	// States are those by which it can be selected.
+	States []string
+	// Listing and Event make empty answers of a list and of a watch: *Listing[T], *WatchEvent[T].
+	Listing, Event func() any
+
+	calls calls
 }
 
-// nouns are all nouns, in the order in which documentation and listings show them.
-var nouns = []Noun{
-	{Kind: KindSite, New: func() Object { return &Site{} }},
-	{Kind: KindHost, New: func() Object { return &Host{} }, Changed: true, Deleted: true},
-	{Kind: KindOwner, New: func() Object { return &Owner{} }, Created: true, Changed: true, Deleted: true},
-	{Kind: KindUser, New: func() Object { return &User{} }, Created: true, Changed: true, Deleted: true, Owned: true},
-	{Kind: KindPeer, New: func() Object { return &Peer{} }, Changed: true, Deleted: true},
-	{Kind: KindOffer, New: func() Object { return &Offer{} }, Created: true, Changed: true, Deleted: true},
-	{Kind: KindLoan, New: func() Object { return &Loan{} }},
-	{Kind: KindImage, New: func() Object { return &Image{} }, Created: true, Changed: true, Deleted: true, Owned: true},
-	{Kind: KindVolume, New: func() Object { return &Volume{} }, Owned: true},
-	{Kind: KindNetwork, New: func() Object { return &Network{} }, Created: true, Changed: true, Deleted: true, Owned: true},
-	{Kind: KindVM, Singular: "VM", New: func() Object { return &VM{} }, Created: true, Changed: true, Deleted: true, Owned: true},
-	{Kind: KindGuest, New: func() Object { return &Guest{} }},
-	{Kind: KindAddress, Singular: "address", New: func() Object { return &Address{} }, Created: true, Changed: true, Deleted: true, Owned: true},
-	{Kind: KindTranslator, New: func() Object { return &Translator{} }},
-	{Kind: KindJob, New: func() Object { return &Job{} }, Owned: true},
-	{Kind: KindEvent, New: func() Object { return &Event{} }, Owned: true},
+// Who is a set of users, as seen from an object. Admins are in each.
+type Who int
+
+// The sets of users.
+const (
+	OnlyAdmins    Who = iota // nobody else
+	ItsOwner                 // those who act for the object's owner
+	ItsOwnerOrAll            // the same; an object of the site's own is for all
+	ItsUser                  // the user that the object is
+	ItsMembers               // those who act for the owner that the object is
+	Everybody                // all users
+)
+
+// nouns are all nouns, by their ranks.
+var nouns []Noun
+
+// describe adds a noun. It fills in what follows from the type.
+func describe[T any, P object[T]](n Noun) Noun {
+	n.Kind = kindOf[T, P]()
+	n.New = func() Object { return P(new(T)) }
+	n.Listing = func() any { return new(Listing[T]) }
+	n.Event = func() any { return new(WatchEvent[T]) }
+	n.Singular = cmp.Or(n.Singular, strings.TrimSuffix(string(n.Kind), "s"))
+	n.calls = callsOf[T, P]{}
+	nouns = append(nouns, n)
+	slices.SortFunc(nouns, func(a, b Noun) int { return cmp.Compare(a.Rank, b.Rank) })
+	return n
 }
 
 // Nouns are all nouns, in the order in which documentation and listings show them.
-func Nouns() []Noun {
-	out := make([]Noun, len(nouns))
-	for i, n := range nouns {
-		out[i] = n.named()
-	}
-	return out
-}
+func Nouns() []Noun { return slices.Clone(nouns) }
 
 // NounOf describes a kind. The error is CodeNotFound.
 func NounOf(k Kind) (Noun, error) {
 	for _, n := range nouns {
 		if n.Kind == k {
-			return n.named(), nil
+			return n, nil
 		}
 	}
 	return Noun{}, Errorf(CodeNotFound, "no kind of object is called %q", k)
@@ -59,13 +77,6 @@ func NewObject(k Kind) Object {
 		return nil
 	}
 	return n.New()
-}
-
-func (n Noun) named() Noun {
-	if n.Singular == "" {
-		n.Singular = strings.TrimSuffix(string(n.Kind), "s")
-	}
-	return n
 }
 
 // Kinds are all kinds.

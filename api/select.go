@@ -1,7 +1,6 @@
 package api
 
 import (
-	"cmp"
 	"net/url"
 	"slices"
 	"strings"
@@ -21,25 +20,11 @@ type Selector struct {
 // StateDeleting is the state of every object that is being deleted, beside that of its kind.
 const StateDeleting = "deleting"
 
-// states are those of each kind that has some.
-var states = map[Kind][]string{
-	KindSite:       {"reached", "unreached"},
-	KindHost:       {"up", "down", "cordoned"},
-	KindPeer:       {"reached", "unreached"},
-	KindLoan:       {string(LoanActive), string(LoanReclaimed), string(LoanEnded)},
-	KindImage:      {"importing", "ready", "failed"},
-	KindVM:         phases,
-	KindGuest:      phases,
-	KindAddress:    {"bound", "free"},
-	KindTranslator: {"running", "stopped"},
-	KindJob:        {string(JobRunning), string(JobUndoing), string(JobDone), string(JobFailed), string(JobCancelled)},
-}
-
-var phases = []string{string(PhasePending), string(PhaseStarting), string(PhaseRunning), string(PhaseMigrating),
-	string(PhaseStopping), string(PhaseStopped), string(PhaseUnknown), string(PhaseFailed)}
-
 // States are the states by which objects of a kind can be selected.
-func States(k Kind) []string { return append(slices.Clone(states[k]), StateDeleting) }
+func States(k Kind) []string {
+	n, _ := NounOf(k) // what there is not has no state of its own
+	return append(slices.Clone(n.States), StateDeleting)
+}
 
 // IsZero tells whether the selector takes everything.
 func (s Selector) IsZero() bool {
@@ -79,11 +64,13 @@ func anyOf(wanted, have []string) bool {
 	return len(wanted) == 0 || slices.ContainsFunc(wanted, func(w string) bool { return slices.Contains(have, w) })
 }
 
-// facets are what an object is selected by beside its Meta.
+// facets are what an object is selected by beside its Meta. Of what is at its home, sites is nil.
 type facets struct{ sites, hosts, states []string }
 
-func facetsOf(o Object) facets {
-	f := facetsOfKind(o)
+func facetsOf(o Object) (f facets) {
+	if own, ok := o.(interface{ facets() facets }); ok {
+		f = own.facets()
+	}
 	m := o.Metadata()
 	if f.sites == nil && m.Home != "" {
 		f.sites = []string{m.Home}
@@ -94,50 +81,12 @@ func facetsOf(o Object) facets {
 	return f
 }
 
-// facetsOfKind leaves sites nil for what is at its home.
-func facetsOfKind(o Object) (f facets) {
-	one := func(s string) []string { return []string{s} }
-	either := func(yes bool, a, b string) []string {
-		if yes {
-			return []string{a}
-		}
-		return []string{b}
+// either is one of two states.
+func either(first bool, a, b string) []string {
+	if first {
+		return []string{a}
 	}
-	switch o := o.(type) {
-	case *Site:
-		f.sites, f.states = one(o.Name), either(o.Status.Self || o.Status.Reached, "reached", "unreached")
-	case *Host:
-		f.hosts, f.states = one(o.Name), either(o.Status.Connected, "up", "down")
-		if o.Spec.Cordoned {
-			f.states = append(f.states, "cordoned")
-		}
-	case *Peer:
-		f.sites, f.states = one(o.Name), either(o.Status.Reached, "reached", "unreached")
-	case *Loan:
-		f.sites, f.states = []string{o.Spec.Lender, o.Spec.Borrower}, one(string(o.Status.State))
-	case *Image:
-		f.states = one(o.Status.Phase)
-	case *Volume:
-		f.sites, f.hosts = one(o.Status.Site), one(o.Status.Host)
-	case *Network:
-		for _, m := range o.Status.Members {
-			f.sites, f.hosts = append(f.sites, m.Site), append(f.hosts, m.Host)
-		}
-	case *VM: // one that is new has no phase yet
-		f.sites, f.hosts, f.states = one(o.Status.Site), one(o.Status.Host), one(string(cmp.Or(o.Status.Phase, PhasePending)))
-	case *Guest:
-		f.hosts, f.states = one(o.Spec.Host), one(string(o.Status.Phase))
-	case *Address:
-		f.states = either(o.Spec.VM != "", "bound", "free")
-	case *Translator:
-		f.hosts, f.states = one(o.Spec.Host), either(o.Status.Running, "running", "stopped")
-	case *Job:
-		f.states = one(string(o.Status.State))
-		if site, host, _ := strings.Cut(o.Spec.Target, "/"); site != "" {
-			f.sites, f.hosts = one(site), one(host)
-		}
-	}
-	return f
+	return []string{b}
 }
 
 // SelectorOf reads a selector out of the parameters of a request: owner, site, host, state (each a name, or several with

@@ -2,6 +2,15 @@ package api
 
 import "time"
 
+// KindSite is the kind of Site.
+const KindSite Kind = "sites"
+
+var _ = describe[Site](Noun{
+	Rank: 10, Help: "Sites of the federation, as this one knows them.",
+	See:    Everybody,
+	States: []string{"reached", "unreached"},
+})
+
 // Site is one organisation's part of the federation, as this site knows it. A site lists itself and its peers.
 type Site struct {
 	Meta
@@ -39,124 +48,6 @@ type SiteStatus struct {
 // Kind is KindSite.
 func (*Site) Kind() Kind { return KindSite }
 
-// Peer is another site with which certificates were exchanged.
-type Peer struct {
-	Meta
-	Spec   PeerSpec   `json:"spec"`
-	Status PeerStatus `json:"status"`
+func (s *Site) facets() facets {
+	return facets{sites: []string{s.Name}, states: either(s.Status.Self || s.Status.Reached, "reached", "unreached")}
 }
-
-// PeerSpec is what was exchanged once, by hand or by `wcc peer add`.
-type PeerSpec struct {
-	Endpoint    string `json:"endpoint"`    // host:port of its outside port; empty when only the peer can dial
-	Certificate string `json:"certificate"` // PEM of its site CA certificate
-	Fingerprint string `json:"fingerprint"` // SHA-256 of the certificate's DER, hex; what people compare by voice
-}
-
-// PeerStatus is what is seen of a peer.
-type PeerStatus struct {
-	Reached bool      `json:"reached"`
-	Since   time.Time `json:"since,omitzero"`
-	RTT     float64   `json:"rtt_seconds,omitempty"`
-	Message string    `json:"message,omitempty"`
-}
-
-// Kind is KindPeer.
-func (*Peer) Kind() Kind { return KindPeer }
-
-// Host is a machine with an agent: a hypervisor, a gateway, or both.
-type Host struct {
-	Meta
-	Spec   HostSpec   `json:"spec"`
-	Status HostStatus `json:"status"`
-}
-
-// HostRole is what a host is for.
-type HostRole string
-
-// The roles of a host.
-const (
-	RoleHypervisor HostRole = "hypervisor"
-	RoleGateway    HostRole = "gateway"
-)
-
-// HostSpec is what the operator wants of a host. Roles are the join token's, until an admin changes them; a host has a role
-// if its agent's configuration has it too.
-type HostSpec struct {
-	Roles    []HostRole `json:"roles"`
-	Cordoned bool       `json:"cordoned,omitempty"` // takes no new VM
-}
-
-// HostStatus is what the agent reports.
-type HostStatus struct {
-	Connected  bool       `json:"connected"`
-	Since      time.Time  `json:"since,omitzero"`
-	Roles      []HostRole `json:"roles,omitempty"`      // of the agent's own configuration
-	VTEP       string     `json:"vtep,omitempty"`       // underlay IPv6 address that carries the networks
-	Hypervisor string     `json:"hypervisor,omitempty"` // "qemu 7.2.0 (tcg)"
-	CPU        CPU        `json:"cpu"`
-	Capacity   Resources  `json:"capacity"`
-	Allotted   Resources  `json:"allotted"`
-	Images     []string   `json:"images,omitempty"` // digests of the base images kept here
-	Message    string     `json:"message,omitempty"`
-}
-
-// CPU is what a host offers to guests; two hosts can exchange running guests when the guest's model is usable at both.
-type CPU struct {
-	Arch   string   `json:"arch,omitempty"`
-	Accel  string   `json:"accel,omitempty"`  // kvm or tcg
-	Model  string   `json:"model,omitempty"`  // the host's own model
-	Usable []string `json:"usable,omitempty"` // guest CPU models that can run here
-}
-
-// Kind is KindHost.
-func (*Host) Kind() Kind { return KindHost }
-
-// Owner is an organisation.
-type Owner struct {
-	Meta
-	Spec   OwnerSpec   `json:"spec"`
-	Status OwnerStatus `json:"status"`
-}
-
-// OwnerSpec describes an organisation.
-type OwnerSpec struct {
-	Title string `json:"title,omitempty"`
-	Quota *Quota `json:"quota,omitempty"` // at most this much at the home site and on loan together; nil: no limit
-}
-
-// Quota limits what an organisation may use. A field that is left out has no limit; zero means none of it.
-type Quota struct {
-	CPUs      *int `json:"cpus,omitempty"`       // virtual CPUs
-	MemoryMiB *int `json:"memory_mib,omitempty"` // guest memory, MiB
-	DiskGiB   *int `json:"disk_gib,omitempty"`   // virtual disk size, GiB
-	Addresses *int `json:"addresses,omitempty"`  // public service addresses
-}
-
-// OwnerStatus is what the organisation uses.
-type OwnerStatus struct {
-	Used Resources `json:"used"`
-}
-
-// Kind is KindOwner.
-func (*Owner) Kind() Kind { return KindOwner }
-
-// User is a person or a program with tokens.
-type User struct {
-	Meta
-	Spec   UserSpec   `json:"spec"`
-	Status UserStatus `json:"status"`
-}
-
-// UserSpec says what a user may do. A user without Admin sees and changes what its Owner owns.
-type UserSpec struct {
-	Admin bool `json:"admin,omitempty"`
-}
-
-// UserStatus lists the user's tokens by their ids; the tokens themselves are shown once, when made.
-type UserStatus struct {
-	Tokens []string `json:"tokens,omitempty"`
-}
-
-// Kind is KindUser.
-func (*User) Kind() Kind { return KindUser }

@@ -1,6 +1,18 @@
 package api
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
+
+// KindVM is the kind of VM.
+const KindVM Kind = "vms"
+
+var _ = describe[VM](Noun{
+	Rank: 110, Singular: "VM", Help: "Virtual machines.",
+	Created: true, Changed: true, Deleted: true, Owned: true, See: ItsOwner, Write: ItsOwner,
+	States: phases,
+})
 
 // VM is a virtual machine. Its home site holds this object; where it runs is in its status.
 type VM struct {
@@ -58,6 +70,9 @@ const (
 	PhaseFailed    VMPhase = "failed"
 )
 
+var phases = []string{string(PhasePending), string(PhaseStarting), string(PhaseRunning), string(PhaseMigrating),
+	string(PhaseStopping), string(PhaseStopped), string(PhaseUnknown), string(PhaseFailed)}
+
 // VMStatus is what is seen of a VM.
 type VMStatus struct {
 	Phase     VMPhase     `json:"phase"`
@@ -87,82 +102,8 @@ type VMAddress struct {
 // Kind is KindVM.
 func (*VM) Kind() Kind { return KindVM }
 
-// Guest is another site's VM that runs here under a loan; kept by the lender.
-type Guest struct {
-	Meta
-	Spec   GuestSpec   `json:"spec"`
-	Status GuestStatus `json:"status"`
+// facets gives one that is new, and has no phase yet, the first.
+func (v *VM) facets() facets {
+	phase := cmp.Or(v.Status.Phase, PhasePending)
+	return facets{sites: []string{v.Status.Site}, hosts: []string{v.Status.Host}, states: []string{string(phase)}}
 }
-
-// GuestSpec is what the VM's home site asked for, under which loan.
-type GuestSpec struct {
-	VM    string    `json:"vm"` // name at its home
-	VMUID string    `json:"vm_uid"`
-	Loan  string    `json:"loan"`
-	Needs Resources `json:"needs"`
-	Host  string    `json:"host"`
-	Epoch uint64    `json:"epoch"`
-	Job   string    `json:"job,omitempty"` // the migration that is bringing it; empty once it has arrived
-}
-
-// GuestStatus is what is seen of a guest.
-type GuestStatus struct {
-	Phase   VMPhase   `json:"phase"`
-	Since   time.Time `json:"since,omitzero"`
-	Message string    `json:"message,omitempty"`
-}
-
-// Kind is KindGuest.
-func (*Guest) Kind() Kind { return KindGuest }
-
-// Image is a disk image that VMs start from. Its content never changes: it is known by its digest.
-type Image struct {
-	Meta
-	Spec   ImageSpec   `json:"spec"`
-	Status ImageStatus `json:"status"`
-}
-
-// ImageSpec says where an image comes from.
-type ImageSpec struct {
-	Source string `json:"source"`           // an absolute path on the controller's machine, or an http(s) URL; empty: uploaded
-	Digest string `json:"digest,omitempty"` // expected sha256:HEX of the source's bytes; checked before use
-	Format string `json:"format,omitempty"` // qcow2 or raw; empty: qcow2, since a raw image must be declared
-}
-
-// ImageStatus is what was imported.
-type ImageStatus struct {
-	Phase      string `json:"phase"` // importing, ready, failed
-	Digest     string `json:"digest,omitempty"`
-	Format     string `json:"format,omitempty"`
-	Bytes      int64  `json:"bytes,omitempty"`       // of the file
-	VirtualMiB int64  `json:"virtual_mib,omitempty"` // of the disk
-	Job        string `json:"job,omitempty"`         // the job that is bringing it in
-	Message    string `json:"message,omitempty"`
-}
-
-// Kind is KindImage.
-func (*Image) Kind() Kind { return KindImage }
-
-// Volume is a VM's disk: a qcow2 overlay over its image. It lives on the VM's host.
-type Volume struct {
-	Meta
-	Spec   VolumeSpec   `json:"spec"`
-	Status VolumeStatus `json:"status"`
-}
-
-// VolumeSpec says what a volume is over.
-type VolumeSpec struct {
-	VM      string `json:"vm"`
-	Image   string `json:"image"` // digest of the base
-	SizeMiB int64  `json:"size_mib"`
-}
-
-// VolumeStatus says where a volume is.
-type VolumeStatus struct {
-	Site           string `json:"site,omitempty"`
-	Host           string `json:"host,omitempty"`
-	AllocatedBytes int64  `json:"allocated_bytes,omitempty"` // the difference from the base
-}
-
-// Kind is KindVolume.
-func (*Volume) Kind() Kind { return KindVolume }

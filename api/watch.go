@@ -22,6 +22,14 @@ const (
 	watchRetryMax = 5 * time.Second
 )
 
+// WatchEvent is one change of an object in a watch (Server-Sent Events, data field).
+type WatchEvent[T any] struct {
+	Type     string `json:"type"` // put or delete
+	Revision int64  `json:"revision"`
+	Kind     Kind   `json:"kind,omitempty"`
+	Object   T      `json:"object"`
+}
+
 // Watch gives the changes of a kind after revision from (that of a List; below 0: from now on), one by one in the order
 // of revisions, until ctx ends or the loop is left:
 //

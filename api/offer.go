@@ -1,6 +1,12 @@
 package api
 
-import "time"
+// KindOffer is the kind of Offer.
+const KindOffer Kind = "offers"
+
+var _ = describe[Offer](Noun{
+	Rank: 60, Help: "What this site lends, and what others offer it.",
+	Created: true, Changed: true, Deleted: true,
+})
 
 // Offer is what this site lends: who may borrow how much, and what happens when it is taken back. An offer from a peer
 // is shown here too, with Meta.Home set to the peer.
@@ -28,12 +34,6 @@ const (
 	ReclaimStop ReclaimAction = "stop"
 )
 
-// Seconds is a length of time in seconds, as it stands in documents.
-type Seconds float64
-
-// Duration is s as a time.Duration.
-func (s Seconds) Duration() time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
-
 // OfferStatus says what is lent of it.
 type OfferStatus struct {
 	Lent   Resources `json:"lent"`
@@ -42,42 +42,3 @@ type OfferStatus struct {
 
 // Kind is KindOffer.
 func (*Offer) Kind() Kind { return KindOffer }
-
-// Loan is an accepted part of an offer, with a lease. Both sites keep it; the lender's copy counts.
-type Loan struct {
-	Meta
-	Spec   LoanSpec   `json:"spec"`
-	Status LoanStatus `json:"status"`
-}
-
-// LoanSpec is the agreement.
-type LoanSpec struct {
-	Offer    string    `json:"offer"`
-	Lender   string    `json:"lender"`
-	Borrower string    `json:"borrower"`
-	Amount   Resources `json:"amount"`
-}
-
-// LoanState is where a loan is in its life.
-type LoanState string
-
-// The states of a loan, in order.
-const (
-	LoanActive    LoanState = "active"
-	LoanReclaimed LoanState = "reclaimed" // taken back; guests have the offer's grace to leave; nothing new is taken in
-	LoanEnded     LoanState = "ended"
-)
-
-// LoanStatus is what is seen of a loan.
-type LoanStatus struct {
-	State   LoanState `json:"state"`
-	Used    Resources `json:"used"`
-	Renewed time.Time `json:"renewed,omitzero"`        // by this site's clock
-	Expires time.Time `json:"expires,omitzero"`        // by this site's clock
-	Grace   Seconds   `json:"grace_seconds,omitempty"` // that follows the lease; the borrower's copy only
-	Serial  uint64    `json:"serial"`
-	Message string    `json:"message,omitempty"`
-}
-
-// Kind is KindLoan.
-func (*Loan) Kind() Kind { return KindLoan }
