@@ -14,61 +14,43 @@ type Actor struct {
 	First bool   // its token is for the first login only: all that it may do is make a token for its own user, once
 }
 
-// who is a set of actors, as seen from an object.
-type who int
-
-const (
-	admins      who = iota // nobody else
-	owners                 // those who act for the object's owner
-	ownersOrAll            // the same; an object of the site's own is for all
-	itself                 // the user that the object is
-	ownOrg                 // those who act for the owner that the object is
-	everybody              // all users
-)
-
-// rule is who may see the objects of a kind, and who may create, change and delete them. Whether that is done by hand at all is the
-// noun's to say.
-type rule struct{ see, write who }
-
-// rules are those of the nouns that are not for admins alone.
-var rules = map[api.Kind]rule{
-	api.KindSite:       {see: everybody},
-	api.KindTranslator: {see: everybody},
-	api.KindOwner:      {see: ownOrg},
-	api.KindUser:       {see: itself},
-	api.KindVM:         {see: owners, write: owners},
-	api.KindAddress:    {see: owners, write: owners},
-	api.KindImage:      {see: ownersOrAll, write: owners},
-	api.KindNetwork:    {see: ownersOrAll, write: owners},
-	api.KindVolume:     {see: owners},
-	api.KindJob:        {see: owners},
-	api.KindEvent:      {see: owners},
+// rights are those of a kind. A kind that there is not is for admins alone.
+func rights(k api.Kind) (see, write api.Who) {
+	n, err := api.NounOf(k)
+	if err != nil {
+		return api.OnlyAdmins, api.OnlyAdmins
+	}
+	return n.See, n.Write
 }
 
-// in tells whether an actor is one of a set.
-func (w who) in(a Actor, o api.Object) bool {
+// in tells whether an actor is one of a set, admins apart.
+func in(w api.Who, a Actor, o api.Object) bool {
 	m := o.Metadata()
 	switch w {
-	case everybody:
+	case api.Everybody:
 		return true
-	case owners:
+	case api.ItsOwner:
 		return m.Owner != "" && m.Owner == a.Owner
-	case ownersOrAll:
+	case api.ItsOwnerOrAll:
 		return m.Owner == "" || m.Owner == a.Owner
-	case itself:
+	case api.ItsUser:
 		return m.Name == a.User
-	case ownOrg:
+	case api.ItsMembers:
 		return m.Name == a.Owner
 	}
 	return false
 }
 
 // Sees tells whether an actor may see an object.
-func Sees(a Actor, o api.Object) bool { return a.Admin || rules[o.Kind()].see.in(a, o) }
+func Sees(a Actor, o api.Object) bool {
+	see, _ := rights(o.Kind())
+	return a.Admin || in(see, a, o)
+}
 
 // Default gives a new object of an actor's the owner that the actor acts for, if it names none.
 func Default(a Actor, o api.Object) {
-	if m := o.Metadata(); m.Owner == "" && !a.Admin && rules[o.Kind()].write == owners {
+	_, write := rights(o.Kind())
+	if m := o.Metadata(); m.Owner == "" && !a.Admin && write == api.ItsOwner {
 		m.Owner = a.Owner
 	}
 }
@@ -78,18 +60,18 @@ func Create(a Actor, o api.Object) error {
 	if n, err := api.NounOf(o.Kind()); err != nil || !n.Created {
 		return api.Errorf(api.CodeInvalid, "%s are not created by hand", o.Kind())
 	}
-	return write(a, o, "create")
+	return judgeWrite(a, o, "create")
 }
 
 // Change says why an actor may not change or delete an object: nil, or api.CodeForbidden.
-func Change(a Actor, o api.Object) error { return write(a, o, "change") }
+func Change(a Actor, o api.Object) error { return judgeWrite(a, o, "change") }
 
-func write(a Actor, o api.Object, verb string) error {
-	w := rules[o.Kind()].write
+func judgeWrite(a Actor, o api.Object, verb string) error {
+	_, w := rights(o.Kind())
 	switch m := o.Metadata(); {
-	case a.Admin || w.in(a, o):
+	case a.Admin || in(w, a, o):
 		return nil
-	case w == owners:
+	case w == api.ItsOwner:
 		return &api.Error{Code: api.CodeForbidden, Field: "owner", Message: fmt.Sprintf("%s %s is owned by %q, the token's owner is %q", o.Kind().Singular(), m.Name, m.Owner, a.Owner)}
 	}
 	return api.Errorf(api.CodeForbidden, "only an admin may %s %s", verb, o.Kind())
