@@ -169,7 +169,7 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 	}
 	kind := api.Kind(v.Tag.Get("complete"))
 	if kind == "self" {
-		kind = cmp.Or(kindOf(node), kind)
+		kind = cmp.Or(nounOf(node).Kind, kind)
 	}
 	switch kind {
 	case "":
@@ -196,23 +196,13 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 	return names
 }
 
-// kindOf is the kind of the group that a command is in; "" when there is none.
-func kindOf(node *kong.Node) api.Kind {
-	for k := range columns {
-		if node.Parent != nil && noun(k) == node.Parent.Name {
-			return k
-		}
-	}
-	return ""
-}
-
 // statesOf are the states of what the command lists.
-func statesOf(node *kong.Node) []string { return api.States(kindOf(node)) }
+func statesOf(node *kong.Node) []string { return api.States(nounOf(node).Kind) }
 
 // poolNames are those of the pools for what the command makes.
 func poolNames(ctx context.Context, client *api.Client, node *kong.Node) (names []string) {
 	use := "addresses"
-	if node.Parent != nil && node.Parent.Name == noun(api.KindNetwork) {
+	if nounOf(node).Kind == api.KindNetwork {
 		use = "networks"
 	}
 	all, err := pools(ctx, client)

@@ -12,11 +12,21 @@ import (
 	"widecloud/api"
 )
 
+var _ = present[imageGroup](api.KindImage,
+	col("PHASE", func(o *api.Image) string { return o.Status.Phase }),
+	col("FORMAT", func(o *api.Image) string { return o.Status.Format }),
+	col("SIZE", func(o *api.Image) string { return sizeOr(o.Status.Bytes) }),
+	col("DISK", func(o *api.Image) string { return sizeOr(o.Status.VirtualMiB << 20) }),
+	wide("DIGEST", func(o *api.Image) string { return o.Status.Digest }),
+	wide("SOURCE", func(o *api.Image) string { return o.Spec.Source }),
+	wide("MESSAGE", func(o *api.Image) string { return o.Status.Message }),
+)
+
 type imageGroup struct {
-	List   listCmd[api.Image, *api.Image]   `cmd:"" help:"List images."`
-	Show   showCmd[api.Image, *api.Image]   `cmd:"" help:"Show an image."`
-	Import imageImportCmd                   `cmd:"" help:"Make an image from a file here, or from a URL or file that the controller reads."`
-	Delete deleteCmd[api.Image, *api.Image] `cmd:"" help:"Delete images."`
+	List   listCmd        `cmd:"" help:"List images."`
+	Show   showCmd        `cmd:"" help:"Show an image."`
+	Import imageImportCmd `cmd:"" help:"Make an image from a file here, or from a URL or file that the controller reads."`
+	Delete deleteCmd      `cmd:"" help:"Delete images."`
 }
 
 type imageImportCmd struct {
@@ -143,14 +153,4 @@ func waitImage(a *app, client *api.Client, name string) (*api.Image, error) {
 		}
 	}
 	return nil, fmt.Errorf("wait for image %s: %w; the import goes on", name, cause(a))
-}
-
-type volumeGroup struct {
-	List listCmd[api.Volume, *api.Volume] `cmd:"" help:"List the disks of VMs."`
-	Show showCmd[api.Volume, *api.Volume] `cmd:"" help:"Show a disk."`
-}
-
-type guestGroup struct {
-	List listCmd[api.Guest, *api.Guest] `cmd:"" help:"List guests."`
-	Show showCmd[api.Guest, *api.Guest] `cmd:"" help:"Show a guest."`
 }

@@ -1,17 +1,35 @@
 package main
 
 import (
-	"context"
+	"fmt"
+	"strings"
 	"time"
 
 	"widecloud/api"
 )
 
+var _ = present[jobGroup](api.KindJob,
+	col("TYPE", func(o *api.Job) string { return o.Spec.Type }),
+	col("OBJECT", func(o *api.Job) string { return o.Spec.Object }),
+	col("TARGET", func(o *api.Job) string { return o.Spec.Target }),
+	col("STATE", func(o *api.Job) string { return string(o.Status.State) }),
+	col("STEP", func(o *api.Job) string { return o.Status.Step }),
+	col("PROGRESS", func(o *api.Job) string {
+		if _, total := done(o.Status.Progress); total > 0 {
+			return fmt.Sprintf("%d%%", percent(o.Status.Progress))
+		}
+		return ""
+	}),
+	wide("STARTED", func(o *api.Job) string { return stamp(o.Status.Started) }),
+	wide("ENDED", func(o *api.Job) string { return stamp(o.Status.Ended) }),
+	wide("MESSAGE", func(o *api.Job) string { return o.Status.Message }),
+)
+
 type jobGroup struct {
-	List   listCmd[api.Job, *api.Job] `cmd:"" help:"List jobs."`
-	Show   showCmd[api.Job, *api.Job] `cmd:"" help:"Show a job with its journal."`
-	Watch  jobWatchCmd                `cmd:"" help:"Show a job's progress until it ends; exit code 1 unless it is done."`
-	Cancel jobCancelCmd               `cmd:"" help:"Cancel a job; it undoes what it did."`
+	List   listCmd      `cmd:"" help:"List jobs."`
+	Show   showCmd      `cmd:"" help:"Show a job with its journal."`
+	Watch  jobWatchCmd  `cmd:"" help:"Show a job's progress until it ends; exit code 1 unless it is done."`
+	Cancel jobCancelCmd `cmd:"" help:"Cancel a job; it undoes what it did."`
 }
 
 type jobWatchCmd struct {
@@ -59,10 +77,22 @@ func (c *jobCancelCmd) Run(a *app) error {
 	return api.Errorf(api.CodeConflict, "job %s was %s before it could be cancelled", c.Name, j.Status.State)
 }
 
-type eventGroup struct {
-	List listCmd[api.Event, *api.Event] `cmd:"" help:"List what happened; -w goes on."`
-	Show showCmd[api.Event, *api.Event] `cmd:"" help:"Show an event."`
+// summary says what a job that is done has cost.
+func (a *app) summary(j *api.Job) error {
+	p := j.Status.Progress
+	var l []string
+	if p.WireBytes > 0 {
+		l = append(l, size(p.WireBytes)+" sent")
+	}
+	if p.Downtime > 0 {
+		l = append(l, fmt.Sprintf("down for %.0f ms", p.Downtime*1000))
+	}
+	if t := j.Status.Ended.Sub(j.Status.Started); !j.Status.Started.IsZero() && t > 0 {
+		l = append(l, t.Round(100*time.Millisecond).String())
+	}
+	line := "job " + j.Name + " done"
+	if len(l) > 0 {
+		line += ": " + strings.Join(l, ", ")
+	}
+	return a.out.printf("%s\n", line)
 }
-
-// cause says why a's context ended.
-func cause(a *app) error { return context.Cause(a.Context) }

@@ -66,7 +66,7 @@ func specOf(member string, value any) map[string]any {
 }
 
 type labelCmd struct {
-	Kind   string   `arg:"" enum:"host,owner,user,peer,offer,image,network,vm,address" help:"Of what: host, owner, user, peer, offer, image, network, vm or address."`
+	Kind   string   `arg:"" enum:"${labelled}" help:"Of what: ${labelledWords}."`
 	Name   string   `arg:"" help:"Its name."`
 	Labels []string `arg:"" name:"label" help:"KEY=VALUE sets a label, KEY- removes it." placeholder:"KEY=VALUE|KEY-"`
 	format
@@ -99,7 +99,8 @@ func (c *labelCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	o, err := patches[c.Kind](a, client, c.Name, map[string]any{"labels": labels})
+	n, _ := nounNamed(c.Kind) // it is one of the enumeration
+	o, err := client.Patch(a, n.Kind, c.Name, map[string]any{"labels": labels}, 0)
 	if err != nil {
 		return err
 	}
@@ -108,15 +109,4 @@ func (c *labelCmd) Run(a *app) error {
 		what = "has " + text
 	}
 	return c.done(a, o, what)
-}
-
-// patches change an object of each kind that can be changed, by the kind's noun.
-var patches = map[string]func(a *app, client *api.Client, name string, patch any) (api.Object, error){
-	"host": patchOf[api.Host], "owner": patchOf[api.Owner], "user": patchOf[api.User], "peer": patchOf[api.Peer], "offer": patchOf[api.Offer],
-	"image": patchOf[api.Image], "network": patchOf[api.Network], "vm": patchOf[api.VM], "address": patchOf[api.Address],
-}
-
-func patchOf[T any, P object[T]](a *app, client *api.Client, name string, patch any) (api.Object, error) {
-	o, err := api.Patch[T, P](a, client, name, patch, 0)
-	return P(o), err
 }

@@ -17,30 +17,14 @@ import (
 	"widecloud/api"
 )
 
-// cli is the tree of commands. Its groups are the nouns of the API.
+// cli is the tree of commands, but for the groups of the nouns of the API: nounGroups.
 type cli struct {
 	Server  string `help:"The controller's URL." env:"WCC_SERVER" placeholder:"URL"`
 	Token   string `help:"A user's token. Better in WCC_TOKEN or a context: others can see a command line." env:"WCC_TOKEN" placeholder:"TOKEN"`
 	CA      string `help:"File with the certificate authority of the controller's certificate." env:"WCC_CA" placeholder:"FILE"`
 	Context string `help:"The context to use, of those that wcc login made." env:"WCC_CONTEXT" placeholder:"NAME"`
 
-	Site       siteGroup       `cmd:"" help:"Sites of the federation, as this one knows them."`
-	Host       hostGroup       `cmd:"" help:"Hypervisors and gateways."`
-	Owner      ownerGroup      `cmd:"" help:"Organisations."`
-	User       userGroup       `cmd:"" help:"Users and their tokens."`
-	Peer       peerGroup       `cmd:"" help:"Other sites with which certificates were exchanged."`
-	Offer      offerGroup      `cmd:"" help:"What this site lends, and what others offer it."`
-	Loan       loanGroup       `cmd:"" help:"What is lent and borrowed."`
-	Image      imageGroup      `cmd:"" help:"Disk images that VMs start from."`
-	Volume     volumeGroup     `cmd:"" help:"Disks of VMs."`
-	Network    networkGroup    `cmd:"" help:"Networks: an IPv6 /64 that is the same wherever its VMs are."`
-	VM         vmGroup         `cmd:"" name:"vm" help:"Virtual machines."`
-	Guest      guestGroup      `cmd:"" help:"Other sites' VMs that run here under a loan."`
-	Address    addressGroup    `cmd:"" help:"Public service addresses, IPv4 and IPv6."`
-	Pool       poolGroup       `cmd:"" help:"The site's address plan: where networks and service addresses are taken from."`
-	Translator translatorGroup `cmd:"" help:"Translators of service addresses."`
-	Job        jobGroup        `cmd:"" help:"Long work: its progress, journal and outcome."`
-	Event      eventGroup      `cmd:"" help:"What happened."`
+	Pool poolGroup `cmd:"" help:"The site's address plan: where networks and service addresses are taken from."`
 
 	Label      labelCmd      `cmd:"" help:"Set and remove labels of an object."`
 	Watch      watchCmd      `cmd:"" help:"Show every change of several kinds of objects."`
@@ -119,7 +103,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, 
 		}
 		return 2
 	}
-	if err := kctx.Run(a); err != nil {
+	if err := kctx.Run(a, nounOf(kctx.Selected())); err != nil {
 		a.printError(err)
 		var u usageError
 		if errors.As(err, &u) {
@@ -131,9 +115,12 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, 
 }
 
 func newParser(c *cli, out, errs io.Writer) (*kong.Kong, error) {
-	return kong.New(c, kong.Name("wcc"), kong.Writers(out, errs), kong.Exit(func(code int) { panic(exit(code)) }),
+	labelled := labelledNouns()
+	last := len(labelled) - 1
+	return kong.New(c, append(nounGroups(), kong.Name("wcc"), kong.Writers(out, errs), kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.Description("The command line, controller, agent and lab of widecloud, a federation of equal clouds."),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}))
+		kong.Vars{"labelled": strings.Join(labelled, ","), "labelledWords": strings.Join(labelled[:last], ", ") + " or " + labelled[last]},
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}))...)
 }
 
 // ownWords is an error whose text is this program's alone, and may have several lines; so is a usageError.

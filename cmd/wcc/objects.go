@@ -4,27 +4,20 @@ import (
 	"cmp"
 	"fmt"
 	"reflect"
-	"strings"
 	"unicode/utf8"
 
 	"widecloud/api"
 )
 
-// object ties a noun's struct to its pointer, which is the api.Object.
-type object[T any] interface {
-	*T
-	api.Object
-}
-
 // listCmd lists or watches the objects of a kind.
-type listCmd[T any, P object[T]] struct {
+type listCmd struct {
 	Output string `short:"o" help:"How: table, wide, json or yaml." enum:"table,wide,json,yaml" default:"table"`
 	Watch  bool   `short:"w" help:"Go on with every change. What is deleted, or no longer selected, is shown with a - before its name."`
 	selecting
 }
 
 // Run lists, then watches if asked to.
-func (c *listCmd[T, P]) Run(a *app) error {
+func (c *listCmd) Run(a *app, n api.Noun) error {
 	wanted, err := c.selector()
 	if err != nil {
 		return err
@@ -33,17 +26,17 @@ func (c *listCmd[T, P]) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	items, revision, err := api.Select[T, P](a, client, wanted)
+	items, revision, err := client.Select(a, n.Kind, wanted)
 	if err != nil {
 		return err
 	}
-	columns := columnsOf(P(new(T)).Kind(), c.Output == "wide")
+	columns := columnsOf(n, c.Output == "wide")
 	rows := [][]string{nil}
 	for _, col := range columns {
 		rows[0] = append(rows[0], col.head)
 	}
 	for _, o := range items {
-		rows = append(rows, cells(columns, P(o)))
+		rows = append(rows, cells(columns, o))
 	}
 	switch c.Output {
 	case "json":
@@ -64,7 +57,7 @@ func (c *listCmd[T, P]) Run(a *app) error {
 		}
 		width = append(width, w)
 	}
-	for e, err := range api.WatchSelected[T, P](a, client, wanted, revision) {
+	for e, err := range client.Watch(a, n.Kind, wanted, revision) {
 		if err != nil {
 			return err
 		}
@@ -76,7 +69,7 @@ func (c *listCmd[T, P]) Run(a *app) error {
 				err = a.out.yaml(e)
 			}
 		default:
-			row := cells(columns, P(e.Object))
+			row := cells(columns, e.Object)
 			if e.Type == "delete" {
 				row[0] = "-" + row[0]
 			}
@@ -105,22 +98,19 @@ func (f format) done(a *app, o api.Object, what string) error {
 	return a.out.printf("%s %s %s\n", noun(o.Kind()), o.Metadata().Name, what)
 }
 
-// noun is the singular of a kind, as the groups of the commands are named.
-func noun(k api.Kind) string { return strings.ToLower(k.Singular()) }
-
 // showCmd shows one object whole.
-type showCmd[T any, P object[T]] struct {
+type showCmd struct {
 	Name   string `arg:"" help:"Its name." complete:"self"`
 	Output string `short:"o" help:"How: yaml or json." enum:"yaml,json" default:"yaml"`
 }
 
 // Run shows it.
-func (c *showCmd[T, P]) Run(a *app) error {
+func (c *showCmd) Run(a *app, n api.Noun) error {
 	client, err := a.client()
 	if err != nil {
 		return err
 	}
-	o, err := api.Get[T, P](a, client, c.Name)
+	o, err := client.Get(a, n.Kind, c.Name)
 	if err != nil {
 		return err
 	}
@@ -131,34 +121,50 @@ func (c *showCmd[T, P]) Run(a *app) error {
 }
 
 // deleteCmd deletes objects.
-type deleteCmd[T any, P object[T]] struct {
+type deleteCmd struct {
 	Names []string `arg:"" name:"name" help:"Their names." complete:"self"`
 	Wait  bool     `help:"Wait until they are gone."`
 }
 
 // Run deletes them one by one; the first refusal ends it.
-func (c *deleteCmd[T, P]) Run(a *app) error {
+func (c *deleteCmd) Run(a *app, n api.Noun) error {
 	client, err := a.client()
 	if err != nil {
 		return err
 	}
 	for _, name := range c.Names {
-		o, err := api.Delete[T, P](a, client, name)
-		if err != nil {
-			return fmt.Errorf("delete %s %s: %w", noun(P(o).Kind()), name, err)
+		if _, err := client.Delete(a, n.Kind, name); err != nil {
+			return fmt.Errorf("delete %s %s: %w", noun(n.Kind), name, err)
 		}
 		what := "is being deleted"
 		if c.Wait {
-			if err := waitGone[T, P](a, client, name); err != nil {
+			if err := waitGone(a, client, n, name); err != nil {
 				return err
 			}
 			what = "deleted"
 		}
-		if err := a.out.printf("%s %s %s\n", noun(P(o).Kind()), name, what); err != nil {
+		if err := a.out.printf("%s %s %s\n", noun(n.Kind), name, what); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// create makes an object and says so.
+func create(a *app, f format, l labelled, o api.Object) error {
+	var err error
+	if o.Metadata().Labels, err = l.labels(); err != nil {
+		return err
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	made, err := client.Create(a, o)
+	if err != nil {
+		return err
+	}
+	return f.done(a, made, "created")
 }
 
 // column is a column of a kind's table.
@@ -194,8 +200,8 @@ func dashed(row []string) []string {
 	return row
 }
 
-// columnsOf gives the columns of a kind: its name, its own, and in wide tables those of every object.
-func columnsOf(k api.Kind, isWide bool) []column {
+// columnsOf gives the columns of a noun: its name, its own, and in wide tables those of every object.
+func columnsOf(n api.Noun, isWide bool) []column {
 	var l []column
 	add := func(c column) {
 		if !c.wide || isWide {
@@ -208,7 +214,7 @@ func columnsOf(k api.Kind, isWide bool) []column {
 		}
 		return o.Metadata().Name
 	}})
-	for _, c := range columns[k] {
+	for _, c := range shapeOf(n).columns {
 		add(c)
 	}
 	add(column{head: "OWNER", wide: true, cell: func(o api.Object) string { return o.Metadata().Owner }})

@@ -62,8 +62,8 @@ func fill(v reflect.Value) {
 // TestNothingReachesTheTerminal shows objects whose every word is a peer's trick, in every way that there is.
 func TestNothingReachesTheTerminal(t *testing.T) {
 	ctl := servetest.New()
-	for _, o := range []api.Object{&api.Site{}, &api.Host{}, &api.Owner{}, &api.User{}, &api.Peer{}, &api.Offer{}, &api.Loan{}, &api.Image{}, &api.Volume{},
-		&api.Network{}, &api.VM{}, &api.Guest{}, &api.Address{}, &api.Translator{}, &api.Job{}, &api.Event{}} {
+	for _, n := range api.Nouns() {
+		o := n.New()
 		fill(reflect.ValueOf(o).Elem())
 		ctl.Put(o)
 		o.Metadata().Name = "one"
@@ -88,7 +88,7 @@ func TestNothingReachesTheTerminal(t *testing.T) {
 		}
 		return out.String()
 	}
-	for kind := range columns {
+	for _, kind := range api.Kinds() {
 		group := noun(kind)
 		wcc(3, group, "list")
 		wcc(3, group, "list", "-o", "wide")

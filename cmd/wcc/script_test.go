@@ -94,7 +94,7 @@ func decode(b []byte) (api.Object, error) {
 		return nil, fmt.Errorf("kind: %w", err)
 	}
 	delete(m, "kind")
-	o := map[api.Kind]api.Object{api.KindVM: &api.VM{}, api.KindJob: &api.Job{}, api.KindImage: &api.Image{}, api.KindHost: &api.Host{}}[k]
+	o := api.NewObject(k)
 	if o == nil {
 		return nil, errors.New("no such kind here: " + string(k))
 	}

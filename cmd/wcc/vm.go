@@ -3,24 +3,47 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"widecloud/api"
 )
 
+var _ = present[vmGroup](api.KindVM,
+	col("PHASE", func(o *api.VM) string { return string(o.Status.Phase) }),
+	col("PLACE", func(o *api.VM) string { return place(o.Status.Site, o.Status.Host) }),
+	col("CPUS", func(o *api.VM) string { return strconv.Itoa(o.Spec.CPUs) }),
+	col("MEMORY", func(o *api.VM) string { return size(int64(o.Spec.MemoryMiB) << 20) }),
+	col("ADDRESSES", func(o *api.VM) string {
+		var l []string
+		for _, x := range o.Status.Addresses {
+			l = append(l, x.Address)
+		}
+		return list(l)
+	}),
+	wide("IMAGE", func(o *api.VM) string { return o.Spec.Image }),
+	wide("NETWORK", func(o *api.VM) string { return o.Spec.Network }),
+	wide("MAC", func(o *api.VM) string { return o.Status.MAC }),
+	wide("EPOCH", func(o *api.VM) string { return strconv.FormatUint(o.Status.Epoch, 10) }),
+	wide("LOAN", func(o *api.VM) string { return o.Status.Loan }),
+	wide("JOB", func(o *api.VM) string { return o.Status.Job }),
+	wide("SINCE", func(o *api.VM) string { return stamp(o.Status.Since) }),
+	wide("MESSAGE", func(o *api.VM) string { return o.Status.Message }),
+)
+
 type vmGroup struct {
-	List    listCmd[api.VM, *api.VM]   `cmd:"" help:"List VMs."`
-	Show    showCmd[api.VM, *api.VM]   `cmd:"" help:"Show a VM."`
-	Create  vmCreateCmd                `cmd:"" help:"Make a VM."`
-	Start   vmStartCmd                 `cmd:"" help:"Start VMs."`
-	Stop    vmStopCmd                  `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
-	Reboot  vmRebootCmd                `cmd:"" help:"Reboot a VM."`
-	Resize  vmResizeCmd                `cmd:"" help:"Change the CPUs and the memory of a stopped VM."`
-	Migrate vmMigrateCmd               `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
-	Why     vmWhyCmd                   `cmd:"" help:"Say why a VM is not at a site."`
-	Console vmConsoleCmd               `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
-	Delete  deleteCmd[api.VM, *api.VM] `cmd:"" help:"Delete VMs and their disks."`
+	List    listCmd      `cmd:"" help:"List VMs."`
+	Show    showCmd      `cmd:"" help:"Show a VM."`
+	Create  vmCreateCmd  `cmd:"" help:"Make a VM."`
+	Start   vmStartCmd   `cmd:"" help:"Start VMs."`
+	Stop    vmStopCmd    `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
+	Reboot  vmRebootCmd  `cmd:"" help:"Reboot a VM."`
+	Resize  vmResizeCmd  `cmd:"" help:"Change the CPUs and the memory of a stopped VM."`
+	Migrate vmMigrateCmd `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
+	Why     vmWhyCmd     `cmd:"" help:"Say why a VM is not at a site."`
+	Console vmConsoleCmd `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
+	Delete  deleteCmd    `cmd:"" help:"Delete VMs and their disks."`
 }
 
 type vmCreateCmd struct {
@@ -86,13 +109,6 @@ func (c *vmCreateCmd) Run(a *app) error {
 }
 
 func running(v *api.VM) bool { return v.Status.Phase == api.PhaseRunning }
-
-// waitFor gives f an app whose context ends after the timeout.
-func waitFor[T any](a *app, timeout time.Duration, f func(*app) (T, error)) (T, error) {
-	b, cancel := a.withTimeout(timeout)
-	defer cancel()
-	return f(b)
-}
 
 type vmResizeCmd struct {
 	Name   string    `arg:"" help:"Its name." complete:"self"`
@@ -226,26 +242,6 @@ func (c *vmMigrateCmd) Run(a *app) error {
 		return c.done(a, job, "")
 	}
 	return a.summary(job)
-}
-
-// summary says what a job that is done has cost.
-func (a *app) summary(j *api.Job) error {
-	p := j.Status.Progress
-	var l []string
-	if p.WireBytes > 0 {
-		l = append(l, size(p.WireBytes)+" sent")
-	}
-	if p.Downtime > 0 {
-		l = append(l, fmt.Sprintf("down for %.0f ms", p.Downtime*1000))
-	}
-	if t := j.Status.Ended.Sub(j.Status.Started); !j.Status.Started.IsZero() && t > 0 {
-		l = append(l, t.Round(100*time.Millisecond).String())
-	}
-	line := "job " + j.Name + " done"
-	if len(l) > 0 {
-		line += ": " + strings.Join(l, ", ")
-	}
-	return a.out.printf("%s\n", line)
 }
 
 type vmWhyCmd struct {

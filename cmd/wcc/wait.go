@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -65,18 +66,18 @@ func waitVM(a *app, client *api.Client, name string, ok func(*api.VM) bool) (*ap
 }
 
 // waitGone waits until an object that is being deleted is gone.
-func waitGone[T any, P object[T]](a *app, client *api.Client, name string) error {
+func waitGone(a *app, client *api.Client, n api.Noun, name string) error {
 	said := ""
-	for o, err := range api.Follow[T, P](a, client, name) {
+	for o, err := range client.Follow(a, n.Kind, name) {
 		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("wait for the end of %s: %w", name, err)
 		}
-		if m := statusMessage(P(o)); m != "" && m != said {
+		if m := statusMessage(o); m != "" && m != said {
 			said = m
-			a.err.printf("%s %s: %s\n", noun(P(o).Kind()), name, m)
+			a.err.printf("%s %s: %s\n", noun(n.Kind), name, m)
 		}
 	}
 	return fmt.Errorf("wait for the end of %s: %w; the deletion goes on", name, cause(a))
@@ -179,4 +180,14 @@ func nonEmpty(l ...string) (some []string) {
 		}
 	}
 	return some
+}
+
+// cause says why a's context ended.
+func cause(a *app) error { return context.Cause(a.Context) }
+
+// waitFor gives f an app whose context ends after the timeout.
+func waitFor[T any](a *app, timeout time.Duration, f func(*app) (T, error)) (T, error) {
+	b, cancel := a.withTimeout(timeout)
+	defer cancel()
+	return f(b)
 }

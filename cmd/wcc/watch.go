@@ -19,12 +19,15 @@ func (c *watchCmd) Run(a *app) error {
 		return err
 	}
 	var kinds []api.Kind
+	nouns := map[api.Kind]api.Noun{}
+	all := api.Nouns()
 	for _, name := range c.Kinds {
-		i := slices.IndexFunc(api.Kinds(), func(k api.Kind) bool { return name == noun(k) || name == string(k) })
+		i := slices.IndexFunc(all, func(n api.Noun) bool { return name == noun(n.Kind) || name == string(n.Kind) })
 		if i < 0 {
 			return usagef("there is no kind %q; wcc --help shows the groups, which are named by the kinds", name)
 		}
-		kinds = append(kinds, api.Kinds()[i])
+		kinds = append(kinds, all[i].Kind)
+		nouns[all[i].Kind] = all[i]
 	}
 	client, err := a.client()
 	if err != nil {
@@ -37,7 +40,7 @@ func (c *watchCmd) Run(a *app) error {
 		if c.Output == "json" {
 			err = a.out.jsonLine(e)
 		} else {
-			row := cells(columnsOf(e.Kind, false), e.Object)
+			row := cells(columnsOf(nouns[e.Kind], false), e.Object)
 			if e.Type == "delete" {
 				row[0] = "-" + row[0]
 			}
