@@ -10,7 +10,6 @@ import (
 	"maps"
 	"mime"
 	"net/http"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,32 +98,30 @@ func (in *PatchInput) Resolve(ctx huma.Context) []error {
 const patchTries = 10
 
 // registerPatch makes the path that changes a part of one object.
-func registerPatch[T any, P object[T]](s *Server, h huma.API, one func(context.Context, api.Object, error) (*objectOutput[P], error)) {
-	kind := P(new(T)).Kind()
-	tag, noun := string(kind), strings.ToLower(reflect.TypeFor[T]().Name())
-	registry := h.OpenAPI().Components.Schemas
-	schema := registry.Schema(reflect.TypeFor[T](), true, "")
-	op := s.operation("patch-"+noun, http.MethodPatch, "/v1/"+tag+"/{name}", tag, "Change a part of one of "+tag)
+func (s *Server) registerPatch(h huma.API, n api.Noun, one func(context.Context, api.Object, error) (*objectOutput[api.Object], error)) {
+	tag := string(n.Kind)
+	registry, schema := h.OpenAPI().Components.Schemas, objectSchema(h, n)
+	op := s.objectOperation(h, n, "patch", http.MethodPatch, "/v1/"+tag+"/{name}", "Change a part of one of "+tag, http.StatusOK)
 	op.Description = "A JSON Merge Patch (RFC 7396) of spec and labels: what it does not name stays as it is, null removes. All else is " +
 		"read only, and refused."
 	op.Errors = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict,
 		http.StatusPreconditionFailed, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 	ctl := s.o.Controller
-	huma.Register(h, op, func(ctx context.Context, in *PatchInput) (*objectOutput[P], error) {
+	huma.Register(h, op, func(ctx context.Context, in *PatchInput) (*objectOutput[api.Object], error) {
 		if err := checkPatch(registry, schema, in.patch); err != nil {
 			return nil, s.fail(ctx, err)
 		}
 		for try := 1; ; try++ {
-			have, err := ctl.Get(ctx, who(ctx), kind, in.Name)
+			have, err := ctl.Get(ctx, who(ctx), n.Kind, in.Name)
 			if err != nil {
 				return nil, s.fail(ctx, err)
 			}
 			revision := have.Metadata().Revision
 			if in.revision != 0 && in.revision != revision {
 				return nil, in.failed(errorBody{apiError: &api.Error{Code: api.CodeConflict, Field: "revision",
-					Message: fmt.Sprintf("%s %s has changed since (it is at %d)", noun, in.Name, revision)}})
+					Message: fmt.Sprintf("%s %s has changed since (it is at %d)", nameOf(n), in.Name, revision)}})
 			}
-			now, err := patched[T, P](have, in.patch)
+			now, err := patched(n, have, in.patch)
 			if err != nil {
 				return nil, s.fail(ctx, err)
 			}
@@ -144,7 +141,7 @@ func registerPatch[T any, P object[T]](s *Server, h huma.API, one func(context.C
 }
 
 // patched is an object with a patch applied, at its own revision.
-func patched[T any, P object[T]](have api.Object, patch []byte) (P, error) {
+func patched(n api.Noun, have api.Object, patch []byte) (api.Object, error) {
 	b, err := json.Marshal(have)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", have.Metadata().Name, err)
@@ -152,7 +149,7 @@ func patched[T any, P object[T]](have api.Object, patch []byte) (P, error) {
 	if b, err = api.MergePatch(b, patch); err != nil {
 		return nil, api.Invalidf("body", "is not JSON: %v", err)
 	}
-	now := P(new(T))
+	now := n.New()
 	if err := json.Unmarshal(b, now); err != nil {
 		return nil, api.Invalidf("body", "cannot be applied: %v", err)
 	}

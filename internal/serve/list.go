@@ -116,15 +116,14 @@ func invalid(err error) []error {
 }
 
 // registerList makes the path that lists and watches the objects of a kind.
-func registerList[T any, P object[T]](s *Server, h huma.API) {
-	kind := P(new(T)).Kind()
-	tag := string(kind)
+func (s *Server) registerList(h huma.API, n api.Noun) {
+	kind, tag, schemas := n.Kind, string(n.Kind), h.OpenAPI().Components.Schemas
 	op := s.operation("list-"+tag, http.MethodGet, "/v1/"+tag, tag, "List or watch "+tag)
-	s.events[kind] = h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.WatchEvent[T]](), true, "")
+	s.events[kind] = schemas.Schema(reflect.TypeOf(n.Event()).Elem(), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
 		Description: "A listing, or with watch=true a stream of changes",
 		Content: map[string]*huma.MediaType{
-			"application/json":  {Schema: h.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Listing[T]](), true, "")},
+			"application/json":  {Schema: schemas.Schema(reflect.TypeOf(n.Listing()).Elem(), true, "")},
 			"text/event-stream": {Schema: s.events[kind]},
 		},
 	}}

@@ -1,11 +1,13 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -35,22 +37,9 @@ func (s *Server) describe() {
 	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[errorBody](), reflect.TypeFor[api.Error]())
 	h := humago.New(s.mux, c)
 
-	register[api.Site](s, h)
-	register[api.Host](s, h)
-	register[api.Owner](s, h)
-	register[api.User](s, h)
-	register[api.Peer](s, h)
-	register[api.Offer](s, h)
-	register[api.Loan](s, h)
-	register[api.Image](s, h)
-	register[api.Volume](s, h)
-	register[api.Network](s, h)
-	register[api.VM](s, h)
-	register[api.Guest](s, h)
-	register[api.Address](s, h)
-	register[api.Translator](s, h)
-	register[api.Job](s, h)
-	register[api.Event](s, h)
+	for _, n := range api.Nouns() {
+		s.register(h, n)
+	}
 	s.registerWatch(h)
 	s.registerVerbs(h)
 	s.registerStreams(h)
@@ -107,50 +96,91 @@ func (s *Server) operation(id, method, path, tag, summary string) huma.Operation
 	}
 }
 
-// register makes the paths of one noun.
-func register[T any, P object[T]](s *Server, h huma.API) {
-	kind := P(new(T)).Kind()
-	can, err := api.NounOf(kind)
-	if err != nil {
-		panic("serve: " + err.Error()) // a test would have shown it
+// nameOf is a noun's name as its operations have it: that of its type.
+func nameOf(n api.Noun) string { return strings.ToLower(reflect.TypeOf(n.New()).Elem().Name()) }
+
+// objectSchema refers to the schema of a noun's objects.
+func objectSchema(h huma.API, n api.Noun) *huma.Schema {
+	return h.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(n.New()).Elem(), true, "")
+}
+
+// objectBody describes a request that has an object.
+func objectBody(h huma.API, n api.Noun) *huma.RequestBody {
+	return &huma.RequestBody{Content: map[string]*huma.MediaType{"application/json": {Schema: objectSchema(h, n)}}}
+}
+
+// objectOperation is an operation on one object, which it answers with.
+func (s *Server) objectOperation(h huma.API, n api.Noun, verb, method, path, summary string, status int) huma.Operation {
+	op := s.operation(verb+"-"+nameOf(n), method, path, string(n.Kind), summary)
+	op.DefaultStatus = status
+	op.Responses = map[string]*huma.Response{strconv.Itoa(status): {Content: map[string]*huma.MediaType{"application/json": {Schema: objectSchema(h, n)}}}}
+	return op
+}
+
+// document is an object's JSON, as it stands in a request; huma has held it against the object's schema.
+type document []byte
+
+// UnmarshalJSON keeps the JSON (json.Unmarshaler).
+func (d *document) UnmarshalJSON(b []byte) error {
+	*d = bytes.Clone(b)
+	return nil
+}
+
+// object reads the object. Its error is api.CodeInvalid.
+func (d document) object(n api.Noun) (api.Object, error) {
+	o := n.New()
+	if err := json.Unmarshal(d, o); err != nil {
+		return nil, api.Invalidf("body", "%v", err)
 	}
-	noun, path, tag := reflect.TypeFor[T]().Name(), "/v1/"+string(kind), string(kind)
-	lower := strings.ToLower(noun)
+	return o, nil
+}
+
+// register makes the paths of one noun.
+func (s *Server) register(h huma.API, n api.Noun) {
+	kind, path, tag := n.Kind, "/v1/"+string(n.Kind), string(n.Kind)
 	ctl := s.o.Controller
-	one := func(ctx context.Context, o api.Object, err error) (*objectOutput[P], error) {
+	one := func(ctx context.Context, o api.Object, err error) (*objectOutput[api.Object], error) {
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
-		p, ok := o.(P)
-		if !ok || p == nil {
+		if reflect.TypeOf(o) != reflect.TypeOf(n.New()) {
 			return nil, s.fail(ctx, api.Errorf(api.CodeInternal, "controller gave a %T for one of %s", o, kind))
 		}
-		return &objectOutput[P]{api.ETag(p.Metadata().Revision), p}, nil
+		return &objectOutput[api.Object]{api.ETag(o.Metadata().Revision), o}, nil
 	}
 
-	registerList[T, P](s, h)
+	s.registerList(h, n)
 
-	huma.Register(h, s.operation("get-"+lower, http.MethodGet, path+"/{name}", tag, "Get one of "+tag),
-		func(ctx context.Context, in *nameInput) (*objectOutput[P], error) {
-			o, err := ctl.Get(ctx, who(ctx), kind, in.Name)
-			return one(ctx, o, err)
-		})
+	get := s.objectOperation(h, n, "get", http.MethodGet, path+"/{name}", "Get one of "+tag, http.StatusOK)
+	huma.Register(h, get, func(ctx context.Context, in *nameInput) (*objectOutput[api.Object], error) {
+		o, err := ctl.Get(ctx, who(ctx), kind, in.Name)
+		return one(ctx, o, err)
+	})
 
-	if can.Created {
-		op := s.operation("create-"+lower, http.MethodPost, path, tag, "Create one of "+tag)
-		op.DefaultStatus = http.StatusCreated
-		huma.Register(h, op, func(ctx context.Context, in *createInput[T]) (*objectOutput[P], error) {
-			o, err := once(s, ctx, in.OnceInput, op.OperationID, in.Body,
-				func(ctx context.Context) (api.Object, error) { return ctl.Create(ctx, who(ctx), P(&in.Body)) },
+	if n.Created {
+		op := s.objectOperation(h, n, "create", http.MethodPost, path, "Create one of "+tag, http.StatusCreated)
+		op.RequestBody = objectBody(h, n)
+		huma.Register(h, op, func(ctx context.Context, in *createInput[document]) (*objectOutput[api.Object], error) {
+			body, err := in.Body.object(n)
+			if err != nil {
+				return nil, s.fail(ctx, err)
+			}
+			o, err := once(s, ctx, in.OnceInput, op.OperationID, body,
+				func(ctx context.Context) (api.Object, error) { return ctl.Create(ctx, who(ctx), body) },
 				func(o api.Object) (api.Object, error) { return o, nil })
 			return one(ctx, o, err)
 		})
 	}
-	if can.Changed {
-		op := s.operation("update-"+lower, http.MethodPut, path+"/{name}", tag, "Replace the spec of one of "+tag)
+	if n.Changed {
+		op := s.objectOperation(h, n, "update", http.MethodPut, path+"/{name}", "Replace the spec of one of "+tag, http.StatusOK)
+		op.RequestBody = objectBody(h, n)
 		op.Description = "Only spec and labels are taken from the body, labels only if they are there; a revision that is stated must be the newest."
-		huma.Register(h, op, func(ctx context.Context, in *updateInput[T]) (*objectOutput[P], error) {
-			m := P(&in.Body).Metadata()
+		huma.Register(h, op, func(ctx context.Context, in *updateInput[document]) (*objectOutput[api.Object], error) {
+			body, err := in.Body.object(n)
+			if err != nil {
+				return nil, s.fail(ctx, err)
+			}
+			m := body.Metadata()
 			switch {
 			case m.Name != "" && m.Name != in.Name:
 				return nil, s.fail(ctx, api.Invalidf("name", "is %q in the body and %q in the path", m.Name, in.Name))
@@ -161,19 +191,18 @@ func register[T any, P object[T]](s *Server, h huma.API) {
 			if in.revision != 0 {
 				m.Revision = in.revision
 			}
-			o, err := ctl.Update(ctx, who(ctx), P(&in.Body))
+			o, err := ctl.Update(ctx, who(ctx), body)
 			if err != nil {
 				return nil, in.failed(s.fail(ctx, err))
 			}
 			return one(ctx, o, nil)
 		})
-		registerPatch[T](s, h, one)
+		s.registerPatch(h, n, one)
 	}
-	if can.Deleted {
-		op := s.operation("delete-"+lower, http.MethodDelete, path+"/{name}", tag, "Delete one of "+tag)
+	if n.Deleted {
+		op := s.objectOperation(h, n, "delete", http.MethodDelete, path+"/{name}", "Delete one of "+tag, http.StatusAccepted)
 		op.Description = "Accepted: the object shows deleting until what it stood for is gone."
-		op.DefaultStatus = http.StatusAccepted
-		huma.Register(h, op, func(ctx context.Context, in *deleteInput) (*objectOutput[P], error) {
+		huma.Register(h, op, func(ctx context.Context, in *deleteInput) (*objectOutput[api.Object], error) {
 			o, err := ctl.Delete(WithRevision(ctx, in.revision), who(ctx), kind, in.Name)
 			if err != nil {
 				return nil, in.failed(s.fail(ctx, err))
