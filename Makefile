@@ -31,7 +31,7 @@ lab: deps build
 	$(BIN)/wcc lab run $(if $(KEEP),--keep) $(FILE)
 
 test: deps-test build check real
-	@for f in $(LABS) examples/tour.lab; do echo "== $$f"; $(BIN)/wcc lab run $$f || exit 1; done
+	$(BIN)/wcc lab run $(LABS) examples/tour.lab
 
 check: deps-test
 	@scripts/check

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"widecloud/api"
+	"widecloud/internal/lab"
 	"widecloud/internal/lab/play"
 )
 
@@ -176,6 +177,8 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 		return nil
 	case "states":
 		return statesOf(node)
+	case "machines":
+		return labMachines()
 	case "labwords":
 		return play.Language.Words()
 	}
@@ -198,6 +201,18 @@ func (a *app) values(v *kong.Value, node *kong.Node) []string {
 
 // statesOf are the states of what the command lists.
 func statesOf(node *kong.Node) []string { return api.States(nounOf(node).Kind) }
+
+// labMachines are those of the lab that is up under the usual name.
+func labMachines() (names []string) {
+	p, err := lab.Look("", "lab")
+	if err != nil {
+		return nil
+	}
+	for _, m := range p.Machines {
+		names = append(names, m.Name)
+	}
+	return names
+}
 
 // poolNames are those of the pools for what the command makes.
 func poolNames(ctx context.Context, client *api.Client, node *kong.Node) (names []string) {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,12 @@ type labGroup struct {
 	Down  labDownCmd  `cmd:"" help:"Take down what wcc lab up or run --keep left."`
 	Check labCheckCmd `cmd:"" help:"Say what is wrong with scripts, and build nothing."`
 	Words labWordsCmd `cmd:"" help:"Show the statements of the language."`
+
+	Status  labStatusCmd  `cmd:"" help:"Show the machines of a lab that is up, and what runs on them."`
+	Shell   labShellCmd   `cmd:"" help:"Open a shell on a machine of a lab that is up, or run a command there."`
+	Logs    labLogsCmd    `cmd:"" help:"Show the logs of a machine's processes."`
+	Capture labCaptureCmd `cmd:"" help:"Write the frames on a machine's link as pcap."`
+	Graph   labGraphCmd   `cmd:"" help:"Draw the machines and links of a lab that is up."`
 }
 
 type labFlags struct {
@@ -39,12 +46,68 @@ type labFlags struct {
 }
 
 type labRunCmd struct {
-	File string `arg:"" type:"path" help:"A lab script; docs/lab.md explains the language."`
-	Keep bool   `help:"Leave the federation up at the end, and say how to play with it."`
+	Files []string `arg:"" type:"path" help:"Lab scripts; docs/lab.md explains the language."`
+	Keep  bool     `help:"Leave the machines up at the end, and say how to play with them; for one script."`
+	On    string   `type:"path" placeholder:"FILE" help:"Run the scripts one after the other on the machines that this script declares, which are built once."`
+	Jobs  int      `default:"1" help:"So many scripts at a time, each on machines of its own."`
 	labFlags
 }
 
-func (c *labRunCmd) Run(a *app) error { return c.labFlags.run(a, "run", c.File, c.Keep) }
+func (c *labRunCmd) Run(a *app) error {
+	switch {
+	case c.Keep && (len(c.Files) > 1 || c.On != ""):
+		return usageError{errors.New("--keep is for one script")}
+	case c.Jobs < 1 || c.Jobs > 1 && c.On != "":
+		return usageError{errors.New("--jobs is at least 1, and 1 with --on: what scripts do to shared machines disturbs others")}
+	case len(c.Files) == 1 && c.On == "":
+		return c.labFlags.run(a, "run", c.Files[0], c.Keep)
+	}
+	return c.several(a)
+}
+
+// several runs many scripts, and prints the table of their times.
+func (c *labRunCmd) several(a *app) error {
+	var (
+		pieces []play.Piece
+		errs   []error
+	)
+	for _, f := range c.Files {
+		s, err := readScript(f)
+		errs = append(errs, err)
+		pieces = append(pieces, play.Piece{Script: s, Dir: filepath.Dir(f)})
+	}
+	base := play.Piece{Dir: filepath.Dir(c.On)}
+	if c.On != "" {
+		var err error
+		base.Script, err = readScript(c.On)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError{err}
+	}
+	begun := time.Now()
+	outcomes, err := c.play(a, base, pieces)
+	fmt.Fprint(a.out.raw, play.Table(outcomes, time.Since(begun)))
+	if err != nil {
+		return ownWords{err}
+	}
+	if slices.ContainsFunc(outcomes, func(o play.Outcome) bool { return !o.OK() }) {
+		return errFailed
+	}
+	return nil
+}
+
+func (c *labRunCmd) play(a *app, base play.Piece, pieces []play.Piece) ([]play.Outcome, error) {
+	o := c.options(a)
+	if base.Script != nil {
+		return play.RunOn(a, base, pieces, o)
+	}
+	return play.RunAll(a, pieces, c.Jobs, o)
+}
+
+func (c *labFlags) options(a *app) play.Options {
+	return play.Options{Name: c.Name, Out: a.out.raw, TTY: c.TTY || isTerminal(a.out.raw), LogDir: c.Logs, Log: slog.New(slog.DiscardHandler)}
+}
 
 type labUpCmd struct {
 	File string `arg:"" type:"path" help:"A lab script; of it, only what declares something is done."`
@@ -121,7 +184,8 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 	if keep && c.Hold == 0 {
 		return c.detach(a, verb, file)
 	}
-	o := play.Options{Name: c.Name, Dir: filepath.Dir(file), Out: a.out.raw, TTY: c.TTY || isTerminal(a.out.raw), LogDir: c.Logs, UpOnly: verb == "up", Log: slog.New(slog.DiscardHandler)}
+	o := c.options(a)
+	o.Dir, o.UpOnly = filepath.Dir(file), verb == "up"
 	if c.Hold != 0 {
 		o.Hold = func(st *stage.Stage) { c.hold(a, st) }
 	}

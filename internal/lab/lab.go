@@ -83,7 +83,7 @@ func Open(o Options) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", o.Name, err)
 	}
-	err = writeMarker(aside)
+	err = writeMarker(aside, o.LogDir)
 	for _, d := range []string{"nodes", "netns"} {
 		if err == nil {
 			err = os.Mkdir(filepath.Join(aside, d), 0o755)
@@ -191,6 +191,9 @@ func (l *Lab) Link(a, b End) error {
 			err = b.plug()
 		}
 	}
+	if err == nil {
+		err = l.note(a, b, false)
+	}
 	if err != nil {
 		return fmt.Errorf("link %s to %s: %w", a.Node.name, b.Node.name, err)
 	}
@@ -267,14 +270,15 @@ func (l *Lab) Close() error {
 type marker struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // clock ticks after boot; tells a reused pid apart
+	Logs  string `json:"logs"`  // Options.LogDir
 }
 
-func writeMarker(dir string) error {
+func writeMarker(dir, logs string) error {
 	start, err := startTime(os.Getpid())
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(marker{PID: os.Getpid(), Start: start})
+	b, err := json.Marshal(marker{PID: os.Getpid(), Start: start, Logs: logs})
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,9 @@ type Scope struct {
 	// a living process that is not of the lab holds them. "": everything on the
 	// machine counts.
 	Name string
+	// NoPrograms leaves eBPF programs out: other labs are up, whose programs may be held
+	// by nobody for a moment.
+	NoPrograms bool
 }
 
 // Leak is something that was not there before.
@@ -154,12 +157,14 @@ func inventory(s Scope) ([]Leak, error) {
 	for _, p := range procs {
 		add("process", fmt.Sprintf("%d (started %d): %s", p.pid, p.start, p.cmdline))
 	}
-	programs, err := netio.BPFPrograms()
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range programs {
-		all = append(all, programLeak(p))
+	if !s.NoPrograms {
+		programs, err := netio.BPFPrograms()
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range programs {
+			all = append(all, programLeak(p))
+		}
 	}
 	pattern := filepath.Join(s.Base, "*")
 	if s.Name != "" {
@@ -261,7 +266,10 @@ func (s Scope) processes() ([]process, error) {
 		if s.Name != "" {
 			mark += "\x00"
 		}
-		if !strings.Contains(string(env), mark) && !strings.Contains(string(mounts), "upperdir="+s.dir()+"/") && !descends(pid, self) {
+		ours := strings.Contains(string(env), mark) || strings.Contains(string(mounts), "upperdir="+s.dir()+"/")
+		// What this program has started is of the lab, if it is not of another one.
+		others := s.Name != "" && (strings.Contains(string(env), "WIDECLOUD_LAB=") || strings.Contains(string(mounts), "upperdir="+s.Base+"/"))
+		if !ours && (others || !descends(pid, self)) {
 			continue
 		}
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
@@ -386,23 +394,33 @@ func Owner(base, name string) (pid int, err error) {
 	return m.PID, nil
 }
 
+// nodePID is the first process of a node of a lab that another process runs. ErrOff
+// when there is no such node, or it is off.
+func nodePID(base, lab, node string) (int, error) {
+	b, err := os.ReadFile(filepath.Join(base, lab, "nodes", node, "pid"))
+	if err != nil {
+		return 0, fmt.Errorf("enter %s/%s: %w", lab, node, ErrOff)
+	}
+	var pid int
+	var want uint64
+	if _, err := fmt.Sscan(string(b), &pid, &want); err != nil {
+		return 0, fmt.Errorf("enter %s/%s: parse pid: %w", lab, node, err)
+	}
+	if start, err := startTime(pid); err != nil || start != want {
+		return 0, fmt.Errorf("enter %s/%s: %w", lab, node, ErrOff)
+	}
+	return pid, nil
+}
+
 // CommandIn prepares a command inside a node of a lab that another process
 // runs. ErrOff when there is no such node, or it is off.
 func CommandIn(ctx context.Context, base, lab, node, name string, args ...string) (*Cmd, error) {
 	if base == "" {
 		base = BaseDir()
 	}
-	b, err := os.ReadFile(filepath.Join(base, lab, "nodes", node, "pid"))
+	pid, err := nodePID(base, lab, node)
 	if err != nil {
-		return nil, fmt.Errorf("enter %s/%s: %w", lab, node, ErrOff)
-	}
-	var pid int
-	var want uint64
-	if _, err := fmt.Sscan(string(b), &pid, &want); err != nil {
-		return nil, fmt.Errorf("enter %s/%s: parse pid: %w", lab, node, err)
-	}
-	if start, err := startTime(pid); err != nil || start != want {
-		return nil, fmt.Errorf("enter %s/%s: %w", lab, node, ErrOff)
+		return nil, err
 	}
 	n := &Node{lab: &Lab{o: Options{Name: lab, Base: base}}, name: node}
 	p, err := os.FindProcess(pid)

@@ -131,6 +131,25 @@ func TestLeakCheckLeavesOthersAlone(t *testing.T) {
 	eventually(t, "the program counts when only we hold it", func() bool { return slices.Equal(kinds(t, before), []string{"ebpf"}) })
 }
 
+// TestLeakCheckSeesNoOtherLab: what this program runs for another lab is none of a
+// lab's remains; what it runs for none is.
+func TestLeakCheckSeesNoOtherLab(t *testing.T) {
+	own := lab.Scope{Name: fmt.Sprintf("lp%d", os.Getpid()), Base: t.TempDir(), NoPrograms: true}
+	before, err := lab.Snapshot(own)
+	must(t, err)
+	for lab, want := range map[string][]string{"other": nil, "": {"process"}, own.Name: {"process"}} {
+		cmd := exec.Command("sleep", "1000")
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+		if lab != "" {
+			cmd.Env = append(cmd.Env, "WIDECLOUD_LAB="+lab)
+		}
+		must(t, cmd.Start())
+		eventually(t, fmt.Sprintf("a process of lab %q is seen as %v", lab, want), func() bool { return slices.Equal(kinds(t, before), want) })
+		must(t, cmd.Process.Kill())
+		cmd.Wait()
+	}
+}
+
 // loadProgram loads an eBPF program that returns 0 (socket filter).
 func loadProgram(t *testing.T) int {
 	insns := [2]uint64{0xb7, 0x95} // r0 = 0; exit

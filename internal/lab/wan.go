@@ -66,6 +66,9 @@ func (l *Lab) WAN(a, b End, o WANOptions) (*WAN, error) {
 		return nil, fmt.Errorf("wan %s to %s: %w", a.Node.name, b.Node.name, err)
 	}
 	w := &WAN{}
+	if err := l.note(a, b, true); err != nil {
+		return nil, fmt.Errorf("wan %s to %s: %w", a.Node.name, b.Node.name, err)
+	}
 	for i, e := range []End{a, b} {
 		err := e.Node.withNS(func(ns *netio.NS) (err error) {
 			w.ends[i], err = ns.OpenTAP(e.Device)

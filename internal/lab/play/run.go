@@ -30,7 +30,14 @@ type Options struct {
 	// Hold, if set, is called when everything has been done, with all machines still
 	// up; they are taken down when Hold returns.
 	Hold func(*stage.Stage)
+
+	// shared: other scripts run beside this one. eBPF programs, which have no owner, are
+	// not counted then, and the budget, which is for two cores alone, is not judged.
+	shared bool
 }
+
+// leakTime is how long the kernel may take to remove what nobody uses any more.
+const leakTime = 10 * time.Second
 
 // complete fills in what is not said, and looks for the programs.
 func (o *Options) complete() error {
@@ -76,7 +83,7 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 	if err := os.RemoveAll(o.LogDir); err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
-	before, err := lab.Snapshot(lab.Scope{Name: o.Name})
+	before, err := lab.Snapshot(lab.Scope{Name: o.Name, NoPrograms: o.shared})
 	if err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
@@ -85,7 +92,9 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 	}
 	defer func() {
 		takeDown(st, before)
-		st.CheckBudget()
+		if !o.shared {
+			st.CheckBudget()
+		}
 		st.TakeLater()
 	}()
 	if err := build(ctx, st); err != nil {
@@ -142,7 +151,7 @@ func takeDown(st *stage.Stage, before lab.State) {
 		return
 	}
 	// Not the script's context: this must be done after Ctrl-C, too.
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), leakTime)
 	defer cancel()
 	leaks, err := before.Diff(ctx)
 	switch {

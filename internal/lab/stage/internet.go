@@ -198,3 +198,13 @@ func (i *Internet) Hints(string) string {
 	return fmt.Sprintf("  # clients in the Internet, IPv4 only and IPv6 only\n  ip netns exec %s curl http://203.0.113.10/\n  ip netns exec %s curl 'http://[2001:db8:f::10]/'\n",
 		i.clients[0].machine.NSName(), i.clients[1].machine.NSName())
 }
+
+// Adopt implements Adopter.
+func (i *Internet) Adopt(base *script.Script) error {
+	b := InternetOf(base)
+	i.Router = b.Router
+	for n, c := range i.clients {
+		c.machine = b.clients[n].machine
+	}
+	return nil
+}

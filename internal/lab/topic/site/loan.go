@@ -47,6 +47,7 @@ func (b *Borrow) Do(ctx context.Context, s *stage.Stage) error {
 	if err != nil {
 		return err
 	}
+	s.Undo("return loan "+loan.Name, func(ctx context.Context) error { return b.giveBack(ctx, loan.Name) })
 	return stage.Until(ctx, loanTime, func(ctx context.Context) error {
 		l, err := api.Get[api.Loan](ctx, c, loan.Name)
 		if err == nil && l.Status.State != api.LoanActive {
@@ -54,6 +55,18 @@ func (b *Borrow) Do(ctx context.Context, s *stage.Stage) error {
 		}
 		return err
 	})
+}
+
+// giveBack returns the loan, unless it has ended already.
+func (b *Borrow) giveBack(ctx context.Context, loan string) error {
+	l, err := api.Get[api.Loan](ctx, b.Borrower.client, loan)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) || err == nil && l.Status.State == api.LoanEnded {
+		return nil
+	}
+	if err == nil {
+		_, err = b.Borrower.client.Return(ctx, loan)
+	}
+	return err
 }
 
 // between takes `of LENDER to BORROWER`, of which there is a loan.

@@ -59,8 +59,11 @@ func (f *Federation) startController(ctx context.Context, s *Site, release *Rele
 	if s.token, err = s.firstLogin(ctx); err != nil {
 		return fmt.Errorf("first login at %s: %w", s.name, err)
 	}
-	s.client, err = api.NewClient("http://"+apiAddress, s.token, s.http())
-	return err
+	if s.client, err = api.NewClient("http://"+apiAddress, s.token, s.http()); err != nil {
+		return err
+	}
+	// For who opens a shell there.
+	return s.ctl.WriteFile("/root/.bashrc", fmt.Appendf(nil, "export WCC_SERVER=http://%s WCC_TOKEN=%s PATH=%s:$PATH\n", apiAddress, s.token, stage.NodeBin))
 }
 
 func (f *Federation) controllerConfig(s *Site, release *Release) string {

@@ -119,3 +119,19 @@ func fileDigest(path string) (string, error) {
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
+
+// Adopt implements stage.Adopter.
+func (l *images) Adopt(base *script.Script) error {
+	b, ok := script.Has[*images](base)
+	for _, i := range l.all {
+		at := -1
+		if ok {
+			at = slices.IndexFunc(b.all, func(o *Image) bool { return o.Name == i.Name })
+		}
+		if at < 0 {
+			return fmt.Errorf("the base has no image %s", i.Name)
+		}
+		i.path = b.all[at].path
+	}
+	return nil
+}
