@@ -42,5 +42,5 @@ func New(site *objects.Site, js *jobs.Jobs) *Images {
 
 // Tables are those of images and their imports.
 func Tables() state.Schema {
-	return state.Schema{objects.NounTable(objects.Index("todo", imageTodo)), objects.RecordTable[imageImport](objects.PrefixImports)}
+	return state.Schema{objects.NounTable(objects.Index("todo", imageTodo)), objects.RecordTable[imageImport](prefixImports)}
 }

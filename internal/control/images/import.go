@@ -36,6 +36,9 @@ func (is *Images) fetchOptions(ctx context.Context) (volume.FetchOptions, error)
 	return o, err
 }
 
+// prefixImports is where the records of imports are: imports/JOB.
+const prefixImports = "imports/"
+
 // imageImport is the record of a job that brings an image in from its source.
 type imageImport struct {
 	saga.Head
@@ -49,7 +52,7 @@ type imageImport struct {
 // newImports is the kind of job that imports images.
 func newImports(is *Images, js *jobs.Jobs) *jobs.Of[imageImport] {
 	return &jobs.Of[imageImport]{
-		Jobs: js, Prefix: objects.PrefixImports, Failpoint: "import", Means: is.importMeans,
+		Jobs: js, Prefix: prefixImports, Failpoint: "import", Means: is.importMeans,
 		About: func(m *imageImport) []any { return []any{"image", m.Image} },
 		After: func(m *imageImport) {
 			if m.release != nil {

@@ -36,6 +36,6 @@ func Tables() state.Schema {
 	return state.Schema{
 		objects.NounTable[api.Peer](),
 		objects.RecordTable[join](objects.PrefixJoins),
-		objects.RecordTable[enrolment](objects.PrefixEnrolments),
+		objects.RecordTable[enrolment](prefixEnrolments),
 	}
 }

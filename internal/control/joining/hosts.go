@@ -28,7 +28,7 @@ func (jn *Joining) endHost(tx *state.Tx, h *api.Host) error {
 	if err := jn.forgetJoins(tx, func(j join) bool { return j.Kind == wire.TokenJoin && j.Host == h.Name }); err != nil {
 		return err
 	}
-	if err := objects.Remove(tx, objects.PrefixEnrolments+h.Name); err != nil {
+	if err := objects.Remove(tx, prefixEnrolments+h.Name); err != nil {
 		return err
 	}
 	if err := jn.networks.ReportTranslator(tx, h.Name, nil); err != nil { // what it said of its translator is said no more
@@ -44,6 +44,9 @@ func (jn *Joining) Admit(caller wire.Caller) error {
 	}
 	return jn.Write(store.Urgent(context.Background()), func(tx *state.Tx) error { return jn.enrolled(tx, caller.Host, caller.Key) })
 }
+
+// prefixEnrolments is where the keys of hosts are: enrolments/HOST.
+const prefixEnrolments = "enrolments/"
 
 // enrolment is who may speak for a host.
 type enrolment struct {
@@ -96,7 +99,7 @@ func (jn *Joining) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply
 		if err := objects.PutRecord(tx, objects.PrefixJoins+r.Token, j); err != nil {
 			return err
 		}
-		if err := objects.PutRecord(tx, objects.PrefixEnrolments+r.Host, enrolment{Key: r.Key}); err != nil {
+		if err := objects.PutRecord(tx, prefixEnrolments+r.Host, enrolment{Key: r.Key}); err != nil {
 			return err
 		}
 		return objects.Put(tx, h)
@@ -117,11 +120,11 @@ func (jn *Joining) enrolled(tx *state.Tx, host, key string) error {
 	} else if err != nil {
 		return err
 	}
-	e, err := objects.Record[enrolment](tx, objects.PrefixEnrolments+host)
+	e, err := objects.Record[enrolment](tx, prefixEnrolments+host)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		jn.Event(tx, "host.enrolled", "hosts/"+host, "", "its certificate's key is kept from now on; no other one speaks for it")
-		return objects.PutRecord(tx, objects.PrefixEnrolments+host, enrolment{Key: key})
+		return objects.PutRecord(tx, prefixEnrolments+host, enrolment{Key: key})
 	case err != nil:
 		return err
 	case e.Key != key:

@@ -35,12 +35,11 @@ func (st *Site) NewMeta(name, owner string) api.Meta {
 // PrefixOffers keeps what peers offer: peeroffers/PEER/NAME -> wire.OfferBody.
 const PrefixOffers = "peeroffers/"
 
-// The store's keys. Objects are under their kind; what only this controller needs is beside them.
+// The store's keys. Objects are under their kind; what only this controller needs is beside them. What one package alone reads has its
+// prefix there.
 const (
 	PrefixObjects    = "objects/"    // objects/KIND/NAME -> the noun
 	PrefixMigrations = "migrations/" // migrations/JOB -> migration
-	PrefixImports    = "imports/"    // imports/JOB -> imageImport
-	PrefixDeletions  = "deletions/"  // deletions/JOB -> deletion of a VM
 	PrefixDebris     = "debris/"     // debris/JOB -> debris: what a job could not clean up yet
 	PrefixClaims     = "claims/"     // claims/JOB -> wire.Claim: room kept here for a job
 	PrefixOrders     = "orders/"     // orders/VMUID -> wire.Claim of a guest that has arrived
@@ -49,7 +48,6 @@ const (
 	PrefixViews      = "views/"      // views/HOME/UID -> wire.NetworkView of a peer's network
 	PrefixRequests   = "requests/"   // requests/LENDER/LOAN -> loanRequest: a loan that was asked for, and is not here yet
 	PrefixAnswers    = "answers/"    // answers/USER/HASH -> answer: of a request that its client may repeat
-	PrefixEnrolments = "enrolments/" // enrolments/HOST -> enrolment: the key that may speak for a host
 )
 
 // Key is where an object is in the store.

@@ -16,6 +16,9 @@ import (
 	"widecloud/internal/wire"
 )
 
+// prefixDeletions is where the records of deletions are: deletions/JOB.
+const prefixDeletions = "deletions/"
+
 // deletion is the record of a job that deletes a VM.
 type deletion struct {
 	saga.Head
@@ -30,7 +33,7 @@ type deletion struct {
 // deletion was accepted.
 func newDeletions(vs *VMs, js *jobs.Jobs) *jobs.Of[deletion] {
 	return &jobs.Of[deletion]{
-		Jobs: js, Prefix: objects.PrefixDeletions, Failpoint: "delete", Means: vs.deletionMeans,
+		Jobs: js, Prefix: prefixDeletions, Failpoint: "delete", Means: vs.deletionMeans,
 		About: func(d *deletion) []any { return []any{"vm", d.VM} },
 		Kind: saga.Kind[deletion]{
 			Plan: cloud.Delete, Head: func(d *deletion) *saga.Head { return &d.Head },
@@ -57,7 +60,7 @@ func (vs *VMs) End(ctx context.Context) error {
 
 // deletionOf finds the deletion of a VM; nil when none is under way. It is shared and must not be changed.
 func deletionOf(tx *state.Tx, uid string) *deletion {
-	for _, d := range objects.Records[deletion](tx, objects.PrefixDeletions, "uid", uid) {
+	for _, d := range objects.Records[deletion](tx, prefixDeletions, "uid", uid) {
 		return d
 	}
 	return nil

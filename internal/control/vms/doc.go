@@ -74,7 +74,7 @@ func Tables() state.Schema {
 		objects.RecordTable(objects.PrefixMigrations,
 			objects.Index("target", func(m *objects.Migration) string { return m.Target.Loan }),
 			objects.Index("network", func(m *objects.Migration) string { return m.Call.Order.NIC.Network })),
-		objects.RecordTable(objects.PrefixDeletions, objects.Index("uid", func(d *deletion) string { return d.UID })),
+		objects.RecordTable(prefixDeletions, objects.Index("uid", func(d *deletion) string { return d.UID })),
 		objects.RecordTable[objects.Debris](objects.PrefixDebris),
 	}
 }
