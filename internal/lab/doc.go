@@ -28,6 +28,8 @@
 //   - A node's disk (its overlay) survives PowerOff; its processes, its memory
 //     file systems, its addresses, bridges, tunnels and routes do not. Its cables
 //     stay plugged in.
-//   - A wide-area link never reorders, never buffers more than its queue and
-//     what is in flight, and counts every byte that it accepts.
+//   - A wide-area link keeps the order of what is of one class, never buffers more
+//     than its queues and what is in flight, and counts every byte that it accepts.
+//     What neighbours need to know each other goes before all else.
+//   - A node's TCP does not depend on this machine's settings.
 package lab

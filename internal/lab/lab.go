@@ -31,6 +31,9 @@ type Options struct {
 	// KVM gives the hosts /dev/kvm. Without it QEMU emulates the processor.
 	KVM bool
 	Log *slog.Logger
+	// Congestion is TCP's congestion control of nodes that do not say theirs.
+	// "": DefaultCongestion, whatever this machine's own default is.
+	Congestion string
 }
 
 // Lab is a set of nodes and the links between them. It is safe for concurrent

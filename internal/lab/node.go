@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -33,6 +35,10 @@ type NodeOptions struct {
 	Name string
 	// Forward makes the node route packets between its devices.
 	Forward bool
+	// Congestion is TCP's congestion control: reno, cubic, bbr, or what else this
+	// machine allows in namespaces (net.ipv4.tcp_allowed_congestion_control).
+	// "": the lab's.
+	Congestion string
 	// Share shows directories of this machine inside the node, writable: path
 	// outside -> path inside. The machine's other files are seen, too, but what
 	// the node changes in them stays in the node.
@@ -122,6 +128,23 @@ func (n *Node) create() error {
 	return nil
 }
 
+// DefaultCongestion is what every kernel has and allows in every namespace, so
+// that a script means the same everywhere.
+const DefaultCongestion = "reno"
+
+func setCongestion(ns *netio.NS, algorithm string) error {
+	err := ns.Sysctl("net/ipv4/tcp_congestion_control", algorithm)
+	if err == nil {
+		return nil
+	}
+	const key = "net/ipv4/tcp_allowed_congestion_control"
+	allowed, e := os.ReadFile("/proc/sys/" + key)
+	if e != nil {
+		return fmt.Errorf("congestion control %s: %w", algorithm, errors.Join(err, e))
+	}
+	return fmt.Errorf("congestion control %s: %w; this machine allows in namespaces: %s (sysctl %s)", algorithm, err, strings.TrimSpace(string(allowed)), key)
+}
+
 // newNS makes the node's network namespace as a machine finds it at power-on.
 func (n *Node) newNS() (*netio.NS, error) {
 	ns, err := netio.CreateNS(n.NSName())
@@ -132,6 +155,9 @@ func (n *Node) newNS() (*netio.NS, error) {
 	if err == nil {
 		// A link taken down and up again keeps what the lab configured on it.
 		err = ns.Sysctl("net/ipv6/conf/all/keep_addr_on_down", "1")
+	}
+	if err == nil {
+		err = setCongestion(ns, cmp.Or(n.o.Congestion, n.lab.o.Congestion, DefaultCongestion))
 	}
 	if err == nil && n.o.Forward {
 		err = ns.SetForwarding(true)

@@ -55,6 +55,24 @@ func TestNodeIsAMachineOfItsOwn(t *testing.T) {
 	}
 }
 
+// TestCongestionControl: a machine's TCP is what the lab says, not what this machine has, and stays so.
+func TestCongestionControl(t *testing.T) {
+	l := open(t)
+	for name, c := range map[string]struct{ said, want string }{"usual": {"", "reno"}, "other": {"bbr", "bbr"}} {
+		n := node(t, l, lab.NodeOptions{Name: name, Congestion: c.said})
+		if got := sh(t, n, "sysctl -n net.ipv4.tcp_congestion_control"); got != c.want+"\n" {
+			t.Errorf("%q: %q", c.said, got)
+		}
+		must(t, n.PowerOff(), n.PowerOn())
+		if got := sh(t, n, "sysctl -n net.ipv4.tcp_congestion_control"); got != c.want+"\n" {
+			t.Errorf("%q after a power cut: %q", c.said, got)
+		}
+	}
+	if _, err := l.AddNode(lab.NodeOptions{Name: "none", Congestion: "carrier-pigeon"}); err == nil || !strings.Contains(err.Error(), "allows in namespaces: reno") {
+		t.Errorf("an algorithm that there is not: %v", err)
+	}
+}
+
 func TestPowerCut(t *testing.T) {
 	l := open(t)
 	h, far := node(t, l, lab.NodeOptions{Name: "h1"}), node(t, l, lab.NodeOptions{Name: "far"})

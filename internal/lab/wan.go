@@ -1,8 +1,10 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"syscall"
@@ -11,53 +13,64 @@ import (
 	"widecloud/internal/netio"
 )
 
-// WANOptions of a wide-area link. Both directions are alike.
+// WANOptions of a wide-area link.
 type WANOptions struct {
-	RTT   time.Duration // twice the delay of one direction; 0: none beyond the relay's own
-	Rate  int64         // bits per second of a direction; 0: unlimited
-	Queue int           // bytes that may wait for the transmitter; 0: DefaultQueue(Rate)
+	Shape        // of both directions, if there is no Back
+	Back  *Shape // from b to a, if it is not as from a to b
+	MTU   int    // bytes of a packet; 0: 1500
 }
 
-// DefaultQueue is 50 ms of the rate, and at least 64 KiB: what an access router
-// that was set up with some care has.
-func DefaultQueue(rate int64) int { return max(64<<10, int(rate/8/20)) }
+func (o WANOptions) check() error {
+	if o.MTU != 0 && (o.MTU < MinMTU || o.MTU > MaxMTU) {
+		return fmt.Errorf("mtu %d is not from %d to %d", o.MTU, MinMTU, MaxMTU)
+	}
+	for _, s := range o.shapes() {
+		if err := s.check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shapes are the two directions'.
+func (o WANOptions) shapes() [2]Shape {
+	if o.Back == nil {
+		return [2]Shape{o.Shape, o.Shape}
+	}
+	return [2]Shape{o.Shape, *o.Back}
+}
+
+// MinMTU and MaxMTU are the bounds of a link's MTU: IPv6 needs 1280 (RFC 8200, section 5).
+const MinMTU, MaxMTU = 1280, 9000
 
 // Direction is what one direction of a wide-area link has done so far.
 type Direction struct {
 	Frames  int64 // accepted for transmission
 	Bytes   int64 // of these, Ethernet headers included
 	Dropped int64 // frames dropped because the queue was full or the link cut
+	Lost    int64 // frames lost on the way by Shape.Loss; they are among Frames
 }
 
-// WAN is a wide-area link: an Ethernet of MTU 1500 between two nodes, with rate,
-// delay and a bounded drop-tail queue. The kernel here has no netem, so frames
-// pass through this process: TAP, queue, TAP. It is safe for concurrent use.
+// WAN is a wide-area link: an Ethernet between two nodes whose directions have a
+// [Shape] each. The kernel here has no netem, so frames pass through this process:
+// TAP, queue, TAP. It is safe for concurrent use.
 type WAN struct {
 	ends [2]*os.File
 	dirs [2]*pipe // from ends[i] to ends[1-i]
 	wg   sync.WaitGroup
 	once sync.Once
+
+	mu   sync.Mutex
+	flap chan struct{} // closed to end the flapping; nil: there is none
 }
 
-// pipe is one direction. A frame is handed to the transmitter as soon as that
-// is free, and arrives a fixed time after it has been sent: so frames stay in
-// order, and the due times of the frames in flight only grow.
+// pipe is one direction: a shaper between two devices.
 type pipe struct {
 	mu     sync.Mutex
-	o      WANOptions
-	cut    bool
+	s      shaper
+	mtu    int
 	closed bool
-	free   time.Time // when the transmitter has sent all that it was given
-	flight []frame   // sorted by due time
-	head   int       // flight[head:] is in use
-	spare  [][]byte
-	n      Direction
 	wake   chan struct{}
-}
-
-type frame struct {
-	due time.Time
-	b   []byte
 }
 
 // WAN joins two nodes by a wide-area link. Bytes are counted from a to b first.
@@ -69,9 +82,12 @@ func (l *Lab) WAN(a, b End, o WANOptions) (*WAN, error) {
 	if err := l.note(a, b, true); err != nil {
 		return nil, fmt.Errorf("wan %s to %s: %w", a.Node.name, b.Node.name, err)
 	}
+	mtu := cmp.Or(o.MTU, 1500)
 	for i, e := range []End{a, b} {
 		err := e.Node.withNS(func(ns *netio.NS) (err error) {
-			w.ends[i], err = ns.OpenTAP(e.Device)
+			if w.ends[i], err = ns.OpenTAP(e.Device); err == nil {
+				err = ns.SetMTU(e.Device, mtu)
+			}
 			return err
 		})
 		if err == nil {
@@ -87,7 +103,9 @@ func (l *Lab) WAN(a, b End, o WANOptions) (*WAN, error) {
 		}
 	}
 	for i := range w.dirs {
-		p := &pipe{o: o, wake: make(chan struct{}, 1)}
+		// The same losses in each run: a script that fails can be run again.
+		random := rand.New(rand.NewPCG(1, uint64(i)))
+		p := &pipe{s: shaper{shape: o.shapes()[i], random: random}, mtu: mtu, wake: make(chan struct{}, 1)}
 		w.dirs[i] = p
 		w.wg.Go(func() { p.receive(w.ends[i]) })
 		w.wg.Go(func() { p.deliver(w.ends[1-i]) })
@@ -98,49 +116,99 @@ func (l *Lab) WAN(a, b End, o WANOptions) (*WAN, error) {
 	return w, nil
 }
 
-func (o WANOptions) check() error {
-	if o.RTT < 0 || o.Rate < 0 || o.Queue < 0 {
-		return errors.New("rtt, rate and queue must not be negative")
-	}
-	return nil
-}
-
-// Set changes rate, delay and queue of the running link. Frames in flight keep
-// their time of arrival, so a shorter delay counts once those have arrived.
+// Set changes the shapes of the running link; its MTU stays. Frames on the way
+// keep their time of arrival, so a shorter delay counts once those have arrived.
 func (w *WAN) Set(o WANOptions) error {
 	if err := o.check(); err != nil {
 		return fmt.Errorf("set wan: %w", err)
 	}
-	for _, p := range w.dirs {
+	for i, p := range w.dirs {
 		p.mu.Lock()
-		p.o = o
+		p.s.shape = o.shapes()[i]
 		p.mu.Unlock()
 	}
 	return nil
 }
 
-// Cut silently drops everything, what is in flight too; neither end loses
-// carrier. Heal ends that.
-func (w *WAN) Cut() {
-	for _, p := range w.dirs {
-		p.mu.Lock()
-		p.cut = true
-		for _, f := range p.flight[p.head:] {
-			p.n.Dropped++
-			p.spare = append(p.spare, f.b)
+// Ways are directions of a wide-area link.
+type Ways int
+
+// The directions of a link between a and b.
+const (
+	AToB Ways = 1 << iota
+	BToA
+	BothWays = AToB | BToA
+)
+
+// Cut silently drops everything that goes these ways, what is on the way too;
+// neither end loses carrier. Heal ends that, and flapping.
+func (w *WAN) Cut(ways Ways) { w.set(ways, true) }
+
+// Heal ends cuts, and flapping, which ends both ways.
+func (w *WAN) Heal(ways Ways) {
+	if w.stopFlapping() {
+		ways = BothWays
+	}
+	w.set(ways, false)
+}
+
+func (w *WAN) set(ways Ways, cut bool) {
+	for i, p := range w.dirs {
+		if ways&(1<<i) == 0 {
+			continue
 		}
-		p.flight, p.head, p.free = p.flight[:0], 0, time.Time{}
+		p.mu.Lock()
+		if p.s.cut = cut; cut {
+			p.s.drop()
+		}
 		p.mu.Unlock()
 	}
 }
 
-// Heal ends a cut.
-func (w *WAN) Heal() {
-	for _, p := range w.dirs {
-		p.mu.Lock()
-		p.cut = false
-		p.mu.Unlock()
+// Flap cuts the link for the time down in each period, both ways, from now until
+// Heal.
+func (w *WAN) Flap(period, down time.Duration) error {
+	if down <= 0 || period <= down {
+		return fmt.Errorf("flap: %v down in %v: want more than nothing, and less than all", down, period)
 	}
+	w.stopFlapping()
+	stop := make(chan struct{})
+	w.mu.Lock()
+	w.flap = stop
+	w.mu.Unlock()
+	w.wg.Go(func() {
+		for cut := true; ; cut = !cut {
+			w.mu.Lock()
+			if w.flap != stop {
+				w.mu.Unlock()
+				return
+			}
+			w.set(BothWays, cut)
+			w.mu.Unlock()
+			wait := down
+			if !cut {
+				wait = period - down
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(wait):
+			}
+		}
+	})
+	return nil
+}
+
+// stopFlapping tells whether there was any.
+func (w *WAN) stopFlapping() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.flap == nil {
+		return false
+	}
+	close(w.flap)
+	w.flap = nil
+	return true
 }
 
 // Counters returns what has gone from a to b, and from b to a.
@@ -148,7 +216,7 @@ func (w *WAN) Counters() (ab, ba Direction) {
 	get := func(p *pipe) Direction {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.n
+		return p.s.n
 	}
 	return get(w.dirs[0]), get(w.dirs[1])
 }
@@ -157,6 +225,7 @@ func (w *WAN) Counters() (ab, ba Direction) {
 func (w *WAN) Close() error {
 	var err error
 	w.once.Do(func() {
+		w.stopFlapping()
 		for _, p := range w.dirs {
 			p.mu.Lock()
 			p.closed = true
@@ -196,48 +265,24 @@ func (p *pipe) receive(from *os.File) {
 func (p *pipe) buffer() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if k := len(p.spare); k > 0 {
-		b := p.spare[k-1]
-		p.spare = p.spare[:k-1]
+	if k := len(p.s.spare); k > 0 {
+		b := p.s.spare[k-1]
+		p.s.spare = p.s.spare[:k-1]
 		return b
 	}
-	return make([]byte, 2048) // MTU 1500 and the Ethernet header, rounded up
+	return make([]byte, p.mtu+64) // and the Ethernet header
 }
 
 // accept takes a frame over, or drops it.
 func (p *pipe) accept(b []byte, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.free.Before(now) {
-		p.free = now
-	}
-	queue := p.o.Queue
-	if queue == 0 {
-		queue = DefaultQueue(p.o.Rate)
-	}
-	waiting := int(p.free.Sub(now).Seconds() * float64(p.o.Rate) / 8)
-	if p.cut || p.o.Rate > 0 && waiting+len(b) > queue {
-		p.n.Dropped++
-		return false
-	}
-	if p.o.Rate > 0 {
-		p.free = p.free.Add(time.Duration(int64(len(b)) * 8 * int64(time.Second) / p.o.Rate))
-	}
-	due := p.free.Add(p.o.RTT / 2)
-	if k := len(p.flight); k > p.head && due.Before(p.flight[k-1].due) {
-		due = p.flight[k-1].due // the delay was shortened: never overtake
-	}
-	if p.head > 0 && len(p.flight) == cap(p.flight) {
-		p.flight = p.flight[:copy(p.flight, p.flight[p.head:])]
-		p.head = 0
-	}
-	p.flight = append(p.flight, frame{due, b})
-	p.n.Frames++
-	p.n.Bytes += int64(len(b))
-	if len(p.flight)-p.head == 1 {
+	_, busy := p.s.next()
+	ok := p.s.accept(b, now)
+	if ok && !busy {
 		p.poke()
 	}
-	return true
+	return ok
 }
 
 // slack is how much early a frame may arrive, so that frames close to each other
@@ -248,18 +293,11 @@ func (p *pipe) deliver(to *os.File) {
 	var batch []frame
 	for {
 		p.mu.Lock()
-		now := time.Now().Add(slack)
-		batch = batch[:0]
-		for p.head < len(p.flight) && !p.flight[p.head].due.After(now) {
-			batch = append(batch, p.flight[p.head])
-			p.head++
+		for _, f := range batch {
+			p.s.spare = append(p.s.spare, f.b[:cap(f.b)])
 		}
-		var wait time.Duration
-		if p.head < len(p.flight) {
-			wait = p.flight[p.head].due.Sub(now) + slack
-		} else {
-			p.flight, p.head = p.flight[:0], 0
-		}
+		batch = p.s.take(time.Now().Add(slack), batch[:0])
+		next, more := p.s.next()
 		closed := p.closed
 		p.mu.Unlock()
 		for _, f := range batch {
@@ -269,15 +307,10 @@ func (p *pipe) deliver(to *os.File) {
 		case closed:
 			return
 		case len(batch) > 0:
-			p.mu.Lock()
-			for _, f := range batch {
-				p.spare = append(p.spare, f.b[:cap(f.b)])
-			}
-			p.mu.Unlock()
-		case wait > 0:
+		case more:
 			// The kernel's sleep, not the runtime's, whose timers are a
 			// millisecond late when the program is idle.
-			ts := syscall.NsecToTimespec(int64(min(wait, 20*time.Millisecond)))
+			ts := syscall.NsecToTimespec(int64(max(0, min(time.Until(next), 20*time.Millisecond))))
 			syscall.Nanosleep(&ts, nil)
 		default:
 			<-p.wake

@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -52,7 +53,7 @@ func echo(t *testing.T, n *lab.Node) (time.Duration, error) {
 }
 
 func TestWANDelayCutHeal(t *testing.T) {
-	a, b, w := wanPair(t, lab.WANOptions{RTT: 40 * time.Millisecond, Rate: 100e6})
+	a, b, w := wanPair(t, lab.WANOptions{Shape: lab.Shape{Delay: 20 * time.Millisecond, Rate: 100e6}})
 	echoServer(t, b)
 	echo(t, a) // neighbour discovery
 	best := time.Hour
@@ -67,7 +68,7 @@ func TestWANDelayCutHeal(t *testing.T) {
 	if best < 40*time.Millisecond {
 		t.Errorf("a round trip took %v, less than the link's", best)
 	}
-	w.Cut()
+	w.Cut(lab.BothWays)
 	if d, err := echo(t, a); err == nil {
 		t.Errorf("an answer over a cut link after %v", d)
 	}
@@ -78,9 +79,9 @@ func TestWANDelayCutHeal(t *testing.T) {
 	if ab.Dropped == 0 {
 		t.Errorf("counters: %+v", ab)
 	}
-	w.Heal()
+	w.Heal(lab.BothWays)
 	eventually(t, "answers after Heal", func() bool { _, err := echo(t, a); return err == nil })
-	must(t, w.Set(lab.WANOptions{RTT: 2 * time.Millisecond}))
+	must(t, w.Set(lab.WANOptions{Shape: lab.Shape{Delay: time.Millisecond}}))
 	best = time.Hour
 	for range 5 {
 		if d, err := echo(t, a); err == nil {
@@ -88,7 +89,7 @@ func TestWANDelayCutHeal(t *testing.T) {
 		}
 	}
 	t.Logf("figure wan.rtt_after_set %.1f ms (asked: 2)", best.Seconds()*1000)
-	if err := w.Set(lab.WANOptions{Rate: -1}); err == nil {
+	if err := w.Set(lab.WANOptions{Shape: lab.Shape{Rate: -1}}); err == nil {
 		t.Error("a negative rate was taken")
 	}
 	// A power cut takes the device along, and the link works again afterwards.
@@ -97,7 +98,7 @@ func TestWANDelayCutHeal(t *testing.T) {
 }
 
 func TestWANRateAndCount(t *testing.T) {
-	a, b, w := wanPair(t, lab.WANOptions{RTT: 10 * time.Millisecond, Rate: 100e6})
+	a, b, w := wanPair(t, lab.WANOptions{Shape: lab.Shape{Delay: 5 * time.Millisecond, Rate: 100e6}})
 	cpu0 := cpuTime(t)
 	transfer(t, a, b, 8<<20)
 	before, _ := w.Counters()
@@ -115,7 +116,7 @@ func TestWANRateAndCount(t *testing.T) {
 	if least := time.Duration(float64(size) * 8 / 100e6 * 0.9 * float64(time.Second)); d < least {
 		t.Errorf("%d bytes in %v: faster than the link, which needs %v", size, d, least)
 	}
-	must(t, w.Set(lab.WANOptions{RTT: 10 * time.Millisecond, Rate: 8e6}))
+	must(t, w.Set(lab.WANOptions{Shape: lab.Shape{Delay: 5 * time.Millisecond, Rate: 8e6}}))
 	start = time.Now()
 	transfer(t, a, b, 1<<20)
 	if d := time.Since(start); d < 800*time.Millisecond {
@@ -126,10 +127,19 @@ func TestWANRateAndCount(t *testing.T) {
 }
 
 // transfer sends bytes from a to b over TCP and returns when b has them all.
-func transfer(t *testing.T, a, b *lab.Node, size int) {
+func transfer(t *testing.T, a, b *lab.Node, size int) { transferTo(t, a, b, "2001:db8::2", size) }
+
+// transferTo sends bytes to an address of b's.
+func transferTo(t *testing.T, a, b *lab.Node, addr string, size int) {
 	t.Helper()
+	must(t, copyTo(a, b, addr, size))
+}
+
+func copyTo(a, b *lab.Node, addr string, size int) error {
 	var l net.Listener
-	must(t, b.Do(func() (err error) { l, err = net.Listen("tcp6", "[2001:db8::2]:0"); return }))
+	if err := b.Do(func() (err error) { l, err = net.Listen("tcp6", "["+addr+"]:0"); return }); err != nil {
+		return err
+	}
 	defer l.Close()
 	got := make(chan error, 1)
 	go func() {
@@ -144,7 +154,9 @@ func transfer(t *testing.T, a, b *lab.Node, size int) {
 		got <- err
 	}()
 	var c net.Conn
-	must(t, a.Do(func() (err error) { c, err = net.Dial("tcp6", l.Addr().String()); return }))
+	if err := a.Do(func() (err error) { c, err = net.Dial("tcp6", l.Addr().String()); return }); err != nil {
+		return err
+	}
 	_, err := c.Write(make([]byte, size))
-	must(t, err, c.Close(), <-got)
+	return errors.Join(err, c.Close(), <-got)
 }

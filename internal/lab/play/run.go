@@ -1,6 +1,7 @@
 package play
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -87,7 +88,7 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 	if err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
-	if st.Lab, err = lab.Open(lab.Options{Name: o.Name, LogDir: o.LogDir, Log: o.Log}); err != nil {
+	if st.Lab, err = lab.Open(lab.Options{Name: o.Name, LogDir: o.LogDir, Log: o.Log, Congestion: congestion(st.Script)}); err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
 	defer func() {
@@ -115,6 +116,7 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 // build makes all that the script declares.
 func build(ctx context.Context, st *stage.Stage) error {
 	st.Out.Line("%s", announcement(st.Script))
+	st.Out.Under("TCP by %s, where nothing else is said", cmp.Or(congestion(st.Script), lab.DefaultCongestion))
 	begun := time.Now()
 	if err := st.Build(ctx); err != nil {
 		err = st.Fatal(st.Begun(), "build", err)
@@ -124,6 +126,14 @@ func build(ctx context.Context, st *stage.Stage) error {
 	st.Out.Line("all machines are up")
 	st.Figure(stage.Figure{Name: "lab.up_seconds", Value: time.Since(begun).Seconds(), Unit: "s"})
 	return nil
+}
+
+// congestion is TCP's congestion control of machines of which the script says nothing else.
+func congestion(s *script.Script) string {
+	if tcp, ok := script.Has[*stage.TCP](s); ok {
+		return tcp.Congestion
+	}
+	return ""
 }
 
 // announcement says what is being built.

@@ -11,6 +11,7 @@ import (
 
 	"widecloud/api"
 
+	"widecloud/internal/lab"
 	"widecloud/internal/lab/play"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
@@ -52,7 +53,7 @@ say "it # is over"
 	if d := cmp.Diff(&api.Resources{CPUs: 2, MemoryMiB: 512, DiskGiB: 4, Addresses: 2}, osaka.Lend); d != "" {
 		t.Errorf("osaka lends (-want +got):\n%s", d)
 	}
-	if w := f.WANs[0]; len(f.WANs) != 1 || w.A != tokyo || w.B != osaka || w.Options.RTT != 12*time.Millisecond || w.Options.Rate != 100_000_000 {
+	if w := f.WANs[0]; len(f.WANs) != 1 || w.A != tokyo || w.B != osaka || w.Options.Delay != 6*time.Millisecond || w.Options.Rate != 100_000_000 {
 		t.Errorf("links %+v", f.WANs)
 	}
 	do := func(i int) any { return s.Statements[len(s.Statements)-11+i].Do }
@@ -87,6 +88,55 @@ say "it # is over"
 	for i, want := range map[int]string{2: "migrate web1 osaka &", 10: `say "it # is over"`} {
 		if got := s.Statements[len(s.Statements)-11+i].Text; got != want {
 			t.Errorf("text %q, want %q", got, want)
+		}
+	}
+}
+
+// TestParseLinks: all that a link can be.
+func TestParseLinks(t *testing.T) {
+	s, err := play.Parse("x.lab", `site tokyo
+site osaka
+site nara
+congestion reno
+congestion bbr tokyo
+wan tokyo osaka rtt 40ms jitter 5ms rate 1.5M queue 32KiB loss 0.5% mtu 1400 pinned back delay 100ms rate 64k
+wan osaka nara
+cut osaka -> tokyo
+heal osaka -> tokyo
+flap tokyo osaka every 4s down 500ms
+`)
+	must(t, err)
+	f := site.Of(s)
+	there := lab.Shape{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond, Rate: 1_500_000, Queue: 32 << 10, Loss: 0.005}
+	back := there
+	back.Delay, back.Rate = 100*time.Millisecond, 64_000
+	if d := cmp.Diff(lab.WANOptions{Shape: there, Back: &back, MTU: 1400}, f.WANs[0].Options); d != "" || !f.WANs[0].Pinned {
+		t.Errorf("pinned %v, options (-want +got):\n%s", f.WANs[0].Pinned, d)
+	}
+	if d := cmp.Diff(lab.WANOptions{}, f.WANs[1].Options); d != "" || f.WANs[1].Pinned {
+		t.Errorf("pinned %v, options (-want +got):\n%s", f.WANs[1].Pinned, d)
+	}
+	for i, heal := range []bool{false, true} {
+		if c := s.Statements[7+i].Do.(*fault.Cut); c.Link != stage.Link(f.WANs[0]) || c.From != any(f.Site("osaka")) || c.Heal != heal {
+			t.Errorf("cut %+v", c)
+		}
+	}
+	if d := s.Statements[9].Do.(*site.Flap); d.Link != f.WANs[0] || d.Every != 4*time.Second || d.Down != 500*time.Millisecond {
+		t.Errorf("flap %+v", d)
+	}
+	if tcp, _ := script.Has[*stage.TCP](s); tcp.Congestion != "reno" || f.Site("tokyo").Congestion != "bbr" || f.Site("osaka").Congestion != "" {
+		t.Errorf("congestion %+v, at tokyo %q, at osaka %q", tcp, f.Site("tokyo").Congestion, f.Site("osaka").Congestion)
+	}
+	for line, want := range map[string]string{
+		"wan a b loss 100%": `3:14: "100%" is no loss`, "wan a b loss 1": `3:14: "1" is no loss`, "wan a b loss NaN%": `3:14: "NaN%" is no loss`,
+		"wan a b mtu 1000": `3:13: "1000" is not a number between 1280 and 9000`, "wan a b back rtt 1ms": `3:14: "rtt" where`,
+		"wan a b rate 1.5": `3:14: "1.5" is no rate`, "wan a b rate 1.5.5M": `3:14: "1.5.5M" is no rate`, "wan a b rate 0.0M": `3:14: "0.0M" is no rate`,
+		"wan a b rate -1M": `3:14: "-1M" is no rate`, "wan a b rate 1e3M": `3:14: "1e3M" is no rate`,
+		"cut a -> b": "3:10: there is no link between a and b", "congestion bbr c": `3:16: unknown site "c"`,
+		"congestion bbr\ncongestion cubic": "4:1: the congestion control is said already: bbr",
+	} {
+		if _, err := play.Parse("x.lab", "site a\nsite b\n"+line+"\n"); err == nil || !strings.HasPrefix(err.Error(), "x.lab:"+want) {
+			t.Errorf("%s:\n got %v\nwant x.lab:%s", line, err, want)
 		}
 	}
 }
@@ -186,6 +236,11 @@ func TestScriptErrors(t *testing.T) {
 		"expect web1 disk unchanged":                            "8:8: nothing was written to web1's disk",
 		"expect page web1 from inet5":                           `8:23: unknown place of a client "inet5"`,
 		"expect web1 running\tat\tnara":                         `8:24: unknown site "nara"`,
+		"dirty web1 49MiB rate 1M":                              "8:12: more than 48 MiB: a guest of 128 MiB needs the other 80 for itself",
+		"cut osaka -> tokyo now":                                `8:20: "now" is more than "cut" takes`,
+		"cut osaka ->":                                          "8:13: thing with links is missing",
+		"flap tokyo osaka every 1s down 1s":                     "8:32: 1s down in 1s: more than nothing and less than all is wanted",
+		"congestion vegas":                                      `8:12: "vegas" where reno or cubic or bbr is wanted`,
 		"cut tokyo nara":                                        `8:11: unknown thing with links "nara"; known: osaka, `,
 		"write web1 65MiB":                                      "8:12: more than the 64 MiB",
 		"expect page 2001:db8:f::10 from inet4 answers within long": "8:13: a client at inet4 cannot reach",

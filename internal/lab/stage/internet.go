@@ -102,6 +102,14 @@ func (i *Internet) ClientNode(name string) *lab.Node {
 	return nil
 }
 
+// TCP is what all machines' TCP is like, if nothing else is said of one.
+type TCP struct {
+	Congestion string // its congestion control; "": the lab's default
+}
+
+// TCPOf is the script's.
+func TCPOf(p *script.Parser) *TCP { return script.Shared(p, func() *TCP { return &TCP{} }) }
+
 // InternetOf is a script's Internet.
 func InternetOf(s *script.Script) *Internet {
 	i, _ := script.Has[*Internet](s)

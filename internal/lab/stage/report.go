@@ -183,7 +183,9 @@ func Mega(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 // Report prints the table of checks, the figures, and the last line.
 func (r *Result) Report(c *Console) {
-	c.Plain("\n%s", c.paint("1", "Checks"))
+	if len(r.Checks) > 0 {
+		c.Plain("\n%s", c.paint("1", "Checks"))
+	}
 	for _, k := range r.Checks {
 		word := c.paint("32", "passed")
 		if !k.OK {
@@ -199,6 +201,10 @@ func (r *Result) Report(c *Console) {
 		for _, f := range r.Figures {
 			c.Plain("%s", f)
 		}
+	}
+	if len(r.Checks) == 0 {
+		c.Plain("\nall that the script declares is up; there was nothing to check")
+		return
 	}
 	passed, failed := r.Counts()
 	c.Plain("\n%d passed, %d failed", passed, failed)

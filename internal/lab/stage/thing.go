@@ -43,7 +43,8 @@ type (
 	// Link joins two things of the script.
 	Link interface {
 		Joins(a, b any) bool
-		SetCut(cut bool)
+		// SetCut cuts or heals what one of the two sends to the other, or with nil both ways.
+		SetCut(from any, cut bool)
 	}
 )
 

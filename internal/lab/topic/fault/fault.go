@@ -42,11 +42,12 @@ var Topic = script.Topic{
 		{Form: "poweroff MACHINE", Part: script.Fails, Doc: "a power cut: processes, memory and addresses are gone, the disk stays", Parse: parsePower(false)},
 		{Form: "poweron MACHINE", Part: script.Fails, Doc: "power again: what runs from the start is started", Parse: parsePower(true)},
 		{
-			Form: "cut THING [THING]", Part: script.Fails,
-			Doc:   "the link between two things, silently; or all links of one, also those to the Internet",
+			Form: "cut THING [[->] THING]", Part: script.Fails,
+			Doc: "the link between two things, silently; with `->` one way of it: what the first one sends is lost; or all links of one, also those " +
+				"to the Internet",
 			Parse: parseCut(true),
 		},
-		{Form: "heal THING [THING]", Part: script.Fails, Doc: "the end of a cut", Parse: parseCut(false)},
+		{Form: "heal THING [[->] THING]", Part: script.Fails, Doc: "the end of a cut, and of flapping", Parse: parseCut(false)},
 	},
 }
 
@@ -156,6 +157,7 @@ func (p *Power) Do(_ context.Context, s *stage.Stage) error {
 type Cut struct {
 	Of   stage.Cuttable // all links of it; or
 	Link stage.Link
+	From any // whose sending; nil: both ways of the link
 	Heal bool
 }
 
@@ -163,7 +165,8 @@ func parseCut(cut bool) func(*script.Parser) any {
 	return func(p *script.Parser) any {
 		first := p.Peek()
 		c := &Cut{Heal: !cut, Of: script.Ref[stage.Cuttable](p, "thing with links")}
-		if !p.More() {
+		oneWay := p.Is("->")
+		if !p.More() && !oneWay {
 			return c
 		}
 		at := p.Peek()
@@ -176,7 +179,11 @@ func parseCut(cut bool) func(*script.Parser) any {
 		case i < 0:
 			p.Fail(at, "there is no link between %s and %s", first.Text, strings.TrimSuffix(at.Text, ","))
 		}
-		return &Cut{Link: links[i], Heal: c.Heal}
+		l := &Cut{Link: links[i], Heal: c.Heal}
+		if oneWay {
+			l.From = c.Of
+		}
+		return l
 	}
 }
 
@@ -188,7 +195,7 @@ func (c *Cut) Do(_ context.Context, s *stage.Stage) error {
 		s.Undo("heal", func(ctx context.Context) error { return heal.Do(ctx, s) })
 	}
 	if c.Link != nil {
-		c.Link.SetCut(!c.Heal)
+		c.Link.SetCut(c.From, !c.Heal)
 		return nil
 	}
 	if err := c.Of.Cut(c.Heal); err != nil {

@@ -119,17 +119,17 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 	}
 	for _, s := range f.Sites {
 		g.Go(func() (err error) {
-			s.router, err = st.Lab.AddRouter(lab.NodeOptions{Name: s.name + "-r"})
+			s.router, err = st.Lab.AddRouter(lab.NodeOptions{Name: s.name + "-r", Congestion: s.Congestion})
 			return err
 		})
-		add(&s.ctl, lab.NodeOptions{Name: s.name + "-ctl", Share: share(s.Controller, withImages)})
-		add(&s.user, lab.NodeOptions{Name: s.name + "-user"})
+		add(&s.ctl, lab.NodeOptions{Name: s.name + "-ctl", Congestion: s.Congestion, Share: share(s.Controller, withImages)})
+		add(&s.user, lab.NodeOptions{Name: s.name + "-user", Congestion: s.Congestion})
 		if s.gateway != nil {
-			add(&s.gateway.node, lab.NodeOptions{Name: s.name + "-gw", Forward: true, Share: share(s.Agents, bin)})
+			add(&s.gateway.node, lab.NodeOptions{Name: s.name + "-gw", Congestion: s.Congestion, Forward: true, Share: share(s.Agents, bin)})
 		}
 		for _, h := range s.hosts {
 			g.Go(func() (err error) {
-				h.hypervisor, err = st.Lab.AddHost(lab.NodeOptions{Name: s.name + "-" + h.name, Share: share(s.Agents, bin)})
+				h.hypervisor, err = st.Lab.AddHost(lab.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)})
 				if err == nil {
 					h.node = h.hypervisor.Node
 				}
@@ -184,6 +184,9 @@ func (f *Federation) makeCables(ctx context.Context, l *lab.Lab) error {
 		var err error
 		w.link, err = l.WAN(lab.End{Node: w.A.router.Node, Device: "w-" + w.B.name, Addrs: c.a},
 			lab.End{Node: w.B.router.Node, Device: "w-" + w.A.name, Addrs: c.b}, w.Options)
+		if err == nil && w.Pinned {
+			err = errors.Join(w.A.pin(w.B, "w-"+w.B.name, c), w.B.pin(w.A, "w-"+w.A.name, cable{a: c.b, b: c.a}))
+		}
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,6 @@ import (
 	"widecloud/api"
 	"widecloud/internal/lab"
 	"widecloud/internal/lab/script"
-	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/translator"
 )
 
@@ -34,7 +33,7 @@ var Topic = script.Topic{
 				"a shallow one has not (`git fetch --unshallow`)",
 			Parse: parseRelease,
 		},
-		{Form: "wan SITE SITE rtt TIME rate RATE", Part: script.Declares, Doc: "a wide-area link; both directions alike", Parse: parseWAN},
+		links[0], links[1], links[2],
 		{
 			Form: "borrow SITE from SITE AMOUNT", Part: script.Declares,
 			Doc:   "take a loan under the lender's offer. Borrowed `addresses` are what makes the lender's gateway translate for the borrower",
@@ -77,6 +76,8 @@ type Site struct {
 	Percent int // of the site's capacity, instead of Lend
 	To      []string
 	Grace   time.Duration
+	// Congestion is TCP's congestion control of the site's machines; "": as of all.
+	Congestion string
 	// Controller and Agents are releases; nil: the one that is tested.
 	Controller, Agents *Release
 
@@ -127,7 +128,7 @@ func (s *Site) Hypervisor(host string) *lab.Host {
 func (s *Site) Cut(heal bool) error {
 	for _, w := range s.fed.WANs {
 		if w.A == s || w.B == s {
-			w.SetCut(!heal)
+			w.SetCut(nil, !heal)
 		}
 	}
 	return s.router.CutLink("inet", !heal)
@@ -293,50 +294,4 @@ func amount(p *script.Parser) (r api.Resources) {
 		p.Fail(p.Peek(), "an amount such as 2 cpu 512MiB memory 4GiB disk 2 addresses is wanted")
 	}
 	return r
-}
-
-// WAN is a wide-area link between two sites.
-type WAN struct {
-	A, B    *Site
-	Options lab.WANOptions
-
-	link *lab.WAN
-}
-
-// Joins implements stage.Link.
-func (w *WAN) Joins(a, b any) bool {
-	return a == any(w.A) && b == any(w.B) || a == any(w.B) && b == any(w.A)
-}
-
-// SetCut implements stage.Link.
-func (w *WAN) SetCut(cut bool) {
-	if cut {
-		w.link.Cut()
-	} else {
-		w.link.Heal()
-	}
-}
-
-func parseWAN(p *script.Parser) any {
-	f := federation(p)
-	w := &WAN{A: ref(p)}
-	w.B = other(p, w.A)
-	links := script.Shared(p, func() *stage.Links { return &stage.Links{} })
-	if slices.ContainsFunc(links.All, func(l stage.Link) bool { return l.Joins(w.A, w.B) }) {
-		p.Fail(p.First(), "there is a link between %s and %s already", w.A.name, w.B.name)
-	}
-	if len(f.WANs) == maxTrunks-maxSites-1 {
-		p.Fail(p.First(), "more than %d links", len(f.WANs))
-	}
-	for p.More() {
-		switch p.OneOf("rtt", "rate") {
-		case "rtt":
-			w.Options.RTT = p.Duration(10 * time.Second)
-		case "rate":
-			w.Options.Rate = p.Quantity("rate in bit/s", 100e9)
-		}
-	}
-	links.All = append(links.All, w)
-	f.WANs = append(f.WANs, w)
-	return nil
 }

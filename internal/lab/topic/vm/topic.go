@@ -32,7 +32,7 @@ var Topic = script.Topic{
 		{Form: "reboot vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("reboot")},
 		{Form: "delete vm VM", Part: script.Happens, Doc: "the same, until it is gone", Parse: parsePower("delete")},
 		{Form: "write VM SIZE", Part: script.Happens, Doc: "the guest writes random data to its disk and syncs; at most 64MiB", Parse: parseWrite},
-		{Form: "dirty VM SIZE rate RATE", Part: script.Happens, Doc: "the guest writes memory over and over", Parse: parseDirty},
+		{Form: "dirty VM SIZE rate RATE", Part: script.Happens, Doc: "the guest writes memory over and over: at most its own without 80 MiB, so 48 MiB of the usual 128", Parse: parseDirty},
 		{
 			Form: "expect VM running [exactly-once] [at PLACE] [address unchanged] [within TIME]", Part: script.Checks,
 			Doc: "where it runs is asked of every hypervisor's libvirtd, not of the controllers; the home controller must then say the same. " +

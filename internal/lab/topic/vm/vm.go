@@ -251,6 +251,9 @@ func (w *Write) Do(ctx context.Context, s *stage.Stage) (err error) {
 	return err
 }
 
+// guestMiB is the memory that the tiny guest, its kernel included, does not do without.
+const guestMiB = 80
+
 // Dirty lets the guest write its memory over and over.
 type Dirty struct {
 	VM   *VM
@@ -260,7 +263,11 @@ type Dirty struct {
 
 func parseDirty(p *script.Parser) any {
 	d := &Dirty{VM: reachable(p)}
+	at := p.Peek()
 	d.MiB = p.MiB("size")
+	if most := d.VM.MemoryMiB - guestMiB; d.MiB > most {
+		p.Fail(at, "more than %d MiB: a guest of %d MiB needs the other %d for itself", most, d.VM.MemoryMiB, guestMiB)
+	}
 	p.OneOf("rate")
 	d.Rate = p.Quantity("rate in bytes a second", 1e9)
 	return d
