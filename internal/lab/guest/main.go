@@ -14,7 +14,8 @@
 //	GET  /stream?rate=R&seconds=S R bytes a second, each 8 bytes the big-endian
 //	                              offset at which they stand (also &from=OFFSET)
 //	POST /dirty?mb=N&rate=R       write N MiB of memory over and over, R bytes a
-//	                              second (0: as fast as it can); mb=0 ends that
+//	                              second (0: as fast as it can); mb=0 ends that;
+//	                              507 if it has not got so much memory
 //	PUT  /disk?mb=N&seed=S        write N MiB of pseudo-random data to the second
 //	                              partition, flush, answer its SHA-256
 //	GET  /disk?mb=N               SHA-256 of the first N MiB of that partition, as

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -55,8 +56,13 @@ func (g *guest) serve() {
 		q := r.URL.Query()
 		mb, err1 := number(q, "mb", 0)
 		rate, err2 := number(q, "rate", 0)
-		if err1 != nil || err2 != nil || mb > 64 {
-			http.Error(w, "mb (at most 64) and rate (bytes a second) must be numbers", http.StatusBadRequest)
+		if err1 != nil || err2 != nil {
+			http.Error(w, "mb and rate (bytes a second) must be numbers", http.StatusBadRequest)
+			return
+		}
+		d.set(0, 0) // what is written now is given back first
+		if free, err := available(); err != nil || mb > free-spareMiB {
+			http.Error(w, fmt.Sprintf("mb is more than the %d MiB that are free, without the %d that the guest needs (%v)", free, spareMiB, err), http.StatusInsufficientStorage)
 			return
 		}
 		d.set(int(mb)<<20, rate)
@@ -95,6 +101,25 @@ func (g *guest) serve() {
 	warn("serve", s.ListenAndServe())
 }
 
+// spareMiB is what the guest keeps for itself: without it, the kernel would kill
+// its only process.
+const spareMiB = 8
+
+// available is the memory in MiB that can still be had (proc_meminfo(5)).
+func available() (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if size, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(size), " kB"), 10, 64)
+			return kib >> 10, err
+		}
+	}
+	return 0, errors.New("/proc/meminfo has no MemAvailable")
+}
+
 func number(q url.Values, key string, otherwise int64) (int64, error) {
 	if !q.Has(key) {
 		return otherwise, nil
@@ -119,6 +144,7 @@ func answer(w http.ResponseWriter, f func() (string, error)) {
 type dirtier struct {
 	mu   sync.Mutex
 	stop chan struct{}
+	done chan struct{} // closed when the memory is given back
 }
 
 func (d *dirtier) set(size int, rate int64) {
@@ -126,14 +152,16 @@ func (d *dirtier) set(size int, rate int64) {
 	defer d.mu.Unlock()
 	if d.stop != nil {
 		close(d.stop)
+		<-d.done
 		d.stop = nil
 	}
 	if size == 0 {
 		return
 	}
-	stop := make(chan struct{})
-	d.stop = stop
+	stop, done := make(chan struct{}), make(chan struct{})
+	d.stop, d.done = stop, done
 	go func() {
+		defer close(done)
 		// Outside Go's heap, so that it is given back at once when it ends.
 		mem, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANONYMOUS)
 		if err != nil {
