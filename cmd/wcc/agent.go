@@ -33,11 +33,13 @@ func (c *agentCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return runAgent(a, agent, newLogger(a.err.raw, agent.Log).With("site", agent.Site, "host", agent.Host))
+	return runAgent(a, agent, newLogger(a.err.raw, agent.Log))
 }
 
-// runAgent constructs the agent and its drivers and runs them until ctx ends.
-func runAgent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
+// runAgent constructs the agent and its drivers and runs them until ctx ends. The agent adds site and host to its own
+// lines.
+func runAgent(ctx context.Context, c *config.Agent, plain *slog.Logger) error {
+	log := plain.With("site", c.Site, "host", c.Host)
 	if err := os.MkdirAll(c.DataDir, 0o711); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
@@ -61,7 +63,7 @@ func runAgent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
 	defer links.Close(context.WithoutCancel(ctx))
 	link := agent.NewLink(agent.LinkOptions{Address: c.Controller, Credential: credential, Trust: trust, Logger: log, KeepAlive: keepAlive, DeadAfter: deadAfter})
 	o := agent.Options{
-		Site: c.Site, Host: c.Host, Roles: c.Roles, VTEP: c.VTEP, Store: st, Networks: agent.Links{Driver: links}, Controller: link, Logger: log,
+		Site: c.Site, Host: c.Host, Roles: c.Roles, VTEP: c.VTEP, Store: st, Networks: agent.Links{Driver: links}, Controller: link, Logger: plain,
 		Capacity:  api.Resources{CPUs: c.Capacity.CPUs, MemoryMiB: c.Capacity.MemoryMiB, DiskGiB: c.Capacity.DiskGiB},
 		Boot:      strconv.FormatInt(time.Now().UnixNano(), 36),
 		Failpoint: failpoint(log),

@@ -38,11 +38,13 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return runServe(a, site, newLogger(a.err.raw, site.Log).With("site", site.Site), a.out)
+	return runServe(a, site, newLogger(a.err.raw, site.Log), a.out)
 }
 
-// runServe constructs the controller and serves it until ctx ends. What a person is to see once goes to out.
-func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out screen) error {
+// runServe constructs the controller and serves it until ctx ends. What a person is to see once goes to out. The
+// controller adds the site to its own lines.
+func runServe(ctx context.Context, site *config.Site, plain *slog.Logger, out screen) error {
+	log := plain.With("site", site.Site)
 	if err := os.MkdirAll(site.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
@@ -86,7 +88,7 @@ func runServe(ctx context.Context, site *config.Site, log *slog.Logger, out scre
 		return err
 	}
 	controller := control.New(control.Options{
-		Name: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: log,
+		Name: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: plain,
 		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
 		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
 		OnFirstLogin: func() { dropFirstLogin(filepath.Join(site.DataDir, firstLoginFile), log) },
