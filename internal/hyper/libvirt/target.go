@@ -115,6 +115,9 @@ func (d *Driver) prepare(ctx context.Context, s hyper.Spec, data []byte) ([]byte
 		a.Paths[k.Target] = k.Path
 	}
 	err = k.do(ctx, func(l *golibvirt.Libvirt) error {
+		if err := d.admitQEMU(l, accel); err != nil {
+			return err
+		}
 		ps := append(f.params(f.memory, f.storage), param(golibvirt.MigrateParamDestXML, doc))
 		var err error
 		a.Cookie, _, err = l.DomainMigratePrepare3Params(ps, p.Cookie, uint32(flags))
