@@ -16,6 +16,7 @@ const module = "widecloud"
 var layers = map[string]int{
 	"api":              0,
 	"bpf":              0,
+	"packaging":        0,
 	"internal/access":  0,
 	"internal/cloud":   0,
 	"internal/lend":    0,

@@ -35,6 +35,23 @@ type childSpec struct {
 	KVM       bool   `json:"kvm"`
 	FRR       [2]int `json:"frr"` // uid and gid that FRR drops to; 0: not installed
 	Shared    []bind `json:"shared"`
+	// System is a system of the node's own, mounted at systemRoot; nil: none.
+	System *overlay `json:"system"`
+}
+
+// overlay is what another overlay than the root is made of.
+type overlay struct {
+	Lower string `json:"lower"`
+	Upper string `json:"upper"`
+	Work  string `json:"work"`
+}
+
+func (o overlay) mount(at string) error {
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", o.Lower, o.Upper, o.Work)
+	if err := syscall.Mount("overlay", at, "overlay", 0, layers); err != nil {
+		return fmt.Errorf("mount overlay: %w", err)
+	}
+	return nil
 }
 
 // bind shows a directory of this machine inside the node, writable.
@@ -85,9 +102,8 @@ func (s childSpec) enter() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	layers := fmt.Sprintf("lowerdir=/,upperdir=%s,workdir=%s", s.Upper, s.Work)
-	if err := syscall.Mount("overlay", s.Root, "overlay", 0, layers); err != nil {
-		return fmt.Errorf("mount overlay: %w", err)
+	if err := (overlay{"/", s.Upper, s.Work}).mount(s.Root); err != nil {
+		return err
 	}
 	in := func(p string) string { return filepath.Join(s.Root, p) }
 	mounts := []struct {
@@ -121,6 +137,18 @@ func (s childSpec) enter() error {
 		}
 		if err := syscall.Mount(b.From, in(b.To), "", syscall.MS_BIND, ""); err != nil {
 			return fmt.Errorf("share %s: %w", b.From, err)
+		}
+	}
+	if s.System != nil {
+		if err := os.MkdirAll(in(systemRoot), 0o755); err != nil {
+			return err
+		}
+		if err := s.System.mount(in(systemRoot)); err != nil {
+			return err
+		}
+		// systemd-nspawn makes groups in the machine's hierarchies, below that of the node.
+		if err := syscall.Mount(cgroupRoot, in(cgroupRoot), "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+			return fmt.Errorf("mount control groups: %w", err)
 		}
 	}
 	for _, dir := range []string{"/run/lock", "/run/netns"} {

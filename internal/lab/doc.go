@@ -31,5 +31,8 @@
 //   - A wide-area link keeps the order of what is of one class, never buffers more
 //     than its queues and what is in flight, and counts every byte that it accepts.
 //     What neighbours need to know each other goes before all else.
+//   - A node with a system of its own ([NodeOptions.System]) has that booted by
+//     systemd-nspawn in the node's namespaces, so it ends as all of the node does; its
+//     control groups, which are the machine's, are removed by Close and by Sweep.
 //   - A node's TCP does not depend on this machine's settings.
 package lab

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ type Scope struct {
 
 // Leak is something that was not there before.
 type Leak struct {
-	Kind string // "namespace", "link", "mount", "process", "ebpf" or "file"
+	Kind string // "namespace", "link", "mount", "process", "ebpf", "cgroup" or "file"
 	What string
 }
 
@@ -165,6 +166,9 @@ func inventory(s Scope) ([]Leak, error) {
 		for _, p := range programs {
 			all = append(all, programLeak(p))
 		}
+	}
+	for _, d := range cgroups(cmp.Or(s.Name, "*"), "*") {
+		add("cgroup", d)
 	}
 	pattern := filepath.Join(s.Base, "*")
 	if s.Name != "" {
@@ -375,7 +379,7 @@ func sweep(base, name string) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, removeAll(dir))...)
+	return errors.Join(append(errs, removeCgroups(cgroups(name, "*")), removeAll(dir))...)
 }
 
 // Owner returns the process that runs the named lab; fs.ErrNotExist when there

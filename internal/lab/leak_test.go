@@ -175,6 +175,9 @@ func victim(base string) {
 		if n, err = l.AddNode(lab.NodeOptions{Name: "h1"}); err == nil {
 			_, err = n.Start(lab.ProcessOptions{Name: "p", Args: []string{"sh", "-c", "sleep 1000 & sleep 1000"}})
 		}
+		if system := os.Getenv("LAB_VICTIM_SYSTEM"); system != "" && err == nil {
+			_, err = l.AddSystemHost(lab.NodeOptions{Name: "h2", System: system})
+		}
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -184,12 +187,24 @@ func victim(base string) {
 	select {}
 }
 
-func TestKilledLabIsSwept(t *testing.T) {
+func TestKilledLabIsSwept(t *testing.T) { killVictim(t, "", "file mount namespace") }
+
+// TestKilledSystemIsSwept: systemd and its services end with the program that has booted them; their control groups are
+// swept with the rest.
+func TestKilledSystemIsSwept(t *testing.T) {
+	system, err := lab.HostSystem(t.Context())
+	must(t, err)
+	killVictim(t, system, "cgroup file mount namespace")
+}
+
+// killVictim kills a program with a lab, and sweeps what that leaves.
+func killVictim(t *testing.T, system, leaves string) {
+	t.Helper()
 	scope := lab.Scope{Name: "victim", Base: t.TempDir()}
 	before, err := lab.Snapshot(scope)
 	must(t, err)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "LAB_VICTIM="+scope.Base)
+	cmd.Env = append(os.Environ(), "LAB_VICTIM="+scope.Base, "LAB_VICTIM_SYSTEM="+system)
 	out, err := cmd.StdoutPipe()
 	must(t, err, cmd.Start())
 	line, _ := bufio.NewReader(out).ReadString('\n')
@@ -208,7 +223,7 @@ func TestKilledLabIsSwept(t *testing.T) {
 	must(t, cmd.Process.Kill())
 	cmd.Wait()
 	eventually(t, "its processes end by themselves", func() bool { return !slices.Contains(kinds(t, before), "process") })
-	if got := strings.Join(kinds(t, before), " "); got != "file mount namespace" {
+	if got := strings.Join(kinds(t, before), " "); got != leaves {
 		t.Errorf("a killed lab leaves %s", got)
 	}
 	if swept, err := lab.Sweep(scope.Base, ""); err != nil || !slices.Equal(swept, []string{"victim"}) {

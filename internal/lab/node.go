@@ -43,6 +43,9 @@ type NodeOptions struct {
 	// outside -> path inside. The machine's other files are seen, too, but what
 	// the node changes in them stays in the node.
 	Share map[string]string
+	// System, if set, is a directory with another system, which is the node's disk
+	// instead of this machine's, and whose systemd starts the node's services.
+	System string
 }
 
 // Node is a machine of the lab: a set of namespaces and a disk. It is safe for
@@ -63,7 +66,9 @@ type Node struct {
 	boot     []ProcessOptions // started at PowerOn, in this order
 	first    *exec.Cmd        // the node's first process; nil when off
 	lifeline *os.File
-	gone     chan struct{} // closed when first has been reaped
+	gone     chan struct{}     // closed when first has been reaped
+	services map[string]string // units of the node's own system, by the names of processes
+	system   int               // the first process of the node's own system, as this machine numbers it; 0: none, or not booted
 }
 
 var nodeRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,29}$`)
@@ -106,10 +111,15 @@ func (n *Node) Name() string { return n.name }
 func (n *Node) NSName() string { return n.lab.o.Name + "-" + n.name }
 
 // Disk is the directory that holds what the node has written to its disk.
-func (n *Node) Disk() string { return filepath.Join(n.dir, "upper") }
+func (n *Node) Disk() string {
+	if n.o.System != "" {
+		return filepath.Join(n.dir, "system")
+	}
+	return filepath.Join(n.dir, "upper")
+}
 
 func (n *Node) create() error {
-	for _, d := range []string{"upper", "work", "root", "log"} {
+	for _, d := range []string{"upper", "work", "root", "log", "system", "syswork"} {
 		if err := os.MkdirAll(filepath.Join(n.dir, d), 0o755); err != nil {
 			return err
 		}
@@ -242,12 +252,16 @@ func (n *Node) On() bool {
 }
 
 // PID is the node's first process as this machine numbers it; 0 when off. The
-// node's files are under /proc/PID/root.
+// node's files are under /proc/PID/root. Of a node with a system of its own it is
+// that system's, once it has booted.
 func (n *Node) PID() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.first == nil {
 		return 0
+	}
+	if n.system != 0 {
+		return n.system
 	}
 	return n.first.Process.Pid
 }
@@ -286,8 +300,11 @@ func (n *Node) PowerOn() error {
 
 func (n *Node) startFirst() error {
 	spec := childSpec{
-		Name: n.name, Root: filepath.Join(n.dir, "root"), Upper: n.Disk(), Work: filepath.Join(n.dir, "work"),
+		Name: n.name, Root: filepath.Join(n.dir, "root"), Upper: filepath.Join(n.dir, "upper"), Work: filepath.Join(n.dir, "work"),
 		MachineID: n.machineID(), Hosts: n.lab.hostsFile(n.name), KVM: n.lab.o.KVM, FRR: frrUser(),
+	}
+	if n.o.System != "" {
+		spec.System = &overlay{Lower: n.o.System, Upper: n.Disk(), Work: filepath.Join(n.dir, "syswork")}
 	}
 	for from, to := range n.o.Share {
 		spec.Shared = append(spec.Shared, bind{from, to})
@@ -398,7 +415,7 @@ func (n *Node) powerOff() error {
 		procs = append(procs, p)
 	}
 	n.procs = map[string]*Process{}
-	n.first, n.lifeline = nil, nil
+	n.first, n.lifeline, n.system = nil, nil, 0
 	n.mu.Unlock()
 	if first == nil {
 		return nil
@@ -436,7 +453,7 @@ func (n *Node) destroy() error {
 		err = errors.Join(err, n.ns.Close(), netio.DeleteNS(n.NSName()))
 		n.ns = nil
 	}
-	return errors.Join(err, removeAll(n.dir))
+	return errors.Join(err, removeCgroups(cgroups(n.lab.o.Name, n.name)), removeAll(n.dir))
 }
 
 // removeAll is os.RemoveAll, again for a while where an overlay's dying mount

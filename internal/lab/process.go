@@ -156,6 +156,9 @@ func (n *Node) waitReady(p *Process) error {
 // Kill sends a signal to the named process (not to its children, as kill(1)
 // does). After SIGKILL it waits for the end. fs.ErrNotExist if it is not running.
 func (n *Node) Kill(name string, sig syscall.Signal) error {
+	if unit := n.service(name); unit != "" {
+		return n.onService(unit, "kill", "--kill-whom=main", fmt.Sprintf("--signal=%d", sig))
+	}
 	p := n.Process(name)
 	if p == nil {
 		return fmt.Errorf("kill %s on %s: %w", name, n.name, fs.ErrNotExist)
@@ -175,6 +178,9 @@ func (n *Node) Kill(name string, sig syscall.Signal) error {
 // Stop ends the named process with SIGTERM, or with SIGKILL after ten seconds,
 // and does not start it again at PowerOn. It is no error if it has ended.
 func (n *Node) Stop(name string) error {
+	if unit := n.service(name); unit != "" {
+		return n.onService(unit, "stop")
+	}
 	n.mu.Lock()
 	p := n.procs[name]
 	n.boot = slices.DeleteFunc(n.boot, func(b ProcessOptions) bool { return b.Name == name })
@@ -202,6 +208,9 @@ func (p *Process) stop() error {
 // Restart starts the named process again as it was started before, after
 // ending it if it still runs. fs.ErrNotExist if it never was.
 func (n *Node) Restart(name string) (*Process, error) {
+	if unit := n.service(name); unit != "" {
+		return nil, n.onService(unit, "restart")
+	}
 	p := n.Process(name)
 	if p == nil {
 		return nil, fmt.Errorf("restart %s on %s: %w", name, n.name, fs.ErrNotExist)

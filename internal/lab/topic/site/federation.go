@@ -39,6 +39,7 @@ type Federation struct {
 	Releases []*Release
 	services *stage.Services
 	internet *stage.Internet
+	system   string // directory of the Debian of hosts with systemd; "": there are none
 	// Images are files that controllers can import; topics add to them in their Prepare.
 	Images string
 }
@@ -76,6 +77,12 @@ func (f *Federation) Build(ctx context.Context, s *stage.Stage, phase stage.Phas
 	}
 	switch phase {
 	case stage.Prepare:
+		if f.hasSystemd() {
+			var err error
+			if f.system, err = lab.HostSystem(ctx); err != nil {
+				return err
+			}
+		}
 		return f.buildReleases(ctx, s)
 	case stage.Machines:
 		return f.makeMachines(ctx, s)
@@ -129,7 +136,12 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 		}
 		for _, h := range s.hosts {
 			g.Go(func() (err error) {
-				h.hypervisor, err = st.Lab.AddHost(lab.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)})
+				o := lab.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)}
+				add := st.Lab.AddHost
+				if h.systemd {
+					add, o.System = st.Lab.AddSystemHost, f.system
+				}
+				h.hypervisor, err = add(o)
 				if err == nil {
 					h.node = h.hypervisor.Node
 				}

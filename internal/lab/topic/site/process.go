@@ -157,7 +157,11 @@ const agentTime = time.Minute
 // runAgent starts the agent of a release on a configured host, and waits until it is connected.
 func (h *Host) runAgent(ctx context.Context, release *Release) error {
 	n := h.node
-	if _, err := n.Start(lab.ProcessOptions{Name: agentProcess, Boot: true, Args: []string{release.program("wcc"), "agent", "--config", "/etc/widecloud/agent.toml"}}); err != nil {
+	if h.systemd {
+		if err := h.startUnit(ctx, release); err != nil {
+			return err
+		}
+	} else if _, err := n.Start(lab.ProcessOptions{Name: agentProcess, Boot: true, Args: []string{release.program("wcc"), "agent", "--config", "/etc/widecloud/agent.toml"}}); err != nil {
 		return err
 	}
 	return stage.Until(ctx, agentTime, func(ctx context.Context) error {

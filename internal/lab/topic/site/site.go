@@ -33,7 +33,7 @@ var Topic = script.Topic{
 				"a shallow one has not (`git fetch --unshallow`)",
 			Parse: parseRelease,
 		},
-		links[0], links[1], links[2],
+		hostEntry, links[0], links[1], links[2],
 		{
 			Form: "borrow SITE from SITE AMOUNT", Part: script.Declares,
 			Doc:   "take a loan under the lender's offer. Borrowed `addresses` are what makes the lender's gateway translate for the borrower",
@@ -100,6 +100,8 @@ type Host struct {
 	name       string // h1, gw
 	number     int    // among the site's machines; its addresses hang on it
 	translator int    // the gateway's number among translators; 0: a hypervisor
+
+	systemd bool // a Debian of its own, booted by systemd
 
 	node       *lab.Node
 	hypervisor *lab.Host // nil: a gateway

@@ -107,6 +107,7 @@ type Running struct {
 	Once    bool
 	At      string // PLACE; "": anywhere
 	Address bool   // unchanged since the VM was first seen running
+	As      string // the user of its process; "": anybody
 	Within  time.Duration
 }
 
@@ -114,11 +115,13 @@ func parseRunning(p *script.Parser) any {
 	e := &Running{VM: ref(p), Within: time.Minute}
 	p.OneOf("running")
 	for p.More() {
-		switch p.OneOf("exactly-once", "at", "address", "within") {
+		switch p.OneOf("exactly-once", "at", "as", "address", "within") {
 		case "exactly-once":
 			e.Once = true
 		case "at":
 			e.At = site.Place(p)
+		case "as":
+			e.As = strings.TrimSuffix(p.Next("the user of its process").Text, ",")
 		case "address":
 			p.OneOf("unchanged")
 			e.Address = true
@@ -166,6 +169,15 @@ func (e *Running) check(ctx context.Context, s *stage.Stage) error {
 	}
 	if where := o.Status.Site + "/" + o.Status.Host; o.Status.Phase != api.PhaseRunning || found.Active[where] == "" {
 		return fmt.Errorf("the controller has vm %s as %s at %s: %s", e.VM.name, o.Status.Phase, where, o.Status.Message)
+	}
+	if e.As != "" {
+		user, err := site.Of(s.Script).UserOf(ctx, o.Status.Site, o.Status.Host, e.VM.uid)
+		if err != nil {
+			return err
+		}
+		if user != e.As {
+			return fmt.Errorf("the process of vm %s is of user %s", e.VM.name, user)
+		}
 	}
 	return e.VM.keeps(o.Status.Addresses, e.Address)
 }

@@ -34,9 +34,9 @@ var Topic = script.Topic{
 		{Form: "write VM SIZE", Part: script.Happens, Doc: "the guest writes random data to its disk and syncs; at most 64MiB", Parse: parseWrite},
 		{Form: "dirty VM SIZE rate RATE", Part: script.Happens, Doc: "the guest writes memory over and over: at most its own without 80 MiB, so 48 MiB of the usual 128", Parse: parseDirty},
 		{
-			Form: "expect VM running [exactly-once] [at PLACE] [address unchanged] [within TIME]", Part: script.Checks,
+			Form: "expect VM running [exactly-once] [at PLACE] [as USER] [address unchanged] [within TIME]", Part: script.Checks,
 			Doc: "where it runs is asked of every hypervisor's libvirtd, not of the controllers; the home controller must then say the same. " +
-				"Exactly once: one running copy, and no other of any state",
+				"Exactly once: one running copy, and no other of any state. `as`: the user of its process on the host",
 			Parse: parseRunning,
 		},
 		{Form: "expect VM stopped [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
