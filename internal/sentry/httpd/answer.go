@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"widecloud/internal/sentry/reel"
@@ -18,6 +19,7 @@ type prepared struct {
 	fields []byte              // of HTTP/1.1, with length and type of the JPEG
 	same   []byte              // those of them that belong into a 304
 	header map[string][]string // the same as fields, for net/http; shared: never changed
+	file   atomic.Pointer[madeFile]
 }
 
 // Prepare is for reel.Options.

@@ -42,17 +42,18 @@ type conn struct {
 	gone    sync.Once
 	due     atomic.Int64 // when the phase must have ended, in Server.seconds, and the phase
 
-	tls   *tls.Conn       // nil: plain
-	tcp   *net.TCPConn    // nil: TLS, or no TCP
-	raw   syscall.RawConn // of tcp
-	ready func(fd uintptr) bool
-	err   error    // of ready
-	b     *buffers // nil: there are no bytes
+	tls *tls.Conn          // nil: plain
+	tcp *net.TCPConn       // nil: TLS, or no TCP
+	raw syscall.RawConn    // of tcp
+	out func(uintptr) bool // c.push
+	b   *buffers           // nil: there are no bytes
+	err error              // why the connection ends
 
 	// The last target and If-None-Match, as most viewers send the same again.
 	target    string
 	request   request
 	known     bool // request is what target asks for, and the fast loop's
+	foreign   bool // what was read is for net/http
 	noneMatch string
 }
 
@@ -63,6 +64,12 @@ type buffers struct {
 	out  [record]byte
 	pair [2][]byte
 	vec  net.Buffers
+
+	// What push has to send.
+	head []byte
+	file *file
+	off  int64
+	left int
 }
 
 // record is the most that TLS puts into one record (RFC 8446 §5.1), in bytes. Heads are much shorter.
@@ -101,48 +108,44 @@ func (c *conn) serve() {
 			c.hand()
 			return
 		}
-	} else if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		c.tcp = tcp
-		c.raw, c.err = tcp.SyscallConn()
-		c.ready = c.readRaw
 	}
-	for c.err == nil {
-		h, o := head{}, more
-		if c.b != nil {
-			h, o = parseHead(c.b.in[:c.b.n])
-			if o == more && c.b.n == len(c.b.in) {
-				o = foreign
-			}
-		}
-		switch o {
-		case more:
+	if tcp, ok := c.Conn.(*net.TCPConn); ok && c.tls == nil {
+		c.tcp = tcp
+		c.serveRaw()
+	} else {
+		for c.err == nil && !c.foreign {
 			c.fill()
-		case foreign:
-			c.hand()
-			return
-		case fast:
-			if !c.understand(h) {
-				c.hand()
-				return
-			}
-			c.answer(h)
+			c.answerAll()
 		}
+	}
+	if c.foreign {
+		c.hand()
+		return
 	}
 	c.put()
 	c.Close()
 }
 
+// answerAll answers the requests that have been read. c.foreign says that what follows is for net/http.
+func (c *conn) answerAll() {
+	for c.b != nil && c.err == nil && !c.foreign {
+		h, o := parseHead(c.b.in[:c.b.n])
+		switch {
+		case o == fast && c.understand(h):
+			c.answer(h)
+		case o == more && c.b.n < len(c.b.in):
+			if phase(c.due.Load()&phaseMask) != reading {
+				c.within(reading, c.s.o.HeadTimeout)
+			}
+			return
+		default:
+			c.foreign = true
+		}
+	}
+}
+
 // fill waits for bytes of a request.
 func (c *conn) fill() {
-	if c.b != nil && phase(c.due.Load()&phaseMask) != reading {
-		c.within(reading, c.s.o.HeadTimeout)
-	}
-	if c.raw != nil {
-		if err := c.raw.Read(c.ready); err != nil {
-			c.err = err
-		}
-		return
-	}
 	if c.b == nil {
 		c.get()
 	}
@@ -157,12 +160,29 @@ func (c *conn) fill() {
 	}
 }
 
-// readRaw reads what is there, and takes buffers for that alone: false says that there is nothing yet.
-func (c *conn) readRaw(fd uintptr) bool {
-	if c.b == nil {
-		c.get()
+// serveRaw serves a TCP connection inside of one RawConn.Read, so that buffers are taken only when there are bytes, and
+// nothing is read only to see that there is nothing.
+func (c *conn) serveRaw() {
+	if c.raw, c.err = c.tcp.SyscallConn(); c.err != nil {
+		return
 	}
+	c.out = c.push
+	if err := c.raw.Read(c.turn); err != nil {
+		c.err = err
+	}
+}
+
+// turn reads and answers what is there. False waits for more.
+//
+// A read that does not fill its buffer has taken all that there was. What comes after it is a new event, for which
+// RawConn.Read waits; it resets no event between the two. The end of a connection that came with its last request is seen
+// when the answer fails or when idle time is over.
+func (c *conn) turn(fd uintptr) bool {
 	for {
+		if c.b == nil {
+			c.get()
+		}
+		room := len(c.b.in) - c.b.n
 		n, err := syscall.Read(int(fd), c.b.in[c.b.n:])
 		switch {
 		case err == syscall.EINTR:
@@ -174,12 +194,19 @@ func (c *conn) readRaw(fd uintptr) bool {
 			return false
 		case err != nil:
 			c.err = err
+			return true
 		case n == 0:
 			c.err = io.EOF
-		default:
-			c.b.n += n
+			return true
 		}
-		return true
+		c.b.n += n
+		c.answerAll()
+		if c.err != nil || c.foreign {
+			return true
+		}
+		if n < room {
+			return false
+		}
 	}
 }
 
@@ -207,7 +234,7 @@ func (c *conn) hand() {
 	}
 	c.put()
 	c.due.Store(int64(free))
-	c.ready, c.raw, c.target, c.noneMatch = nil, nil, "", ""
+	c.target, c.noneMatch = "", ""
 	select {
 	case c.s.handed <- nc:
 	case <-c.s.closed:
@@ -272,7 +299,11 @@ func (c *conn) answer(h head) {
 		body = a.frame.JPEG
 	}
 	c.within(writing, c.s.o.WriteTimeout)
-	c.write(out, body)
+	if f := c.file(&a, body); f != nil {
+		c.send(out, f, len(body))
+	} else {
+		c.write(out, body)
+	}
 	c.s.counts.answered(c.request.what, a.status, len(body))
 	c.within(idle, c.s.o.IdleTimeout)
 	if c.b.n == 0 {
@@ -323,6 +354,57 @@ func tooMany() string {
 
 // retryAfter is a time in seconds that is not the same for all, so that they do not all come back at once.
 func retryAfter() string { return strconv.Itoa(5 + rand.IntN(11)) }
+
+// file is the file that body can be sent from, taken; nil: there is none.
+func (c *conn) file(a *answer, body []byte) *file {
+	if c.raw == nil || body == nil || c.request.what == byNumber {
+		return nil
+	}
+	return c.s.files.take(a.frame)
+}
+
+// send sends head, and n bytes of a file, which it gives back.
+func (c *conn) send(head []byte, f *file, n int) {
+	b := c.b
+	b.head, b.file, b.off, b.left = head, f, 0, n
+	if err := c.raw.Write(c.out); err != nil {
+		c.err = err
+	}
+	b.head, b.file = nil, nil
+	f.give()
+}
+
+// push sends what the socket takes of c.b; false: there is more.
+func (c *conn) push(fd uintptr) bool {
+	b := c.b
+	for len(b.head) > 0 || b.left > 0 {
+		n := 0
+		var err error
+		if len(b.head) > 0 {
+			// MSG_MORE: the head goes into one segment with the beginning of the body.
+			n, err = syscall.SendmsgN(int(fd), b.head, nil, nil, syscall.MSG_NOSIGNAL|msgMore)
+			b.head = b.head[max(0, n):]
+		} else {
+			n, err = syscall.Sendfile(int(fd), b.file.fd, &b.off, b.left)
+			b.left -= max(0, n)
+		}
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return false
+		case err != nil:
+			c.err = err
+			return true
+		case n == 0:
+			c.err = io.ErrUnexpectedEOF // the file has as many bytes as it was given
+			return true
+		}
+	}
+	return true
+}
+
+// msgMore is MSG_MORE of send(2), which package syscall does not have.
+const msgMore = 0x8000
 
 // write writes head, which is c.b.out, and body: with one call if it is plain, with one for each record if it is TLS.
 func (c *conn) write(head, body []byte) {

@@ -51,6 +51,7 @@ type Server struct {
 	web         *http.Server
 	handed      chan net.Conn // from the fast loop to net/http
 	strips      strips
+	files       files
 
 	draining chan struct{} // closed by Drain
 	drain    sync.Once
@@ -209,6 +210,7 @@ func (s *Server) Close() {
 		s.web.Close()
 	})
 	s.open.Wait()
+	s.files.close()
 }
 
 // Connections is how many there are.
