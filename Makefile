@@ -22,6 +22,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/wcc ./cmd/wcc
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/map646 ./cmd/map646
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/sentryd ./cmd/sentryd
+	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/sentryc ./cmd/sentryc
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o $(BIN)/lab-guest ./internal/lab/guest
 
 demo: deps build
