@@ -3,6 +3,7 @@
 # make check   format, vet, linters, import law, race, short fuzz, govulncheck
 # make bench-map646   the translator beside plain forwarding and TAYGA (ARGS="-quick", -h for more)
 # make bench-controller   a site with 1,000 simulated agents and 5,000 watchers (ARGS="-quick", -h for more)
+# make bench-koshien      the viewers' server beside Debian's nginx (ARGS="-quick", -h for more)
 # make lab     FILE=examples/page.lab runs one script
 
 GO    ?= go
@@ -10,7 +11,7 @@ BIN   := bin
 LABS  := $(filter-out examples/tour.lab examples/debian.lab,$(wildcard examples/*.lab))
 export GOFLAGS := -trimpath -buildvcs=false
 
-.PHONY: build deps deps-test demo lab test check real bench-map646 bench-controller clean
+.PHONY: build deps deps-test demo lab test check real bench-map646 bench-controller bench-koshien clean
 
 deps:
 	@scripts/deps
@@ -46,6 +47,9 @@ bench-map646: deps-test build
 
 bench-controller:
 	$(GO) run ./internal/control/bench $(ARGS)
+
+bench-koshien: deps-test
+	$(GO) run ./internal/sentry/bench $(ARGS)
 
 clean:
 	rm -rf $(BIN)
