@@ -21,9 +21,9 @@ type State struct {
 	db     *memdb.MemDB
 
 	now     atomic.Pointer[version]
-	commits chan struct{} // holds one token: the right to commit and to reload; a channel, so that waiting heeds a context
-	doubt   atomic.Bool   // a commit failed: the store may have more than the memory
-	checked bool          // of CheckMemos
+	queue   *store.Queue[*commit] // whoever has its turn may commit and reload, and change db
+	doubt   atomic.Bool           // a commit failed: the store may have more than the memory
+	checked bool                  // of CheckMemos
 }
 
 // version is the objects as of a revision.
@@ -48,7 +48,7 @@ func Open(ctx context.Context, st store.Store, schema Schema) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &State{store: st, schema: schema, db: db, commits: make(chan struct{}, 1)}
+	s := &State{store: st, schema: schema, db: db, queue: store.NewQueue[*commit](maxGroup)}
 	s.now.Store(&version{db: db.Snapshot(), replaced: make(chan struct{})})
 	s.doubt.Store(true)
 	return s, s.settle(ctx)
@@ -63,17 +63,6 @@ func (s *State) tableOf(key string) definition {
 	}
 	return plain{}
 }
-
-func (s *State) lock(ctx context.Context) error {
-	select {
-	case s.commits <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *State) unlock() { <-s.commits }
 
 // View runs f on a snapshot; the transaction is a *Tx.
 func (s *State) View(ctx context.Context, f func(store.Tx) error) error {
@@ -95,31 +84,41 @@ func (s *State) Update(ctx context.Context, f func(store.Tx) error) (int64, erro
 	return s.Write(ctx, func(tx *Tx) error { return f(tx) })
 }
 
+// tries is how often a transaction runs beside others before it runs alone.
+const tries = 3
+
 // Write runs f and commits its writes: see store.Store's Update. f runs again when something that it has read was changed before its
-// writes could be committed.
+// writes could be committed. Transactions that wait for that at the same time are committed together.
 func (s *State) Write(ctx context.Context, f func(*Tx) error) (int64, error) {
-	if err := s.current(ctx); err != nil {
-		return 0, err
-	}
-	revision, err := s.try(ctx, f, false)
-	if !errors.Is(err, errOutdated) {
-		return revision, err
+	for range tries {
+		if err := s.current(ctx); err != nil {
+			return 0, err
+		}
+		revision, err := s.try(ctx, f, false)
+		if !errors.Is(err, errOutdated) {
+			return revision, err
+		}
 	}
 	// Once more with nobody beside it, so that it comes to an end.
-	if err := s.lock(ctx); err != nil {
+	if err := s.queue.Lock(ctx); err != nil {
 		return 0, err
 	}
-	defer s.unlock()
-	if err := s.reload(ctx); err != nil {
-		return 0, err
+	defer s.queue.Unlock()
+	for {
+		if err := s.reload(ctx); err != nil {
+			return 0, err
+		}
+		revision, err := s.try(ctx, f, true)
+		if !errors.Is(err, errOutdated) { // as it is when the State is closed meanwhile
+			return revision, err
+		}
 	}
-	return s.try(ctx, f, true)
 }
 
 var errOutdated = errors.New("what was read has changed")
 
-// try runs f and commits, unless something that f has read was changed meanwhile.
-func (s *State) try(ctx context.Context, f func(*Tx) error, locked bool) (int64, error) {
+// try runs f and commits, unless something that f has read was changed meanwhile: errOutdated. alone: the turn is held.
+func (s *State) try(ctx context.Context, f func(*Tx) error, alone bool) (int64, error) {
 	tx := s.begin(s.now.Load(), false)
 	defer tx.end()
 	tx.actor = actorOf(ctx)
@@ -129,77 +128,13 @@ func (s *State) try(ctx context.Context, f func(*Tx) error, locked bool) (int64,
 	if len(tx.writes) == 0 {
 		return tx.Revision(), nil
 	}
-	if !locked {
-		if err := s.lock(ctx); err != nil {
-			return 0, err
-		}
-		defer s.unlock()
-		if s.doubt.Load() || tx.from != s.now.Load() && tx.outdated() {
-			return 0, errOutdated
-		}
-	}
-	return s.commit(ctx, tx)
-}
-
-// commit writes a transaction to the store, and then to the memory. The token is held.
-func (s *State) commit(ctx context.Context, tx *Tx) (int64, error) {
-	before := s.now.Load()
-	revision, err := s.store.Update(ctx, func(st store.Tx) error {
-		for _, key := range tx.order {
-			if err := tx.store(st, key); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		s.doubt.Store(true) // until the store's own revision was seen
+	c := &commit{ctx: ctx, tx: tx}
+	if alone {
+		s.commitAll([]*commit{c})
+	} else if err := s.queue.Do(ctx, c, s.commitAll); err != nil {
 		return 0, err
 	}
-	memory := s.db.Txn(true)
-	defer memory.Abort()
-	for _, key := range tx.order {
-		d, r := s.tableOf(key), tx.writes[key].row
-		if r == nil {
-			_, err = memory.DeleteAll(tableName(d.prefix()), indexKey, key)
-		} else {
-			r.created, r.modified = revision, revision
-			if have, _ := memory.First(tableName(d.prefix()), indexKey, key); have != nil && !tx.writes[key].removed {
-				r.created = have.(*row).created
-			}
-			d.revise(r.object, revision)
-			err = memory.Insert(tableName(d.prefix()), r)
-		}
-		if err != nil {
-			s.doubt.Store(true)
-			return 0, fmt.Errorf("keep %s: %w", key, err)
-		}
-	}
-	if revision > before.revision {
-		memory.Commit()
-		s.show(revision)
-	}
-	return revision, nil
-}
-
-// show makes the memory what reads see. The token is held.
-func (s *State) show(revision int64) {
-	before := s.now.Swap(&version{db: s.db.Snapshot(), revision: revision, replaced: make(chan struct{})})
-	close(before.replaced)
-}
-
-// store writes one key of the transaction into the store's.
-func (tx *Tx) store(st store.Tx, key string) error {
-	w := tx.writes[key]
-	if w.removed {
-		if err := st.Delete(key); err != nil && !errors.Is(err, store.ErrNotFound) { // made and removed again
-			return err
-		}
-	}
-	if w.row == nil {
-		return nil
-	}
-	return st.Put(key, w.row.value)
+	return c.revision, c.err
 }
 
 // current settles a doubt, if there is one.
@@ -214,14 +149,14 @@ func (s *State) current(ctx context.Context) error {
 }
 
 func (s *State) settle(ctx context.Context) error {
-	if err := s.lock(ctx); err != nil {
+	if err := s.queue.Lock(ctx); err != nil {
 		return err
 	}
-	defer s.unlock()
+	defer s.queue.Unlock()
 	return s.reload(ctx)
 }
 
-// reload makes the memory what the store is, if there is a doubt. The token is held.
+// reload makes the memory what the store is, if there is a doubt. The turn is held.
 func (s *State) reload(ctx context.Context) error {
 	if !s.doubt.Load() {
 		return nil

@@ -36,7 +36,7 @@ func (w *watcher) pass(ctx context.Context, s *State) {
 			if v.revision >= changes[0].Revision {
 				break
 			}
-			// The commit that made it is about to show it. To wait for the token would be to wait for all who want to commit.
+			// The commit that made it is about to show it. To wait for the turn would be to wait for all who want to commit.
 			select {
 			case <-v.replaced:
 			case <-time.After(showTime):
@@ -57,10 +57,10 @@ func (w *watcher) pass(ctx context.Context, s *State) {
 
 // reach waits until reads see a revision that the store has.
 func (s *State) reach(ctx context.Context, revision int64) error {
-	if err := s.lock(ctx); err != nil {
+	if err := s.queue.Lock(ctx); err != nil {
 		return err
 	}
-	defer s.unlock()
+	defer s.queue.Unlock()
 	if s.now.Load().revision < revision { // not of the commit that was under way
 		s.doubt.Store(true)
 	}

@@ -8,6 +8,7 @@
 //   - a View, and a watch, show only what has been synced;
 //   - a watch gives every change of its prefix once, in the order of revisions, or ends with ErrCompacted or ErrSlow;
 //   - an Update that returned an error has changed nothing, unless the error is ErrUnsure;
+//   - Updates may share a sync; one that fails harms no other;
 //   - a full disk ends no work that is under way: an urgent Update has a reserve that ordinary ones cannot use.
 package store
 
@@ -73,7 +74,8 @@ type Watcher interface {
 // Store is a site's memory.
 type Store interface {
 	View(ctx context.Context, f func(Tx) error) error
-	// Update runs f and commits its writes; an error of f undoes them and is returned as it is. f may run more than once.
+	// Update runs f and commits its writes; an error of f undoes them and is returned as it is. f may run more than once, and in
+	// another goroutine.
 	// ErrFull: the write would need the reserve and ctx is not urgent, or the reserve is used up. ErrUnsure: see there.
 	Update(ctx context.Context, f func(Tx) error) (revision int64, err error)
 	// Watch gives the changes of keys with the prefix after revision from; from < 0: from now on.

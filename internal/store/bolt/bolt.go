@@ -64,10 +64,11 @@ type Store struct {
 	buffer  int
 	reserve int64
 
-	write chan struct{} // holds one token: the right to run an Update; a channel, so that waiting heeds a context
+	queue *store.Queue[[]*update] // whoever has its turn has the right to write
+	group int                     // Updates that are committed together at most
 	pumps sync.WaitGroup
 
-	// The bytes of the file, from its beginning, that are blocks of the disk; only with the token.
+	// The bytes of the file, from its beginning, that are blocks of the disk; only with the turn.
 	allocated int64
 
 	synced sync.RWMutex // held by a commit, so that readers begin before it or after its sync
@@ -98,7 +99,7 @@ func Open(o Options) (*Store, error) {
 		history:  int64(o.History),
 		buffer:   o.Buffer,
 		reserve:  o.Reserve,
-		write:    make(chan struct{}, 1),
+		queue:    store.NewQueue[[]*update](maxGroup),
 		watchers: map[*watcher]struct{}{},
 	}
 	if s.log == nil {
@@ -110,6 +111,7 @@ func Open(o Options) (*Store, error) {
 	if s.buffer == 0 {
 		s.buffer = defaultBuffer
 	}
+	s.group = min(maxGroup, s.buffer)
 	_, statErr := os.Stat(o.Path)
 	db, err := bbolt.Open(o.Path, 0o600, &bbolt.Options{
 		Timeout:      lockWait,
@@ -267,103 +269,6 @@ func (s *Store) begin(writable bool) (*bbolt.Tx, error) {
 	return btx, nil
 }
 
-// lock takes the right to write; release gives it back.
-func (s *Store) lock(ctx context.Context) (release func(), err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	select {
-	case s.write <- struct{}{}:
-		return func() { <-s.write }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// Update runs f and commits what it wrote, synced. The revision is the newest one: that of this Update if it wrote
-// anything. On a full disk it drops old changes first and, if ctx is urgent, then uses the reserve.
-func (s *Store) Update(ctx context.Context, f func(store.Tx) error) (int64, error) {
-	release, err := s.lock(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer release()
-	if err := s.settle(); err != nil {
-		return 0, err
-	}
-	need, urgent := int64(minGrowth/4), false
-	for {
-		full := s.grow(need)
-		if full != nil && !errors.Is(full, store.ErrFull) {
-			return 0, full
-		}
-		s.setLimit(s.limit(urgent))
-		rev, wrote, err := s.attempt(ctx, f)
-		if !errors.Is(err, berrors.ErrMaxSizeReached) {
-			return rev, err
-		}
-		if full == nil {
-			need = 4 * max(need, wrote)
-			continue
-		}
-		forgot, err := s.forget()
-		switch {
-		case err != nil:
-			return 0, err
-		case forgot:
-		case store.IsUrgent(ctx) && !urgent:
-			urgent = true
-		default:
-			return 0, full
-		}
-	}
-}
-
-// attempt is one run of f with its commit. wrote is how many bytes it wrote, about. berrors.ErrMaxSizeReached: they do not
-// fit; nothing was changed.
-func (s *Store) attempt(ctx context.Context, f func(store.Tx) error) (rev, wrote int64, err error) {
-	btx, err := s.begin(true)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer btx.Rollback() // also when f panics; after Commit it does nothing
-	t := &tx{
-		data:     btx.Bucket(bucketData),
-		revision: revision(btx),
-		writable: true,
-		touched:  map[string]int{},
-	}
-	defer t.end()
-	if err := f(t); err != nil {
-		return 0, 0, err
-	}
-	t.end()
-	if err := ctx.Err(); err != nil {
-		return 0, 0, err
-	}
-	changes := t.net()
-	if len(changes) == 0 {
-		return t.revision, 0, nil
-	}
-	rev = t.revision + 1
-	var key [8]byte
-	binary.BigEndian.PutUint64(key[:], uint64(rev))
-	if err := btx.Bucket(bucketMeta).Put(keyRevision, key[:]); err != nil {
-		return 0, 0, fmt.Errorf("write revision: %w", err)
-	}
-	log, row := btx.Bucket(bucketChanges), encodeChanges(changes)
-	if err := log.Put(key[:], row); err != nil {
-		return 0, 0, fmt.Errorf("write changes: %w", err)
-	}
-	if err := compact(log, rev-s.history); err != nil {
-		return 0, 0, fmt.Errorf("compact changes: %w", err)
-	}
-	if err := s.commit(btx, func() { s.publish(rev, changes) }); err != nil {
-		return 0, 2 * int64(len(row)), fmt.Errorf("commit revision %d: %w", rev, err)
-	}
-	return rev, 0, nil
-}
-
 // Close ends all watches with store.ErrClosed, waits for running transactions and closes the file.
 func (s *Store) Close() error {
 	s.mu.Lock()
@@ -377,8 +282,10 @@ func (s *Store) Close() error {
 	}
 	s.mu.Unlock()
 	s.pumps.Wait()
-	s.write <- struct{}{}
-	defer func() { <-s.write }()
+	if err := s.queue.Lock(context.Background()); err != nil {
+		return err
+	}
+	defer s.queue.Unlock()
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
@@ -398,7 +305,8 @@ type tx struct {
 // write is what an Update did to one key in the end.
 type write struct {
 	change  store.Change
-	existed bool // before the Update
+	existed bool     // before the Update
+	was     store.KV // if it existed
 }
 
 func (t *tx) end()            { t.ended = true }
@@ -496,9 +404,27 @@ func (t *tx) touch(key string, prev store.KV, existed bool) *store.Change {
 		t.writes = append(t.writes, write{
 			change:  store.Change{Revision: t.revision + 1, Key: key, Prev: prev.Value},
 			existed: existed,
+			was:     prev,
 		})
 	}
 	return &t.writes[i].change
+}
+
+// undo puts back what was there before the Update.
+func (t *tx) undo() error {
+	for _, w := range t.writes {
+		key := []byte(w.change.Key)
+		var err error
+		if w.existed {
+			err = t.data.Put(key, encodeValue(w.was.Created, w.was.Modified, w.was.Value))
+		} else {
+			err = t.data.Delete(key)
+		}
+		if err != nil {
+			return fmt.Errorf("undo the write of %s: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // net is what the Update changed: a key that was made and deleted again is not in it.

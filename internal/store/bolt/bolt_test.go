@@ -30,7 +30,11 @@ func open(dir string, o storetest.Options) (store.Store, error) {
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(faultPath); path != "" {
-		if err := writeUnderFault(path); err != nil {
+		write := writeUnderFault
+		if os.Getenv(faultGroup) != "" {
+			write = writeGroupUnderFault
+		}
+		if err := write(path); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -5,6 +5,11 @@
 // what a watch gives after a restart is what was committed, no more and no less. The changes of the last
 // Options.History revisions are kept; a watch that asks for older ones gets store.ErrCompacted.
 //
+// Updates that wait for their turn at the same time are a group: they run one after the other in one transaction of bbolt, each with a
+// revision of its own, and share its two syncs. Nobody hears of an outcome before that, unless it depends on no write of the group. The
+// writes of an Update that fails are undone, and the others go on. A group that the disk has no room for is made one by one, so that each
+// Update is judged for itself.
+//
 // A watch first reads what it missed from the changes bucket, a little at a time, outside every lock, and is then fed by
 // Update through a bounded queue. An Update never waits for a watcher: one whose queue is full ends with store.ErrSlow, and
 // watches again from the last revision that it has seen.
@@ -27,6 +32,7 @@
 //   - a View begun while an Update commits waits for its sync: it never shows what a power cut could take back;
 //   - bbolt never makes the file longer: what it may use has been allocated before;
 //   - revisions are consecutive: 1, 2, 3, …; an Update that wrote nothing takes none;
+//   - a group is on the disk as a whole or not at all, and fits into the queue of a watcher that has kept up;
 //   - one process has the file at a time (flock);
 //   - a change is in the queue of every live watcher before its Update returns;
 //   - a watcher that nobody reads holds at most 64 KiB of history and one revision, or 16 MiB of new changes, which all

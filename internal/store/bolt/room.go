@@ -48,7 +48,7 @@ func unsupported(err error) bool {
 // noSpace is whether an error is that of a full disk or an exhausted quota.
 func noSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
-// used is the part of the file that bbolt has pages in, in bytes from its beginning. The caller holds s.write.
+// used is the part of the file that bbolt has pages in, in bytes from its beginning. The turn is held.
 func (s *Store) used() (int64, error) {
 	btx, err := s.begin(false)
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *Store) used() (int64, error) {
 }
 
 // grow makes the file large enough for need bytes beside the reserve. store.ErrFull: the disk does not have them; as much of the
-// reserve is taken as there is. The caller holds s.write.
+// reserve is taken as there is. The turn is held.
 func (s *Store) grow(need int64) error {
 	used, err := s.used()
 	if err != nil {
@@ -136,14 +136,14 @@ func (s *Store) limit(urgent bool) int64 {
 	return s.allocated - 2*freelist - 32*int64(s.db.Info().PageSize)
 }
 
-// setLimit tells bbolt. The caller holds s.write, so that no other transaction reads it.
+// setLimit tells bbolt. The turn is held, so that no other transaction reads it.
 func (s *Store) setLimit(bytes int64) { s.db.MaxSize = int(max(bytes, 1)) } // 0 would be none
 
 // keep is the share of the change history that forget leaves: one of so many.
 const keep = 8
 
 // forget drops the older part of the change history, on a disk that is full. False: there is nothing left to drop, or no room
-// for dropping it. The caller holds s.write.
+// for dropping it. The turn is held.
 func (s *Store) forget() (bool, error) {
 	btx, err := s.begin(true)
 	if err != nil {
@@ -184,10 +184,9 @@ func (s *Store) errFull(least int64) error {
 // Room is nil while the reserve is whole and there is room beside it, and store.ErrFull otherwise. It takes back what the
 // reserve lacks, as every Update does.
 func (s *Store) Room(ctx context.Context) error {
-	release, err := s.lock(ctx)
-	if err != nil {
+	if err := s.queue.Lock(ctx); err != nil {
 		return err
 	}
-	defer release()
+	defer s.queue.Unlock()
 	return s.grow(minGrowth / 4)
 }

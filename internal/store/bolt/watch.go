@@ -119,8 +119,8 @@ func (w *watcher) endLocked(err error) {
 	close(w.queue)
 }
 
-// publish gives the changes of rev to the live watchers. It is called in the order of revisions: by the holder of
-// s.write, after the commit.
+// publish gives the changes of rev to the live watchers. It is called in the order of revisions: by whoever has the
+// turn, after the commit.
 func (s *Store) publish(rev int64, changes []store.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -20,6 +21,8 @@ const (
 	childKind = "WIDECLOUD_STORETEST_KIND"
 	childAny  = "any"  // more and more rows
 	childFull = "full" // urgent, on a full disk
+	// several writers at the same time
+	childTogether = "together"
 )
 
 // Main is the driver's TestMain: it runs the tests, or, in the child of the durability test, the writer.
@@ -28,10 +31,9 @@ func Main(m interface{ Run() int }, open Driver) int {
 	if dir == "" {
 		return m.Run()
 	}
-	write := writeUntilKilled
-	if os.Getenv(childKind) == childFull {
-		write = writeFullUntilKilled
-	}
+	write := map[string]func(string, Driver) error{
+		childAny: writeUntilKilled, childFull: writeFullUntilKilled, childTogether: writeTogetherUntilKilled,
+	}[os.Getenv(childKind)]
 	if err := write(dir, open); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -92,13 +94,8 @@ func writeFullUntilKilled(dir string, open Driver) error {
 // killWriter runs a child that writes into dir, kills it after so many acknowledged writes, and returns the revision of the last.
 func killWriter(t *testing.T, dir, kind string, after int) (acknowledged int64) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childDir+"="+dir, childKind+"="+kind)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	lines := bufio.NewScanner(out)
+	child := startChild(t, dir, kind)
+	lines := bufio.NewScanner(child.out)
 	for i := 0; lines.Scan(); i++ {
 		var rev int64
 		if _, err := fmt.Sscan(lines.Text(), &rev); err != nil {
@@ -109,13 +106,36 @@ func killWriter(t *testing.T, dir, kind string, after int) (acknowledged int64) 
 		}
 		acknowledged = rev
 		if i == after {
-			must(t, cmd.Process.Kill()) // and read on: what is in the pipe was acknowledged too
+			must(t, child.Process.Kill()) // and read on: what is in the pipe was acknowledged too
 		}
 	}
-	if err := cmd.Wait(); cmd.ProcessState == nil || cmd.ProcessState.Exited() {
+	child.killed(t)
+	return acknowledged
+}
+
+// child is a process of Main that writes until it is killed.
+type child struct {
+	*exec.Cmd
+	out io.Reader // what it prints
+}
+
+func startChild(t *testing.T, dir, kind string) child {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), childDir+"="+dir, childKind+"="+kind)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	return child{cmd, out}
+}
+
+// killed waits for the child's end, which must be a kill.
+func (c child) killed(t *testing.T) {
+	t.Helper()
+	if err := c.Wait(); c.ProcessState == nil || c.ProcessState.Exited() {
 		t.Fatalf("the child ended by itself: %v", err)
 	}
-	return acknowledged
 }
 
 // testKilledWriter kills a writing process at random moments: what it had acknowledged is there (law 3).
