@@ -33,7 +33,8 @@ func (m *Memo[V]) Get(tx *Tx, key string, f func(*Tx) (V, error)) (V, error) {
 	m.mu.Lock()
 	have := m.kept[key]
 	m.mu.Unlock()
-	if have != nil && have.revision <= tx.Revision() && !have.outdated() {
+	// At one revision nothing changes, although what is about to be committed has closed its channels already.
+	if have != nil && (have.revision == tx.Revision() || have.revision < tx.Revision() && !have.outdated()) {
 		tx.memos = append(tx.memos, &have.reading)
 		return have.value, m.check(tx, key, have.value, f)
 	}

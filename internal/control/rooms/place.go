@@ -13,16 +13,22 @@ import (
 func (rs *Rooms) Here(tx *state.Tx, exceptJob string) (place.Site, error) {
 	s := place.Site{Name: rs.Name, Self: true, Reached: true}
 	for h := range objects.Each[api.Host](tx) {
-		allotted, err := rs.Allotted(tx, h.Name, exceptJob)
+		seen, err := rs.host(tx, h, exceptJob)
 		if err != nil {
 			return s, err
 		}
-		s.Hosts = append(s.Hosts, place.Host{
-			Name: h.Name, Roles: objects.Roles(h), Connected: h.Status.Connected, Cordoned: h.Spec.Cordoned || h.Deleting,
-			Capacity: h.Status.Capacity, Allotted: allotted, CPU: h.Status.CPU, Images: h.Status.Images,
-		})
+		s.Hosts = append(s.Hosts, seen)
 	}
 	return s, nil
+}
+
+// host is a host of this site as placement sees it.
+func (rs *Rooms) host(tx *state.Tx, h *api.Host, exceptJob string) (place.Host, error) {
+	allotted, err := rs.Allotted(tx, h.Name, exceptJob)
+	return place.Host{
+		Name: h.Name, Roles: objects.Roles(h), Connected: h.Status.Connected, Cordoned: h.Spec.Cordoned || h.Deleting,
+		Capacity: h.Status.Capacity, Allotted: allotted, CPU: h.Status.CPU, Images: h.Status.Images,
+	}, err
 }
 
 // Snapshot is everything that placement sees: this site and what its peers lend it.
@@ -33,28 +39,48 @@ func (rs *Rooms) Snapshot(tx *state.Tx) (place.Snapshot, error) {
 	}
 	out := place.Snapshot{Sites: []place.Site{self}}
 	for p := range objects.Each[api.Peer](tx) {
-		_, err := rs.Federation.Session(p.Name, false)
-		s := place.Site{Name: p.Name, Reached: err == nil}
-		for l := range objects.By[api.Loan](tx, "lender", p.Name) {
-			if l.Spec.Borrower != rs.Name {
-				continue
-			}
-			used, err := rs.Borrowed(tx, l.Name)
-			if err != nil {
-				return out, err
-			}
-			s.Loans = append(s.Loans, place.Loan{Name: l.Name, State: l.Status.State, Amount: l.Spec.Amount, Used: used})
-		}
-		offers, err := rs.OffersOf(tx, p.Name)
+		s, err := rs.peer(tx, p.Name)
 		if err != nil {
 			return out, err
-		}
-		for _, o := range offers {
-			s.CPUs = append(s.CPUs, o.CPUs...)
 		}
 		out.Sites = append(out.Sites, s)
 	}
 	return out, nil
+}
+
+// Only is what placement sees of one place.
+func (rs *Rooms) Only(tx *state.Tx, c place.Choice) (out place.Snapshot, err error) {
+	if c.Site != rs.Name {
+		s, err := rs.peer(tx, c.Site)
+		return place.Snapshot{Sites: []place.Site{s}}, err
+	}
+	h, err := objects.Find[api.Host](tx, c.Host)
+	if err != nil {
+		return out, err
+	}
+	seen, err := rs.host(tx, h, "")
+	return place.Snapshot{Sites: []place.Site{{Name: rs.Name, Self: true, Reached: true, Hosts: []place.Host{seen}}}}, err
+}
+
+// peer is a peer as placement sees it.
+func (rs *Rooms) peer(tx *state.Tx, name string) (place.Site, error) {
+	_, err := rs.Federation.Session(name, false)
+	s := place.Site{Name: name, Reached: err == nil}
+	for l := range objects.By[api.Loan](tx, "lender", name) {
+		if l.Spec.Borrower != rs.Name {
+			continue
+		}
+		used, err := rs.Borrowed(tx, l.Name)
+		if err != nil {
+			return s, err
+		}
+		s.Loans = append(s.Loans, place.Loan{Name: l.Name, State: l.Status.State, Amount: l.Spec.Amount, Used: used})
+	}
+	offers, err := rs.OffersOf(tx, name)
+	for _, o := range offers {
+		s.CPUs = append(s.CPUs, o.CPUs...)
+	}
+	return s, err
 }
 
 // Request is a VM as placement sees it.

@@ -66,13 +66,17 @@ func (vs *VMs) Place(ctx context.Context) error {
 // placeVM decides where a VM goes. A peer that is to take it is written down before it is asked, so that a controller
 // that dies in between asks the same one again.
 func (vs *VMs) placeVM(ctx context.Context, name string) error {
+	plan, err := vs.plan(ctx, name)
+	if err != nil {
+		return err
+	}
 	var call wire.ClaimCall
 	v, err := objects.Change(ctx, vs.Site, name, func(tx *state.Tx, v *api.VM) (err error) {
 		if v.Status.Host != "" || v.Deleting {
 			return objects.ErrHalt
 		}
 		if v.Status.Site == "" {
-			if err := vs.choosePlace(tx, v); err != nil || v.Status.Site == "" || v.Status.Host != "" {
+			if err := vs.takePlace(tx, v, plan); err != nil || v.Status.Site == "" || v.Status.Host != "" {
 				return err
 			}
 		}
@@ -92,37 +96,68 @@ func (vs *VMs) placeVM(ctx context.Context, name string) error {
 	return vs.askLender(ctx, v, call)
 }
 
-// choosePlace writes into a VM where it is to go: at this site with its host, or a peer and the loan there. A VM that has to wait says for
-// what.
-func (vs *VMs) choosePlace(tx *state.Tx, v *api.VM) error {
+// plan decides where a VM would go. That looks at all hosts and loans, and so it is no part of the transaction that places the VM, which
+// would run again whenever one of these has changed.
+func (vs *VMs) plan(ctx context.Context, name string) (plan place.Plan, err error) {
+	err = vs.Read(ctx, func(tx *state.Tx) error {
+		v, err := objects.Find[api.VM](tx, name)
+		if err != nil || v.Status.Site != "" {
+			return err
+		}
+		s, err := vs.rooms.Snapshot(tx)
+		if err != nil {
+			return err
+		}
+		r, err := vs.wanted(tx, v)
+		if err != nil {
+			return err
+		}
+		plan = place.Decide(s, r)
+		return nil
+	})
+	return plan, err
+}
+
+// wanted is what a VM that has no place asks for.
+func (vs *VMs) wanted(tx *state.Tx, v *api.VM) (place.Request, error) {
+	r, err := vs.rooms.Request(tx, v)
+	r.Place = v.Spec.Place
+	return r, err
+}
+
+// takePlace writes into a VM where it is to go by a plan: at this site with its host, or a peer and the loan there. What has been planned
+// has to be possible still: if it is not, the VM is planned for again. A VM that has to wait says for what.
+func (vs *VMs) takePlace(tx *state.Tx, v *api.VM, plan place.Plan) error {
 	img, err := objects.Find[api.Image](tx, v.Spec.Image)
 	if err != nil || img.Status.Phase != "ready" {
 		v.Status.Message = fmt.Sprintf("waits for image %s", v.Spec.Image)
 		v.Status.Reasons = []api.Reason{{Code: "image", Message: v.Status.Message}}
 		return nil
 	}
-	s, err := vs.rooms.Snapshot(tx)
-	if err != nil {
-		return err
-	}
-	r, err := vs.rooms.Request(tx, v)
-	if err != nil {
-		return err
-	}
-	r.Place = v.Spec.Place
-	plan := place.Decide(s, r)
-	v.Status.Reasons = place.Grouped(plan.Refused)
+	v.Status.Message, v.Status.Reasons = "there is no room for it now", place.Grouped(plan.Refused)
 	if plan.Chosen == nil {
-		v.Status.Message = "there is no room for it now"
 		return nil
+	}
+	s, err := vs.rooms.Only(tx, *plan.Chosen)
+	if err != nil {
+		return err
+	}
+	r, err := vs.wanted(tx, v)
+	if err != nil {
+		return err
+	}
+	now := place.Decide(s, r).Chosen
+	if now == nil {
+		vs.Poke() // somebody else has taken the room
+		return objects.ErrHalt
 	}
 	v.Status.Message = ""
 	v.Status.Epoch++
-	v.Status.Site, v.Status.Loan = plan.Chosen.Site, plan.Chosen.Loan
-	if plan.Chosen.Site != vs.Name {
+	v.Status.Site, v.Status.Loan = now.Site, now.Loan
+	if now.Site != vs.Name {
 		return nil
 	}
-	h, err := objects.Find[api.Host](tx, plan.Chosen.Host)
+	h, err := objects.Find[api.Host](tx, now.Host)
 	if err != nil {
 		return err
 	}
