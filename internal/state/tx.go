@@ -22,6 +22,7 @@ type Tx struct {
 	base     *memdb.Txn       // what was there when it began
 	now      *memdb.Txn       // base with the writes; nil: there are none yet
 	reads    memdb.WatchSet   // closed: something that was read has changed. nil: nobody will ask
+	absent   []string         // keys that were read and not there, of a transaction that may write
 	writes   map[string]write // by key
 	order    []string         // of the writes
 	memos    []*reading       // that were read
@@ -208,10 +209,11 @@ func (tx *Tx) get(key string) (*row, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	tx.noteRead(changed)
 	if raw == nil {
+		tx.noteAbsent(key, changed)
 		return nil, fmt.Errorf("%s: %w", key, store.ErrNotFound)
 	}
+	tx.noteRead(changed)
 	return raw.(*row), nil
 }
 
@@ -245,8 +247,24 @@ func (tx *Tx) noteRead(changed <-chan struct{}) {
 	}
 }
 
-// outdated tells whether something that the transaction has read was changed since.
+// noteAbsent notes that a key was not there. The channel is closed by a change of its neighbours, too: transactions that make different
+// objects of a kind would disturb each other. A transaction that may write looks the key up again instead, before it is committed.
+func (tx *Tx) noteAbsent(key string, changed <-chan struct{}) {
+	if tx.reads == nil || tx.readOnly {
+		tx.noteRead(changed)
+		return
+	}
+	tx.absent = append(tx.absent, key)
+}
+
+// outdated tells whether something that the transaction has read was changed since. The turn to commit is held.
 func (tx *Tx) outdated() bool {
 	r := tx.reading()
-	return r.outdated()
+	return r.outdated() || slices.ContainsFunc(tx.absent, tx.s.has)
+}
+
+// has tells whether a key is in the memory, also if reads do not see it yet.
+func (s *State) has(key string) bool {
+	raw, err := s.db.Txn(false).First(tableName(s.tableOf(key).prefix()), indexKey, key)
+	return err != nil || raw != nil
 }

@@ -6,7 +6,7 @@
 // Invariants:
 //   - an agent that was told something wrong, or may have been, is told everything;
 //   - of a report, an entry that is bad is left out, and the host shows why; the others act;
-//   - reports that wait are written together, and one that cannot be written harms no other.
+//   - each report is written by itself, so that one that cannot be written harms no other.
 package hosts
 
 import (
@@ -25,7 +25,6 @@ type Hosts struct {
 	networks  *networks.Networks
 	orders    *orders.Orders
 	agents    *agents
-	reports   reports
 	observers []Observer
 	lost      []func(tx *state.Tx, host string) error
 }
@@ -33,7 +32,7 @@ type Hosts struct {
 // New speaks with the agents of a site.
 func New(site *objects.Site, rooms *rooms.Rooms, networks *networks.Networks, orders *orders.Orders) *Hosts {
 	hs := &Hosts{Site: site, rooms: rooms, networks: networks, orders: orders}
-	hs.agents, hs.reports.c = newAgents(hs), hs
+	hs.agents = newAgents(hs)
 	return hs
 }
 
