@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -20,9 +21,22 @@ func TestLostAnswers(t *testing.T) {
 	ctl := servetest.New()
 	srv := serve.New(serve.Options{Controller: ctl, Logger: slog.New(slog.DiscardHandler)})
 	var lose atomic.Int32
+	var mu sync.Mutex // a connection that was cut may still be served
 	keys := map[string]int{}
+	known := func(key string) int {
+		mu.Lock()
+		defer mu.Unlock()
+		return keys[key]
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(keys)
+	}
 	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
 		keys[r.Header.Get("Idempotency-Key")]++
+		mu.Unlock()
 		left := lose.Add(-1)
 		if left < 0 {
 			srv.ServeHTTP(w, r)
@@ -52,12 +66,12 @@ func TestLostAnswers(t *testing.T) {
 	if err != nil || job.Name != "migrate-web1" || job.Revision != 2 {
 		t.Errorf("migrate: %+v, %v", job, err)
 	}
-	if len(keys) != 2 || keys[""] != 0 {
+	if count() != 2 || known("") != 0 {
 		t.Errorf("the keys and how often: %v, want 3 of one and 2 of another", keys)
 	}
 	// A refusal is an answer.
-	before := len(keys)
-	if _, err := api.Create(t.Context(), c, &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{Image: "tiny"}}); !errors.Is(err, &api.Error{Code: api.CodeExists}) || len(keys) != before+1 {
+	before := count()
+	if _, err := api.Create(t.Context(), c, &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{Image: "tiny"}}); !errors.Is(err, &api.Error{Code: api.CodeExists}) || count() != before+1 {
 		t.Errorf("another one of the same name: %v, after %d requests", err, len(keys)-before)
 	}
 	// So is that nobody is there at all.
