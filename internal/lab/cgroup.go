@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
+	"time"
 )
 
 // systemd needs a control group of its own. It is a directory in the machine's
@@ -76,10 +78,23 @@ func removeCgroups(dirs []string) error {
 			errs = append(errs, err)
 		}
 		for _, d := range slices.Backward(all) { // what is inside first
-			if err := os.Remove(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := removeCgroup(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, fmt.Errorf("remove control group: %w", err))
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// dying is how long processes that were killed may take to leave their control group.
+const dying = 10 * time.Second
+
+// removeCgroup removes a group as soon as the last of its processes has left it: one that was killed stays in it for a moment after
+// nobody can see it any more.
+func removeCgroup(dir string) error {
+	for end := time.Now().Add(dying); ; time.Sleep(10 * time.Millisecond) {
+		if err := os.Remove(dir); !errors.Is(err, syscall.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
