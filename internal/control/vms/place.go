@@ -66,6 +66,17 @@ func (vs *VMs) Place(ctx context.Context) error {
 // placeVM decides where a VM goes. A peer that is to take it is written down before it is asked, so that a controller
 // that dies in between asks the same one again.
 func (vs *VMs) placeVM(ctx context.Context, name string) error {
+	for {
+		if err := vs.placeOnce(ctx, name); !errors.Is(err, errTaken) {
+			return err
+		}
+	}
+}
+
+// errTaken says that what was planned is no longer possible: somebody else has taken the room.
+var errTaken = errors.New("the room is taken")
+
+func (vs *VMs) placeOnce(ctx context.Context, name string) error {
 	plan, err := vs.plan(ctx, name)
 	if err != nil {
 		return err
@@ -101,7 +112,7 @@ func (vs *VMs) placeVM(ctx context.Context, name string) error {
 func (vs *VMs) plan(ctx context.Context, name string) (plan place.Plan, err error) {
 	err = vs.Read(ctx, func(tx *state.Tx) error {
 		v, err := objects.Find[api.VM](tx, name)
-		if err != nil || v.Status.Site != "" {
+		if err != nil || v.Status.Site != "" || !vs.imageReady(tx, v) {
 			return err
 		}
 		s, err := vs.rooms.Snapshot(tx)
@@ -118,6 +129,12 @@ func (vs *VMs) plan(ctx context.Context, name string) (plan place.Plan, err erro
 	return plan, err
 }
 
+// imageReady tells whether a VM's image is there.
+func (vs *VMs) imageReady(tx *state.Tx, v *api.VM) bool {
+	img, err := objects.Find[api.Image](tx, v.Spec.Image)
+	return err == nil && img.Status.Phase == "ready"
+}
+
 // wanted is what a VM that has no place asks for.
 func (vs *VMs) wanted(tx *state.Tx, v *api.VM) (place.Request, error) {
 	r, err := vs.rooms.Request(tx, v)
@@ -128,8 +145,7 @@ func (vs *VMs) wanted(tx *state.Tx, v *api.VM) (place.Request, error) {
 // takePlace writes into a VM where it is to go by a plan: at this site with its host, or a peer and the loan there. What has been planned
 // has to be possible still: if it is not, the VM is planned for again. A VM that has to wait says for what.
 func (vs *VMs) takePlace(tx *state.Tx, v *api.VM, plan place.Plan) error {
-	img, err := objects.Find[api.Image](tx, v.Spec.Image)
-	if err != nil || img.Status.Phase != "ready" {
+	if !vs.imageReady(tx, v) {
 		v.Status.Message = fmt.Sprintf("waits for image %s", v.Spec.Image)
 		v.Status.Reasons = []api.Reason{{Code: "image", Message: v.Status.Message}}
 		return nil
@@ -148,8 +164,7 @@ func (vs *VMs) takePlace(tx *state.Tx, v *api.VM, plan place.Plan) error {
 	}
 	now := place.Decide(s, r).Chosen
 	if now == nil {
-		vs.Poke() // somebody else has taken the room
-		return objects.ErrHalt
+		return errTaken
 	}
 	v.Status.Message = ""
 	v.Status.Epoch++
