@@ -19,7 +19,7 @@ import (
 
 // Visible reads an object, to be changed, as an actor sees it: what it may not see is not there.
 func (st *Site) Visible(tx *state.Tx, by access.Actor, k api.Kind, name string) (api.Object, error) {
-	missing := api.Errorf(api.CodeNotFound, "no %s is called %q", Singular(k), name)
+	missing := api.Errorf(api.CodeNotFound, "no %s is called %q", k.Singular(), name)
 	if _, err := NewObject(k); err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func (st *Site) Create(ctx context.Context, by access.Actor, o api.Object) (api.
 	fresh := st.NewMeta(m.Name, m.Owner)
 	fresh.Labels = m.Labels
 	*m = fresh
-	statusOf(o).SetZero() // it is the server's to write
+	setStatus(o, nil)
 	cloud.Default(o)
 	if err := st.Room(ctx); err != nil {
 		return nil, err
@@ -177,23 +177,15 @@ func (st *Site) CreateIn(tx *state.Tx, by access.Actor, o api.Object) error {
 	return st.lifeOf(o.Kind()).create(tx, by, o)
 }
 
-// statusOf is an object's status, which is not valid if its kind has none.
-func statusOf(o api.Object) settable {
-	return settable{reflect.ValueOf(o).Elem().FieldByName("Status")}
-}
-
-// settable is a field that may not be there.
-type settable struct{ reflect.Value }
-
-func (v settable) SetZero() {
-	if v.IsValid() {
-		v.Value.SetZero()
-	}
-}
-
-func (v settable) copyFrom(w settable) {
-	if v.IsValid() {
-		v.Set(w.Value)
+// setStatus gives an object the status of another one of its kind; nil: an empty one. The status is the server's to write.
+func setStatus(o, from api.Object) {
+	status := func(o api.Object) reflect.Value { return reflect.ValueOf(o).Elem().FieldByName("Status") }
+	switch s := status(o); {
+	case !s.IsValid(): // the kind has none
+	case from == nil:
+		s.SetZero()
+	default:
+		s.Set(status(from))
 	}
 }
 
@@ -261,7 +253,7 @@ func (st *Site) nameFree(tx *state.Tx, by access.Actor, o api.Object) error {
 	} else if err != nil {
 		return err
 	}
-	message := fmt.Sprintf("%s %q already exists", Singular(o.Kind()), name)
+	message := fmt.Sprintf("%s %q already exists", o.Kind().Singular(), name)
 	if _, err := st.Visible(tx, by, o.Kind(), name); err != nil {
 		message = fmt.Sprintf("the name %q is taken at this site by another owner; choose another name", name)
 	}
@@ -285,7 +277,7 @@ func (st *Site) Update(ctx context.Context, by access.Actor, o api.Object) (api.
 			return err
 		}
 		if have.Deleting {
-			return api.Errorf(api.CodeConflict, "%s %s is being deleted", Singular(o.Kind()), m.Name)
+			return api.Errorf(api.CodeConflict, "%s %s is being deleted", o.Kind().Singular(), m.Name)
 		}
 		*m = *have
 		m.Owner = cmp.Or(asked.Owner, have.Owner)
@@ -309,7 +301,7 @@ func (st *Site) Update(ctx context.Context, by access.Actor, o api.Object) (api.
 // ChangeIn makes a change that has been judged, in a transaction.
 func (st *Site) ChangeIn(tx *state.Tx, by access.Actor, was, now api.Object) error {
 	st.actedChange(tx, was, now)
-	statusOf(now).copyFrom(statusOf(was))
+	setStatus(now, was)
 	return st.lifeOf(now.Kind()).change(tx, by, was, now)
 }
 
@@ -319,7 +311,7 @@ func sameRevision(o api.Object, stated int64) error {
 	if stated == 0 || stated == m.Revision {
 		return nil
 	}
-	return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", Singular(o.Kind()), m.Name, stated, m.Revision)}
+	return &api.Error{Code: api.CodeConflict, Field: "revision", Message: fmt.Sprintf("%s %s has changed since revision %d (it is at %d)", o.Kind().Singular(), m.Name, stated, m.Revision)}
 }
 
 // Delete accepts the deletion of an object. What is in use is not deleted.
@@ -354,7 +346,7 @@ func Gone(tx *state.Tx, o api.Object) error { return Remove(tx, Key(o.Kind(), o.
 
 // InUse refuses the deletion of what something else needs.
 func InUse(o api.Object, field, format string, args ...any) error {
-	return &api.Error{Code: api.CodeConflict, Field: field, Message: fmt.Sprintf("%s %s is in use by ", Singular(o.Kind()), o.Metadata().Name) + fmt.Sprintf(format, args...)}
+	return &api.Error{Code: api.CodeConflict, Field: field, Message: fmt.Sprintf("%s %s is in use by ", o.Kind().Singular(), o.Metadata().Name) + fmt.Sprintf(format, args...)}
 }
 
 // Forbidden is the error of what only an admin may do.

@@ -30,7 +30,7 @@ func (st *Site) Acted(tx *state.Tx, verb string, o api.Object, message string) {
 	if o.Kind() == api.KindOwner {
 		owner = "" // the events of an owner go with it, and this one is to stay
 	}
-	st.Event(tx, strings.ToLower(Singular(o.Kind()))+"."+verb, string(o.Kind())+"/"+m.Name, owner, message)
+	st.Event(tx, strings.ToLower(o.Kind().Singular())+"."+verb, string(o.Kind())+"/"+m.Name, owner, message)
 }
 
 // Note is acted for what no transaction does: a reboot, a migration that has begun. That it is kept is not certain.

@@ -86,7 +86,7 @@ func Find[T any, P noun[T]](tx *state.Tx, name string) (P, error) {
 	kind := P(nil).Kind()
 	o, err := tx.Object(Key(kind, name))
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, api.Errorf(api.CodeNotFound, "no %s is called %q", Singular(kind), name)
+		return nil, api.Errorf(api.CodeNotFound, "no %s is called %q", kind.Singular(), name)
 	}
 	if err != nil {
 		return nil, err
@@ -143,7 +143,7 @@ func Put(tx *state.Tx, o api.Object) error {
 	m.Revision = 0 // the store knows it
 	value, err := json.Marshal(o)
 	if err != nil {
-		return fmt.Errorf("marshal %s %s: %w", Singular(o.Kind()), m.Name, err)
+		return fmt.Errorf("marshal %s %s: %w", o.Kind().Singular(), m.Name, err)
 	}
 	return tx.Set(Key(o.Kind(), m.Name), value)
 }
@@ -209,9 +209,6 @@ func RemoveAll(tx *state.Tx, prefix string) error {
 	}
 	return nil
 }
-
-// Singular is a kind as a person says it of one object.
-func Singular(k api.Kind) string { return k.Singular() }
 
 func (st *Site) Read(ctx context.Context, f func(*state.Tx) error) error {
 	return st.State.Read(ctx, f)

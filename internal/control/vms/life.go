@@ -184,7 +184,7 @@ func (vs *VMs) parts(tx *state.Tx, p access.Actor, v *api.VM) (faults []*api.Err
 		name  string
 	}{{"spec.network", api.KindNetwork, v.Spec.Network}, {"spec.image", api.KindImage, v.Spec.Image}} {
 		if _, err := vs.Visible(tx, p, ref.kind, ref.name); err != nil && ref.name != "" {
-			faults = append(faults, api.Invalidf(ref.field, "no %s is called %.60q", objects.Singular(ref.kind), ref.name))
+			faults = append(faults, api.Invalidf(ref.field, "no %s is called %.60q", ref.kind.Singular(), ref.name))
 		}
 	}
 	return faults
