@@ -4,14 +4,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
-	"widecloud/internal/config"
 	"widecloud/internal/sentry/station"
 )
 
@@ -31,7 +29,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := station.New(conf, logger(conf.Log))
+	s, err := station.New(conf, conf.Log.Logger(os.Stderr))
 	if err != nil {
 		return err
 	}
@@ -47,17 +45,6 @@ func (c *checkCmd) Run() error {
 	}
 	fmt.Printf("%s: good: at most %d connections and %d MiB of stills\n", c.Config, conf.Web.MaxConnections, conf.Keep.Memory>>20)
 	return nil
-}
-
-// logger writes to standard error.
-func logger(c config.Log) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // no error: the configuration has been checked
-	o := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
 
 func main() {

@@ -4,14 +4,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
-	"widecloud/internal/config"
 	"widecloud/internal/sentry/cast"
 	"widecloud/internal/sentry/studio"
 )
@@ -35,7 +33,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s, err := studio.New(conf, logger(conf.Log))
+	s, err := studio.New(conf, conf.Log.Logger(os.Stderr))
 	if err != nil {
 		return err
 	}
@@ -58,17 +56,6 @@ type keyCmd struct{}
 func (*keyCmd) Run() error {
 	_, err := fmt.Println(cast.NewKey().Text())
 	return err
-}
-
-// logger writes to standard error.
-func logger(c config.Log) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // no error: the configuration has been checked
-	o := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
 
 func main() {

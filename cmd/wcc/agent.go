@@ -33,7 +33,7 @@ func (c *agentCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return runAgent(a, agent, newLogger(a.err.raw, agent.Log))
+	return runAgent(a, agent, agent.Log.Logger(a.err.raw))
 }
 
 // runAgent constructs the agent and its drivers and runs them until ctx ends. The agent adds site and host to its own

@@ -76,7 +76,7 @@ func (c *siteRecoverCmd) Run(a *app) error {
 	if _, err := os.Stat(path); err != nil {
 		return fmt.Errorf("there is no site here: %w", err)
 	}
-	log := newLogger(a.err.raw, site.Log).With("site", site.Site)
+	log := site.Log.Logger(a.err.raw).With("site", site.Site)
 	st, err := openState(a, bolt.Options{Path: path, Logger: log})
 	if err != nil {
 		return fmt.Errorf("open the site's store (the controller must be stopped: systemctl stop wcc-serve): %w", err)

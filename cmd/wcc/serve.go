@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -38,7 +37,7 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return runServe(a, site, newLogger(a.err.raw, site.Log), a.out)
+	return runServe(a, site, site.Log.Logger(a.err.raw), a.out)
 }
 
 // runServe constructs the controller and serves it until ctx ends. What a person is to see once goes to out. The
@@ -200,17 +199,4 @@ func failpoint(log *slog.Logger) func(string) {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 	}
-}
-
-// newLogger logs as the configuration says.
-func newLogger(w io.Writer, l config.Log) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
-		level = slog.LevelInfo // config has checked it
-	}
-	o := &slog.HandlerOptions{Level: level}
-	if l.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"regexp"
@@ -76,6 +78,19 @@ type SiteVolumes struct {
 type Log struct {
 	Level  string `toml:"level"`  // debug, info, warn or error
 	Format string `toml:"format"` // text or json
+}
+
+// Logger logs to w as it says; at level info where the level is not one.
+func (l Log) Logger(w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		level = slog.LevelInfo
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
 }
 
 // MetricsOptions says whether GET /metrics is served.
