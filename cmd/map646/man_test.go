@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,30 +52,5 @@ func TestManPage(t *testing.T) {
 	c.Stdout, c.Stderr = &out, &errs
 	if err := c.Run(); err != nil || errs.Len() > 0 || !strings.Contains(out.String(), "stateless translator") {
 		t.Errorf("man: %v: %s", err, errs.String())
-	}
-}
-
-// TestUnit has systemd's opinion of the unit.
-func TestUnit(t *testing.T) {
-	data, err := os.ReadFile("../../packaging/systemd/map646.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	verify := func(unit string) string {
-		path := filepath.Join(t.TempDir(), "map646.service")
-		if err := os.WriteFile(path, []byte(strings.ReplaceAll(unit, "/usr/local/bin/map646", "/bin/true")), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()
-		if err != nil {
-			return string(out) + err.Error()
-		}
-		return string(out)
-	}
-	if out := verify(string(data)); out != "" {
-		t.Error(out)
-	}
-	if out := verify(strings.Replace(string(data), "NoNewPrivileges=yes", "NoNewPrivilege=yes", 1)); !strings.Contains(out, "NoNewPrivilege") {
-		t.Errorf("a bad unit is not noticed: %q", out)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"image/jpeg"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -19,31 +18,6 @@ import (
 	"widecloud/internal/sentry/pattern"
 	"widecloud/internal/sentry/studio"
 )
-
-// TestUnit has systemd's opinion of the unit.
-func TestUnit(t *testing.T) {
-	data, err := os.ReadFile("../../packaging/systemd/sentryd.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	verify := func(unit string) string {
-		path := filepath.Join(t.TempDir(), "sentryd.service")
-		if err := os.WriteFile(path, []byte(strings.ReplaceAll(unit, "/usr/local/bin/sentryd", "/bin/true")), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()
-		if err != nil {
-			return string(out) + err.Error()
-		}
-		return string(out)
-	}
-	if out := verify(string(data)); out != "" {
-		t.Error(out)
-	}
-	if out := verify(strings.Replace(string(data), "NoNewPrivileges=yes", "NoNewPrivilege=yes", 1)); !strings.Contains(out, "NoNewPrivilege") {
-		t.Errorf("a bad unit is not noticed: %q", out)
-	}
-}
 
 // printed gives what f writes to the standard output.
 func printed(t *testing.T, f func() error) string {
