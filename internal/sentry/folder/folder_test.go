@@ -279,7 +279,7 @@ func TestServedByOthers(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			program, err := exec.LookPath(x.program)
 			if err != nil {
-				t.Skipf("%s is not installed (scripts/deps --test)", x.program)
+				t.Fatalf("%s is not installed (scripts/deps --test)", x.program)
 			}
 			example, err := os.ReadFile("../../../examples/" + x.example)
 			if err != nil {

@@ -31,7 +31,7 @@ func open(t *testing.T) *browser {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Skip("chromium is not installed (scripts/deps --test)")
+		t.Fatal("chromium is not installed (scripts/deps --test)")
 	}
 	dir := t.TempDir()
 	cmd := exec.Command(path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio",
