@@ -438,7 +438,7 @@ func (m *mux) handle(typ, flags byte, id uint32, p []byte) error {
 		s.canRead.Broadcast()
 		s.canWrite.Broadcast()
 	case frameReset:
-		s.fail(&resetError{decodeReason(p)})
+		s.lose(&resetError{decodeReason(p)})
 	case frameWindow:
 		if len(p) != 4 {
 			return breach("window of %d octets", len(p))

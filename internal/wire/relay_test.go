@@ -104,27 +104,34 @@ func TestRelayReason(t *testing.T) {
 	}
 }
 
-// An opener that goes away ends the relay and the far service, even if that stays silent (a console).
+// An opener that goes away ends the relay and the far service, even if that stays silent (a console). What it wrote before arrives, also
+// when the far service reads it only after the relay has ended.
 func TestRelayOpenerGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, wire.Bulk, nil)
-		defer p.close()
-		got := make(chan string)
-		chain(p, func(_ context.Context, c net.Conn) error {
-			data, err := io.ReadAll(c)
-			got <- string(data)
-			return err
+	for name, slow := range map[string]time.Duration{"at once": 0, "after the relay": time.Second} { // of the bubble
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, wire.Bulk, nil)
+				defer p.close()
+				got := make(chan string)
+				chain(p, func(_ context.Context, c net.Conn) error {
+					c.(*wire.Stream).Accept()
+					time.Sleep(slow)
+					data, err := io.ReadAll(c)
+					got <- string(data)
+					return err
+				})
+				s, err := wire.OpenStream(t.Context(), p.s, "/relay", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.WriteString(s, "last words")
+				s.Close()
+				if words := <-got; words != "last words" {
+					t.Errorf("got %q", words)
+				}
+			})
 		})
-		s, err := wire.OpenStream(t.Context(), p.s, "/relay", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(s, "last words")
-		s.Close()
-		if words := <-got; words != "last words" {
-			t.Errorf("got %q", words)
-		}
-	})
+	}
 }
 
 func TestRelayContext(t *testing.T) {

@@ -103,12 +103,23 @@ func (s *stream) discard() {
 	s.in = bytes.Buffer{}
 }
 
-// fail ends the stream without a word to the peer. The lock is held.
+// rest tells whether there is something to read that the peer had ended in good order, whatever has become of the stream since.
+func (s *stream) rest() bool { return s.finRecv && s.in.Len() > 0 }
+
+// fail ends the stream without a word to the peer, and what has come is lost. The lock is held.
 func (s *stream) fail(err error) {
+	s.discard()
+	s.lose(err)
+}
+
+// lose is fail for a stream whose peer has torn it: a direction that it had ended before is read to its end. The lock is held.
+func (s *stream) lose(err error) {
 	if s.err == nil {
 		s.err = err
 	}
-	s.discard()
+	if !s.rest() {
+		s.discard()
+	}
 	s.out, s.wantFin = nil, false
 	s.m.forget(s)
 	s.tear()
@@ -133,7 +144,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		switch {
 		case s.closed:
 			return 0, net.ErrClosed
-		case s.err != nil:
+		case s.err != nil && !s.rest():
 			return 0, s.err
 		case expired(s.readBy):
 			return 0, os.ErrDeadlineExceeded
