@@ -59,6 +59,8 @@ var only = []struct {
 	{"github.com/danielgtaylor/huma", []string{"internal/serve"}, "its settings are package variables: it has one user"},
 	{module + "/internal/lab", []string{"cmd/wcc", "internal/lab"}, "the lab is for tests and for wcc lab"},
 	{module + "/internal/sentry", []string{"cmd/sentryd", "cmd/sentryc", "internal/sentry"}, "the Koshien application is a world of its own: the cloud runs without it"},
+	{module + "/internal/lab/script", []string{"cmd/wcc", "internal/lab/stage", "internal/lab/topic", "internal/lab/translator", "internal/lab/play"},
+		"the lab's machines and images know no language"},
 	{module + "/internal/lab/topic", []string{"internal/lab/play", "internal/lab/topic"}, "the lab's language and machines know no topic"},
 	{module + "/internal/lab/play", []string{"cmd/wcc", "internal/lab/play"}, "topics are below what runs scripts"},
 	{module + "/internal/control", []string{"cmd/wcc", "internal/control"}, "controllers and agents meet in wire alone"},
@@ -184,6 +186,7 @@ func TestImportsAreJudged(t *testing.T) {
 		{"internal/control/rooms", module + "/internal/control/vms", "have an order"},
 		{"internal/control/vms", module + "/internal/control/lending", "have an order"},
 		{"internal/lab/stage", module + "/internal/lab/topic/vm", "know no topic"},
+		{"internal/lab/machine", module + "/internal/lab/script", "know no language"},
 		{"internal/helpers", "fmt", "in no layer"},
 	} {
 		got := strings.Join(breaches(pkg{ImportPath: module + "/" + c.from, Imports: []string{c.to}}), "\n")

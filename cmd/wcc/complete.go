@@ -12,7 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"widecloud/api"
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/play"
 )
 
@@ -204,7 +204,7 @@ func statesOf(node *kong.Node) []string { return api.States(nounOf(node).Kind) }
 
 // labMachines are those of the lab that is up under the usual name.
 func labMachines() (names []string) {
-	p, err := lab.Look("", "lab")
+	p, err := machine.Look("", "lab")
 	if err != nil {
 		return nil
 	}

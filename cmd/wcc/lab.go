@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/term"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/play"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
@@ -293,9 +293,9 @@ type labDownCmd struct {
 }
 
 func (c *labDownCmd) Run(a *app) error {
-	pid, err := lab.Owner("", c.Name)
+	pid, err := machine.Owner("", c.Name)
 	if err != nil {
-		swept, err := lab.Sweep("", c.Name)
+		swept, err := machine.Sweep("", c.Name)
 		if err != nil {
 			return err
 		}
@@ -310,7 +310,7 @@ func (c *labDownCmd) Run(a *app) error {
 	ctx, cancel := context.WithTimeout(a, time.Minute)
 	defer cancel()
 	for {
-		if _, err := lab.Owner("", c.Name); err != nil {
+		if _, err := machine.Owner("", c.Name); err != nil {
 			return a.out.printf("lab %s is down\n", c.Name)
 		}
 		select {

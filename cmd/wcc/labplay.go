@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 )
 
 // labName is the lab that a command is about.
@@ -22,7 +22,7 @@ type labName struct {
 	Lab string `name:"name" help:"Name of the lab." default:"lab"`
 }
 
-func (n labName) look() (*lab.Picture, error) { return lab.Look("", n.Lab) }
+func (n labName) look() (*machine.Picture, error) { return machine.Look("", n.Lab) }
 
 type labStatusCmd struct{ labName }
 

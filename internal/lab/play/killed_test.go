@@ -17,7 +17,8 @@ import (
 
 	"widecloud/api"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/image"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/play"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/topic/flow"
@@ -37,11 +38,11 @@ type federation struct {
 	stage *stage.Stage
 }
 
-func (f federation) Client(name string) *api.Client         { return f.Site(name).Client() }
-func (f federation) Token(name string) string               { return f.Site(name).Token() }
-func (f federation) Controller(name string) *lab.Node       { return f.Site(name).RunsOn() }
-func (f federation) Hypervisor(name, host string) *lab.Host { return f.Site(name).Hypervisor(host) }
-func (f federation) From(client string) *lab.Node {
+func (f federation) Client(name string) *api.Client             { return f.Site(name).Client() }
+func (f federation) Token(name string) string                   { return f.Site(name).Token() }
+func (f federation) Controller(name string) *machine.Node       { return f.Site(name).RunsOn() }
+func (f federation) Hypervisor(name, host string) *machine.Host { return f.Site(name).Hypervisor(host) }
+func (f federation) From(client string) *machine.Node {
 	return stage.InternetOf(f.stage.Script).ClientNode(client)
 }
 
@@ -70,7 +71,7 @@ site beta hosts 1 lend 100% to *
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	bin := programs(t)
-	image, err := lab.TinyImage(t.Context(), lab.ImageOptions{})
+	image, err := image.Tiny(t.Context(), image.Options{})
 	must(t, err)
 	script, err := play.Parse(t.Name(), worldScript)
 	must(t, err)
@@ -139,7 +140,7 @@ func (w *world) until(within time.Duration, what string, f func(context.Context)
 	}
 }
 
-func (w *world) host(site string) *lab.Host { return w.fed.Hypervisor(site, worldHost[site]) }
+func (w *world) host(site string) *machine.Host { return w.fed.Hypervisor(site, worldHost[site]) }
 
 // ask makes a request to the guest from the Internet.
 func (w *world) ask(method, path string) string {

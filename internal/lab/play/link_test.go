@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/play"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
@@ -26,7 +26,7 @@ func build(t *testing.T, s *script.Script, bin string) federation {
 }
 
 // Router is that of a site.
-func (f federation) Router(name string) *lab.Node { return f.stage.Lab.Node(name + "-r") }
+func (f federation) Router(name string) *machine.Node { return f.stage.Lab.Node(name + "-r") }
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
@@ -57,7 +57,7 @@ func TestFullLinkStaysTheWay(t *testing.T) {
 			// FRR forgets a session that went down and begins another: its number is another one then, its counters zero.
 			sessions := func() string {
 				var l []string
-				for _, r := range []*lab.Node{r, fed.Router("beta")} {
+				for _, r := range []*machine.Node{r, fed.Router("beta")} {
 					for _, show := range []string{"show bfd peers", "show bfd peers counters"} {
 						out, err := r.Vtysh(t.Context(), "bfdd", show)
 						must(t, err)
@@ -135,7 +135,7 @@ func TestLogLines(t *testing.T) {
 	s, err := play.Parse(t.Name(), "site alpha hosts 0 gateway\nsite beta hosts 0\n")
 	must(t, err)
 	fed := build(t, s, programs(t))
-	for process, n := range map[string]*lab.Node{"controller": fed.Controller("alpha"), "agent": fed.stage.Lab.Node("alpha-gw")} {
+	for process, n := range map[string]*machine.Node{"controller": fed.Controller("alpha"), "agent": fed.stage.Lab.Node("alpha-gw")} {
 		text, err := os.ReadFile(n.LogPath(process))
 		must(t, err)
 		said := 0

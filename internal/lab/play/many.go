@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 )
@@ -48,7 +48,7 @@ func RunAll(ctx context.Context, pieces []Piece, jobs int, o Options) ([]Outcome
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	before, err := lab.Snapshot(lab.Scope{Name: o.Name})
+	before, err := machine.Snapshot(machine.Scope{Name: o.Name})
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func playOn(ctx context.Context, base *stage.Stage, piece Piece, o Options) (out
 }
 
 // leftOver says what all scripts together have left.
-func leftOver(before lab.State) error {
+func leftOver(before machine.State) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leakTime)
 	defer cancel()
 	leaks, err := before.Diff(ctx)

@@ -8,18 +8,18 @@ import (
 	"testing"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 )
 
 // scope keeps this run apart from whatever else happens on the machine.
-var scope = lab.Scope{Name: fmt.Sprintf("lp%d", os.Getpid())}
+var scope = machine.Scope{Name: fmt.Sprintf("lp%d", os.Getpid())}
 
-func TestMain(m *testing.M) { os.Exit(lab.CheckMain(m, scope)) }
+func TestMain(m *testing.M) { os.Exit(machine.CheckMain(m, scope)) }
 
 // open makes a lab that goes with the test.
-func open(t *testing.T) *lab.Lab {
+func open(t *testing.T) *machine.Lab {
 	t.Helper()
-	l, err := lab.Open(lab.Options{Name: scope.Name, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	l, err := machine.Open(machine.Options{Name: scope.Name, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	must(t, err)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
@@ -39,7 +39,7 @@ func must(t *testing.T, errs ...error) {
 }
 
 // sh runs a shell command inside the node.
-func sh(t *testing.T, n *lab.Node, script string) string {
+func sh(t *testing.T, n *machine.Node, script string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

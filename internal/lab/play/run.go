@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 )
@@ -84,11 +84,11 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 	if err := os.RemoveAll(o.LogDir); err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
-	before, err := lab.Snapshot(lab.Scope{Name: o.Name, NoPrograms: o.shared})
+	before, err := machine.Snapshot(machine.Scope{Name: o.Name, NoPrograms: o.shared})
 	if err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
-	if st.Lab, err = lab.Open(lab.Options{Name: o.Name, LogDir: o.LogDir, Log: o.Log, Congestion: congestion(st.Script)}); err != nil {
+	if st.Lab, err = machine.Open(machine.Options{Name: o.Name, LogDir: o.LogDir, Log: o.Log, Congestion: congestion(st.Script)}); err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
 	defer func() {
@@ -116,7 +116,7 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 // build makes all that the script declares.
 func build(ctx context.Context, st *stage.Stage) error {
 	st.Out.Line("%s", announcement(st.Script))
-	st.Out.Under("TCP by %s, where nothing else is said", cmp.Or(congestion(st.Script), lab.DefaultCongestion))
+	st.Out.Under("TCP by %s, where nothing else is said", cmp.Or(congestion(st.Script), machine.DefaultCongestion))
 	begun := time.Now()
 	if err := st.Build(ctx); err != nil {
 		err = st.Fatal(st.Begun(), "build", err)
@@ -148,7 +148,7 @@ func announcement(s *script.Script) string {
 }
 
 // takeDown takes everything down and makes the check of what is left.
-func takeDown(st *stage.Stage, before lab.State) {
+func takeDown(st *stage.Stage, before machine.State) {
 	st.Out.Line("everything is taken down")
 	st.End()
 	c := stage.Check{Pos: st.Begun(), Text: "nothing is left on the machine"}

@@ -11,7 +11,7 @@ import (
 
 	"widecloud/api"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/play"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
@@ -107,13 +107,13 @@ flap tokyo osaka every 4s down 500ms
 `)
 	must(t, err)
 	f := site.Of(s)
-	there := lab.Shape{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond, Rate: 1_500_000, Queue: 32 << 10, Loss: 0.005}
+	there := machine.Shape{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond, Rate: 1_500_000, Queue: 32 << 10, Loss: 0.005}
 	back := there
 	back.Delay, back.Rate = 100*time.Millisecond, 64_000
-	if d := cmp.Diff(lab.WANOptions{Shape: there, Back: &back, MTU: 1400}, f.WANs[0].Options); d != "" || !f.WANs[0].Pinned {
+	if d := cmp.Diff(machine.WANOptions{Shape: there, Back: &back, MTU: 1400}, f.WANs[0].Options); d != "" || !f.WANs[0].Pinned {
 		t.Errorf("pinned %v, options (-want +got):\n%s", f.WANs[0].Pinned, d)
 	}
-	if d := cmp.Diff(lab.WANOptions{}, f.WANs[1].Options); d != "" || f.WANs[1].Pinned {
+	if d := cmp.Diff(machine.WANOptions{}, f.WANs[1].Options); d != "" || f.WANs[1].Pinned {
 		t.Errorf("pinned %v, options (-want +got):\n%s", f.WANs[1].Pinned, d)
 	}
 	for i, heal := range []bool{false, true} {

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/netio"
 )
@@ -29,7 +29,7 @@ const BFDInterval = 100 * time.Millisecond
 // Internet is what all that is built hangs on: a router, and a client of IPv4 only
 // and one of IPv6 only.
 type Internet struct {
-	Router  *lab.Router
+	Router  *machine.Router
 	clients []*internetClient
 	speaks  string // so far in the script: ospf, bgp, static; "": nothing
 }
@@ -46,11 +46,11 @@ func (i *Internet) Speak(p *script.Parser, protocol string) {
 type internetClient struct {
 	name, node     string
 	client, router netip.Prefix
-	machine        *lab.Node
+	machine        *machine.Node
 }
 
-func (c *internetClient) Name() string          { return c.name }
-func (c *internetClient) ClientNode() *lab.Node { return c.machine }
+func (c *internetClient) Name() string              { return c.name }
+func (c *internetClient) ClientNode() *machine.Node { return c.machine }
 func (c *internetClient) Use(a netip.Addr) (netip.Addr, bool) {
 	return a, a.Is4() == c.client.Addr().Is4()
 }
@@ -61,7 +61,7 @@ func (c *internetClient) HostFor(from Client) (string, error) {
 // OnInternet is a builder that hangs on the Internet's router.
 type OnInternet interface {
 	// InternetRouting is its part of the routing there; without interfaces it has none.
-	InternetRouting() lab.Routing
+	InternetRouting() machine.Routing
 }
 
 // Begin declares what every script has: the Internet and its clients.
@@ -93,7 +93,7 @@ func FromInternet(s *script.Script, t Target) (Client, string) {
 
 // ClientNode is the machine of a client in the Internet, inet4 or inet6; nil: there is
 // no such one.
-func (i *Internet) ClientNode(name string) *lab.Node {
+func (i *Internet) ClientNode(name string) *machine.Node {
 	for _, c := range i.clients {
 		if c.name == name {
 			return c.machine
@@ -121,15 +121,15 @@ func (i *Internet) Build(_ context.Context, s *Stage, phase Phase) error {
 	switch phase {
 	case Machines:
 		var g errgroup.Group
-		g.Go(func() (err error) { i.Router, err = s.Lab.AddRouter(lab.NodeOptions{Name: "inet"}); return err })
+		g.Go(func() (err error) { i.Router, err = s.Lab.AddRouter(machine.NodeOptions{Name: "inet"}); return err })
 		for _, c := range i.clients {
-			g.Go(func() (err error) { c.machine, err = s.Lab.AddNode(lab.NodeOptions{Name: c.node}); return err })
+			g.Go(func() (err error) { c.machine, err = s.Lab.AddNode(machine.NodeOptions{Name: c.node}); return err })
 		}
 		return g.Wait()
 	case Cables:
 		for _, c := range i.clients {
-			if err := s.Lab.Link(lab.End{Node: i.Router.Node, Device: c.node, Addrs: []netip.Prefix{c.router}},
-				lab.End{Node: c.machine, Device: "eth0", Addrs: []netip.Prefix{c.client}}); err != nil {
+			if err := s.Lab.Link(machine.End{Node: i.Router.Node, Device: c.node, Addrs: []netip.Prefix{c.router}},
+				machine.End{Node: c.machine, Device: "eth0", Addrs: []netip.Prefix{c.client}}); err != nil {
 				return err
 			}
 			if err := c.machine.Setup(DefaultRoutes("eth0", []netip.Prefix{c.router})); err != nil {
@@ -145,8 +145,8 @@ func (i *Internet) Build(_ context.Context, s *Stage, phase Phase) error {
 }
 
 // Routing is that of the Internet's router: of all that hangs on it.
-func (i *Internet) Routing(s *script.Script) lab.Routing {
-	r := lab.Routing{RouterID: netip.AddrFrom4([4]byte{10, 250, 255, 1}), Passive: []string{"client4", "client6"}, BFD: BFDInterval, Extra: map[string]string{}}
+func (i *Internet) Routing(s *script.Script) machine.Routing {
+	r := machine.Routing{RouterID: netip.AddrFrom4([4]byte{10, 250, 255, 1}), Passive: []string{"client4", "client6"}, BFD: BFDInterval, Extra: map[string]string{}}
 	for _, b := range script.SharedAll[OnInternet](s) {
 		part := b.InternetRouting()
 		r.Interfaces = append(r.Interfaces, part.Interfaces...)
@@ -187,7 +187,7 @@ func Prefixes(formats ...any) (l []netip.Prefix) {
 }
 
 // StartRouter runs FRR on a node.
-func StartRouter(n *lab.Node, r lab.Routing) error {
+func StartRouter(n *machine.Node, r machine.Routing) error {
 	err := n.Setup(func(ns *netio.NS) error {
 		// Connections are spread over equal ways, not pairs of hosts.
 		return errors.Join(ns.Sysctl("net/ipv4/fib_multipath_hash_policy", "1"), ns.Sysctl("net/ipv6/fib_multipath_hash_policy", "1"))

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 )
 
@@ -24,10 +24,10 @@ const (
 // Options of a stage.
 type Options struct {
 	Script *script.Script
-	Lab    *lab.Lab // open, and empty
-	Bin    string   // directory with wcc and map646
-	Dir    string   // that file names in the script are relative to, in a clone of the sources; "": the working directory
-	LogDir string   // of the lab's processes
+	Lab    *machine.Lab // open, and empty
+	Bin    string       // directory with wcc and map646
+	Dir    string       // that file names in the script are relative to, in a clone of the sources; "": the working directory
+	LogDir string       // of the lab's processes
 	Out    *Console
 	Log    *slog.Logger
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 )
 
@@ -15,19 +15,19 @@ import (
 type (
 	// Machine has power.
 	Machine interface {
-		Node() *lab.Node // nil before it is built
+		Node() *machine.Node // nil before it is built
 	}
 	// Runner runs processes that can be killed and started.
 	Runner interface {
 		Processes() []string
-		RunsOn() *lab.Node // nil before it is built
+		RunsOn() *machine.Node // nil before it is built
 	}
 	// Named has a name.
 	Named interface{ Name() string }
 	// Client is a place where a client can be.
 	Client interface {
 		Named
-		ClientNode() *lab.Node // nil before it is built
+		ClientNode() *machine.Node // nil before it is built
 		// Use is the address by which a client there reaches one, and whether it can.
 		Use(netip.Addr) (netip.Addr, bool)
 	}

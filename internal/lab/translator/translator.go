@@ -19,7 +19,7 @@ import (
 	"strings"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/map646"
 )
@@ -112,11 +112,11 @@ func (c Config) text() string {
 }
 
 // Start writes the configuration and the table, and runs map646 on a machine.
-func Start(n *lab.Node, c Config, table []byte) error {
+func Start(n *machine.Node, c Config, table []byte) error {
 	if err := errors.Join(n.WriteFile(conf, []byte(c.text())), n.WriteFile(Mappings, table)); err != nil {
 		return err
 	}
-	_, err := n.Start(lab.ProcessOptions{
+	_, err := n.Start(machine.ProcessOptions{
 		Name: Process, Boot: true, Args: []string{c.Program, "run", "-c", conf},
 		Ready: func(ctx context.Context) error {
 			var s map646.Stats
@@ -140,7 +140,7 @@ func Lines(services map[netip.Addr]netip.Addr) []byte {
 }
 
 // WriteTable writes the mappings file of a machine that may be off.
-func WriteTable(n *lab.Node, data []byte) error {
+func WriteTable(n *machine.Node, data []byte) error {
 	if n.On() {
 		return n.WriteFile(Mappings, data)
 	}
@@ -155,7 +155,7 @@ func WriteTable(n *lab.Node, data []byte) error {
 }
 
 // Run runs the map646 command on a translator, as its operator would.
-func Run(ctx context.Context, n *lab.Node, args []string) (string, error) {
+func Run(ctx context.Context, n *machine.Node, args []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	out, err := n.Command(ctx, stage.NodeBin+"/map646", args...).Output()
@@ -166,7 +166,7 @@ func Run(ctx context.Context, n *lab.Node, args []string) (string, error) {
 }
 
 // Serves tells whether a translator's map646 runs.
-func Serves(n *lab.Node) bool {
+func Serves(n *machine.Node) bool {
 	p := n.Process(Process)
 	if p == nil || !n.On() {
 		return false
@@ -180,7 +180,7 @@ func Serves(n *lab.Node) bool {
 }
 
 // Translated counts the packets that either path has translated.
-func Translated(ctx context.Context, n *lab.Node) (full, fast uint64, err error) {
+func Translated(ctx context.Context, n *machine.Node) (full, fast uint64, err error) {
 	var s map646.Stats
 	if err := map646.Control(ctx, n.Path(Socket), "stats", &s); err != nil {
 		return 0, 0, err

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"syscall"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 )
@@ -85,7 +85,7 @@ func (k *Kill) Do(_ context.Context, s *stage.Stage) error {
 }
 
 // revive lets a process run that does not.
-func revive(n *lab.Node, process string) error {
+func revive(n *machine.Node, process string) error {
 	p := n.Process(process)
 	if p == nil {
 		return nil // it was started by nobody since the machine was off
@@ -122,11 +122,11 @@ type Power struct {
 }
 
 func parsePower(on bool) func(*script.Parser) any {
-	return func(p *script.Parser) any { return &Power{Machine: machine(p), On: on} }
+	return func(p *script.Parser) any { return &Power{Machine: powered(p), On: on} }
 }
 
-// machine takes something with power. Who names the whole is told its parts.
-func machine(p *script.Parser) stage.Machine {
+// powered takes something with power. Who names the whole is told its parts.
+func powered(p *script.Parser) stage.Machine {
 	w := p.Peek()
 	whole := strings.TrimSuffix(w.Text, ",")
 	if _, ok := script.Lookup[stage.Machine](p, whole); !ok {

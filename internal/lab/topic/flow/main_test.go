@@ -8,18 +8,18 @@ import (
 	"testing"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 )
 
 // scope keeps this run apart from whatever else happens on the machine.
-var scope = lab.Scope{Name: fmt.Sprintf("lf%d", os.Getpid())}
+var scope = machine.Scope{Name: fmt.Sprintf("lf%d", os.Getpid())}
 
-func TestMain(m *testing.M) { os.Exit(lab.CheckMain(m, scope)) }
+func TestMain(m *testing.M) { os.Exit(machine.CheckMain(m, scope)) }
 
 // open makes a lab that goes with the test.
-func open(t *testing.T) *lab.Lab {
+func open(t *testing.T) *machine.Lab {
 	t.Helper()
-	l, err := lab.Open(lab.Options{Name: scope.Name, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	l, err := machine.Open(machine.Options{Name: scope.Name, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	must(t, err)
 	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
@@ -38,7 +38,7 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
-func node(t *testing.T, l *lab.Lab, o lab.NodeOptions) *lab.Node {
+func node(t *testing.T, l *machine.Lab, o machine.NodeOptions) *machine.Node {
 	t.Helper()
 	n, err := l.AddNode(o)
 	must(t, err)

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/stage"
 )
 
@@ -18,7 +18,7 @@ import (
 // since the last measure statement.
 type Flow struct {
 	spec *Traffic
-	cmd  *lab.Cmd
+	cmd  *machine.Cmd
 
 	mu      sync.Mutex
 	partial []byte
@@ -39,7 +39,7 @@ type Count struct {
 
 // startClient begins a client process on a node. It ends with the node, the
 // context, or its output's reader.
-func startClient(ctx context.Context, n *lab.Node, spec clientSpec) *lab.Cmd {
+func startClient(ctx context.Context, n *machine.Node, spec clientSpec) *machine.Cmd {
 	arg, err := json.Marshal(spec)
 	if err != nil {
 		panic(err) // plain data
@@ -51,7 +51,7 @@ func startClient(ctx context.Context, n *lab.Node, spec clientSpec) *lab.Cmd {
 
 // StartFlow begins the traffic from a machine to an address or name; it is counted
 // from now on.
-func StartFlow(ctx context.Context, n *lab.Node, t *Traffic, to string) (*Flow, error) {
+func StartFlow(ctx context.Context, n *machine.Node, t *Traffic, to string) (*Flow, error) {
 	f := &Flow{spec: t, cmd: startClient(ctx, n, clientSpec{URL: stage.URL(to), Every: t.Every, Rate: t.Rate})}
 	f.Reset()
 	f.last = time.Now().UnixNano()
@@ -196,13 +196,13 @@ func (f *Flow) Stop() {
 }
 
 // Request makes one request from a machine and returns the answer.
-func Request(ctx context.Context, n *lab.Node, method, url string) (string, error) {
+func Request(ctx context.Context, n *machine.Node, method, url string) (string, error) {
 	out, err := startClient(ctx, n, clientSpec{URL: url, Method: method}).Output()
 	return string(out), err
 }
 
 // Resolve asks a machine's resolver for the IPv6 addresses of a name.
-func Resolve(ctx context.Context, n *lab.Node, name string) (string, error) {
+func Resolve(ctx context.Context, n *machine.Node, name string) (string, error) {
 	out, err := startClient(ctx, n, clientSpec{Lookup: name}).Output()
 	return strings.Join(strings.Fields(string(out)), ", "), err
 }

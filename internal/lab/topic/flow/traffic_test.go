@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/topic/flow"
 )
 
@@ -19,9 +19,9 @@ import (
 // is ours, and spoils what it sends on demand.
 func TestTrafficCounts(t *testing.T) {
 	l := open(t)
-	a := node(t, l, lab.NodeOptions{Name: "a"})
-	b := node(t, l, lab.NodeOptions{Name: "b"})
-	must(t, l.Link(lab.End{Node: a, Device: "eth0", Addrs: prefix("192.0.2.1/24")}, lab.End{Node: b, Device: "eth0", Addrs: prefix("192.0.2.2/24")}))
+	a := node(t, l, machine.NodeOptions{Name: "a"})
+	b := node(t, l, machine.NodeOptions{Name: "b"})
+	must(t, l.Link(machine.End{Node: a, Device: "eth0", Addrs: prefix("192.0.2.1/24")}, machine.End{Node: b, Device: "eth0", Addrs: prefix("192.0.2.2/24")}))
 	var refuse, spoil, hold, broken atomic.Bool
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/topic/flow"
@@ -32,9 +32,9 @@ const (
 
 // live is a data centre that is built.
 type live struct {
-	router *lab.Node
-	names  *lab.Node // the name server in the Internet; nil: no translator has DNS64
-	churn  *churn    // nil: none was begun
+	router *machine.Node
+	names  *machine.Node // the name server in the Internet; nil: no translator has DNS64
+	churn  *churn        // nil: none was begun
 
 	mu    sync.Mutex                // guards changes of the table, on the translators and in their files
 	table map[netip.Addr]netip.Addr // service address -> server's
@@ -93,21 +93,21 @@ func (d *Centre) makeMachines(s *stage.Stage) error {
 	}
 	d.fill = []byte(b.String())
 	var g errgroup.Group
-	add := func(o lab.NodeOptions, to **lab.Node) {
+	add := func(o machine.NodeOptions, to **machine.Node) {
 		g.Go(func() (err error) { *to, err = s.Lab.AddNode(o); return err })
 	}
-	add(lab.NodeOptions{Name: "dc", Forward: true}, &d.router)
+	add(machine.NodeOptions{Name: "dc", Forward: true}, &d.router)
 	for _, t := range d.Translators {
-		add(lab.NodeOptions{Name: t.Name, Forward: true, Share: map[string]string{s.Bin: stage.NodeBin}}, &t.node)
+		add(machine.NodeOptions{Name: t.Name, Forward: true, Share: map[string]string{s.Bin: stage.NodeBin}}, &t.node)
 	}
 	for _, server := range d.Servers {
-		add(lab.NodeOptions{Name: server.name}, &server.node)
+		add(machine.NodeOptions{Name: server.name}, &server.node)
 		for _, a := range server.Service {
 			d.table[a] = server.addr()
 		}
 	}
 	if d.hasDNS64() {
-		add(lab.NodeOptions{Name: "names"}, &d.names)
+		add(machine.NodeOptions{Name: "names"}, &d.names)
 	}
 	return g.Wait()
 }
@@ -115,17 +115,17 @@ func (d *Centre) makeMachines(s *stage.Stage) error {
 // cableMTU makes a link's devices carry no more than an MTU. Only the end that
 // sends towards the narrow way needs it; the other end keeps 1500, so that its
 // host does not know of it and has to find out.
-func cableMTU(n *lab.Node, device string, mtu int) error {
+func cableMTU(n *machine.Node, device string, mtu int) error {
 	if mtu == 0 {
 		return nil
 	}
 	return n.Setup(func(ns *netio.NS) error { return ns.SetMTU(device, mtu) })
 }
 
-func (d *Centre) makeCables(l *lab.Lab) error {
+func (d *Centre) makeCables(l *machine.Lab) error {
 	inet := d.internet.Router.Node
-	link := func(router *lab.Node, device string, n *lab.Node, own string, c cable) error {
-		return l.Link(lab.End{Node: router, Device: device, Addrs: c.a}, lab.End{Node: n, Device: own, Addrs: c.b})
+	link := func(router *machine.Node, device string, n *machine.Node, own string, c cable) error {
+		return l.Link(machine.End{Node: router, Device: device, Addrs: c.a}, machine.End{Node: n, Device: own, Addrs: c.b})
 	}
 	for i, t := range d.Translators {
 		if err := errors.Join(link(inet, t.Name, t.node, "inet", outsideLink(i+1)), link(t.node, "dc", d.router, t.Name, insideLink(i+1)),
@@ -213,7 +213,7 @@ func (d *Centre) startServer(s *Server) error {
 			return err
 		}
 	}
-	_, err := n.Start(lab.ProcessOptions{
+	_, err := n.Start(machine.ProcessOptions{
 		Name: webProcess, Boot: true, Args: []string{"/proc/self/exe", s.name}, As: serverName,
 		Ready: func(ctx context.Context) error {
 			_, err := flow.Request(ctx, n, "GET", stage.URL(s.addr().String())+"/")
@@ -232,7 +232,7 @@ func (d *Centre) startNames() error {
 			args = append(args, "--host-record="+s.name+nameSuffix+","+s.addr().String())
 		}
 	}
-	_, err := d.names.Start(lab.ProcessOptions{Name: namesProcess, Boot: true, Args: args, Ready: func(context.Context) error {
+	_, err := d.names.Start(machine.ProcessOptions{Name: namesProcess, Boot: true, Args: args, Ready: func(context.Context) error {
 		_, err := os.Stat(d.names.Path("/run/dnsmasq.pid"))
 		return err
 	}})
@@ -245,11 +245,11 @@ func routerID(kind, n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(
 const asInternet, asTranslators, asInside = 64496, 64497, 64498
 
 // InternetRouting implements stage.OnInternet.
-func (d *Centre) InternetRouting() lab.Routing {
+func (d *Centre) InternetRouting() machine.Routing {
 	if len(d.Translators) == 0 || d.Routing == "static" {
-		return lab.Routing{}
+		return machine.Routing{}
 	}
-	var r lab.Routing
+	var r machine.Routing
 	for _, s := range d.Servers {
 		if s.At != "" {
 			r.Passive = append(r.Passive, s.name)
@@ -258,7 +258,7 @@ func (d *Centre) InternetRouting() lab.Routing {
 	if d.hasDNS64() {
 		r.Passive = append(r.Passive, "names")
 	}
-	b := &lab.BGP{AS: asInternet, Announce: r.Passive}
+	b := &machine.BGP{AS: asInternet, Announce: r.Passive}
 	for i, t := range d.Translators {
 		r.Interfaces = append(r.Interfaces, t.Name)
 		b.Neighbours = append(b.Neighbours, neighbours(asTranslators, outsideLink(i+1).b)...)
@@ -266,14 +266,14 @@ func (d *Centre) InternetRouting() lab.Routing {
 	return d.routing(r, b)
 }
 
-func (d *Centre) insideRouting() lab.Routing {
-	r := lab.Routing{RouterID: routerID(251, 1), Passive: []string{"lo"}, BFD: stage.BFDInterval}
+func (d *Centre) insideRouting() machine.Routing {
+	r := machine.Routing{RouterID: routerID(251, 1), Passive: []string{"lo"}, BFD: stage.BFDInterval}
 	for _, s := range d.Servers {
 		if s.At == "" {
 			r.Passive = append(r.Passive, s.name)
 		}
 	}
-	b := &lab.BGP{AS: asInside, Announce: r.Passive}
+	b := &machine.BGP{AS: asInside, Announce: r.Passive}
 	for i, t := range d.Translators {
 		r.Interfaces = append(r.Interfaces, t.Name)
 		b.Neighbours = append(b.Neighbours, neighbours(asTranslators, insideLink(i+1).a)...)
@@ -305,10 +305,10 @@ ipv6 protocol bgp route-map outside
 }
 
 // TranslatorRouting is that of translator number i, from 0: what examples/frr shows.
-func (d *Centre) TranslatorRouting(i int) lab.Routing {
-	b := &lab.BGP{AS: asTranslators, Announce: []string{"map646"}}
+func (d *Centre) TranslatorRouting(i int) machine.Routing {
+	b := &machine.BGP{AS: asTranslators, Announce: []string{"map646"}}
 	b.Neighbours = append(neighbours(asInternet, outsideLink(i+1).a), neighbours(asInside, insideLink(i+1).b)...)
-	return d.routing(lab.Routing{
+	return d.routing(machine.Routing{
 		RouterID: routerID(252, i+1), Interfaces: []string{"inet", "dc"}, BFD: stage.BFDInterval,
 		Extra: map[string]string{"ospfd": translatorOSPF, "ospf6d": fmt.Sprintf(translatorOSPF6, wayOutAddr(i+1))},
 	}, b)
@@ -336,14 +336,14 @@ exit
 `
 )
 
-func neighbours(as int, l []netip.Prefix) (out []lab.Neighbour) {
+func neighbours(as int, l []netip.Prefix) (out []machine.Neighbour) {
 	for _, p := range l {
-		out = append(out, lab.Neighbour{AS: as, Addr: p.Addr()})
+		out = append(out, machine.Neighbour{AS: as, Addr: p.Addr()})
 	}
 	return out
 }
 
-func (d *Centre) routing(r lab.Routing, b *lab.BGP) lab.Routing {
+func (d *Centre) routing(r machine.Routing, b *machine.BGP) machine.Routing {
 	if d.Routing == "bgp" {
 		r.BGP, r.Extra = b, nil
 	}
@@ -359,7 +359,7 @@ func (d *Centre) routing(r lab.Routing, b *lab.BGP) lab.Routing {
 // that was about to begin would fail at once, not try again a second later.
 const noUnreachable = "ip route 0.0.0.0/0 blackhole 250\nipv6 route ::/0 blackhole 250\n"
 
-func (d *Centre) startRouter(n *lab.Node, r lab.Routing) error {
+func (d *Centre) startRouter(n *machine.Node, r machine.Routing) error {
 	if d.Routing == "static" {
 		return nil
 	}
@@ -370,7 +370,7 @@ func (d *Centre) startRouter(n *lab.Node, r lab.Routing) error {
 func (d *Centre) staticRoutes() error {
 	out, in, name := outsideLink(1), insideLink(1), d.Translators[0].Name
 	var errs []error
-	route := func(n *lab.Node, device string, via netip.Addr, dst ...netip.Prefix) {
+	route := func(n *machine.Node, device string, via netip.Addr, dst ...netip.Prefix) {
 		for _, p := range dst {
 			errs = append(errs, n.AddRoute(netio.Route{Dst: p, Gateway: via, Link: device}))
 		}
@@ -392,7 +392,7 @@ func (d *Centre) waitRoutes(ctx context.Context) error {
 		return nil
 	}
 	for _, w := range []struct {
-		node *lab.Node
+		node *machine.Node
 		to   netip.Prefix
 	}{{d.internet.Router.Node, d.services.V4}, {d.internet.Router.Node, d.services.V6}, {d.router, d.services.Pref64}} {
 		if err := d.waitWays(ctx, w.node, w.to, 45*time.Second); err != nil {
@@ -426,7 +426,7 @@ func (d *Centre) leadOut(ctx context.Context) (err error) {
 }
 
 // waitWays waits until a router has a way to a prefix over each translator.
-func (d *Centre) waitWays(ctx context.Context, node *lab.Node, to netip.Prefix, limit time.Duration) error {
+func (d *Centre) waitWays(ctx context.Context, node *machine.Node, to netip.Prefix, limit time.Duration) error {
 	want := map[string]int{} // by device
 	for _, t := range d.Translators {
 		want[t.Name] = 1

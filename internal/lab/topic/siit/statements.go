@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/topic/flow"
@@ -120,13 +120,13 @@ type Translator struct {
 	InsideMTU, OutsideMTU int // of its links; 0: 1500
 	TunMTU                int // of its device; 0: InsideMTU
 
-	node *lab.Node
+	node *machine.Node
 }
 
 // Node, and what a translator can be.
-func (t *Translator) Node() *lab.Node     { return t.node }
-func (t *Translator) RunsOn() *lab.Node   { return t.node }
-func (t *Translator) Processes() []string { return []string{translator.Process} }
+func (t *Translator) Node() *machine.Node   { return t.node }
+func (t *Translator) RunsOn() *machine.Node { return t.node }
+func (t *Translator) Processes() []string   { return []string{translator.Process} }
 func (t *Translator) Cut(heal bool) error {
 	return errors.Join(t.node.CutLink("inet", !heal), t.node.CutLink("dc", !heal))
 }
@@ -140,16 +140,16 @@ type Server struct {
 
 	number int // from 1, among those at the same place; its addresses hang on it
 	centre *Centre
-	node   *lab.Node
+	node   *machine.Node
 }
 
 // Name, and what a server can be.
-func (s *Server) Name() string          { return s.name }
-func (s *Server) Node() *lab.Node       { return s.node }
-func (s *Server) ClientNode() *lab.Node { return s.node }
-func (s *Server) RunsOn() *lab.Node     { return s.node }
-func (s *Server) Processes() []string   { return []string{webProcess} }
-func (s *Server) Cut(heal bool) error   { return s.node.CutLink("eth0", !heal) }
+func (s *Server) Name() string              { return s.name }
+func (s *Server) Node() *machine.Node       { return s.node }
+func (s *Server) ClientNode() *machine.Node { return s.node }
+func (s *Server) RunsOn() *machine.Node     { return s.node }
+func (s *Server) Processes() []string       { return []string{webProcess} }
+func (s *Server) Cut(heal bool) error       { return s.node.CutLink("eth0", !heal) }
 
 // Use implements stage.Client: a server in the data centre reaches IPv4 by translation.
 func (s *Server) Use(a netip.Addr) (netip.Addr, bool) {

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/translator"
 )
@@ -96,7 +96,7 @@ func startChurn(s *Churn) *churn {
 	return c
 }
 
-func (c *churn) change(ctx context.Context, d *Centre, n *lab.Node, what string, i int) error {
+func (c *churn) change(ctx context.Context, d *Centre, n *machine.Node, what string, i int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	inside, churned := numbered(churnInside, uint32(i+1)), d.churned()

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"widecloud/api"
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/image"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/translator"
@@ -79,7 +80,7 @@ func (f *Federation) Build(ctx context.Context, s *stage.Stage, phase stage.Phas
 	case stage.Prepare:
 		if f.hasSystemd() {
 			var err error
-			if f.system, err = lab.HostSystem(ctx); err != nil {
+			if f.system, err = image.HostSystem(ctx); err != nil {
 				return err
 			}
 		}
@@ -116,7 +117,7 @@ func (f *Federation) Each(ctx context.Context, do func(context.Context, *Site) e
 
 func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 	var g errgroup.Group
-	add := func(to **lab.Node, o lab.NodeOptions) {
+	add := func(to **machine.Node, o machine.NodeOptions) {
 		g.Go(func() (err error) { *to, err = st.Lab.AddNode(o); return err })
 	}
 	bin := map[string]string{st.Bin: stage.NodeBin}
@@ -126,17 +127,17 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 	}
 	for _, s := range f.Sites {
 		g.Go(func() (err error) {
-			s.router, err = st.Lab.AddRouter(lab.NodeOptions{Name: s.name + "-r", Congestion: s.Congestion})
+			s.router, err = st.Lab.AddRouter(machine.NodeOptions{Name: s.name + "-r", Congestion: s.Congestion})
 			return err
 		})
-		add(&s.ctl, lab.NodeOptions{Name: s.name + "-ctl", Congestion: s.Congestion, Share: share(s.Controller, withImages)})
-		add(&s.user, lab.NodeOptions{Name: s.name + "-user", Congestion: s.Congestion})
+		add(&s.ctl, machine.NodeOptions{Name: s.name + "-ctl", Congestion: s.Congestion, Share: share(s.Controller, withImages)})
+		add(&s.user, machine.NodeOptions{Name: s.name + "-user", Congestion: s.Congestion})
 		if s.gateway != nil {
-			add(&s.gateway.node, lab.NodeOptions{Name: s.name + "-gw", Congestion: s.Congestion, Forward: true, Share: share(s.Agents, bin)})
+			add(&s.gateway.node, machine.NodeOptions{Name: s.name + "-gw", Congestion: s.Congestion, Forward: true, Share: share(s.Agents, bin)})
 		}
 		for _, h := range s.hosts {
 			g.Go(func() (err error) {
-				o := lab.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)}
+				o := machine.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)}
 				add := st.Lab.AddHost
 				if h.systemd {
 					add, o.System = st.Lab.AddSystemHost, f.system
@@ -157,17 +158,17 @@ const (
 	ctlNumber, userNumber, gwNumber, firstHost = 1, 2, 3, 11
 )
 
-// machine is one that hangs on its site's router.
-type machine struct {
-	node   *lab.Node
+// leafNode is a machine that hangs on its site's router.
+type leafNode struct {
+	node   *machine.Node
 	number int
 	device string // the router's
 }
 
-func (s *Site) machines() []machine {
-	l := []machine{{s.ctl, ctlNumber, "ctl"}, {s.user, userNumber, "user"}}
+func (s *Site) machines() []leafNode {
+	l := []leafNode{{s.ctl, ctlNumber, "ctl"}, {s.user, userNumber, "user"}}
 	for _, h := range s.all() {
-		l = append(l, machine{h.node, h.number, h.name})
+		l = append(l, leafNode{h.node, h.number, h.name})
 	}
 	return l
 }
@@ -175,11 +176,11 @@ func (s *Site) machines() []machine {
 // addr6 is a machine's underlay IPv6 address.
 func (s *Site) addr6(number int) netip.Addr { return leaf(s.number, number).b[1].Addr() }
 
-func (f *Federation) makeCables(ctx context.Context, l *lab.Lab) error {
+func (f *Federation) makeCables(ctx context.Context, l *machine.Lab) error {
 	if err := f.Each(ctx, func(_ context.Context, s *Site) error {
 		for _, m := range s.machines() {
 			c := leaf(s.number, m.number)
-			if err := l.Link(lab.End{Node: s.router.Node, Device: m.device, Addrs: c.a}, lab.End{Node: m.node, Device: "eth0", Addrs: c.b}); err != nil {
+			if err := l.Link(machine.End{Node: s.router.Node, Device: m.device, Addrs: c.a}, machine.End{Node: m.node, Device: "eth0", Addrs: c.b}); err != nil {
 				return err
 			}
 			if err := m.node.Setup(stage.DefaultRoutes("eth0", c.a)); err != nil {
@@ -187,15 +188,15 @@ func (f *Federation) makeCables(ctx context.Context, l *lab.Lab) error {
 			}
 		}
 		c := trunk(s.number)
-		return l.Link(lab.End{Node: s.router.Node, Device: "inet", Addrs: c.a}, lab.End{Node: f.internet.Router.Node, Device: s.name, Addrs: c.b})
+		return l.Link(machine.End{Node: s.router.Node, Device: "inet", Addrs: c.a}, machine.End{Node: f.internet.Router.Node, Device: s.name, Addrs: c.b})
 	}); err != nil {
 		return err
 	}
 	for i, w := range f.WANs {
 		c := trunk(maxSites + 1 + i)
 		var err error
-		w.link, err = l.WAN(lab.End{Node: w.A.router.Node, Device: "w-" + w.B.name, Addrs: c.a},
-			lab.End{Node: w.B.router.Node, Device: "w-" + w.A.name, Addrs: c.b}, w.Options)
+		w.link, err = l.WAN(machine.End{Node: w.A.router.Node, Device: "w-" + w.B.name, Addrs: c.a},
+			machine.End{Node: w.B.router.Node, Device: "w-" + w.A.name, Addrs: c.b}, w.Options)
 		if err == nil && w.Pinned {
 			err = errors.Join(w.A.pin(w.B, "w-"+w.B.name, c), w.B.pin(w.A, "w-"+w.A.name, cable{a: c.b, b: c.a}))
 		}
@@ -215,8 +216,8 @@ func farCost(device string) map[string]string {
 }
 
 // InternetRouting implements stage.OnInternet.
-func (f *Federation) InternetRouting() lab.Routing {
-	r := lab.Routing{Extra: map[string]string{}}
+func (f *Federation) InternetRouting() machine.Routing {
+	r := machine.Routing{Extra: map[string]string{}}
 	for _, s := range f.Sites {
 		r.Interfaces = append(r.Interfaces, s.name)
 		for daemon, text := range farCost(s.name) {
@@ -229,7 +230,7 @@ func (f *Federation) InternetRouting() lab.Routing {
 func (f *Federation) startRouting(ctx context.Context) error {
 	g, _ := errgroup.WithContext(ctx)
 	for _, s := range f.Sites {
-		r := lab.Routing{RouterID: routerID(s.number, 1), Interfaces: []string{"inet"}, BFD: stage.BFDInterval, Extra: farCost("inet")}
+		r := machine.Routing{RouterID: routerID(s.number, 1), Interfaces: []string{"inet"}, BFD: stage.BFDInterval, Extra: farCost("inet")}
 		for _, w := range f.WANs {
 			switch s {
 			case w.A:
@@ -252,7 +253,7 @@ func (f *Federation) startRouting(ctx context.Context) error {
 				if err := f.startTranslator(s); err != nil {
 					return err
 				}
-				return stage.StartRouter(s.gateway.node, lab.Routing{
+				return stage.StartRouter(s.gateway.node, machine.Routing{
 					RouterID: routerID(s.number, 2), Interfaces: []string{"eth0"}, BFD: stage.BFDInterval,
 					Extra: map[string]string{"ospfd": translator.OSPF, "ospf6d": gatewayOSPF6},
 				})

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/netio"
@@ -36,10 +36,10 @@ var links = []script.Entry{
 // WAN is a wide-area link between two sites.
 type WAN struct {
 	A, B    *Site
-	Options lab.WANOptions
+	Options machine.WANOptions
 	Pinned  bool // no other way is taken between the two sites
 
-	link *lab.WAN
+	link *machine.WAN
 }
 
 // Joins implements stage.Link.
@@ -49,12 +49,12 @@ func (w *WAN) Joins(a, b any) bool {
 
 // SetCut implements stage.Link.
 func (w *WAN) SetCut(from any, cut bool) {
-	ways := lab.BothWays
+	ways := machine.BothWays
 	switch from {
 	case any(w.A):
-		ways = lab.AToB
+		ways = machine.AToB
 	case any(w.B):
-		ways = lab.BToA
+		ways = machine.BToA
 	}
 	if cut {
 		w.link.Cut(ways)
@@ -64,7 +64,7 @@ func (w *WAN) SetCut(from any, cut bool) {
 }
 
 // Counters are what has gone from A to B, and back.
-func (w *WAN) Counters() (ab, ba lab.Direction) { return w.link.Counters() }
+func (w *WAN) Counters() (ab, ba machine.Direction) { return w.link.Counters() }
 
 // find is the link between two sites; nil: there is none.
 func (f *Federation) find(a, b *Site) *WAN {
@@ -88,7 +88,7 @@ func parseWAN(p *script.Parser) any {
 	for p.More() {
 		switch word := p.OneOf(append(slices.Clone(properties), "mtu", "pinned", "back")...); word {
 		case "mtu":
-			w.Options.MTU = p.Number("MTU", lab.MinMTU, lab.MaxMTU)
+			w.Options.MTU = p.Number("MTU", machine.MinMTU, machine.MaxMTU)
 		case "pinned":
 			w.Pinned = true
 		case "back":
@@ -109,7 +109,7 @@ func parseWAN(p *script.Parser) any {
 }
 
 // property takes the value of one property of a direction.
-func property(p *script.Parser, s *lab.Shape, word string) {
+func property(p *script.Parser, s *machine.Shape, word string) {
 	switch word {
 	case "rtt":
 		s.Delay = p.Duration(10*time.Second) / 2

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"widecloud/api"
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/translator"
 )
@@ -40,7 +40,7 @@ func (f *Federation) startController(ctx context.Context, s *Site, release *Rele
 	if err != nil {
 		return err
 	}
-	_, err = s.ctl.Start(lab.ProcessOptions{
+	_, err = s.ctl.Start(machine.ProcessOptions{
 		Name: controllerProcess, Boot: true, Args: []string{release.program("wcc"), "serve", "--config", "/etc/widecloud/site.toml"},
 		Ready: func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -161,7 +161,7 @@ func (h *Host) runAgent(ctx context.Context, release *Release) error {
 		if err := h.startUnit(ctx, release); err != nil {
 			return err
 		}
-	} else if _, err := n.Start(lab.ProcessOptions{Name: agentProcess, Boot: true, Args: []string{release.program("wcc"), "agent", "--config", "/etc/widecloud/agent.toml"}}); err != nil {
+	} else if _, err := n.Start(machine.ProcessOptions{Name: agentProcess, Boot: true, Args: []string{release.program("wcc"), "agent", "--config", "/etc/widecloud/agent.toml"}}); err != nil {
 		return err
 	}
 	return stage.Until(ctx, agentTime, func(ctx context.Context) error {

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"widecloud/api"
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/image"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 )
@@ -104,7 +104,7 @@ func (f *Federation) buildReleases(ctx context.Context, s *stage.Stage) error {
 // build builds the release's programs, or takes them from the cache: a commit is
 // always the same.
 func (r *Release) build(ctx context.Context, clone string) error {
-	dir, err := lab.Cached(ctx, "releases", lab.Key(r.Commit, buildFlags, runtime.Version()), func(ctx context.Context, dir string) error {
+	dir, err := image.Cached(ctx, "releases", image.Key(r.Commit, buildFlags, runtime.Version()), func(ctx context.Context, dir string) error {
 		return buildCommit(ctx, clone, r.Commit, dir)
 	})
 	if err != nil {

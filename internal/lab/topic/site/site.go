@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"widecloud/api"
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/translator"
 )
@@ -87,9 +87,9 @@ type Site struct {
 	number  int // from 1; its addresses hang on it
 	lentTo  map[*Site]bool
 
-	router *lab.Router
-	ctl    *lab.Node
-	user   *lab.Node
+	router *machine.Router
+	ctl    *machine.Node
+	user   *machine.Node
 	token  string
 	client *api.Client
 }
@@ -103,21 +103,21 @@ type Host struct {
 
 	systemd bool // a Debian of its own, booted by systemd
 
-	node       *lab.Node
-	hypervisor *lab.Host // nil: a gateway
+	node       *machine.Node
+	hypervisor *machine.Host // nil: a gateway
 }
 
 // Name, and what a site can be.
 func (s *Site) Name() string                        { return s.name }
 func (s *Site) Processes() []string                 { return []string{controllerProcess} }
-func (s *Site) RunsOn() *lab.Node                   { return s.ctl }
-func (s *Site) ClientNode() *lab.Node               { return s.user }
+func (s *Site) RunsOn() *machine.Node               { return s.ctl }
+func (s *Site) ClientNode() *machine.Node           { return s.user }
 func (s *Site) Use(a netip.Addr) (netip.Addr, bool) { return a, true }
 func (s *Site) Client() *api.Client                 { return s.client }
 func (s *Site) Token() string                       { return s.token }
 
 // Hypervisor is a host of the site; nil: there is none of that name.
-func (s *Site) Hypervisor(host string) *lab.Host {
+func (s *Site) Hypervisor(host string) *machine.Host {
 	for _, h := range s.hosts {
 		if h.name == host {
 			return h.hypervisor
@@ -137,10 +137,10 @@ func (s *Site) Cut(heal bool) error {
 }
 
 // Name, and what a host can be.
-func (h *Host) Name() string        { return h.site.name + "/" + h.name }
-func (h *Host) Node() *lab.Node     { return h.node }
-func (h *Host) RunsOn() *lab.Node   { return h.node }
-func (h *Host) Cut(heal bool) error { return h.node.CutLink("eth0", !heal) }
+func (h *Host) Name() string          { return h.site.name + "/" + h.name }
+func (h *Host) Node() *machine.Node   { return h.node }
+func (h *Host) RunsOn() *machine.Node { return h.node }
+func (h *Host) Cut(heal bool) error   { return h.node.CutLink("eth0", !heal) }
 func (h *Host) Processes() []string {
 	if h.translator > 0 {
 		return []string{agentProcess, translator.Process}

@@ -7,7 +7,7 @@ import (
 	"path"
 	"strings"
 
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/packaging"
 )
@@ -66,7 +66,7 @@ func (h *Host) startUnit(ctx context.Context, release *Release) error {
 
 // UserOf is whose process runs a VM on a hypervisor.
 func (f *Federation) UserOf(ctx context.Context, site, host, uid string) (string, error) {
-	var n *lab.Host
+	var n *machine.Host
 	if s := f.Site(site); s != nil {
 		n = s.Hypervisor(host)
 	}

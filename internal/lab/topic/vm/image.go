@@ -14,14 +14,14 @@ import (
 	"time"
 
 	"widecloud/api"
-	"widecloud/internal/lab"
+	"widecloud/internal/lab/image"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/topic/site"
 )
 
 // makers make the images that scripts can name.
-var makers = map[string]func(context.Context, lab.ImageOptions) (string, error){"tiny": lab.TinyImage, "debian": lab.DebianImage}
+var makers = map[string]func(context.Context, image.Options) (string, error){"tiny": image.Tiny, "debian": image.Debian}
 
 // Image is a VM's image.
 type Image struct {
@@ -53,7 +53,7 @@ func (l *images) Build(ctx context.Context, s *stage.Stage, phase stage.Phase) (
 		return nil
 	}
 	for _, i := range l.all {
-		if i.path, err = makers[i.Name](ctx, lab.ImageOptions{}); err != nil {
+		if i.path, err = makers[i.Name](ctx, image.Options{}); err != nil {
 			return err
 		}
 		if f := site.Of(s.Script); f != nil {
