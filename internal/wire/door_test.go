@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,8 +114,65 @@ func TestStrangersHoldThePort(t *testing.T) {
 	}
 }
 
-// TestStrangersOverTCP is the same with a real port: a peer and an agent join and open sessions while a stranger holds
-// connections and renews them.
+// TestManyDialABusyServer has more agents dial at once than there is room for, and a server that takes a second for each of its
+// steps. What it has begun it ends: no agent is put out while it waits for the server, so no handshake is done twice.
+func TestManyDialABusyServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		osaka := newSite(t, "osaka")
+		var steps atomic.Int64
+		trust, err := wire.NewTrust(wire.TrustOptions{CA: osaka.ca.Certificate(), Now: func() time.Time {
+			steps.Add(1)
+			time.Sleep(time.Second) // of the bubble
+			return time.Now()
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		agents := make([]*site, 400)
+		for i := range agents {
+			agents[i] = osaka.agent(t, fmt.Sprintf("h%d", i))
+		}
+		network := wire.NewMemory()
+		o := osaka.options(network.Node("osaka"))
+		o.Trust = trust
+		server, err := wire.Listen(t.Context(), "osaka:7646", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		join := func(i int) {
+			once, done := context.WithCancel(ctx)
+			defer done()
+			d := &wire.Dialer{
+				Addrs: []string{"osaka:7646"}, Peer: wire.Controller("osaka"), Purpose: wire.Control,
+				Options: agents[i].options(network.Node(fmt.Sprintf("192.0.%d.%d", i/256, i%256))), MaxBackoff: 2 * time.Second,
+				Up: func(*wire.Session) { done() },
+			}
+			d.Run(once)
+			if once.Err() != nil && ctx.Err() != nil {
+				t.Errorf("agent %d has not got in", i)
+			}
+		}
+		join(0)
+		each := steps.Load()
+		if each == 0 {
+			t.Fatal("the server does not ask for the time")
+		}
+		var all sync.WaitGroup
+		for i := range agents {
+			all.Go(func() { join(i) })
+		}
+		all.Wait()
+		if got, want := steps.Load(), each*int64(1+len(agents)); got != want {
+			t.Errorf("%d steps for %d sessions of %d steps", got, 1+len(agents), each)
+		}
+	})
+}
+
+// TestStrangersOverTCP is the same as TestStrangersHoldThePort, with a real port: a peer and an agent join and open sessions
+// while a stranger holds connections and renews them.
 func TestStrangersOverTCP(t *testing.T) {
 	tokyo, osaka := newSite(t, "tokyo"), newSite(t, "osaka")
 	befriend(t, tokyo, osaka)

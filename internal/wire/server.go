@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"widecloud/api"
@@ -99,7 +100,7 @@ func (s *Server) acceptLoop() {
 
 // receive welcomes a connection if there is room for it.
 func (s *Server) receive(raw net.Conn) {
-	v := &visit{conn: raw, source: sourceOf(raw.RemoteAddr())}
+	v := &visit{Conn: raw, source: sourceOf(raw.RemoteAddr())}
 	v.ctx, v.end = context.WithCancelCause(s.ctx)
 	if err := v.enter(s.strangers, v.source, errCrowded); err != nil {
 		raw.Close()
@@ -108,7 +109,7 @@ func (s *Server) receive(raw net.Conn) {
 	}
 	s.wg.Go(func() {
 		defer v.end(nil)
-		defer func() { v.leave() }()
+		defer v.leave()
 		if err := s.welcome(v); err != nil {
 			raw.Close()
 			if cause := context.Cause(v.ctx); cause != nil && s.ctx.Err() == nil {
@@ -120,39 +121,62 @@ func (s *Server) receive(raw net.Conn) {
 }
 
 func (s *Server) refused(v *visit, err error) {
-	s.o.sparse.line(slog.LevelInfo, v.source, "refuse connection", "from", v.conn.RemoteAddr().String(), "error", brief(err))
+	s.o.sparse.line(slog.LevelInfo, v.source, "refuse connection", "from", v.RemoteAddr().String(), "error", brief(err))
 }
 
-// visit is a connection until it is a session, or has got its answer.
+// visit is a connection until it is a session, or has got its answer. It is a net.Conn that tells the door when the other
+// end lets us wait.
 type visit struct {
-	conn   net.Conn
+	net.Conn
 	source string
 	ctx    context.Context
 	end    context.CancelCauseFunc
-	leave  func() // gives the slot back that it has at a door
+	slot   atomic.Pointer[slot] // at the door where it is; nil: it has left
 }
 
 // enter takes a slot at a door and gives back the one that the visit had.
 func (v *visit) enter(d *door, key string, full error) error {
-	leave, ok := d.enter(key, func() { v.end(errEvicted) })
+	slot, ok := d.enter(key, func() { v.end(errEvicted) })
 	if !ok {
 		return full
 	}
-	if v.leave != nil {
-		v.leave()
+	if had := v.slot.Swap(slot); had != nil {
+		had.leave()
 	}
-	v.leave = leave
 	return nil
+}
+
+// leave gives the visit's slot back.
+func (v *visit) leave() {
+	if had := v.slot.Swap(nil); had != nil {
+		had.leave()
+	}
+}
+
+// Read implements net.Conn.
+func (v *visit) Read(p []byte) (int, error) {
+	if s := v.slot.Load(); s != nil {
+		defer s.wait()()
+	}
+	return v.Conn.Read(p)
+}
+
+// Write implements net.Conn.
+func (v *visit) Write(p []byte) (int, error) {
+	if s := v.slot.Load(); s != nil {
+		defer s.wait()()
+	}
+	return v.Conn.Write(p)
 }
 
 // welcome does the handshake and starts what the client asks for. All of it together has handshakeTime.
 func (s *Server) welcome(v *visit) (err error) {
-	defer s.outwardTo(v.conn.RemoteAddr()).guard("handshake", &err)
+	defer s.outwardTo(v.RemoteAddr()).guard("handshake", &err)
 	slow := time.AfterFunc(handshakeTime, func() { v.end(errTooSlow) })
 	defer slow.Stop()
-	stop := context.AfterFunc(v.ctx, func() { v.conn.Close() })
+	stop := context.AfterFunc(v.ctx, func() { v.Close() })
 	defer stop()
-	conn := tls.Server(v.conn, &tls.Config{
+	conn := tls.Server(v, &tls.Config{
 		Certificates: []tls.Certificate{s.o.Credential.tlsCertificate()},
 		MinVersion:   tls.VersionTLS13,
 		NextProtos:   []string{protoSession, protoJoin},
@@ -189,7 +213,7 @@ func (s *Server) welcome(v *visit) (err error) {
 	if !stop() {
 		return context.Cause(v.ctx)
 	}
-	return s.open(conn, v.conn, a, h)
+	return s.open(conn, v.Conn, a, h)
 }
 
 // greet reads the client's hello and answers it.

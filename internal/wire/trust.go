@@ -125,12 +125,14 @@ func (t *Trust) Peer(site string) (*x509.Certificate, bool) {
 // Verify says whose certificate it is, if it is one that we believe: in time by our own clock, signed by the authority
 // of the very site that it names.
 func (t *Trust) Verify(leaf *x509.Certificate) (Identity, error) {
+	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.verify(leaf)
+	return t.verify(leaf, now)
 }
 
-func (t *Trust) verify(leaf *x509.Certificate) (Identity, error) {
+// verify is Verify at a time. The lock is held.
+func (t *Trust) verify(leaf *x509.Certificate, now time.Time) (Identity, error) {
 	id, err := identityOf(leaf)
 	if err != nil {
 		return Identity{}, fmt.Errorf("verify certificate: %w", err)
@@ -144,7 +146,7 @@ func (t *Trust) verify(leaf *x509.Certificate) (Identity, error) {
 			return Identity{}, fmt.Errorf("verify certificate: a peer's authority may vouch for its controller only, not for %s", id)
 		}
 	}
-	return id, verifyBy(leaf, ca, t.now())
+	return id, verifyBy(leaf, ca, now)
 }
 
 func verifyBy(leaf, ca *x509.Certificate, now time.Time) error {
@@ -165,9 +167,10 @@ func verifyBy(leaf, ca *x509.Certificate, now time.Time) error {
 
 // expect verifies a certificate and enters the connection that shows it, until forget.
 func (t *Trust) expect(leaf *x509.Certificate) (*arrival, error) {
+	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	id, err := t.verify(leaf)
+	id, err := t.verify(leaf, now)
 	if err != nil {
 		return nil, err
 	}
