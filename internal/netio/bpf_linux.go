@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -62,6 +63,21 @@ func bpfInfo(fd int) (BPFProgram, error) {
 		ID:   *(*uint32)(unsafe.Pointer(&info[4])),
 		Name: string(name),
 	}, nil
+}
+
+// bpfGet opens a pinned object.
+func bpfGet(path string) (int, error) {
+	name, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return -1, err
+	}
+	attr := struct {
+		name      uint64
+		fd, flags uint32
+	}{name: uint64(uintptr(unsafe.Pointer(name)))}
+	fd, err := bpf(unix.BPF_OBJ_GET, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	runtime.KeepAlive(name)
+	return fd, err
 }
 
 func bpf(cmd uintptr, attr unsafe.Pointer, size uintptr) (int, error) {

@@ -88,6 +88,15 @@ func CurrentNS() (*NS, error) {
 	return ns, nil
 }
 
+// NSOf opens the namespace that a process is in.
+func NSOf(pid int) (*NS, error) {
+	ns, err := openNSPath("", fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("open namespace of process %d: %w", pid, err)
+	}
+	return ns, nil
+}
+
 func openNSPath(name, path string) (*NS, error) {
 	fd, err := netns.GetFromPath(path)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,6 +51,9 @@ type TUN struct {
 	queues []*TUNQueue
 	lacks  []error // see Lacks
 	shared []byte  // what the filter program shares: the queues' backlogs
+	// The device holds its programs by itself. They are kept open all the same, so that
+	// everybody can see whose they are (proc_pid_fdinfo(5)).
+	programs []*ebpf.Program
 }
 
 // OpenTUN makes the device and sets it up. fs.ErrExist if there is a device of
@@ -168,7 +172,7 @@ func (n *NS) AdoptTUN(s TUNSpec, fds []int) (*TUN, error) {
 // tune makes the device cheaper where it may; it works without.
 func (t *TUN) tune() {
 	if len(t.queues) > 1 {
-		if err := t.queues[0].steer(); err != nil {
+		if err := t.steer(); err != nil {
 			t.lacks = append(t.lacks, fmt.Errorf("the kernel spreads packets over the queues of %s, which costs more: %w", t.spec.Name, err))
 		}
 	}
@@ -221,6 +225,10 @@ func (t *TUN) Close() error {
 	for _, q := range t.queues {
 		errs = append(errs, q.close())
 	}
+	for _, p := range t.programs {
+		errs = append(errs, p.Close())
+	}
+	t.programs = nil
 	if t.shared != nil {
 		errs = append(errs, unix.Munmap(t.shared)) // no Read is left, nor comes one
 		t.shared = nil

@@ -68,13 +68,15 @@ func (t *TUN) limit(most int) error {
 		return fmt.Errorf("load program: %w", err)
 	}
 	defer c.Close()
+	program := c.DetachProgram("limit")
+	t.programs = append(t.programs, program)
 	page := unix.Getpagesize()
 	size := (len(t.queues)*backlogSize + page - 1) / page * page
 	shared, err := unix.Mmap(c.Maps["backlogs"].FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map backlogs: %w", err)
 	}
-	if err := unix.IoctlSetPointerInt(t.queues[0].fd, unix.TUNSETFILTEREBPF, c.Programs["limit"].FD()); err != nil {
+	if err := unix.IoctlSetPointerInt(t.queues[0].fd, unix.TUNSETFILTEREBPF, program.FD()); err != nil {
 		unix.Munmap(shared)
 		return fmt.Errorf("set filter program: %w", err)
 	}

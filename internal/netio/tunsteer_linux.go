@@ -10,9 +10,8 @@ import (
 	objects "widecloud/bpf"
 )
 
-// steer puts bpf/steer.c before the device that q is a queue of. The device keeps
-// it until it goes.
-func (q *TUNQueue) steer() error {
+// steer puts bpf/steer.c before the device, which keeps it until it goes.
+func (t *TUN) steer() error {
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(objects.Steer))
 	if err != nil {
 		return err
@@ -21,8 +20,8 @@ func (q *TUNQueue) steer() error {
 	if err != nil {
 		return fmt.Errorf("load program: %w", err)
 	}
-	defer p.Close()
-	if err := unix.IoctlSetPointerInt(q.fd, unix.TUNSETSTEERINGEBPF, p.FD()); err != nil {
+	t.programs = append(t.programs, p)
+	if err := unix.IoctlSetPointerInt(t.queues[0].fd, unix.TUNSETSTEERINGEBPF, p.FD()); err != nil {
 		return fmt.Errorf("set steering program: %w", err)
 	}
 	return nil
