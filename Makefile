@@ -1,5 +1,6 @@
 # make demo    builds, then runs examples/tour.lab on real parts (KEEP=1 leaves the federation up)
 # make test    all checks and tests, those on real parts too
+# make test-long   what takes too long for that: labs killed at KILLS random moments (30)
 # make check   format, vet, linters, import law, race, short fuzz, govulncheck
 # make bench-map646   the translator beside plain forwarding and TAYGA (ARGS="-quick", -h for more)
 # make bench-controller   a site with 1,000 simulated agents and 5,000 watchers (ARGS="-quick", -h for more)
@@ -11,7 +12,7 @@ BIN   := bin
 LABS  := $(filter-out examples/tour.lab examples/debian.lab,$(wildcard examples/*.lab))
 export GOFLAGS := -trimpath -buildvcs=false
 
-.PHONY: build deps deps-test demo lab test check real bench-map646 bench-controller bench-koshien clean
+.PHONY: build deps deps-test demo lab test test-long check real bench-map646 bench-controller bench-koshien clean
 
 deps:
 	@scripts/deps
@@ -41,6 +42,10 @@ check: deps-test
 # Packages one after the other: many of them make namespaces and guests, and two cores are soon full.
 real:
 	$(GO) test -p 1 -count=1 -timeout 15m ./...
+
+# Some fifteen minutes.
+test-long: deps-test
+	$(GO) test -count=1 -timeout 2h -run TestKilledAnyTime ./internal/lab/play -kills $(or $(KILLS),30)
 
 bench-map646: deps-test build
 	$(GO) run ./internal/map646/bench $(ARGS)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -292,33 +293,26 @@ type labDownCmd struct {
 	Name string `help:"Name of the lab." default:"lab"`
 }
 
+// takeDownTime is how long a lab may take to be taken down.
+const takeDownTime = time.Minute
+
 func (c *labDownCmd) Run(a *app) error {
-	pid, err := machine.Owner("", c.Name)
-	if err != nil {
-		swept, err := machine.Sweep("", c.Name)
-		if err != nil {
-			return err
-		}
-		if len(swept) == 0 {
-			return a.out.printf("lab %s is not up\n", c.Name)
-		}
-		return a.out.printf("removed what was left of lab %s\n", c.Name)
-	}
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-		return fmt.Errorf("end the lab's process %d: %w", pid, err)
-	}
-	ctx, cancel := context.WithTimeout(a, time.Minute)
+	ctx, cancel := context.WithTimeout(a, takeDownTime)
 	defer cancel()
-	for {
-		if _, err := machine.Owner("", c.Name); err != nil {
-			return a.out.printf("lab %s is down\n", c.Name)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("lab %s is not down after a minute (process %d)", c.Name, pid)
-		case <-time.After(100 * time.Millisecond):
-		}
+	end := machine.TakeDown(ctx, "", c.Name)
+	if end != nil && !errors.Is(end, fs.ErrNotExist) {
+		return end
 	}
+	swept, err := machine.Sweep("", c.Name) // also of a program that was killed while it took down
+	switch {
+	case err != nil:
+		return err
+	case len(swept) > 0:
+		return a.out.printf("removed what was left of lab %s\n", c.Name)
+	case end != nil:
+		return a.out.printf("lab %s is not up\n", c.Name)
+	}
+	return a.out.printf("lab %s is down\n", c.Name)
 }
 
 // isTerminal tells whether a writer is a terminal, where progress can be redrawn.

@@ -20,7 +20,8 @@ import (
 // Options of a lab.
 type Options struct {
 	// Name tells labs on one machine apart. It begins the names of the lab's
-	// namespaces. Lower-case letters, digits and dashes, at most 20.
+	// namespaces, NAME-NODE. Lower-case letters and digits, at most 20: a dash would
+	// make the namespaces of one lab look like those of another.
 	Name string
 	// Base is the directory that holds the labs' state directories, on a file
 	// system that can be an overlay's upper layer. "": BaseDir().
@@ -53,7 +54,7 @@ type Lab struct {
 // ErrRunning says that a lab of that name is in use by a live program.
 var ErrRunning = errors.New("lab is running")
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,19}$`)
+var nameRE = regexp.MustCompile(`^[a-z0-9]{1,20}$`)
 
 // BaseDir is where state directories are kept if Options.Base does not say.
 func BaseDir() string { return filepath.Join(os.TempDir(), "widecloud-lab") }
@@ -62,7 +63,7 @@ func BaseDir() string { return filepath.Join(os.TempDir(), "widecloud-lab") }
 // left. ErrRunning when one of that name is alive.
 func Open(o Options) (*Lab, error) {
 	if !nameRE.MatchString(o.Name) {
-		return nil, fmt.Errorf("open lab: name %q: want lower-case letters, digits and dashes, at most 20", o.Name)
+		return nil, fmt.Errorf("open lab: name %q: want lower-case letters and digits, at most 20", o.Name)
 	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("open lab: namespaces need root")
@@ -82,18 +83,19 @@ func Open(o Options) (*Lab, error) {
 	}
 	// Made aside and renamed into place, so that it never lacks its marker; of two
 	// programs that open the same name, one wins.
-	aside, err := os.MkdirTemp(o.Base, "new-*")
+	m, err := newMarker(o.LogDir)
 	if err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", o.Name, err)
 	}
-	err = writeMarker(aside, o.LogDir)
+	aside := m.aside(l.dir)
+	if err := os.Mkdir(aside, 0o755); err != nil {
+		return nil, fmt.Errorf("open lab %s: %w", o.Name, err)
+	}
+	err = m.write(aside)
 	for _, d := range []string{"nodes", "netns"} {
 		if err == nil {
 			err = os.Mkdir(filepath.Join(aside, d), 0o755)
 		}
-	}
-	if err == nil {
-		err = os.Chmod(aside, 0o755)
 	}
 	if err == nil {
 		if err = os.Rename(aside, l.dir); errors.Is(err, fs.ErrExist) {
@@ -262,8 +264,11 @@ func (l *Lab) Close() error {
 		})
 	}
 	wg.Wait()
-	errs = append(errs, os.RemoveAll(l.dir))
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	if err == nil { // what is left stays on record, for Sweep
+		err = os.RemoveAll(l.dir)
+	}
+	if err != nil {
 		return fmt.Errorf("close lab %s: %w", l.o.Name, err)
 	}
 	return nil
@@ -276,16 +281,26 @@ type marker struct {
 	Logs  string `json:"logs"`  // Options.LogDir
 }
 
-func writeMarker(dir, logs string) error {
+func newMarker(logs string) (marker, error) {
 	start, err := startTime(os.Getpid())
-	if err != nil {
-		return err
-	}
-	b, err := json.Marshal(marker{PID: os.Getpid(), Start: start, Logs: logs})
+	return marker{PID: os.Getpid(), Start: start, Logs: logs}, err
+}
+
+// aside is where the program makes a state directory before it has its name.
+func (m marker) aside(dir string) string { return fmt.Sprintf("%s.%d.%d", dir, m.PID, m.Start) }
+
+func (m marker) write(dir string) error {
+	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "lab.json"), b, 0o644)
+}
+
+// alive tells whether the program still runs.
+func (m marker) alive() bool {
+	start, err := startTime(m.PID)
+	return err == nil && start == m.Start
 }
 
 // startTime is field 22 of /proc/PID/stat (proc(5)).

@@ -23,13 +23,9 @@ type Scope struct {
 	Base string // as in Options; "": BaseDir()
 	// Name restricts the check to one lab: its namespaces, mounts, processes and
 	// state directory, and links whose name begins with it; so that others may
-	// work on the machine meanwhile. eBPF programs have no owner: they count unless
-	// a living process that is not of the lab holds them. "": everything on the
-	// machine counts.
+	// work on the machine meanwhile. eBPF programs count unless something that is not
+	// of the lab holds them. "": everything on the machine counts.
 	Name string
-	// NoPrograms leaves eBPF programs out: other labs are up, whose programs may be held
-	// by nobody for a moment.
-	NoPrograms bool
 }
 
 // Leak is something that was not there before.
@@ -158,82 +154,30 @@ func inventory(s Scope) ([]Leak, error) {
 	for _, p := range procs {
 		add("process", fmt.Sprintf("%d (started %d): %s", p.pid, p.start, p.cmdline))
 	}
-	if !s.NoPrograms {
-		programs, err := netio.BPFPrograms()
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range programs {
-			all = append(all, programLeak(p))
-		}
-	}
-	for _, d := range cgroups(cmp.Or(s.Name, "*"), "*") {
-		add("cgroup", d)
-	}
-	pattern := filepath.Join(s.Base, "*")
-	if s.Name != "" {
-		pattern = s.dir()
-	}
-	files, err := filepath.Glob(pattern)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range files {
-		add("file", f)
-	}
-	return all, nil
-}
-
-func programLeak(p netio.BPFProgram) Leak {
-	return Leak{"ebpf", fmt.Sprintf("program %d %q", p.ID, p.Name)}
-}
-
-// programsOfOthers are the eBPF programs that processes hold which are not of the
-// lab, by descriptors of the programs or of their links (proc_pid_fdinfo(5)).
-func (s Scope) programsOfOthers() (map[Leak]bool, error) {
 	programs, err := netio.BPFPrograms()
 	if err != nil {
 		return nil, err
 	}
-	names := map[string]Leak{}
 	for _, p := range programs {
-		names[strconv.FormatUint(uint64(p.ID), 10)] = programLeak(p)
+		all = append(all, programLeak(p))
 	}
-	procs, err := s.processes()
-	if err != nil {
-		return nil, err
+	for _, d := range cgroups(cmp.Or(s.Name, "*"), "*") {
+		add("cgroup", d)
 	}
-	ours := map[int]bool{os.Getpid(): true}
-	for _, p := range procs {
-		ours[p.pid] = true
+	patterns := []string{filepath.Join(s.Base, "*")}
+	if s.Name != "" {
+		patterns = []string{s.dir(), s.dir() + ".*"}
 	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	held := map[Leak]bool{}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || ours[pid] {
-			continue
-		}
-		fds, err := filepath.Glob(filepath.Join("/proc", e.Name(), "fd", "*"))
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(pattern)
 		if err != nil {
 			return nil, err
 		}
-		for _, fd := range fds {
-			if to, err := os.Readlink(fd); err != nil || !strings.HasPrefix(to, "anon_inode:bpf") {
-				continue // gone meanwhile, or something else
-			}
-			info, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "fdinfo", filepath.Base(fd)))
-			for line := range strings.Lines(string(info)) {
-				if key, id, ok := strings.Cut(line, ":"); ok && key == "prog_id" {
-					held[names[strings.TrimSpace(id)]] = true
-				}
-			}
+		for _, f := range files {
+			add("file", f)
 		}
 	}
-	return held, nil
+	return all, nil
 }
 
 func (s Scope) dir() string { return filepath.Join(s.Base, s.Name) }
@@ -315,8 +259,9 @@ func Sweep(base, name string) ([]string, error) {
 		}
 		names = nil
 		for _, e := range entries {
-			if nameRE.MatchString(e.Name()) {
-				names = append(names, e.Name())
+			n, _, _ := strings.Cut(e.Name(), ".")
+			if nameRE.MatchString(n) && !slices.Contains(names, n) {
+				names = append(names, n)
 			}
 		}
 	}
@@ -326,22 +271,43 @@ func Sweep(base, name string) ([]string, error) {
 	)
 	for _, n := range names {
 		dir := filepath.Join(base, n)
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		err := removeAsides(dir)
+		if _, e := os.Stat(dir); err == nil && errors.Is(e, fs.ErrNotExist) {
 			continue
 		}
-		if _, err := Owner(base, n); err == nil {
+		if _, e := Owner(base, n); e == nil {
 			if name != "" {
 				return nil, fmt.Errorf("sweep %s: %w", n, ErrRunning)
 			}
 			continue
 		}
-		if err := sweep(base, n); err != nil {
+		if err == nil {
+			err = sweep(base, n)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("sweep %s: %w", n, err))
 			continue
 		}
 		swept = append(swept, n)
 	}
 	return swept, errors.Join(errs...)
+}
+
+// removeAsides removes state directories of programs that were killed before these had
+// their name.
+func removeAsides(dir string) error {
+	found, err := filepath.Glob(dir + ".*")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, aside := range found {
+		var m marker
+		if _, err := fmt.Sscanf(strings.TrimPrefix(aside, dir), ".%d.%d", &m.PID, &m.Start); err == nil && !m.alive() {
+			errs = append(errs, os.RemoveAll(aside))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func sweep(base, name string) error {
@@ -385,17 +351,43 @@ func sweep(base, name string) error {
 // Owner returns the process that runs the named lab; fs.ErrNotExist when there
 // is none.
 func Owner(base, name string) (pid int, err error) {
+	m, err := owner(base, name)
+	return m.PID, err
+}
+
+func owner(base, name string) (marker, error) {
 	if base == "" {
 		base = BaseDir()
 	}
 	m, err := readMarker(filepath.Join(base, name))
 	if err != nil {
-		return 0, fmt.Errorf("find owner of lab %s: %w", name, err)
+		return marker{}, fmt.Errorf("find owner of lab %s: %w", name, err)
 	}
-	if start, err := startTime(m.PID); err != nil || start != m.Start {
-		return 0, fmt.Errorf("find owner of lab %s: process %d: %w", name, m.PID, fs.ErrNotExist)
+	if !m.alive() {
+		return marker{}, fmt.Errorf("find owner of lab %s: process %d: %w", name, m.PID, fs.ErrNotExist)
 	}
-	return m.PID, nil
+	return m, nil
+}
+
+// TakeDown ends the program that runs the named lab, which takes the lab down, and returns
+// when it has ended. fs.ErrNotExist when there is none. What it has not taken down
+// because it was killed meanwhile is for Sweep.
+func TakeDown(ctx context.Context, base, name string) error {
+	m, err := owner(base, name)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(m.PID, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("end lab %s: process %d: %w", name, m.PID, err)
+	}
+	for m.alive() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("end lab %s: process %d has not ended: %w", name, m.PID, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // nodePID is the first process of a node of a lab that another process runs. ErrOff

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -110,32 +111,63 @@ func TestLeakCheckSeesEveryKind(t *testing.T) {
 	}
 }
 
-// TestLeakCheckLeavesOthersAlone: an eBPF program that a stranger holds is none of
-// a lab's remains, until the stranger has gone without it.
+// TestLeakCheckLeavesOthersAlone: an eBPF program is none of a lab's remains as long as
+// a stranger, or another lab, holds it in any way; it counts when only we do.
 func TestLeakCheckLeavesOthersAlone(t *testing.T) {
+	other := node(t, open(t), machine.NodeOptions{Name: "h1"})
 	own := machine.Scope{Name: fmt.Sprintf("lo%d", os.Getpid()), Base: t.TempDir()}
 	before, err := machine.Snapshot(own)
 	must(t, err)
 	f := os.NewFile(uintptr(loadProgram(t)), "program")
-	defer f.Close()
-	cmd := exec.Command("sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
-	cmd.ExtraFiles = []*os.File{f}
-	out, err := cmd.Output()
-	must(t, err)
-	var pid int
-	fmt.Sscan(string(out), &pid)
-	defer syscall.Kill(pid, syscall.SIGKILL)
-	if got := kinds(t, before); len(got) > 0 {
-		t.Errorf("held by a stranger: %v", got)
+	pin := other.Path("/sys/fs/bpf/p")
+	for _, c := range []struct {
+		name string
+		hold func() (release func())
+	}{
+		{"a process has it open", func() func() {
+			cmd := exec.Command("sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
+			cmd.ExtraFiles = []*os.File{f}
+			out, err := cmd.Output()
+			must(t, err)
+			var pid int
+			fmt.Sscan(string(out), &pid)
+			return func() { must(t, syscall.Kill(pid, syscall.SIGKILL)) }
+		}},
+		{"pinned by another lab's machine", func() func() {
+			pinProgram(t, f, pin)
+			return func() { must(t, os.Remove(pin)) }
+		}},
+		{"a filter of another lab's device", func() func() {
+			pinProgram(t, f, pin)
+			sh(t, other, "tc qdisc add dev lo clsact && tc filter add dev lo ingress bpf da object-pinned /sys/fs/bpf/p")
+			must(t, os.Remove(pin))
+			return func() { sh(t, other, "tc qdisc del dev lo clsact") }
+		}},
+		{"XDP of another lab's device", func() func() {
+			sh(t, other, "ip link add v type veth peer name w")
+			x := os.NewFile(uintptr(loadProgramOf(t, 6)), "program")
+			pinProgram(t, x, pin)
+			sh(t, other, "ip link set v xdpgeneric pinned /sys/fs/bpf/p")
+			must(t, os.Remove(pin), f.Close())
+			f = x
+			return func() { sh(t, other, "ip link del v") }
+		}},
+	} {
+		release := c.hold()
+		if got := kinds(t, before); len(got) > 0 {
+			t.Errorf("%s: %v", c.name, got)
+		}
+		release()
+		eventually(t, c.name+": it counts when only we hold it", func() bool { return slices.Equal(kinds(t, before), []string{"ebpf"}) })
 	}
-	must(t, syscall.Kill(pid, syscall.SIGKILL))
-	eventually(t, "the program counts when only we hold it", func() bool { return slices.Equal(kinds(t, before), []string{"ebpf"}) })
+	must(t, f.Close())
+	eventually(t, "the program has gone", func() bool { return len(kinds(t, before)) == 0 })
 }
 
 // TestLeakCheckSeesNoOtherLab: what this program runs for another lab is none of a
 // lab's remains; what it runs for none is.
 func TestLeakCheckSeesNoOtherLab(t *testing.T) {
-	own := machine.Scope{Name: fmt.Sprintf("lp%d", os.Getpid()), Base: t.TempDir(), NoPrograms: true}
+	own := machine.Scope{Name: fmt.Sprintf("lp%d", os.Getpid()), Base: t.TempDir()}
 	before, err := machine.Snapshot(own)
 	must(t, err)
 	for lab, want := range map[string][]string{"other": nil, "": {"process"}, own.Name: {"process"}} {
@@ -151,19 +183,40 @@ func TestLeakCheckSeesNoOtherLab(t *testing.T) {
 	}
 }
 
-// loadProgram loads an eBPF program that returns 0 (socket filter).
-func loadProgram(t *testing.T) int {
+// loadProgram loads an eBPF program that returns 0: a tc filter.
+func loadProgram(t *testing.T) int { return loadProgramOf(t, 3) }
+
+// loadProgramOf loads one of a type of linux/bpf.h.
+func loadProgramOf(t *testing.T, kind uint32) int {
 	insns := [2]uint64{0xb7, 0x95} // r0 = 0; exit
 	license := []byte("GPL\x00")
 	attr := struct {
 		kind, count    uint32
 		insns, license uint64
 		rest           [104]byte
-	}{kind: 1, count: 2, insns: uint64(uintptr(unsafe.Pointer(&insns))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
-	const sysBPF, progLoad = 321, 5
-	fd, _, errno := syscall.Syscall(sysBPF, progLoad, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	}{kind: kind, count: 2, insns: uint64(uintptr(unsafe.Pointer(&insns))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
+	const progLoad = 5
+	return bpf(t, progLoad, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+}
+
+// pinProgram pins a program at a path of a bpffs.
+func pinProgram(t *testing.T, program *os.File, path string) {
+	name := append([]byte(path), 0)
+	attr := struct {
+		name      uint64
+		fd, flags uint32
+	}{name: uint64(uintptr(unsafe.Pointer(&name[0]))), fd: uint32(program.Fd())}
+	const objPin = 6
+	bpf(t, objPin, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	runtime.KeepAlive(name)
+}
+
+func bpf(t *testing.T, command uintptr, attr unsafe.Pointer, size uintptr) int {
+	t.Helper()
+	const sysBPF = 321
+	fd, _, errno := syscall.Syscall(sysBPF, command, uintptr(attr), size)
 	if errno != 0 {
-		t.Fatalf("load eBPF program: %v", errno)
+		t.Fatalf("bpf(2), command %d: %v", command, errno)
 	}
 	return int(fd)
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 )
@@ -42,14 +41,9 @@ type Piece struct {
 }
 
 // RunAll runs several scripts, so many at a time, each in a lab of its own. What each
-// prints comes as a whole when it has ended. eBPF programs have no owner: what is left
-// of them is seen when all have ended, in the last outcome's place.
+// prints comes as a whole when it has ended.
 func RunAll(ctx context.Context, pieces []Piece, jobs int, o Options) ([]Outcome, error) {
 	if err := o.complete(); err != nil {
-		return nil, err
-	}
-	before, err := machine.Snapshot(machine.Scope{Name: o.Name})
-	if err != nil {
 		return nil, err
 	}
 	outcomes := make([]Outcome, len(pieces))
@@ -74,7 +68,7 @@ func RunAll(ctx context.Context, pieces []Piece, jobs int, o Options) ([]Outcome
 	}
 	close(next)
 	work.Wait()
-	return outcomes, leftOver(before)
+	return outcomes, nil
 }
 
 // longestFirst orders scripts by their budgets, so that none that is long is begun
@@ -170,21 +164,6 @@ func playOn(ctx context.Context, base *stage.Stage, piece Piece, o Options) (out
 	st.Result().Report(st.Out)
 	out.Result = st.Result()
 	return out
-}
-
-// leftOver says what all scripts together have left.
-func leftOver(before machine.State) error {
-	ctx, cancel := context.WithTimeout(context.Background(), leakTime)
-	defer cancel()
-	leaks, err := before.Diff(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, l := range leaks {
-		errs = append(errs, fmt.Errorf("left behind: %s", l))
-	}
-	return errors.Join(errs...)
 }
 
 // Table is the scripts' times beside their budgets, and how each has gone.

@@ -32,8 +32,8 @@ type Options struct {
 	// up; they are taken down when Hold returns.
 	Hold func(*stage.Stage)
 
-	// shared: other scripts run beside this one. eBPF programs, which have no owner, are
-	// not counted then, and the budget, which is for two cores alone, is not judged.
+	// shared: other scripts run beside this one. The budget, which is for two cores
+	// alone, is not judged then.
 	shared bool
 }
 
@@ -84,7 +84,7 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 	if err := os.RemoveAll(o.LogDir); err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
-	before, err := machine.Snapshot(machine.Scope{Name: o.Name, NoPrograms: o.shared})
+	before, err := machine.Snapshot(machine.Scope{Name: o.Name})
 	if err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
