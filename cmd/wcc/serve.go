@@ -21,6 +21,7 @@ import (
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
+	"widecloud/internal/serve/page"
 	"widecloud/internal/state"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/volume"
@@ -152,7 +153,11 @@ func loadAuthority(path, site string) (*wire.Authority, error) {
 
 // serveAPI serves the users' API until ctx ends.
 func serveAPI(ctx context.Context, site *config.Site, c *control.Controller, authority *wire.Authority, log *slog.Logger) error {
-	o := serve.Options{Controller: c, Logger: log, Version: version(), MaxUpload: int64(site.API.MaxUpload)}
+	web, err := page.Handler()
+	if err != nil {
+		return err
+	}
+	o := serve.Options{Controller: c, Logger: log, Site: site.Site, Page: web, Version: version(), MaxUpload: int64(site.API.MaxUpload)}
 	if site.Metrics.Enabled {
 		o.Metrics = prometheus.NewRegistry()
 	}

@@ -7,8 +7,11 @@
 // api.CodeTooMany, with the time after which to try again.
 //
 // Invariants:
-//   - every request but those for /openapi.json, /healthz and (when metrics are served) /metrics is authenticated before
-//     anything else of it is looked at, its body included;
+//   - every request but those for /openapi.json, /healthz, (when metrics are served) /metrics, the web page's files and a
+//     browser's login is authenticated before anything else of it is looked at, its body included; a login's body has
+//     4 KiB at most;
+//   - a browser's cookie is a token that was made for its session; by it nothing is changed, and no console is opened, for a
+//     page of another origin;
 //   - an answer that needs no body does not wait for it;
 //   - every error that a client sees is an api.Error in JSON with the status of its code, also for malformed requests,
 //     unknown paths and panics;

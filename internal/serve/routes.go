@@ -32,8 +32,11 @@ func (s *Server) describe() {
 	// The Controller says which fields are needed: it knows more than "present", and it must anyway.
 	c.FieldsOptionalByDefault = true
 	c.RejectUnknownQueryParameters = true
-	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
-	c.Security = []map[string][]string{{"bearer": {}}}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"bearer":  {Type: "http", Scheme: "bearer"},
+		"session": {Type: "apiKey", In: "cookie", Name: sessionCookie},
+	}
+	c.Security = []map[string][]string{{"bearer": {}}, {"session": {}}}
 	c.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[errorBody](), reflect.TypeFor[api.Error]())
 	h := humago.New(s.mux, c)
 
@@ -43,6 +46,7 @@ func (s *Server) describe() {
 	s.registerWatch(h)
 	s.registerVerbs(h)
 	s.registerStreams(h)
+	s.registerSession(h)
 
 	finishSchemas(c.Components.Schemas)
 	spec, err := json.Marshal(h.OpenAPI())

@@ -26,6 +26,8 @@ type Options struct {
 	Controller Controller           // required
 	Logger     *slog.Logger         // required; keys: method, route, status, user, seconds
 	Metrics    *prometheus.Registry // nil: nothing is counted and /metrics is not served
+	Site       string               // its name, shown to users
+	Page       http.Handler         // the web page, for all paths that are not the API's; nil: there is none
 	Version    string               // shown in the OpenAPI description
 	MaxBody    int64                // bytes of a JSON body; 0: 1 MiB
 	MaxUpload  int64                // bytes of an image; 0: no limit but the disk's
@@ -42,6 +44,8 @@ type Server struct {
 	events  map[api.Kind]*huma.Schema // of the watch of each kind
 	usage   usage
 	logins  *logins
+
+	sameOrigin *http.CrossOriginProtection
 
 	running context.Context // of watches and consoles
 	stop    context.CancelFunc
@@ -61,7 +65,8 @@ func New(o Options) *Server {
 	if o.Version == "" {
 		o.Version = "0"
 	}
-	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), metrics: newMetrics(o.Metrics), logins: newLogins(), events: map[api.Kind]*huma.Schema{}}
+	s := &Server{o: o, log: o.Logger, mux: http.NewServeMux(), metrics: newMetrics(o.Metrics), logins: newLogins(), events: map[api.Kind]*huma.Schema{},
+		sameOrigin: http.NewCrossOriginProtection()}
 	s.running, s.stop = context.WithCancel(context.Background())
 	s.describe()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
@@ -149,13 +154,25 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(w, r)
 		return
 	}
+	if s.o.Page != nil && !ofAPI(r.URL.Path) {
+		s.o.Page.ServeHTTP(w, r)
+		return
+	}
+	if route == sessionRoute {
+		if w.http1 {
+			w.Header().Set("Connection", "close") // a stranger keeps none
+		}
+		r.Body = body
+		s.mux.ServeHTTP(w, r)
+		return
+	}
 	c, err := s.authenticate(r)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
 	if c.First && route != firstRoute {
-		s.refuse(w, r, api.Errorf(api.CodeForbidden, "this token is good for the first login only: wcc login NAME --first FILE makes a lasting one of it"))
+		s.refuse(w, r, firstOnly())
 		return
 	}
 	l := limitOf(route, r)
@@ -203,6 +220,15 @@ func (s *Server) panicked(w *recorder, r *http.Request, route string, v any) {
 // firstRoute is all that a First principal may ask for.
 const firstRoute = "POST /v1/users/{name}/tokens"
 
+func firstOnly() error {
+	return api.Errorf(api.CodeForbidden, "this token is good for the first login only: wcc login NAME --first FILE makes a lasting one of it")
+}
+
+// ofAPI tells the API's paths from the web page's.
+func ofAPI(p string) bool {
+	return p == "/v1" || strings.HasPrefix(p, "/v1/") || open("GET "+p) || !clean(p)
+}
+
 // open tells the routes that need no token.
 func open(route string) bool {
 	return route == "GET /openapi.json" || route == "GET /healthz" || route == "GET /metrics"
@@ -211,7 +237,8 @@ func open(route string) bool {
 // caller is who made a request, with the token that says so.
 type caller struct {
 	Principal
-	token string
+	token  string
+	cookie bool // the token came in a browser's cookie
 }
 
 type callerKey struct{}
@@ -221,33 +248,44 @@ func who(ctx context.Context) Principal { return callerOf(ctx).Principal }
 
 func callerOf(ctx context.Context) caller { return ctx.Value(callerKey{}).(caller) }
 
-// authenticate finds out who makes a request. Only a token that is tried counts as a login that failed.
+// authenticate finds out who makes a request, by the header or, without one, by a browser's cookie.
 func (s *Server) authenticate(r *http.Request) (caller, error) {
-	scheme, token := "", ""
-	if h := r.Header.Get("Authorization"); h != "" {
-		scheme, token, _ = strings.Cut(h, " ")
-		token = strings.TrimSpace(token)
+	header := r.Header.Get("Authorization")
+	if cookie, err := r.Cookie(sessionCookie); header == "" && err == nil {
+		if err := s.sameOrigin.Check(r); err != nil {
+			return caller{}, crossOrigin(err)
+		}
+		p, err := s.principal(r.Context(), r, cookie.Value)
+		return caller{p, cookie.Value, true}, err
 	}
+	scheme, token, _ := strings.Cut(header, " ")
+	token = strings.TrimSpace(token)
 	switch {
 	case scheme == "":
 		return caller{}, api.Errorf(api.CodeUnauthenticated, "no token: send the header Authorization: Bearer TOKEN")
 	case !strings.EqualFold(scheme, "bearer") || token == "":
 		return caller{}, api.Errorf(api.CodeUnauthenticated, "the Authorization header is not of the form Bearer TOKEN")
 	}
+	p, err := s.principal(r.Context(), r, token)
+	return caller{p, token, false}, err
+}
+
+// principal is whose a token is. Only a token that is tried counts as a login that failed.
+func (s *Server) principal(ctx context.Context, r *http.Request, token string) (Principal, error) {
 	source := sourceOf(r.RemoteAddr)
 	if wait := s.logins.wait(source, token, time.Now()); wait > 0 {
 		s.metrics.refused("logins")
-		return caller{}, errorBody{header: retryIn(wait),
+		return Principal{}, errorBody{header: retryIn(wait),
 			apiError: api.Errorf(api.CodeTooMany, "too many tokens from %s were wrong: try again in %v", source, wait.Round(time.Second))}
 	}
-	p, err := s.o.Controller.Authenticate(r.Context(), token)
+	p, err := s.o.Controller.Authenticate(ctx, token)
 	switch {
 	case errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}):
 		s.logins.failed(source, token, time.Now())
 	case err == nil:
 		s.logins.succeeded(token)
 	}
-	return caller{p, token}, err
+	return p, err
 }
 
 // refuse answers a request whose sender is not known, or hardly, and ends the connection: a stranger keeps none.
@@ -255,6 +293,10 @@ func (s *Server) refuse(w *recorder, r *http.Request, err error) {
 	e := s.fail(r.Context(), err)
 	if e.Code == api.CodeUnauthenticated {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="widecloud"`)
+		if _, err := r.Cookie(sessionCookie); err == nil { // it is not tried again
+			ended := cookieOf(r, "", -1)
+			http.SetCookie(w, &ended)
+		}
 	}
 	if w.http1 {
 		w.Header().Set("Connection", "close")
@@ -322,7 +364,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // tried tells whether a request without a user tried a token, which is rare: logins sees to that.
 func (s *Server) tried(r *http.Request, status int) bool {
-	return status == http.StatusUnauthorized && r.Header.Get("Authorization") != ""
+	_, err := r.Cookie(sessionCookie)
+	return status == http.StatusUnauthorized && (r.Header.Get("Authorization") != "" || err == nil)
 }
 
 const (

@@ -26,7 +26,8 @@ const (
 	FirstTokenTime = 24 * time.Hour
 	// maxTokens is how many tokens a user may have.
 	maxTokens = 100
-	// expiredKept is how long a token that has expired is still listed; it goes when its user makes another.
+	// expiredKept is how long a token that has expired is still listed; it goes when its user makes another, or sooner when
+	// the user has maxTokens.
 	expiredKept = 30 * 24 * time.Hour
 	// usedEvery is how often at most it is written down that a token was used.
 	usedEvery = time.Hour
@@ -162,7 +163,23 @@ func showTokens(tx *state.Tx, user string) error {
 	return objects.Put(tx, u)
 }
 
-// addToken keeps a new token in a transaction, and forgets those of its user that expired long ago.
+// forgetExpired forgets a user's tokens that expired long ago, and to make room for one more also those that have only expired, the
+// oldest first: browsers' sessions that nobody logged out of are many.
+func (ac *Accounts) forgetExpired(tx *state.Tx, have map[string]token) error {
+	for _, id := range byAge(have) {
+		old := have[id]
+		if old.good(ac.Now()) || old.good(ac.Now().Add(-expiredKept)) && len(have) < maxTokens {
+			continue
+		}
+		delete(have, id)
+		if err := objects.Remove(tx, objects.PrefixTokens+id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addToken keeps a new token in a transaction, and forgets those of its user that have expired.
 func (ac *Accounts) addToken(tx *state.Tx, t token) (id string, err error) {
 	if _, err := objects.Get[api.User](tx, t.User); err != nil {
 		return "", err
@@ -171,13 +188,8 @@ func (ac *Accounts) addToken(tx *state.Tx, t token) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	for id, old := range have {
-		if !old.good(ac.Now().Add(-expiredKept)) {
-			delete(have, id)
-			if err := objects.Remove(tx, objects.PrefixTokens+id); err != nil {
-				return "", err
-			}
-		}
+	if err := ac.forgetExpired(tx, have); err != nil {
+		return "", err
 	}
 	if len(have) >= maxTokens {
 		return "", api.Errorf(api.CodeRefused, "user %s has %d tokens, as many as are possible: revoke what is not used (wcc user token list %s)", t.User, len(have), t.User)

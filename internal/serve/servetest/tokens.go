@@ -98,11 +98,27 @@ func (m *Memory) NewToken(ctx context.Context, p serve.Principal, user string, r
 		m.tokens = slices.DeleteFunc(m.tokens, first)
 	}
 	m.tokens = slices.DeleteFunc(m.tokens, func(t api.UserToken) bool { return t.User == user && !alive(t, -30*24*time.Hour) })
-	if n := len(slices.DeleteFunc(slices.Clone(m.tokens), func(t api.UserToken) bool { return t.User != user })); n >= 100 {
+	if m.tokensOf(user) >= 100 {
+		expired := func(t api.UserToken) bool { return t.User == user && !alive(t, 0) }
+		if i := slices.IndexFunc(m.tokens, expired); i >= 0 {
+			m.tokens = slices.Delete(slices.Clone(m.tokens), i, i+1)
+		}
+	}
+	if n := m.tokensOf(user); n >= 100 {
 		return nil, api.Errorf(api.CodeRefused, "user %s has %d tokens", user, n)
 	}
 	m.keep(ctx, nil)
 	return m.addToken(t), nil
+}
+
+// tokensOf must be called with the lock held.
+func (m *Memory) tokensOf(user string) (n int) {
+	for _, t := range m.tokens {
+		if t.User == user {
+			n++
+		}
+	}
+	return n
 }
 
 // addToken must be called with the lock held.
