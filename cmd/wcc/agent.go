@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -107,30 +105,18 @@ func runAgent(ctx context.Context, c *config.Agent, plain *slog.Logger) error {
 // enrol gives the host's certificate, which a host that has none gets by its one-time join token.
 func enrol(ctx context.Context, c *config.Agent, log *slog.Logger) (*wire.Credential, error) {
 	path := filepath.Join(c.DataDir, "credential.pem")
-	credential, err := wire.LoadCredential(path)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return credential, err
+	credential, joined, err := agent.Enrol(ctx, agent.Enrolment{
+		Site: c.Site, Host: c.Host, Controller: c.Controller, File: path,
+		Token: func() (string, error) {
+			if c.JoinToken == "" {
+				return "", fmt.Errorf("this host has not joined site %s yet: put what `wcc host join-token %s` prints into a file, and name it here", c.Site, c.Host)
+			}
+			text, err := os.ReadFile(c.JoinToken)
+			return string(text), err
+		},
+	})
+	if joined && err == nil {
+		log.Info("host has joined", "certificate", path)
 	}
-	if c.JoinToken == "" {
-		return nil, fmt.Errorf("join_token: this host has not joined site %s yet: put what `wcc host join-token %s` prints into a file, and name it here", c.Site, c.Host)
-	}
-	text, err := os.ReadFile(c.JoinToken)
-	if err != nil {
-		return nil, fmt.Errorf("join_token: %w", err)
-	}
-	token, err := wire.ParseToken(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("join_token: %w", err)
-	}
-	if credential, _, err = wire.Join(ctx, nil, c.Controller, token, c.Host, nil); err != nil {
-		return nil, err
-	}
-	if credential.Identity.Site != c.Site {
-		return nil, fmt.Errorf("site: the controller at %s is of site %s, not %s", c.Controller, credential.Identity.Site, c.Site)
-	}
-	if err := credential.Save(path); err != nil {
-		return nil, err
-	}
-	log.Info("host has joined", "certificate", path)
-	return credential, nil
+	return credential, err
 }
