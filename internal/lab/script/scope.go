@@ -22,6 +22,9 @@ func (p *Parser) Declare(name string, thing any) {
 	s.named[name] = thing
 }
 
+// Explainer is a thing that says why it is not what one may take it for.
+type Explainer interface{ Explain() string }
+
 // Ref takes the name of a declared thing that is a T; what says what it is, for the
 // fault.
 func Ref[T any](p *Parser, what string) T {
@@ -31,6 +34,9 @@ func Ref[T any](p *Parser, what string) T {
 		if t, ok := Lookup[T](p, text); ok {
 			return t
 		}
+	}
+	if e, ok := Lookup[Explainer](p, text); ok && !w.Quoted {
+		p.Fail(w, "%s is no %s: %s", text, what, e.Explain())
 	}
 	// A part of something known: only its parts are of help.
 	if whole, part, ok := strings.Cut(text, "/"); ok && slices.ContainsFunc(Names[T](p), func(n string) bool { return strings.HasPrefix(n, whole+"/") }) {
