@@ -64,7 +64,7 @@ var only = []struct {
 	{module + "/internal/lab/topic", []string{"internal/lab/play", "internal/lab/topic"}, "the lab's language and machines know no topic"},
 	{module + "/internal/lab/play", []string{"cmd/wcc", "internal/lab/play"}, "topics are below what runs scripts"},
 	{module + "/internal/control", []string{"cmd/wcc", "internal/control"}, "controllers and agents meet in wire alone"},
-	{module + "/internal/agent", []string{"cmd/wcc", "internal/agent"}, "controllers and agents meet in wire alone"},
+	{module + "/internal/agent", []string{"cmd/wcc", "internal/agent", "internal/lab/simulated"}, "controllers and agents meet in wire alone"},
 }
 
 // control is the order of the controller's packages: each may import those before it. The packages of two nouns meet in one that comes

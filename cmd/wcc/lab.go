@@ -37,6 +37,8 @@ type labGroup struct {
 	Logs    labLogsCmd    `cmd:"" help:"Show the logs of a machine's processes."`
 	Capture labCaptureCmd `cmd:"" help:"Write the frames on a machine's link as pcap."`
 	Graph   labGraphCmd   `cmd:"" help:"Draw the machines and links of a lab that is up."`
+
+	Hosts labHostsCmd `cmd:"" hidden:"" help:"Run simulated hosts, as the lab does."`
 }
 
 type labFlags struct {

@@ -99,6 +99,9 @@ func or[T comparable](v, otherwise T) T {
 	return v
 }
 
+// Name is the host's.
+func (h *Host) Name() string { return h.o.Name }
+
 // World is the one that this host reports to.
 func (h *Host) World() *World { return h.o.World }
 

@@ -209,7 +209,7 @@ func TestScriptErrors(t *testing.T) {
 		"expect peer kobe of osaka":                             `8:13: unknown site "kobe"; known: osaka, tokyo`,
 		"expect new network 2001:db8::1/64 at tokyo":            `8:20: "2001:db8::1/64" is no prefix`,
 		"expect new address 203.0.113.300 at tokyo":             `8:20: "203.0.113.300" is no IP address`,
-		"image big":                                             `8:7: unknown image "big"; known: debian, tiny`,
+		"image big":                                             `8:7: unknown image "big"; known: blank, debian, tiny`,
 		"network red owner tokyo prefix 2001:db8::1/64":         `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
 		"network red owner tokyo prefix 2001:db8::/48":          `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
 		"vm web2 owner osaka network blue":                      "8:33: network blue is tokyo's, the VM is osaka's",
@@ -262,8 +262,89 @@ func TestScriptErrors(t *testing.T) {
 	}
 }
 
+const simulated = `site tokyo hosts 1000 simulated lend 50% to *
+site nara hosts 3 simulated
+site osaka hosts 2 gateway lend 50% to *
+image tiny
+image blank
+network blue owner tokyo prefix 2001:db8:b1ae:1::/64
+network red owner osaka prefix 2001:db8:b1ae:2::/64
+vms web 300 owner tokyo network blue image blank
+vm one owner tokyo network blue service 203.0.113.10 at tokyo/h1000
+`
+
+// TestSimulated: what simulated hosts are, and what is refused of them, each with its reason.
+func TestSimulated(t *testing.T) {
+	s, err := play.Parse("x.lab", simulated+`migrate web300 tokyo/h7
+migrate one nara
+expect vms web running within 90s
+expect hosts of tokyo 1000 connected
+kill tokyo/hosts agents
+poweroff tokyo/hosts
+cut tokyo/hosts
+borrow nara from tokyo 2 cpu
+figure one.seconds seconds one
+`)
+	must(t, err)
+	do := func(i int) any { return s.Statements[len(s.Statements)-9+i].Do }
+	if m := do(0).(*vm.Migrate); m.VM.Name() != "web300" || m.To != "tokyo/h7" {
+		t.Errorf("migrate %+v", m)
+	}
+	if e := do(2).(*vm.ManyRunning); len(e.Many.VMs) != 300 || e.Within != 90*time.Second || e.Many.VMs[299] != do(0).(*vm.Migrate).VM {
+		t.Errorf("many %+v", e)
+	}
+	if e := do(3).(*site.Connected); e.Site.Name() != "tokyo" || e.Hosts != 1000 {
+		t.Errorf("connected %+v", e)
+	}
+	if k := do(4).(*fault.Kill); k.Process != "agents" || k.Runner.(stage.Named).Name() != "tokyo/hosts" {
+		t.Errorf("kill %+v", k)
+	}
+	const why = "it is simulated, without a machine, links and processes of its own; all hosts of tokyo are one machine, tokyo/hosts, with the process agents"
+	for line, want := range map[string]string{
+		"kill tokyo/h1 agent":                                                "10:6: tokyo/h1 is no machine with processes: " + why,
+		"start tokyo/h1 agent":                                               "10:7: tokyo/h1 is no machine with processes: " + why,
+		"poweroff tokyo/h1":                                                  "10:10: tokyo/h1 is no machine: " + why,
+		"poweroff tokyo":                                                     "10:10: tokyo is several machines; known: tokyo/hosts",
+		"cut tokyo/h1":                                                       "10:5: tokyo/h1 is no thing with links: " + why,
+		"host tokyo/h1 systemd":                                              "10:6: tokyo/h1 is no host: " + why,
+		"upgrade tokyo/h1 agent":                                             "10:9: tokyo/h1 is no host: " + why,
+		"kill tokyo/hosts libvirtd":                                          `10:18: "libvirtd" where agents is wanted`,
+		"migrate one tokyo/h1001":                                            `10:13: unknown host "h1001" of tokyo; known: h1 to h1000`,
+		"migrate one tokyo/hosts":                                            `10:13: unknown host "hosts" of tokyo; known: h1 to h1000`,
+		"migrate one osaka/h1":                                               "10:13: of tokyo and osaka, one has simulated hosts and the other machines: no VM can go between them",
+		"expect migrate one osaka refused":                                   "10:20: of tokyo and osaka, one has simulated hosts",
+		"borrow tokyo from osaka 1 cpu":                                      "10:19: of tokyo and osaka, one has simulated hosts",
+		"vm a owner tokyo network blue at osaka":                             "10:34: of tokyo and osaka, one has simulated hosts",
+		"vm a owner tokyo network blue user-data x":                          "10:42: the hosts of tokyo are simulated: no guest reads user-data",
+		"vm a owner osaka network red image blank":                           "10:41: image blank boots nowhere; it is for simulated hosts",
+		"write one 1MiB":                                                     "10:7: the hosts of tokyo are simulated: there is no guest that could be asked",
+		"dirty one 1MiB rate 1M":                                             "10:7: the hosts of tokyo are simulated: there is no guest that could be asked",
+		"expect one disk unchanged":                                          "10:8: the hosts of tokyo are simulated: there is no guest that could be asked",
+		"expect one boot unchanged":                                          "10:8: the hosts of tokyo are simulated: there is no guest that could be asked",
+		"expect one addresses seen":                                          "10:12: the hosts of tokyo are simulated: no guest uses an address",
+		"expect one running as root":                                         "10:20: the hosts of tokyo are simulated: a VM has no process of its own",
+		"traffic a inet4 -> one http every 1s":                               "10:20: vm one is on simulated hosts, which carry no traffic",
+		"expect page one from inet4":                                         "10:13: vm one is on simulated hosts, which carry no traffic",
+		"migrate one nara &\nfigure a.gap downtime one":                      "11:14: the hosts of tokyo are simulated: a guest has no memory and no disk to be moved",
+		"migrate one nara &\nratio a.wire wire one":                          "11:14: the hosts of tokyo are simulated: a guest has no memory and no disk to be moved",
+		"site kobe hosts 2 simulated gateway":                                "10:1: a site of simulated hosts has no gateway: no frame goes to or from its VMs",
+		"release old 104fb713369f\nsite k simulated agents old":              "11:1: the agents of simulated hosts are of this release",
+		"vms web1 3 owner tokyo network blue":                                `10:5: vms "web1" is there already`,
+		"vms on 3 owner tokyo network blue\nvms o 1":                         "11:8: owner SITE is missing",
+		"vms web3 3 owner tokyo network blue":                                `10:5: vms "web3" is there already`,
+		"vm xy2 owner tokyo network blue\nvms xy 2 owner tokyo network blue": `11:5: no VM of these can be called "xy2": it is taken, or too long`,
+		"expect vms one running":                                             `10:12: unknown many VMs "one"; known: web`,
+		"expect hosts of tokyo connected":                                    `10:23: "connected" is not a number`,
+	} {
+		if _, err := play.Parse("x.lab", simulated+line+"\n"); err == nil || !strings.HasPrefix(err.Error(), "x.lab:"+want) {
+			t.Errorf("%s:\n got %v\nwant x.lab:%s", line, err, want)
+		}
+	}
+}
+
 func FuzzParseScript(f *testing.F) {
 	f.Add(small)
+	f.Add(simulated)
 	f.Add("say \"\nexpect page")
 	f.Add(centre + "expect pmtu from\nmap646 br1 stats says\nunmap")
 	f.Add("site a lend 1 cpu to *,\nvm x service :: ::\n")

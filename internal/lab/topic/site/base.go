@@ -45,8 +45,10 @@ func (f *Federation) Adopt(base *script.Script) error {
 // adopt takes the machines of a site that has at least what this one has.
 func (s *Site) adopt(have *Site) error {
 	switch {
-	case len(s.hosts) > len(have.hosts):
-		return fmt.Errorf("the base has %d hosts, not %d", len(have.hosts), len(s.hosts))
+	case s.size() > have.size():
+		return fmt.Errorf("the base has %d hosts, not %d", have.size(), s.size())
+	case s.Simulated() != have.Simulated():
+		return errors.New("the base's hosts are of the other kind: simulated, or machines")
 	case s.gateway != nil && (have.gateway == nil || s.Path != have.Path):
 		return errors.New("the base has no such gateway")
 	case s.Controller != nil || s.Agents != nil || have.Controller != nil || have.Agents != nil:
@@ -60,6 +62,9 @@ func (s *Site) adopt(have *Site) error {
 	}
 	if s.gateway != nil {
 		s.gateway.node = have.gateway.node
+	}
+	if s.fleet != nil {
+		s.fleet.node = have.fleet.node
 	}
 	return nil
 }

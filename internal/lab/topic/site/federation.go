@@ -135,6 +135,9 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 		if s.gateway != nil {
 			add(&s.gateway.node, machine.NodeOptions{Name: s.name + "-gw", Congestion: s.Congestion, Forward: true, Share: share(s.Agents, bin)})
 		}
+		if s.fleet != nil {
+			add(&s.fleet.node, machine.NodeOptions{Name: s.name + "-hosts", Congestion: s.Congestion, Share: bin})
+		}
 		for _, h := range s.hosts {
 			g.Go(func() (err error) {
 				o := machine.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)}
@@ -155,7 +158,7 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 
 // Numbers of a site's machines, which their addresses hang on.
 const (
-	ctlNumber, userNumber, gwNumber, firstHost = 1, 2, 3, 11
+	ctlNumber, userNumber, gwNumber, fleetNumber, firstHost = 1, 2, 3, 4, 11
 )
 
 // leafNode is a machine that hangs on its site's router.
@@ -169,6 +172,9 @@ func (s *Site) machines() []leafNode {
 	l := []leafNode{{s.ctl, ctlNumber, "ctl"}, {s.user, userNumber, "user"}}
 	for _, h := range s.all() {
 		l = append(l, leafNode{h.node, h.number, h.name})
+	}
+	if s.fleet != nil {
+		l = append(l, leafNode{s.fleet.node, fleetNumber, "hosts"})
 	}
 	return l
 }
@@ -184,6 +190,11 @@ func (f *Federation) makeCables(ctx context.Context, l *machine.Lab) error {
 				return err
 			}
 			if err := m.node.Setup(stage.DefaultRoutes("eth0", c.a)); err != nil {
+				return err
+			}
+		}
+		if s.fleet != nil {
+			if err := s.fleet.giveAddresses(); err != nil {
 				return err
 			}
 		}

@@ -24,6 +24,7 @@ func parseBorrow(p *script.Parser) any {
 	if b.Lender.Lend == nil && b.Lender.Percent == 0 {
 		p.Fail(p.Last(), "%s lends nothing; say so in its site statement", b.Lender.name)
 	}
+	b.Borrower.mustBeLike(p, b.Lender)
 	b.Amount = amount(p)
 	b.Lender.lentTo[b.Borrower] = true
 	return b

@@ -125,6 +125,9 @@ func (f *Federation) startAgents(ctx context.Context) error {
 		for _, h := range s.all() {
 			g.Go(func() error { return h.startAgent(ctx) })
 		}
+		if s.fleet != nil {
+			g.Go(func() error { return s.fleet.start(ctx) })
+		}
 		return g.Wait()
 	})
 }
@@ -256,7 +259,7 @@ func (s *Site) lends() (api.Resources, bool) {
 	if s.Percent == 0 {
 		return api.Resources{}, false
 	}
-	part := func(n int) int { return n * len(s.hosts) * s.Percent / 100 }
+	part := func(n int) int { return n * s.size() * s.Percent / 100 }
 	r := api.Resources{CPUs: part(hostCapacity.CPUs), MemoryMiB: part(hostCapacity.MemoryMiB), DiskGiB: part(hostCapacity.DiskGiB)}
 	if s.gateway != nil {
 		r.Addresses = 100 * s.Percent / 100
@@ -272,36 +275,57 @@ type Copies struct {
 
 // Find asks every hypervisor of every site that is on, not the controllers.
 func (f *Federation) Find(ctx context.Context, uid string) (Copies, error) {
-	c := Copies{Active: map[string]string{}}
+	all, err := f.FindAll(ctx, uid)
+	return all[uid], err
+}
+
+// FindAll is Find of several VMs, each of which is in the result.
+func (f *Federation) FindAll(ctx context.Context, uids ...string) (map[string]Copies, error) {
+	all := map[string]Copies{}
+	for _, uid := range uids {
+		all[uid] = Copies{Active: map[string]string{}}
+	}
 	var mu sync.Mutex
 	err := f.Each(ctx, func(ctx context.Context, s *Site) error {
-		for _, h := range s.hosts {
-			if !h.node.On() {
-				continue
-			}
-			out, err := h.hypervisor.Virsh(ctx, "list", "--all", "--uuid")
-			if err != nil {
-				return err
-			}
-			if !slices.Contains(strings.Fields(out), uid) {
-				continue
-			}
-			where := s.name + "/" + h.name
-			state, err := h.hypervisor.Virsh(ctx, "domstate", uid)
-			if err != nil {
-				continue // it went meanwhile
-			}
-			state = strings.TrimSpace(state)
+		return s.copies(ctx, uids, func(uid, host, state string) {
 			mu.Lock()
+			defer mu.Unlock()
+			c, where := all[uid], s.name+"/"+host
 			c.Defined = append(c.Defined, where)
 			if state != "shut off" && state != "crashed" {
 				c.Active[where] = state
 			}
-			mu.Unlock()
-		}
-		return nil
+			all[uid] = c
+		})
 	})
-	return c, err
+	return all, err
+}
+
+// copies tells of each copy of some VMs that the site's hypervisors have.
+func (s *Site) copies(ctx context.Context, uids []string, found func(uid, host, state string)) error {
+	if s.fleet != nil {
+		return s.fleet.copies(ctx, uids, found)
+	}
+	for _, h := range s.hosts {
+		if !h.node.On() {
+			continue
+		}
+		out, err := h.hypervisor.Virsh(ctx, "list", "--all", "--uuid")
+		if err != nil {
+			return err
+		}
+		for _, uid := range strings.Fields(out) {
+			if !slices.Contains(uids, uid) {
+				continue
+			}
+			state, err := h.hypervisor.Virsh(ctx, "domstate", uid)
+			if err != nil {
+				continue // it went meanwhile
+			}
+			found(uid, h.name, strings.TrimSpace(state))
+		}
+	}
+	return nil
 }
 
 // Hints implements stage.Hinter.

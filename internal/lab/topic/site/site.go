@@ -20,11 +20,12 @@ var Topic = script.Topic{
 		"An AMOUNT is any of `2 cpu`, `512MiB memory`, `4GiB disk`, `4 addresses`.",
 	Statements: []script.Entry{
 		{
-			Form: "site NAME hosts N [gateway [path fast|full]] [lend 50% to *] [grace TIME] [controller RELEASE] [agents RELEASE]", Part: script.Declares,
+			Form: "site NAME hosts N [simulated] [gateway [path fast|full]] [lend 50% to *] [grace TIME] [controller RELEASE] [agents RELEASE]", Part: script.Declares,
 			Builds: true,
 			Doc: "`lend` also takes an AMOUNT, and site names instead of `*`. `grace`: what a borrower has to leave when a loan is taken back (2m). " +
 				"`controller`, `agents`: the site's controller, or the programs of its hosts and its gateway, are of another release. Up to 500 sites of up " +
-				"to 1,000 hosts, 13 of them with a gateway",
+				"to 1,000 hosts, 13 of them with a gateway. `simulated`: the hosts are agents over hypervisors in memory, all in one process of the machine " +
+				"`SITE/hosts` ([below](#simulated-hosts))",
 			Parse: parseSite,
 		},
 		{
@@ -60,6 +61,10 @@ var Topic = script.Topic{
 			Parse: parseExpectPeer,
 		},
 		{
+			Form: "expect hosts of SITE N connected [within TIME]", Part: script.Checks,
+			Doc: "the agents of so many hosts are connected, a gateway counts too, by the controller's word", Parse: parseConnected,
+		},
+		{
 			Form: "expect new network PREFIX at SITE refused", Part: script.Checks, Doc: "the site's address plan refuses it, by the field",
 			Parse: parseNewNetwork,
 		},
@@ -82,6 +87,7 @@ type Site struct {
 	Controller, Agents *Release
 
 	hosts   []*Host // hypervisors
+	fleet   *Fleet  // simulated ones, instead; nil: none
 	gateway *Host   // nil: none
 	fed     *Federation
 	number  int // from 1; its addresses hang on it
@@ -148,7 +154,29 @@ func (h *Host) Processes() []string {
 	return []string{agentProcess, libvirtProcess}
 }
 
-// all are the site's hosts with agents.
+func (h *Host) isPlace() {}
+
+// hostNames are the site's hosts for a message.
+func (s *Site) hostNames() string {
+	if n := s.size(); s.fleet != nil && n > 1 {
+		return fmt.Sprintf("h1 to h%d", n)
+	}
+	var l []string
+	for _, h := range s.all() {
+		l = append(l, h.name)
+	}
+	return script.List(l)
+}
+
+// size is how many hypervisors the site has.
+func (s *Site) size() int {
+	if s.fleet != nil {
+		return len(s.fleet.hosts)
+	}
+	return len(s.hosts)
+}
+
+// all are the site's hosts with agents on machines of their own.
 func (s *Site) all() []*Host {
 	if s.gateway == nil {
 		return s.hosts
@@ -180,15 +208,15 @@ func Place(p *script.Parser) string {
 	if !ok || w.Quoted {
 		p.Fail(w, "unknown site %q; known: %s", name, script.List(script.Names[*Site](p)))
 	}
-	if _, ok := script.Lookup[*Host](p, text); isHost && !ok {
-		var l []string
-		for _, h := range s.all() {
-			l = append(l, h.name)
-		}
-		p.Fail(w, "unknown host %q of %s; known: %s", strings.TrimPrefix(text, name+"/"), name, script.List(l))
+	_, ok = script.Lookup[interface{ isPlace() }](p, text)
+	if isHost && !ok {
+		p.Fail(w, "unknown host %q of %s; known: %s", strings.TrimPrefix(text, name+"/"), name, s.hostNames())
 	}
 	return text
 }
+
+// siteWords are what a site's statement can have.
+var siteWords = []string{"hosts", "simulated", "gateway", "lend", "grace", "controller", "agents"}
 
 func parseSite(p *script.Parser) any {
 	f := federation(p)
@@ -198,9 +226,11 @@ func parseSite(p *script.Parser) any {
 	}
 	hosts := 1
 	for p.More() {
-		switch p.OneOf("hosts", "gateway", "lend", "grace", "controller", "agents") {
+		switch p.OneOf(siteWords...) {
 		case "hosts":
 			hosts = p.Number("number of hosts", 0, maxHosts)
+		case "simulated":
+			s.fleet = &Fleet{site: s}
 		case "gateway":
 			s.parseGateway(p)
 		case "lend":
@@ -214,14 +244,21 @@ func parseSite(p *script.Parser) any {
 		}
 	}
 	for i := range hosts {
-		s.hosts = append(s.hosts, &Host{site: s, name: fmt.Sprintf("h%d", i+1), number: firstHost + i})
+		name, number := fmt.Sprintf("h%d", i+1), firstHost+i
+		if s.fleet != nil {
+			s.fleet.hosts = append(s.fleet.hosts, &simulatedHost{site: s, name: name, number: number})
+		} else {
+			s.hosts = append(s.hosts, &Host{site: s, name: name, number: number})
+		}
 	}
+	s.checkSimulated(p)
 	f.internet.Speak(p, "ospf")
 	f.Sites = append(f.Sites, s)
 	p.Declare(s.name, s)
 	for _, h := range s.all() {
 		p.Declare(h.Name(), h)
 	}
+	s.fleet.declare(p)
 	return nil
 }
 
@@ -252,7 +289,7 @@ func (s *Site) parseLend(p *script.Parser) {
 	for p.More() {
 		w := p.Peek()
 		text := strings.TrimSuffix(w.Text, ",")
-		if slices.Contains([]string{"grace", "gateway", "hosts", "controller", "agents"}, text) {
+		if slices.Contains(siteWords, text) {
 			break
 		}
 		p.Next("SITE or *")

@@ -73,6 +73,7 @@ func pending(ctx context.Context, _ *stage.Stage, v *VM) (string, error) {
 func parseAddresses(p *script.Parser) any {
 	e := &eventually{VM: ref(p), judge: addressesSeen}
 	p.OneOf("addresses")
+	e.VM.Owner.MustBeReal(p, p.Last(), "no guest uses an address")
 	p.OneOf("seen")
 	e.Within = p.Within(time.Minute)
 	return e
@@ -121,6 +122,7 @@ func parseRunning(p *script.Parser) any {
 		case "at":
 			e.At = site.Place(p)
 		case "as":
+			e.VM.Owner.MustBeReal(p, p.Last(), "a VM has no process of its own")
 			e.As = strings.TrimSuffix(p.Next("the user of its process").Text, ",")
 		case "address":
 			p.OneOf("unchanged")
@@ -140,7 +142,7 @@ func (e *Running) Judge(ctx context.Context, s *stage.Stage) (string, error) {
 	}
 	e.VM.rememberBoot(ctx, s)
 	found, err := site.Of(s.Script).Find(ctx, e.VM.uid)
-	return fmt.Sprintf("at %s, by libvirt's own word; after %.1f s", strings.Join(slices.Sorted(maps.Keys(found.Active)), ", "), time.Since(start).Seconds()), err
+	return fmt.Sprintf("at %s, by the hypervisors' own word; after %.1f s", strings.Join(slices.Sorted(maps.Keys(found.Active)), ", "), time.Since(start).Seconds()), err
 }
 
 // check holds what the hypervisors say against what is expected, then that the

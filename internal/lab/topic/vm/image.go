@@ -21,7 +21,12 @@ import (
 )
 
 // makers make the images that scripts can name.
-var makers = map[string]func(context.Context, image.Options) (string, error){"tiny": image.Tiny, "debian": image.Debian}
+var makers = map[string]func(context.Context, image.Options) (string, error){
+	"tiny": image.Tiny, "debian": image.Debian, blank: image.Blank,
+}
+
+// blank is the image that boots nowhere.
+const blank = "blank"
 
 // Image is a VM's image.
 type Image struct {

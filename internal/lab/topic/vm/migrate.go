@@ -34,6 +34,7 @@ func parseMigrate(p *script.Parser) any {
 	m := Migrate{VM: ref(p)}
 	p.Is("to")
 	m.To = site.Place(p)
+	m.VM.Owner.MustReach(p, m.To)
 	m.VM.migrates = true
 	if p.Is("&") {
 		return &Begin{m}
@@ -273,6 +274,7 @@ func parseRefused(p *script.Parser) any {
 	r := &Refused{VM: ref(p)}
 	p.Is("to")
 	r.To = site.Place(p)
+	r.VM.Owner.MustReach(p, r.To)
 	p.OneOf("refused")
 	if p.Is("because") {
 		r.Because = p.Next("the reason's word").Text
@@ -315,7 +317,11 @@ func parseFigure(p *script.Parser) any {
 	} else {
 		f.What = p.OneOf("seconds", "wan_bytes", "downtime")
 	}
+	at := p.Last()
 	f.VM = job(p)
+	if f.What != "seconds" {
+		f.VM.Owner.MustBeReal(p, at, "a guest has no memory and no disk to be moved")
+	}
 	return f
 }
 

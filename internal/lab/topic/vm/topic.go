@@ -8,15 +8,19 @@ var Topic = script.Topic{
 	Intro: "A PLACE is `SITE` or `SITE/HOST`.",
 	Statements: []script.Entry{
 		{
-			Form: "image tiny|debian", Part: script.Declares,
+			Form: "image tiny|debian|blank", Part: script.Declares,
 			Doc: "`tiny`: Debian's kernel with a small HTTP server as its only process; up in seconds under emulation. `debian`: a whole Debian with " +
-				"cloud-init; minutes to make the first time, and to boot. Imported by the sites that own VMs of it",
+				"cloud-init; minutes to make the first time, and to boot. `blank`: 1 MiB of nothing, for simulated hosts. Imported by the sites that own VMs of it",
 			Parse: parseImage,
 		},
 		{Form: "network NAME owner SITE prefix PREFIX [ipv4 PREFIX]", Part: script.Declares, Doc: "an IPv6 prefix of length 64 goes where its VMs go", Parse: parseNetwork},
 		{
 			Form: "vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at PLACE] [cpus N] [memory SIZE] [user-data FILE]", Part: script.Declares,
 			Doc: "1 CPU and 128 MiB if not said; FILE is beside the script", Parse: parseVM,
+		},
+		{
+			Form: "vms NAME N owner SITE network NETWORK [image IMAGE] [at PLACE] [cpus N] [memory SIZE]", Part: script.Declares,
+			Doc: "many that are alike: NAME1, NAME2, …, at most 2,000, each of which is a VM as others", Parse: parseVMs,
 		},
 		{Form: "migrate VM PLACE [&]", Part: script.Happens, Doc: "with progress; a check. With `&` in the background, and no check", Parse: parseMigrate},
 		{
@@ -38,6 +42,10 @@ var Topic = script.Topic{
 			Doc: "where it runs is asked of every hypervisor's libvirtd, not of the controllers; the home controller must then say the same. " +
 				"Exactly once: one running copy, and no other of any state. `as`: the user of its process on the host",
 			Parse: parseRunning,
+		},
+		{
+			Form: "expect vms NAME running [within TIME]", Part: script.Checks,
+			Doc: "each of them exactly once, where its home controller says", Parse: parseManyRunning,
 		},
 		{Form: "expect VM stopped [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
 		{Form: "expect VM disk unchanged", Part: script.Checks, Doc: "what was written is read back from the disk", Parse: parseDisk},

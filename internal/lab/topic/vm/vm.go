@@ -100,6 +100,9 @@ func (v *VM) Name() string { return v.name }
 
 // HostFor implements stage.Target.
 func (v *VM) HostFor(c stage.Client) (string, error) {
+	if v.Owner.Simulated() {
+		return "", fmt.Errorf("vm %s is on simulated hosts, which carry no traffic", v.name)
+	}
 	host, err := stage.Choose(c, v.name, v.Service)
 	if err != nil {
 		return "", fmt.Errorf("vm %s has no service address that a client at %s could use", v.name, c.Name())
@@ -109,10 +112,21 @@ func (v *VM) HostFor(c stage.Client) (string, error) {
 
 func ref(p *script.Parser) *VM { return script.Ref[*VM](p, "vm") }
 
+// words are what a VM's statement can have.
+var words = []string{"owner", "network", "image", "service", "at", "cpus", "memory", "user-data"}
+
 func parseVM(p *script.Parser) any {
-	v := &VM{name: p.NewName("vm"), CPUs: 1, MemoryMiB: 128}
+	v := &VM{name: p.NewName("vm")}
+	v.parse(p, words)
+	p.Declare(v.name, v)
+	return v
+}
+
+// parse takes what follows the name.
+func (v *VM) parse(p *script.Parser, words []string) {
+	v.CPUs, v.MemoryMiB = 1, 128
 	for p.More() {
-		switch p.OneOf("owner", "network", "image", "service", "at", "cpus", "memory", "user-data") {
+		switch p.OneOf(words...) {
 		case "owner":
 			v.Owner = site.Ref(p)
 		case "network":
@@ -148,8 +162,13 @@ func parseVM(p *script.Parser) any {
 		v.Image = all[0]
 	}
 	v.Image.owners[v.Owner] = true
-	p.Declare(v.name, v)
-	return v
+	v.Owner.MustReach(p, v.At)
+	if v.UserData != "" {
+		v.Owner.MustBeReal(p, end, "no guest reads user-data")
+	}
+	if v.Image.Name == blank && !v.Owner.Simulated() {
+		p.Fail(end, "image %s boots nowhere; it is for simulated hosts", blank)
+	}
 }
 
 func (v *VM) client() *api.Client { return v.Owner.Client() }
@@ -218,6 +237,7 @@ func (w *Power) Do(ctx context.Context, _ *stage.Stage) error {
 func reachable(p *script.Parser) *VM {
 	w := p.Peek()
 	v := ref(p)
+	v.Owner.MustBeReal(p, w, "there is no guest that could be asked")
 	if len(v.Service) == 0 {
 		p.Fail(w, "vm %s has no service address by which it could be asked", v.name)
 	}

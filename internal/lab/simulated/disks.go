@@ -1,0 +1,91 @@
+package simulated
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"widecloud/internal/hyper"
+	"widecloud/internal/hyper/fake"
+	"widecloud/internal/wire"
+)
+
+// disks are a host's base images and volumes, without their content.
+type disks struct {
+	machine *fake.Host
+
+	mu      sync.Mutex
+	bases   map[string]bool
+	volumes map[string]string // VM -> base
+}
+
+func newDisks(m *fake.Host) *disks {
+	return &disks{machine: m, bases: map[string]bool{}, volumes: map[string]string{}}
+}
+
+// Bases is agent.Volumes's, as what follows.
+func (d *disks) Bases(context.Context) ([]string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.bases)), nil
+}
+
+func (d *disks) Import(_ context.Context, digest, _ string, content io.Reader) error {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, content); err != nil {
+		return err
+	}
+	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != digest {
+		return fmt.Errorf("image has digest %s, not %s", got, digest)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.bases[digest] = true
+	return nil
+}
+
+func (d *disks) Sweep(_ context.Context, keep func(string) bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	used := map[string]bool{}
+	for _, base := range d.volumes {
+		used[base] = true
+	}
+	maps.DeleteFunc(d.bases, func(base string, _ bool) bool { return !used[base] && !keep(base) })
+	return nil
+}
+
+func (d *disks) Create(_ context.Context, vm, base string, _ int64) (hyper.Disk, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.bases[base] {
+		return hyper.Disk{}, fmt.Errorf("no base image %s", base)
+	}
+	path := "/volumes/" + vm
+	if have, ok := d.volumes[vm]; ok && have != base {
+		return hyper.Disk{}, fmt.Errorf("volume of %s is over %s", vm, have)
+	} else if !ok {
+		d.volumes[vm] = base
+		d.machine.WriteDisk(path, 0)
+	}
+	return hyper.Disk{Target: "vda", Path: path, Format: "qcow2", Base: "/bases/" + base, BaseFormat: "raw"}, nil
+}
+
+func (d *disks) Seed(_ context.Context, o wire.VMOrder) (hyper.Disk, error) {
+	return hyper.Disk{Target: "vdb", Path: "/seeds/" + o.VM, Format: "raw", ReadOnly: true}, nil
+}
+
+// Allocated: nothing is written to a disk without content.
+func (d *disks) Allocated(context.Context, string) (int64, error) { return 0, nil }
+
+func (d *disks) Remove(_ context.Context, vm string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.volumes, vm)
+	return nil
+}
