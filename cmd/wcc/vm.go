@@ -42,6 +42,7 @@ type vmGroup struct {
 	Resize  vmResizeCmd  `cmd:"" help:"Change the CPUs and the memory of a stopped VM."`
 	Migrate vmMigrateCmd `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
 	Why     vmWhyCmd     `cmd:"" help:"Say why a VM is not at a site."`
+	Usage   vmUsageCmd   `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
 	Console vmConsoleCmd `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
 	Delete  deleteCmd    `cmd:"" help:"Delete VMs and their disks."`
 }

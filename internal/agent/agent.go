@@ -16,6 +16,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/agent/network"
+	"widecloud/internal/agent/usage"
 	"widecloud/internal/hyper"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -92,6 +93,8 @@ type Agent struct {
 	log  *slog.Logger
 	wake chan struct{} // something changed: reconcile and report
 
+	used usage.History
+
 	setting sync.Mutex         // held while orders are taken: of two, the older ones must not be the last to be kept
 	parts   []wire.HostState   // of orders that come in parts, until all are there; guarded by setting, as what follows
 	changes []wire.StateChange // the same of changes
@@ -152,6 +155,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer work.Wait()
 	report := make(chan struct{}, 1)
 	work.Go(func() { a.reportLoop(ctx, report) })
+	if a.o.Hypervisor != nil {
+		work.Go(func() { a.usageLoop(ctx) })
+	}
 	tick := time.NewTicker(a.o.ReportEvery)
 	defer tick.Stop()
 	images := imageSweep{unused: map[string]time.Time{}}

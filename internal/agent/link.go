@@ -163,6 +163,7 @@ func (a *Agent) Handler() http.Handler {
 		return wire.Empty{}, a.Cancel(ctx, c)
 	})
 	handle(mux, wire.PathProgress, a, a.Progress)
+	handle(mux, wire.PathUsage, a, a.Usage)
 	handle(mux, wire.PathReboot, a, func(ctx context.Context, c wire.RebootCall) (wire.Empty, error) {
 		return wire.Empty{}, a.Reboot(ctx, c)
 	})

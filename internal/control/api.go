@@ -64,6 +64,10 @@ func (c *Controller) Reboot(ctx context.Context, p access.Actor, vm string, hard
 	return c.vms.Reboot(objects.AsUser(ctx, p), p, vm, hard)
 }
 
+func (c *Controller) Usage(ctx context.Context, p access.Actor, vm string) (*api.Usage, error) {
+	return c.vms.Usage(ctx, p, vm)
+}
+
 func (c *Controller) Console(ctx context.Context, p access.Actor, vm string) (io.ReadWriteCloser, error) {
 	return c.vms.Console(ctx, p, vm)
 }

@@ -117,6 +117,9 @@ func (c *Controller) handlePeers(mux *http.ServeMux) {
 	handlePeer(mux, wire.PathFedReboot, func(ctx context.Context, from string, in wire.RebootCall) error {
 		return gs.Is(ctx, from, in.VM)
 	}, nothing(gs.Reboot))
+	handlePeer(mux, wire.PathFedUsage, func(ctx context.Context, from string, in wire.UsageCall) error {
+		return gs.Is(ctx, from, in.VM)
+	}, gs.Usage)
 	handlePeer(mux, wire.PathFedStatus, nil, nothing(func(ctx context.Context, in wire.GuestReport) error {
 		id, _ := wire.PeerOf(ctx)
 		return c.vms.GuestReport(ctx, id.Site, in)

@@ -126,6 +126,8 @@ func TestHostilePeer(t *testing.T) {
 			{"a prefix that is in use", reserve(func(c *wire.ClaimCall) { c.Network.Prefix = netip.MustParsePrefix(osakaNet.Spec.Prefix) }), api.CodeRefused, "", "overlaps"},
 			{"reboot of the lender's VM", call(wire.PathFedReboot, wire.RebootCall{VM: own.UID, Epoch: 1, Hard: true}), api.CodeNotFound, "", ""},
 			{"reboot of a third site's", call(wire.PathFedReboot, wire.RebootCall{VM: other.UID, Epoch: 1, Hard: true}), api.CodeForbidden, "", ""},
+			{"what the lender's VM uses", call(wire.PathFedUsage, wire.UsageCall{VM: own.UID}), api.CodeNotFound, "", ""},
+			{"what a third site's uses", call(wire.PathFedUsage, wire.UsageCall{VM: other.UID}), api.CodeForbidden, "", ""},
 			{"end of a third site's", call(wire.PathFedOrder, wire.GuestOrder{VM: other.UID, Epoch: 9, Run: wire.RunGone}), api.CodeForbidden, "", ""},
 			{"begin with the lender's VM", call(wire.PathFedBegin, wire.MigrateCall{Job: "j", VM: own.UID, Epoch: 1, Host: "h1"}), api.CodeNotFound, "", ""},
 			{"giving up the lender's VM", call(wire.PathFedConfirm, wire.FinishCall{Job: "j", VM: own.UID, Epoch: 9, Commit: true, Host: "h1"}), "", "", ""},
@@ -284,6 +286,7 @@ func TestAgentOutOfPlace(t *testing.T) {
 		for path, in := range map[string]any{
 			wire.PathFedOrder:     wire.GuestOrder{VM: v.UID, Epoch: 9, Run: wire.RunGone},
 			wire.PathFedReboot:    wire.RebootCall{VM: v.UID, Epoch: 1},
+			wire.PathFedUsage:     wire.UsageCall{VM: v.UID},
 			wire.PathFedChallenge: wire.Empty{},
 			wire.PathFedDocument:  wire.Envelope{Kind: wire.DocOffers, From: "tokyo", To: "tokyo", Body: wire.RawBody(wire.Offers{})},
 			wire.PathFedStatus:    wire.GuestReport{},

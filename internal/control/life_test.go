@@ -104,6 +104,12 @@ func TestLife(t *testing.T) {
 				}
 				c.Close()
 
+				time.Sleep(time.Minute)
+				u, err := tokyo.ctl.Usage(t.Context(), tokyo.admin, "web1")
+				if err != nil || len(u.Recent) < 3 || u.Recent[2].CPU < 0.5 || u.Recent[2].Memory != 256<<20 {
+					t.Errorf("what web1 uses: %+v, %v", u, err)
+				}
+
 				// What the guest wrote is there after every stop.
 				written := g.Counter
 				for _, off := range []api.Power{api.PowerOff, api.PowerOffHard} {
@@ -371,6 +377,8 @@ func TestOwners(t *testing.T) {
 		code(api.CodeNotFound, "", err)
 		code(api.CodeNotFound, "", tokyo.ctl.Reboot(t.Context(), ann, "web1", true))
 		_, err = tokyo.ctl.Console(t.Context(), ann, "web1")
+		code(api.CodeNotFound, "", err)
+		_, err = tokyo.ctl.Usage(t.Context(), ann, "web1")
 		code(api.CodeNotFound, "", err)
 		_, err = tokyo.ctl.JoinToken(t.Context(), ann, "h9", nil)
 		code(api.CodeForbidden, "", err)

@@ -96,6 +96,15 @@ type Domain struct {
 	Migrating bool // an outgoing migration is active
 }
 
+// Usage is what a domain has used on this host since it runs here.
+type Usage struct {
+	VM                    string
+	CPU                   time.Duration // of its virtual CPUs and what serves them
+	Memory                int64         // bytes of the host's memory that it holds now
+	DiskRead, DiskWritten int64         // bytes, of all its disks
+	Received, Sent        int64         // bytes, of all its network cards, as the guest sees them
+}
+
 // Capabilities is what the host can run.
 type Capabilities struct {
 	Hypervisor string // "qemu 7.2.0 (tcg)"
@@ -161,6 +170,8 @@ type Driver interface {
 	Resume(ctx context.Context, vm string) error
 	// Console attaches to the serial console; one reader at a time, a newer one takes over.
 	Console(ctx context.Context, vm string) (io.ReadWriteCloser, error)
+	// Usage tells what each domain that runs has used. A domain that cannot be asked just now is left out.
+	Usage(ctx context.Context) ([]Usage, error)
 	// Watch tells of changes until ctx ends; then the channel is closed. It reconnects by itself.
 	Watch(ctx context.Context) (<-chan Event, error)
 

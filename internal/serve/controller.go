@@ -100,6 +100,8 @@ type Controller interface {
 	// Why says why a VM is not at a site (SITE or SITE/HOST), or, with an empty one, where it is now and why not elsewhere.
 	Why(ctx context.Context, p Principal, vm, not string) ([]api.Reason, error)
 	Reboot(ctx context.Context, p Principal, vm string, hard bool) error
+	// Usage is what a VM has used lately; api.CodeConflict: nothing is known yet.
+	Usage(ctx context.Context, p Principal, vm string) (*api.Usage, error)
 	// Console attaches to the serial console; closing it ends the attachment only.
 	Console(ctx context.Context, p Principal, vm string) (io.ReadWriteCloser, error)
 

@@ -277,6 +277,13 @@ func (s *Server) registerVerbs(h huma.API) {
 		return &output[api.WhyResult]{api.WhyResult{Reasons: reasons}}, nil
 	})
 
+	op = s.operation("get-vm-usage", http.MethodGet, "/v1/vms/{name}/usage", "vms", "What a VM has used lately")
+	op.Description = "As its host has seen it, in the host's memory: it begins anew where the VM is moved to."
+	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[*api.Usage], error) {
+		u, err := ctl.Usage(ctx, who(ctx), in.Name)
+		return result(s, ctx, u, err)
+	})
+
 	verb(s, h, "cancel-job", "/v1/jobs/{name}/cancel", "jobs", "Cancel a job; it undoes what it did", ctl.Cancel)
 	verb(s, h, "reclaim-loan", "/v1/loans/{name}/reclaim", "loans", "Take a loan back (the lender)", ctl.Reclaim)
 	verb(s, h, "return-loan", "/v1/loans/{name}/return", "loans", "Give a loan back (the borrower)", ctl.Return)

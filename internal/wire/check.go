@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -52,6 +53,31 @@ func (n NICOrder) check(field string) error {
 		}
 	}
 	return cloud.CheckMTU(field+".mtu", n.MTU)
+}
+
+// maxSamples bounds an account of a VM's use, twice as long as ours.
+const maxSamples = 600
+
+// CheckUsage judges an account of what a VM has used.
+func CheckUsage(u api.Usage) error {
+	for _, series := range []struct {
+		field   string
+		samples []api.Sample
+	}{{"recent", u.Recent}, {"day", u.Day}} {
+		if n := len(series.samples); n > maxSamples {
+			return api.Invalidf(series.field, "has %d samples, more than %d", n, maxSamples)
+		}
+		for i, s := range series.samples {
+			at := fmt.Sprintf("%s[%d]", series.field, i)
+			switch {
+			case i > 0 && !s.At.After(series.samples[i-1].At):
+				return api.Invalidf(at+".at", "is not after the one before it")
+			case min(s.CPU, float64(s.Memory), s.DiskRead, s.DiskWritten, s.Received, s.Sent) < 0:
+				return api.Invalidf(at, "has a use below nothing")
+			}
+		}
+	}
+	return nil
 }
 
 // maxPart bounds a part of a state, in bytes of JSON: far less than a message may have, so that one VM more never matters.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -47,6 +48,30 @@ func refused(t *testing.T, err error, field string) {
 		t.Errorf("error is %v, want one of the field %s", err, field)
 	case field != "" && len(err.Error()) > 1000:
 		t.Errorf("the error has %d bytes", len(err.Error()))
+	}
+}
+
+func TestCheckUsage(t *testing.T) {
+	sample := func(second int) api.Sample { return api.Sample{At: time.Unix(int64(second), 0), CPU: 0.5} }
+	many := func(n int) (l []api.Sample) {
+		for i := range n {
+			l = append(l, sample(i))
+		}
+		return l
+	}
+	for _, c := range []struct {
+		field string
+		u     api.Usage
+	}{
+		{"", api.Usage{}},
+		{"", api.Usage{Recent: many(180), Day: many(288)}},
+		{"recent", api.Usage{Recent: many(601)}},
+		{"day", api.Usage{Day: many(601)}},
+		{"recent[1].at", api.Usage{Recent: []api.Sample{sample(2), sample(1)}}},
+		{"day[1].at", api.Usage{Day: []api.Sample{sample(2), sample(2)}}},
+		{"day[0]", api.Usage{Day: []api.Sample{{At: time.Unix(1, 0), Sent: -1}}}},
+	} {
+		refused(t, wire.CheckUsage(c.u), c.field)
 	}
 }
 

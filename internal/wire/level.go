@@ -22,6 +22,7 @@ const (
 	CapStateParts Capability = "state-parts"   // an agent takes a HostState in parts
 	CapGuestSize  Capability = "guest-size"    // a lender changes a guest's size by GuestOrder.Size
 	CapChanges    Capability = "state-changes" // an agent takes a StateChange
+	CapUsage      Capability = "usage"         // an agent keeps what VMs use, and a lender tells it
 )
 
 // Release is what one end of a session says of itself in its hello.
@@ -32,7 +33,7 @@ type Release struct {
 
 // ThisRelease is what this program is.
 func ThisRelease() Release {
-	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges}}
+	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage}}
 }
 
 // agreement is what two releases have in common.

@@ -16,6 +16,7 @@ const (
 	PathChange   = "/agent/v1/state/change"     // StateChange -> Empty
 	PathReboot   = "/agent/v1/reboot"           // RebootCall -> Empty
 	PathConsole  = "/agent/v1/console"          // stream, ConsoleHeader
+	PathUsage    = "/agent/v1/usage"            // UsageCall -> api.Usage; CapUsage
 	PathChannel  = "/agent/v1/migrate/channel"  // stream, ChannelHeader: towards the target's hypervisor
 	PathBegin    = "/agent/v1/migrate/begin"    // MigrateCall -> MigrateOffer
 	PathPrepare  = "/agent/v1/migrate/prepare"  // PrepareCall -> MigrateAnswer
@@ -43,6 +44,7 @@ const (
 	PathFedOrder     = "/fed/v1/guest/order"    // GuestOrder -> Empty: power, deletion
 	PathFedReboot    = "/fed/v1/guest/reboot"   // RebootCall -> Empty
 	PathFedStatus    = "/fed/v1/guest/status"   // GuestReport -> Empty: lender to home
+	PathFedUsage     = "/fed/v1/guest/usage"    // UsageCall -> api.Usage; CapUsage
 	PathFedChannel   = "/fed/v1/channel"        // stream, ChannelHeader
 	PathFedConsole   = "/fed/v1/console"        // stream, ConsoleHeader
 	PathFedImage     = "/fed/v1/image"          // stream, ImageHeader
@@ -178,6 +180,11 @@ type RebootCall struct {
 	VM    string `json:"vm"`
 	Epoch uint64 `json:"epoch"`
 	Hard  bool   `json:"hard"`
+}
+
+// UsageCall asks what a VM has used lately.
+type UsageCall struct {
+	VM string `json:"vm"`
 }
 
 // ConsoleHeader opens a serial console.

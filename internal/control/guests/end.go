@@ -330,6 +330,23 @@ func (gs *Guests) Console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, 
 	return gs.stream(ctx, host, wire.PathConsole, h)
 }
 
+// Usage says so when a host's release keeps none.
+func (gs *Guests) Usage(ctx context.Context, c wire.UsageCall) (u api.Usage, err error) {
+	host, err := gs.whereIs(ctx, c.VM)
+	if err != nil {
+		return u, err
+	}
+	s, err := gs.hosts.Session(host, false)
+	if err != nil {
+		return u, err
+	}
+	if !s.Can(wire.CapUsage) {
+		return u, api.Errorf(api.CodeRefused, "the release of host %s does not keep what VMs use", host)
+	}
+	err = wire.Call(ctx, s, http.MethodPost, wire.PathUsage, c, &u)
+	return u, err
+}
+
 func (gs *Guests) stream(ctx context.Context, host, path string, header any) (net.Conn, error) {
 	s, err := gs.hosts.Session(host, true)
 	if err != nil {

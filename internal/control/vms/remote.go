@@ -102,6 +102,19 @@ func (p peer) Console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, erro
 	return p.stream(ctx, wire.PathFedConsole, h)
 }
 
+// Usage says so when a peer's release keeps none.
+func (p peer) Usage(ctx context.Context, c wire.UsageCall) (u api.Usage, err error) {
+	s, err := p.c.Federation.Session(p.site, false)
+	if err != nil {
+		return u, err
+	}
+	if !s.Can(wire.CapUsage) {
+		return u, api.Errorf(api.CodeRefused, "the release of site %s does not tell what VMs use", p.site)
+	}
+	err = wire.Call(ctx, s, http.MethodPost, wire.PathFedUsage, c, &u)
+	return u, err
+}
+
 // stream opens a bulk stream, on the session that control does not wait behind.
 func (p peer) stream(ctx context.Context, path string, header any) (net.Conn, error) {
 	s, err := p.c.Federation.Session(p.site, true)

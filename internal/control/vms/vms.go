@@ -249,6 +249,27 @@ func (vs *VMs) GuestReport(ctx context.Context, from string, g wire.GuestReport)
 	})
 }
 
+// usageTime is how long to wait for what a VM's host has to tell.
+const usageTime = 10 * time.Second
+
+// Usage is what a VM has used lately, as its host has seen it.
+func (vs *VMs) Usage(ctx context.Context, p access.Actor, vm string) (*api.Usage, error) {
+	v, err := vs.running(ctx, p, vm)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, usageTime)
+	defer cancel()
+	u, err := vs.endOf(v.Status.Site).Usage(ctx, wire.UsageCall{VM: v.UID})
+	if err != nil {
+		return nil, notThere(v, err)
+	}
+	if err := wire.CheckUsage(u); err != nil {
+		return nil, api.Errorf(api.CodeUnavailable, "what %s/%s tells of VM %s is no account of its use: %v", v.Status.Site, v.Status.Host, vm, err)
+	}
+	return &u, nil
+}
+
 // Console opens a VM's serial console.
 func (vs *VMs) Console(ctx context.Context, p access.Actor, vm string) (io.ReadWriteCloser, error) {
 	v, err := vs.running(ctx, p, vm)

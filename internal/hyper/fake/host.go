@@ -262,11 +262,14 @@ type domain struct {
 	state hyper.State
 	guest guest
 	since time.Time // when the counter's count began; state Running only
-	stop  *time.Timer
-	out   *outgoing // begun as the source of a migration
-	in    *incoming // the target of one
-	came  string    // the migration that brought it
-	term  *console
+
+	ran    bool
+	before uint64 // the counter when it first ran here
+	stop   *time.Timer
+	out    *outgoing // begun as the source of a migration
+	in     *incoming // the target of one
+	came   string    // the migration that brought it
+	term   *console
 }
 
 type guest struct {
@@ -289,6 +292,9 @@ func (h *Host) run(d *domain) {
 	}
 	h.o.World.report(Change{VM: d.spec.VM, Host: h.o.Name, Epoch: d.spec.Epoch, Boot: d.guest.boot, Counter: d.guest.counter, Runs: true})
 	d.guest.counter++
+	if !d.ran {
+		d.ran, d.before = true, d.guest.counter
+	}
 	d.since = time.Now()
 	d.state = hyper.Running
 	h.tell(d.spec.VM, hyper.Running)

@@ -54,6 +54,7 @@ func Run(t *testing.T, env func(t *testing.T) Env) {
 		{"events", testEvents},
 		{"reboot", testReboot},
 		{"console", testConsole},
+		{"usage", testUsage},
 		{"migrate", testMigrate},
 		{"migrate back and forth", testBackAndForth},
 		{"migrate prepare refuses", testPrepareRefuses},
@@ -443,6 +444,41 @@ func testConsole(t *testing.T, x *bench) {
 	}
 	first.Close()
 	echo(t, second, "hello second")
+}
+
+// testUsage: what a guest uses grows while it runs, is told of that guest, and no longer when it is gone.
+func testUsage(t *testing.T, x *bench) {
+	x.start(t, 1)
+	of := func() (found hyper.Usage, n int) {
+		t.Helper()
+		all, err := x.a.Usage(x.ctx)
+		ok(t, err)
+		for _, u := range all {
+			if u.VM == x.vm {
+				found = u
+				n++
+			}
+		}
+		return found, n
+	}
+	var first hyper.Usage
+	eventually(t, "the guest has used its CPU, and some of its disk", func() bool {
+		var n int
+		first, n = of()
+		return n == 1 && first.CPU > 0 && first.DiskRead+first.DiskWritten > 0
+	})
+	if first.Memory < 1<<20 || first.Memory > 4<<30 {
+		t.Errorf("the guest holds %d bytes of memory", first.Memory)
+	}
+	eventually(t, "it uses more", func() bool {
+		next, n := of()
+		if n == 1 && (next.CPU < first.CPU || next.DiskRead < first.DiskRead || next.DiskWritten < first.DiskWritten) {
+			t.Fatalf("%+v comes after %+v", next, first)
+		}
+		return n == 1 && next.CPU > first.CPU
+	})
+	ok(t, x.a.Destroy(x.ctx, x.vm))
+	eventually(t, "a guest that is gone uses nothing", func() bool { _, n := of(); return n == 0 })
 }
 
 // echo writes a line and reads until it has come back.

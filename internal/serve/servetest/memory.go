@@ -520,6 +520,17 @@ func (m *Memory) Reboot(ctx context.Context, p serve.Principal, vm string, hard 
 	return err
 }
 
+// Usage is that of serve.Controller.
+func (m *Memory) Usage(_ context.Context, p serve.Principal, vm string) (*api.Usage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.find(p, api.KindVM, vm); err != nil {
+		return nil, err
+	}
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	return &api.Usage{Recent: []api.Sample{{At: at, CPU: 0.5, Memory: 64 << 20, DiskRead: 1, DiskWritten: 2, Received: 3, Sent: 4}}, Day: []api.Sample{}}, nil
+}
+
 // Console is that of serve.Controller.
 func (m *Memory) Console(_ context.Context, p serve.Principal, vm string) (io.ReadWriteCloser, error) {
 	m.mu.Lock()
