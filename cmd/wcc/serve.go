@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,6 +22,7 @@ import (
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
+	"widecloud/internal/serve/certs"
 	"widecloud/internal/serve/page"
 	"widecloud/internal/state"
 	"widecloud/internal/store/bolt"
@@ -161,28 +163,9 @@ func serveAPI(ctx context.Context, site *config.Site, c *control.Controller, aut
 	if site.Metrics.Enabled {
 		o.Metrics = prometheus.NewRegistry()
 	}
-	var secure *tls.Config
-	switch site.API.TLS {
-	case "files":
-		pair, err := tls.LoadX509KeyPair(site.API.Certificate, site.API.Key)
-		if err != nil {
-			return fmt.Errorf("api.certificate: %w", err)
-		}
-		secure = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	case "site":
-		host, _, err := net.SplitHostPort(site.API.Listen)
-		if err != nil {
-			return fmt.Errorf("api.listen: %w", err)
-		}
-		name, err := os.Hostname()
-		if err != nil {
-			return err
-		}
-		pair, err := authority.Web([]string{host, name, "localhost"})
-		if err != nil {
-			return err
-		}
-		secure = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	secure, err := certificates(ctx, site, authority, log)
+	if err != nil {
+		return err
 	}
 	listener, err := net.Listen("tcp", site.API.Listen)
 	if err != nil {
@@ -190,6 +173,46 @@ func serveAPI(ctx context.Context, site *config.Site, c *control.Controller, aut
 	}
 	log.Info("API is open", "listen", site.API.Listen, "tls", site.API.TLS)
 	return serve.New(o).Serve(ctx, listener, secure)
+}
+
+// certificates are what the API's port shows; nil: it has no TLS.
+func certificates(ctx context.Context, site *config.Site, authority *wire.Authority, log *slog.Logger) (*tls.Config, error) {
+	switch site.API.TLS {
+	case "files":
+		c, err := certs.Files(site.API.Certificate, site.API.Key, log)
+		if err != nil {
+			return nil, fmt.Errorf("api.certificate: %w", err)
+		}
+		return c, nil
+	case "acme":
+		o := site.API.ACME
+		a := certs.ACME{Domains: o.Domains, Directory: o.Directory, Email: o.Email, Dir: filepath.Join(site.DataDir, "acme"), Logger: log}
+		if o.Roots != "" {
+			pem, err := os.ReadFile(o.Roots)
+			if err != nil {
+				return nil, fmt.Errorf("api.acme.roots: %w", err)
+			}
+			if a.Roots = x509.NewCertPool(); !a.Roots.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("api.acme.roots: %s has no certificate", o.Roots)
+			}
+		}
+		return a.Serve(ctx), nil
+	case "site":
+		host, _, err := net.SplitHostPort(site.API.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("api.listen: %w", err)
+		}
+		name, err := os.Hostname()
+		if err != nil {
+			return nil, err
+		}
+		pair, err := authority.Web([]string{host, name, "localhost"})
+		if err != nil {
+			return nil, err
+		}
+		return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+	}
+	return nil, nil
 }
 
 // failpoint kills this very process, as kill -9 would, at the point that WCC_FAILPOINT names; the lab's tests use it.

@@ -47,6 +47,13 @@ func TestSiteProblems(t *testing.T) {
 		{"files without files", site + "api = { tls = 'files', listen = '[::]:443' }\n",
 			"s.toml: api.certificate: must be given\ns.toml: api.key: must be given"},
 		{"files without tls", site + "[api]\nkey = '/k'\n", `s.toml:4: api.key: is for api.tls = "files" only`},
+		{"acme without names", site + "api = { tls = 'acme', listen = '[::]:443' }\n", "s.toml: api.acme.domains: must be given"},
+		{"acme", site + "api = { tls = 'acme', listen = '[::]:443', acme = { domains = ['cloud', 'a..b'], directory = 'http://x/', roots = 'x' } }\n",
+			"s.toml: api.acme.domains[0]: \"cloud\" is no DNS name that others know\n" +
+				"s.toml: api.acme.domains[1]: must be given\n" +
+				"s.toml: api.acme.directory: \"http://x/\" is no https:// URL\n" +
+				"s.toml: api.acme.roots: \"x\" is no absolute path"},
+		{"acme without tls", site + "[api.acme]\nemail = 'a@example.org'\n", `s.toml:3: api.acme: is for api.tls = "acme" only`},
 		{"contradiction", site + "[api]\ntls = 'site'\ninsecure = true\n", `s.toml:5: api.insecure: contradicts api.tls = "site"`},
 		{"addresses", site + "[network]\npref64 = '2001:db8::1/96'\nanycast_vtep = '192.0.2.1'\nmtu = 1279\n",
 			"s.toml:4: network.pref64: 2001:db8::1/96 has bits set after its length; did you mean 2001:db8::/96?\n" +

@@ -1,10 +1,12 @@
 package config
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -30,12 +32,21 @@ type Site struct {
 
 // SiteAPI is how users reach the controller.
 type SiteAPI struct {
-	Listen      string `toml:"listen"`      // HOST:PORT
-	TLS         string `toml:"tls"`         // off, site or files
-	Certificate string `toml:"certificate"` // PEM file, for tls = "files"
-	Key         string `toml:"key"`
-	Insecure    bool   `toml:"insecure"`   // plain HTTP on more than the loopback
-	MaxUpload   Bytes  `toml:"max_upload"` // of an image; 0: no limit
+	Listen      string   `toml:"listen"`      // HOST:PORT
+	TLS         string   `toml:"tls"`         // off, site, files or acme
+	Certificate string   `toml:"certificate"` // PEM file, for tls = "files"
+	Key         string   `toml:"key"`
+	ACME        SiteACME `toml:"acme"`       // for tls = "acme"
+	Insecure    bool     `toml:"insecure"`   // plain HTTP on more than the loopback
+	MaxUpload   Bytes    `toml:"max_upload"` // of an image; 0: no limit
+}
+
+// SiteACME is where the API's certificate comes from.
+type SiteACME struct {
+	Domains   []string `toml:"domains"`   // DNS names
+	Directory string   `toml:"directory"` // URL; empty: Let's Encrypt
+	Email     string   `toml:"email"`
+	Roots     string   `toml:"roots"` // PEM file with the server's own authority; empty: the system's
 }
 
 // SiteOutside is the site's one port for its agents and for other sites.
@@ -139,12 +150,12 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 		if !s.API.Insecure && host != "" && !loopback(host) {
 			wrong("api.listen", `%q is more than the loopback: set api.tls, or say api.insecure = true to send tokens in the clear`, s.API.Listen)
 		}
-	case "site", "files":
+	case "site", "files", "acme":
 		if s.API.Insecure {
 			wrong("api.insecure", "contradicts api.tls = %q", s.API.TLS)
 		}
 	default:
-		wrong("api.tls", `is %q, must be "off", "site" or "files"`, s.API.TLS)
+		wrong("api.tls", `is %q, must be "off", "site", "files" or "acme"`, s.API.TLS)
 	}
 	for _, f := range []struct{ field, value string }{{"api.certificate", s.API.Certificate}, {"api.key", s.API.Key}} {
 		switch {
@@ -154,6 +165,7 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 			wrong(f.field, `is for api.tls = "files" only`)
 		}
 	}
+	s.API.checkACME(wrong)
 	checkHostPort(wrong, "outside.listen", s.Outside.Listen)
 	if a := s.Outside.Advertise; a != "" {
 		if h := checkHostPort(wrong, "outside.advertise", a); h != "" {
@@ -247,4 +259,34 @@ func loopback(host string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback()
+}
+
+// checkACME judges where the certificate comes from, or that nothing is said of it.
+func (a *SiteAPI) checkACME(wrong func(field, format string, args ...any)) {
+	c := a.ACME
+	if a.TLS != "acme" {
+		if len(c.Domains) > 0 || c.Directory != "" || c.Email != "" || c.Roots != "" {
+			wrong("api.acme", `is for api.tls = "acme" only`)
+		}
+		return
+	}
+	if len(c.Domains) == 0 {
+		wrong("api.acme.domains", "must be given")
+	}
+	for i, d := range c.Domains {
+		field := fmt.Sprintf("api.acme.domains[%d]", i)
+		labels := strings.Split(d, ".")
+		for _, l := range labels {
+			checkLabel(wrong, field, l)
+		}
+		if len(labels) < 2 {
+			wrong(field, "%q is no DNS name that others know", d)
+		}
+	}
+	if u, err := url.Parse(c.Directory); c.Directory != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
+		wrong("api.acme.directory", "%q is no https:// URL", c.Directory)
+	}
+	if c.Roots != "" {
+		checkPath(wrong, "api.acme.roots", c.Roots)
+	}
 }

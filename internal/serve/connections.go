@@ -166,7 +166,7 @@ type handshakes struct {
 
 func newHandshakes(ln net.Listener, config *tls.Config) *handshakes {
 	config = config.Clone()
-	config.NextProtos = []string{"h2", "http/1.1"}
+	config.NextProtos = append([]string{"h2", "http/1.1"}, config.NextProtos...)
 	h := &handshakes{Listener: ln, config: config, ready: make(chan net.Conn), failed: make(chan error)}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.work.Go(h.run)
@@ -204,8 +204,13 @@ func (h *handshakes) shake(raw net.Conn) {
 		return
 	}
 	var c net.Conn = t
-	if t.ConnectionState().NegotiatedProtocol != "h2" {
+	switch t.ConnectionState().NegotiatedProtocol {
+	case "h2":
+	case "", "http/1.1":
 		c = errorConn{t}
+	default: // the handshake was all of it (RFC 8737 §3)
+		raw.Close()
+		return
 	}
 	select {
 	case h.ready <- c:
