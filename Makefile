@@ -35,7 +35,7 @@ lab: deps build
 	$(BIN)/wcc lab run $(if $(KEEP),--keep) $(FILE)
 
 test: deps-test build check real
-	$(BIN)/wcc lab run $(LABS) examples/tour.lab
+	$(BIN)/wcc lab run --cores $$(nproc) $(LABS) examples/tour.lab
 
 check: deps-test
 	@scripts/check

@@ -52,7 +52,7 @@ type labRunCmd struct {
 	Files []string `arg:"" type:"path" help:"Lab scripts; docs/lab.md explains the language."`
 	Keep  bool     `help:"Leave the machines up at the end, and say how to play with them; for one script."`
 	On    string   `type:"path" placeholder:"FILE" help:"Run the scripts one after the other on the machines that this script declares, which are built once."`
-	Jobs  int      `default:"1" help:"So many scripts at a time, each on machines of its own."`
+	Cores int      `help:"Run scripts beside each other as far as so many cores bear it; 0: one at a time."`
 	labFlags
 }
 
@@ -60,8 +60,8 @@ func (c *labRunCmd) Run(a *app) error {
 	switch {
 	case c.Keep && (len(c.Files) > 1 || c.On != ""):
 		return usageError{errors.New("--keep is for one script")}
-	case c.Jobs < 1 || c.Jobs > 1 && c.On != "":
-		return usageError{errors.New("--jobs is at least 1, and 1 with --on: what scripts do to shared machines disturbs others")}
+	case c.Cores < 0 || c.Cores > 0 && c.On != "":
+		return usageError{errors.New("--cores is at least 0, and not for --on: what scripts do to shared machines disturbs others")}
 	case len(c.Files) == 1 && c.On == "":
 		return c.labFlags.run(a, "run", c.Files[0], c.Keep)
 	}
@@ -75,14 +75,14 @@ func (c *labRunCmd) several(a *app) error {
 		errs   []error
 	)
 	for _, f := range c.Files {
-		s, err := readScript(f)
+		p, err := readPiece(f)
 		errs = append(errs, err)
-		pieces = append(pieces, play.Piece{Script: s, Dir: filepath.Dir(f)})
+		pieces = append(pieces, p)
 	}
-	base := play.Piece{Dir: filepath.Dir(c.On)}
+	var base play.Piece
 	if c.On != "" {
 		var err error
-		base.Script, err = readScript(c.On)
+		base, err = readPiece(c.On)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -105,7 +105,7 @@ func (c *labRunCmd) play(a *app, base play.Piece, pieces []play.Piece) ([]play.O
 	if base.Script != nil {
 		return play.RunOn(a, base, pieces, o)
 	}
-	return play.RunAll(a, pieces, c.Jobs, o)
+	return play.RunAll(a, pieces, c.Cores, o)
 }
 
 func (c *labFlags) options(a *app) play.Options {
@@ -126,7 +126,7 @@ type labCheckCmd struct {
 func (c *labCheckCmd) Run(a *app) error {
 	var errs []error
 	for _, f := range c.Files {
-		_, err := readScript(f)
+		_, err := readPiece(f)
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -160,6 +160,26 @@ func (c *labWordsCmd) Run(a *app) error {
 		}
 	}
 	return nil
+}
+
+// readPiece reads a script with its base.
+func readPiece(file string) (play.Piece, error) {
+	s, err := readScript(file)
+	if err != nil {
+		return play.Piece{}, err
+	}
+	p := play.Piece{Script: s, Dir: filepath.Dir(file)}
+	said, ok := script.Has[*stage.Setting](s)
+	if !ok || said.Base == "" {
+		return p, nil
+	}
+	at := filepath.Join(p.Dir, said.Base)
+	base, err := readScript(at)
+	if err != nil {
+		return play.Piece{}, fmt.Errorf("%s: its base: %w", s.File, err)
+	}
+	p.Base = &play.Piece{Script: base, Dir: filepath.Dir(at)}
+	return p, nil
 }
 
 func readScript(file string) (*script.Script, error) {

@@ -68,6 +68,21 @@ func (n *Node) Process(name string) *Process {
 	return n.procs[name]
 }
 
+// Running are the names of the node's processes that run, sorted.
+func (n *Node) Running() (l []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, p := range n.procs {
+		select {
+		case <-p.done:
+		default:
+			l = append(l, name)
+		}
+	}
+	slices.Sort(l)
+	return l
+}
+
 // Start starts a process inside the node, in the foreground of a process group
 // of its own, its output appended to LogPath. fs.ErrExist while one of that name
 // runs. If it ends or does not get ready in time, Start fails with the end of

@@ -20,6 +20,7 @@ import (
 type Outcome struct {
 	Script *script.Script
 	Result *stage.Result // nil: it was not begun
+	Begun  time.Time
 	Took   time.Duration
 	Err    error // why it did not come to its end
 }
@@ -38,100 +39,109 @@ func (o Outcome) OK() bool {
 type Piece struct {
 	Script *script.Script
 	Dir    string
+	Base   *Piece // that the script says; nil: none
 }
 
-// RunAll runs several scripts, so many at a time, each in a lab of its own. What each
-// prints comes as a whole when it has ended.
-func RunAll(ctx context.Context, pieces []Piece, jobs int, o Options) ([]Outcome, error) {
+// RunAll runs several scripts. Those that say the same base share its machines, one
+// after the other; the others have machines of their own. They run beside each other
+// as far as so many cores bear it; with 0 one at a time, as they were said. What one
+// of several at a time prints comes as a whole.
+func RunAll(ctx context.Context, pieces []Piece, cores int, o Options) ([]Outcome, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	outcomes := make([]Outcome, len(pieces))
+	all := jobs(pieces)
+	if cores == 0 {
+		slices.SortFunc(all, func(a, b *job) int { return cmp.Compare(a.pieces[0], b.pieces[0]) })
+	}
 	var (
-		next  = make(chan int)
-		print sync.Mutex
-		work  sync.WaitGroup
+		outcomes = make([]Outcome, len(pieces))
+		bases    []Outcome
+		mu       sync.Mutex
 	)
-	for worker := range jobs {
-		work.Go(func() {
-			for i := range next {
-				outcomes[i] = runOne(ctx, pieces[i], o, worker, jobs > 1, &print)
-			}
-		})
-	}
-	order := longestFirst(pieces)
-	if jobs == 1 {
-		slices.Sort(order) // as they were said
-	}
-	for _, i := range order {
-		next <- i
-	}
-	close(next)
-	work.Wait()
-	return outcomes, nil
+	schedule(all, cores, func(j *job, beside bool) {
+		o := o
+		o.beside = beside
+		if beside {
+			// The labs' names tell their machines apart.
+			o.Name = fmt.Sprintf("%s%d", o.Name, slices.Index(all, j))
+			text := &whole{to: o.Out, turn: &mu}
+			defer text.Flush()
+			o.Out, o.TTY = text, false
+		}
+		if j.base == nil {
+			outcomes[j.pieces[0]] = runOne(ctx, pieces[j.pieces[0]], o)
+			return
+		}
+		share := make([]Piece, len(j.pieces))
+		for i, n := range j.pieces {
+			share[i] = pieces[n]
+		}
+		o.LogDir = filepath.Join(o.LogDir, o.Name+"-"+filepath.Base(j.base.Script.File))
+		l, _ := RunOn(ctx, *j.base, share, o) // its error is in the base's outcome, too
+		for i, n := range j.pieces {
+			outcomes[n] = l[i+1]
+		}
+		mu.Lock()
+		bases = append(bases, l[0])
+		mu.Unlock()
+	})
+	return append(bases, outcomes...), nil
 }
 
-// longestFirst orders scripts by their budgets, so that none that is long is begun
-// when all others have ended.
-func longestFirst(pieces []Piece) []int {
-	order := make([]int, len(pieces))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(budget(pieces[b].Script), budget(pieces[a].Script)) })
-	return order
+// whole is a writer whose text comes out as a whole.
+type whole struct {
+	bytes.Buffer
+	to   io.Writer
+	turn *sync.Mutex // of those that write there
 }
 
-// budget is what a script may take; 0: it has not said.
-func budget(s *script.Script) time.Duration {
-	b, ok := script.Has[*stage.Budget](s)
-	if !ok {
-		return 0
-	}
-	return b.Time
+// Flush writes what has come so far. That it could not be written is seen by who writes there.
+func (w *whole) Flush() {
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	_, _ = w.WriteTo(w.to)
 }
 
-// runOne runs one script in the lab of a worker.
-func runOne(ctx context.Context, piece Piece, o Options, worker int, aside bool, print *sync.Mutex) Outcome {
+// flush lets out what has come so far, if it is held back.
+func flush(w io.Writer) {
+	if f, ok := w.(*whole); ok {
+		f.Flush()
+	}
+}
+
+// runOne runs one script on machines of its own.
+func runOne(ctx context.Context, piece Piece, o Options) Outcome {
 	if err := ctx.Err(); err != nil {
 		return Outcome{Script: piece.Script, Err: err}
 	}
 	begun := time.Now()
-	out := o.Out
-	var text bytes.Buffer
-	if aside {
-		// Of several at a time, each prints as a whole; the labs' names tell their machines apart.
-		o.Out, o.TTY, o.shared = &text, false, true
-		o.Name = fmt.Sprintf("%s%d", o.Name, worker)
-	}
 	o.Dir, o.LogDir = piece.Dir, filepath.Join(o.LogDir, o.Name+"-"+filepath.Base(piece.Script.File))
 	fmt.Fprintf(o.Out, "\n== %s\n", piece.Script.File)
 	result, err := Run(ctx, piece.Script, o)
-	if aside {
-		print.Lock()
-		defer print.Unlock()
-		if _, e := io.Copy(out, &text); e != nil {
-			err = errors.Join(err, e)
-		}
-	}
-	return Outcome{Script: piece.Script, Result: result, Took: time.Since(begun), Err: err}
+	return Outcome{Script: piece.Script, Result: result, Begun: begun, Took: time.Since(begun), Err: err}
 }
 
 // RunOn builds a base once, and plays several scripts on its machines, one after the
 // other. Each takes back what it has made, and the base must then be as it was, or a
 // check of the script has failed. The base's own outcome comes first.
 func RunOn(ctx context.Context, base Piece, pieces []Piece, o Options) ([]Outcome, error) {
-	if err := o.complete(); err != nil {
-		return nil, err
+	outcomes := make([]Outcome, len(pieces)+1)
+	for i, p := range append([]Piece{base}, pieces...) {
+		outcomes[i] = Outcome{Script: p.Script, Begun: time.Now(), Err: errNotBegun}
 	}
-	begun := time.Now()
+	if err := o.complete(); err != nil {
+		return outcomes, err
+	}
 	o.Dir, o.UpOnly = base.Dir, true
 	st := stage.New(stage.Options{Script: base.Script, Bin: o.Bin, Dir: o.Dir, LogDir: o.LogDir, Out: stage.NewConsole(o.Out, o.TTY), Log: o.Log})
-	outcomes := []Outcome{{Script: base.Script}}
+	fmt.Fprintf(o.Out, "\n== %s\n", base.Script.File)
 	o.Hold = func(st *stage.Stage) {
-		outcomes[0].Took = time.Since(begun)
-		for _, piece := range pieces {
-			outcomes = append(outcomes, playOn(ctx, st, piece, o))
+		outcomes[0].Took = time.Since(outcomes[0].Begun)
+		flush(o.Out)
+		for i, piece := range pieces {
+			outcomes[i+1] = playOn(ctx, st, piece, i+1, o)
+			flush(o.Out)
 		}
 	}
 	err := run(ctx, st, o)
@@ -140,26 +150,33 @@ func RunOn(ctx context.Context, base Piece, pieces []Piece, o Options) ([]Outcom
 	return outcomes, err
 }
 
-// playOn plays a script on the machines of a base.
-func playOn(ctx context.Context, base *stage.Stage, piece Piece, o Options) (out Outcome) {
-	begun := time.Now()
-	out.Script = piece.Script
-	defer func() { out.Took = time.Since(begun) }()
+// errNotBegun says that a script's turn has not come.
+var errNotBegun = errors.New("it was not begun")
+
+// playOn plays a script on the machines of a base, as one of a number.
+func playOn(ctx context.Context, base *stage.Stage, piece Piece, number int, o Options) (out Outcome) {
+	out.Script, out.Begun = piece.Script, time.Now()
+	defer func() { out.Took = time.Since(out.Begun) }()
 	fmt.Fprintf(o.Out, "\n== %s on %s\n", piece.Script.File, base.Script.File)
 	before, err := base.List(ctx)
 	if err != nil {
 		out.Err = err
 		return out
 	}
-	st, err := base.On(stage.Options{Script: piece.Script, Dir: piece.Dir, Out: stage.NewConsole(o.Out, o.TTY)})
+	s, err := piece.Script.Again(number)
 	if err != nil {
 		out.Err = err
 		return out
 	}
+	st, err := base.On(ctx, stage.Options{Script: s, Dir: piece.Dir, Out: stage.NewConsole(o.Out, o.TTY)})
+	if err != nil {
+		out.Err = errors.Join(err, st.UndoAll(ctx))
+		return out
+	}
 	out.Err = st.Play(ctx, false, func() { showLogs(st) })
 	st.End()
-	st.CheckBase(context.WithoutCancel(ctx), before)
-	st.CheckBudget()
+	st.CheckBase(context.WithoutCancel(ctx), base, before)
+	st.CheckBudget(o.beside)
 	st.TakeLater()
 	st.Result().Report(st.Out)
 	out.Result = st.Result()

@@ -32,9 +32,8 @@ type Options struct {
 	// up; they are taken down when Hold returns.
 	Hold func(*stage.Stage)
 
-	// shared: other scripts run beside this one. The budget, which is for two cores
-	// alone, is not judged then.
-	shared bool
+	// beside: other scripts run beside this one.
+	beside bool
 }
 
 // leakTime is how long the kernel may take to remove what nobody uses any more.
@@ -93,9 +92,7 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 	}
 	defer func() {
 		takeDown(st, before)
-		if !o.shared {
-			st.CheckBudget()
-		}
+		st.CheckBudget(o.beside)
 		st.TakeLater()
 	}()
 	if err := build(ctx, st); err != nil {

@@ -92,6 +92,55 @@ say "it # is over"
 	}
 }
 
+// TestAgain: a script that is one of several on a base has names, networks and service
+// addresses of its own; what is nobody's to move stays.
+func TestAgain(t *testing.T) {
+	first, err := play.Parse("x.lab", small+`traffic dl inet4 -> 203.0.113.10 download rate 1k
+expect page web1 from inet6
+expect new network 2001:db8:b1ae:1::/64 at tokyo refused
+expect new network 2001:db8:64::/64 at tokyo refused
+expect new address 203.0.113.253 at tokyo refused
+expect new address 2001:db8:b1ae:1::7 at tokyo refused
+`)
+	must(t, err)
+	type seen struct{ Network, IPv4, Service, Name, Traffic, Page, Refused string }
+	look := func(s *script.Script) seen {
+		do := func(i int) any { return s.Statements[len(s.Statements)-6+i].Do }
+		web := s.Statements[len(s.Statements)-7].Do.(*vm.VM)
+		refused := ""
+		for i := 2; i < 6; i++ {
+			if r := do(i).(*site.Refused); r.Network.IsValid() {
+				refused += r.Network.String() + " "
+			} else {
+				refused += r.Address.String() + " "
+			}
+		}
+		return seen{
+			web.Network.Prefix.String(), web.Network.IPv4.String(), web.Service[0].String() + " " + web.Service[1].String(), web.Name() + " " + web.Network.Name,
+			do(0).(*flow.Traffic).Host, do(1).(*flow.Page).Host, strings.TrimSpace(refused),
+		}
+	}
+	second, err := first.Again(2)
+	must(t, err)
+	for _, c := range []struct {
+		s    *script.Script
+		want seen
+	}{
+		{first, seen{
+			"2001:db8:b1ae:1::/64", "10.99.0.0/24", "203.0.113.10 2001:db8:f::10", "web1 blue", "203.0.113.10", "2001:db8:f::10",
+			"2001:db8:b1ae:1::/64 2001:db8:64::/64 203.0.113.253 2001:db8:b1ae:1::7",
+		}},
+		{second, seen{
+			"2001:db8:b1ae:201::/64", "10.101.0.0/24", "203.0.113.42 2001:db8:f::2:10", "web1-2 blue-2", "203.0.113.42", "2001:db8:f::2:10",
+			"2001:db8:b1ae:201::/64 2001:db8:64::/64 203.0.113.253 2001:db8:b1ae:201::7",
+		}},
+	} {
+		if d := cmp.Diff(c.want, look(c.s)); d != "" {
+			t.Errorf("number %d (-want +got):\n%s", c.s.Number, d)
+		}
+	}
+}
+
 // TestParseLinks: all that a link can be.
 func TestParseLinks(t *testing.T) {
 	s, err := play.Parse("x.lab", `site tokyo
@@ -187,7 +236,7 @@ func emptyClone(t *testing.T) string {
 
 func TestScriptErrors(t *testing.T) {
 	for line, want := range map[string]string{
-		"frobnicate":                                            `8:1: unknown statement "frobnicate"; known: borrow, `,
+		"frobnicate":                                            `8:1: unknown statement "frobnicate"; known: alone, base, borrow, `,
 		"migrate web1 osakka":                                   `8:14: unknown site "osakka"; known: osaka, tokyo`,
 		"migrate web1 osaka/h3":                                 `8:14: unknown host "h3" of osaka; known: h1, h2`,
 		"migrate web2 osaka":                                    `8:9: unknown vm "web2"; known: web1`,

@@ -11,8 +11,15 @@ import (
 type Script struct {
 	File       string
 	Statements []Statement // in order
-	scope      *scope
+	// Number tells apart scripts that are played on the same machines; 0: they are its own.
+	Number   int
+	scope    *scope
+	registry *Registry
+	text     string
 }
+
+// Again understands the script anew, as one of another number.
+func (s *Script) Again(number int) (*Script, error) { return s.registry.parse(s.File, s.text, number) }
 
 // Statement is one line of a script.
 type Statement struct {
@@ -40,8 +47,10 @@ func (e *Error) Error() string { return e.Pos.String() + ": " + e.Msg }
 
 // Parse understands a script, or returns every fault in it at once, each an
 // *Error, joined. It neither reads nor makes anything.
-func (r *Registry) Parse(file, text string) (*Script, error) {
-	p := &Parser{registry: r, script: &Script{File: file, scope: &scope{named: map[string]any{}}}}
+func (r *Registry) Parse(file, text string) (*Script, error) { return r.parse(file, text, 0) }
+
+func (r *Registry) parse(file, text string, number int) (*Script, error) {
+	p := &Parser{registry: r, script: &Script{File: file, Number: number, scope: &scope{named: map[string]any{}}, registry: r, text: text}}
 	for _, t := range r.topics {
 		if t.Begin != nil {
 			t.Begin(p)

@@ -15,35 +15,35 @@ const baseTime = 30 * time.Second
 
 // Adopter is a builder whose part can be one that is up already, of another script.
 type Adopter interface {
-	// Adopt takes the machines of a base, which is up. The error says what the base
-	// lacks of what the script declares.
-	Adopt(base *script.Script) error
+	// Adopt takes the machines of a base, which is up, for a script on a stage. The
+	// error says what the base lacks of what the script declares.
+	Adopt(ctx context.Context, s *Stage, base *script.Script) error
 }
 
-// Lister lists what users have made, for the check that a script has left nothing on
-// its base.
+// Lister lists what there is, for the check that a script has left nothing on its base
+// and has taken nothing from it.
 type Lister interface {
 	List(context.Context) ([]string, error)
 }
 
 // On makes a stage for a script on the machines of a base. The base must have at least
 // what the script declares.
-func (s *Stage) On(o Options) (*Stage, error) {
+func (s *Stage) On(ctx context.Context, o Options) (*Stage, error) {
 	o.Lab, o.Bin, o.LogDir, o.Log = s.Lab, s.Bin, s.LogDir, s.Log
 	st := New(o)
 	for _, b := range script.SharedAll[Builder](o.Script) {
 		a, ok := b.(Adopter)
 		if !ok {
-			return nil, fmt.Errorf("%s declares machines that cannot be shared with others", o.Script.File)
+			return st, fmt.Errorf("%s declares machines that cannot be shared with others", o.Script.File)
 		}
-		if err := a.Adopt(s.Script); err != nil {
-			return nil, fmt.Errorf("%s on %s: %w", o.Script.File, s.Script.File, err)
+		if err := a.Adopt(ctx, st, s.Script); err != nil {
+			return st, fmt.Errorf("%s on %s: %w", o.Script.File, s.Script.File, err)
 		}
 	}
 	return st, nil
 }
 
-// List is what users have made on the stage's machines, sorted.
+// List is what there is on the stage's machines, sorted.
 func (s *Stage) List(ctx context.Context) ([]string, error) {
 	var all []string
 	for _, l := range script.SharedAll[Lister](s.Script) {
@@ -58,12 +58,12 @@ func (s *Stage) List(ctx context.Context) ([]string, error) {
 }
 
 // CheckBase is a check: the base is as it was before the script.
-func (s *Stage) CheckBase(ctx context.Context, before []string) {
-	c := Check{Pos: s.Begun(), Text: "the base is as it was", OK: true, Detail: fmt.Sprintf("%d objects, as before", len(before))}
+func (s *Stage) CheckBase(ctx context.Context, base *Stage, before []string) {
+	c := Check{Pos: s.Begun(), Text: "the base is as it was", OK: true, Detail: fmt.Sprintf("%d objects, devices, processes and files, as before", len(before))}
 	err := s.UndoAll(ctx)
 	if err == nil {
 		err = Until(ctx, baseTime, func(ctx context.Context) error {
-			after, err := s.List(ctx)
+			after, err := base.List(ctx)
 			if err == nil && !slices.Equal(before, after) {
 				err = errors.Join(differ("left behind", after, before), differ("missing", before, after))
 			}

@@ -208,7 +208,7 @@ func (i *Internet) Hints(string) string {
 }
 
 // Adopt implements Adopter.
-func (i *Internet) Adopt(base *script.Script) error {
+func (i *Internet) Adopt(_ context.Context, _ *Stage, base *script.Script) error {
 	b := InternetOf(base)
 	i.Router = b.Router
 	for n, c := range i.clients {

@@ -52,7 +52,7 @@ func (s *Services) Addr(p *script.Parser) netip.Addr {
 	if !s.V4.Contains(a) && !s.V6.Contains(a) {
 		p.Fail(w, "%s is in none of the service prefixes %s and %s", a, s.V4, s.V6)
 	}
-	return a
+	return FreshAddr(p, a)
 }
 
 // Take takes addresses that nothing has yet, for a thing.

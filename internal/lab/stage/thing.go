@@ -66,7 +66,7 @@ func To(p *script.Parser, from Client) (name, host string) {
 	if err != nil || a.Zone() != "" {
 		p.Fail(w, "unknown target %q; known: %s; nor is it an address", name, script.List(script.Names[Target](p)))
 	}
-	used, ok := from.Use(a)
+	used, ok := from.Use(FreshAddr(p, a))
 	if !ok {
 		p.Fail(w, "a client at %s cannot reach %s", from.Name(), a)
 	}
@@ -104,6 +104,20 @@ type Links struct{ All []Link }
 
 // Budget is how long a script may take; 0: it has not said.
 type Budget struct{ Time time.Duration }
+
+// Setting is what a script says of itself for a run of several.
+type Setting struct {
+	Base  string // file of the machines that it can share, relative to the script's; "": its own only
+	Alone bool   // nothing may run beside it
+}
+
+// SettingOf is the script's.
+func SettingOf(p *script.Parser) *Setting {
+	return script.Shared(p, func() *Setting { return &Setting{} })
+}
+
+// Emulated is a machine whose processors are emulated: each keeps one of ours busy.
+type Emulated interface{ Processors() int }
 
 var figureRE = regexp.MustCompile(`^[a-z][a-z0-9_]*(\.[a-z0-9_]+)+$`)
 

@@ -4,15 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"widecloud/api"
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
+	"widecloud/internal/lab/stage"
+	"widecloud/internal/netio"
 )
 
-// Adopt implements stage.Adopter: each site and link of the script is the base's.
-func (f *Federation) Adopt(base *script.Script) error {
+// Adopt implements stage.Adopter: each site and link of the script is the base's, and
+// each site gets an owner for what the script makes.
+func (f *Federation) Adopt(ctx context.Context, st *stage.Stage, base *script.Script) error {
 	b := Of(base)
 	if b == nil {
 		return errors.New("the base has no sites")
@@ -39,7 +45,32 @@ func (f *Federation) Adopt(base *script.Script) error {
 		}
 		w.link = b.WANs[i].link
 	}
-	return nil
+	return f.Each(ctx, func(ctx context.Context, s *Site) error { return s.admit(ctx, st) })
+}
+
+// admit gives the script an organisation and a user of its own at the site, until its end.
+func (s *Site) admit(ctx context.Context, st *stage.Stage) error {
+	name := fmt.Sprintf("script-%d", st.Script.Number)
+	if _, err := api.Create(ctx, s.client, &api.Owner{Meta: api.Meta{Name: name}}); err != nil {
+		return err
+	}
+	st.Undo("delete owner "+name+" at "+s.name, func(ctx context.Context) error {
+		_, err := api.Delete[api.Owner](ctx, s.client, name)
+		return err
+	})
+	if _, err := api.Create(ctx, s.client, &api.User{Meta: api.Meta{Name: name, Owner: name}}); err != nil {
+		return err
+	}
+	st.Undo("delete user "+name+" at "+s.name, func(ctx context.Context) error {
+		_, err := api.Delete[api.User](ctx, s.client, name)
+		return err
+	})
+	t, err := s.client.NewToken(ctx, name, api.TokenRequest{Note: "lab"})
+	if err != nil {
+		return err
+	}
+	s.tenant, err = api.NewClient("http://"+apiAddress, t.Token, s.http())
+	return err
 }
 
 // adopt takes the machines of a site that has at least what this one has.
@@ -69,33 +100,114 @@ func (s *Site) adopt(have *Site) error {
 	return nil
 }
 
-// userKinds are the objects that scripts make.
-var userKinds = []api.Kind{api.KindVM, api.KindNetwork, api.KindAddress, api.KindGuest}
-
-// List implements stage.Lister. A loan that has ended is none.
+// List implements stage.Lister: what there is at the sites of the base, and that it is
+// whole. What is only history (events, ended jobs and loans) is not among it.
 func (f *Federation) List(ctx context.Context) (all []string, err error) {
 	var mu sync.Mutex
 	err = f.Each(ctx, func(ctx context.Context, s *Site) error {
-		var l []string
-		for _, kind := range userKinds {
-			names, err := s.client.Names(ctx, kind)
-			if err != nil {
-				return err
-			}
-			for _, n := range names {
-				l = append(l, fmt.Sprintf("%s %s at %s", kind, n, s.name))
-			}
-		}
-		loans, _, err := api.List[api.Loan](ctx, s.client)
-		for _, o := range loans {
-			if o.Status.State != api.LoanEnded {
-				l = append(l, fmt.Sprintf("loan %s at %s", o.Name, s.name))
-			}
-		}
+		l, err := s.list(ctx)
 		mu.Lock()
+		defer mu.Unlock()
 		all = append(all, l...)
-		mu.Unlock()
 		return err
 	})
 	return all, err
+}
+
+// plainKinds are the objects of which the name says enough.
+var plainKinds = []api.Kind{
+	api.KindVM, api.KindNetwork, api.KindAddress, api.KindVolume, api.KindGuest, api.KindImage, api.KindOffer, api.KindOwner, api.KindTranslator,
+}
+
+func (s *Site) list(ctx context.Context) (all []string, err error) {
+	add := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)+" at "+s.name) }
+	for _, kind := range plainKinds {
+		names, err := s.client.Names(ctx, kind)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			add("%s %s", kind.Singular(), n)
+		}
+	}
+	users, _, err := api.List[api.User](ctx, s.client)
+	for _, o := range users {
+		add("user %s with tokens %v", o.Name, o.Status.Tokens)
+	}
+	loans, _, e := api.List[api.Loan](ctx, s.client)
+	for _, o := range loans {
+		if o.Status.State != api.LoanEnded {
+			add("loan %s", o.Name)
+		}
+	}
+	jobs, _, e2 := api.List[api.Job](ctx, s.client)
+	for _, o := range jobs {
+		if !o.Status.State.Ended() {
+			add("job %s", o.Name)
+		}
+	}
+	peers, _, e3 := api.List[api.Peer](ctx, s.client)
+	for _, o := range peers {
+		add("peer %s, reached: %t", o.Name, o.Status.Reached)
+	}
+	hosts, _, e4 := api.List[api.Host](ctx, s.client)
+	for _, o := range hosts {
+		add("host %s, connected: %t", o.Name, o.Status.Connected)
+	}
+	if err := errors.Join(err, e, e2, e3, e4); err != nil {
+		return nil, err
+	}
+	for _, m := range s.machines() {
+		l, err := inside(m.node)
+		if err != nil {
+			return nil, err
+		}
+		for _, what := range l {
+			add("%s of %s", what, m.node.Name())
+		}
+	}
+	for _, h := range s.hosts {
+		domains, err := h.hypervisor.Virsh(ctx, "list", "--all", "--name")
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range strings.Fields(domains) {
+			add("domain %s of %s", d, h.Name())
+		}
+	}
+	return all, nil
+}
+
+// agentFiles are what an agent has of VMs and networks; bases, which it fetches once,
+// are not among them.
+var agentFiles = []string{"agent/vms/seed/*", "agent/vms/volume/*", "agent/networks/*/*"}
+
+// inside is what a machine has: devices, processes and files.
+func inside(n *machine.Node) (all []string, err error) {
+	if !n.On() {
+		return []string{"no power"}, nil
+	}
+	err = n.Inspect(func(ns *netio.NS) error {
+		links, err := ns.Links()
+		for _, l := range links {
+			all = append(all, "device "+l.Name)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range n.Running() {
+		all = append(all, "process "+p)
+	}
+	for _, pattern := range agentFiles {
+		files, err := filepath.Glob(filepath.Join(n.Path(stateDir), pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range files {
+			all = append(all, "file "+strings.TrimPrefix(f, strings.TrimSuffix(n.Path("/"), "/")))
+		}
+	}
+	return all, nil
 }

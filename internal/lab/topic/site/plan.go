@@ -23,7 +23,7 @@ const (
 func pools(s *stage.Services) string {
 	var b strings.Builder
 	for _, p := range []struct{ name, use, prefix, except string }{
-		{"networks", "networks", "2001:db8:b000::/36", ""},
+		{"networks", "networks", stage.Networks.String(), ""},
 		// Without the translators' own addresses.
 		{"public4", "addresses", s.V4.String(), lastOf(s.V4, 28)},
 		{"public6", "addresses", s.V6.String(), lastOf(s.V6, 124)},

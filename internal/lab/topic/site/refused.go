@@ -19,13 +19,13 @@ type Refused struct {
 }
 
 func parseNewNetwork(p *script.Parser) any {
-	r := &Refused{Network: p.Prefix("prefix", func(netip.Prefix) bool { return true })}
+	r := &Refused{Network: stage.FreshPrefix(p, p.Prefix("prefix", func(netip.Prefix) bool { return true }))}
 	r.At = atSite(p)
 	return r
 }
 
 func parseNewAddress(p *script.Parser) any {
-	r := &Refused{Address: p.Addr()}
+	r := &Refused{Address: stage.FreshAddr(p, p.Addr())}
 	r.At = atSite(p)
 	return r
 }

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -97,7 +98,8 @@ type Site struct {
 	ctl    *machine.Node
 	user   *machine.Node
 	token  string
-	client *api.Client
+	client *api.Client // of its operator
+	tenant *api.Client // of the owner of what the script makes, if that is not the operator
 }
 
 // Host is a machine of a site with an agent: a hypervisor or a gateway.
@@ -120,6 +122,7 @@ func (s *Site) RunsOn() *machine.Node               { return s.ctl }
 func (s *Site) ClientNode() *machine.Node           { return s.user }
 func (s *Site) Use(a netip.Addr) (netip.Addr, bool) { return a, true }
 func (s *Site) Client() *api.Client                 { return s.client }
+func (s *Site) Tenant() *api.Client                 { return cmp.Or(s.tenant, s.client) }
 func (s *Site) Token() string                       { return s.token }
 
 // Hypervisor is a host of the site; nil: there is none of that name.

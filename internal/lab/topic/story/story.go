@@ -2,7 +2,8 @@
 // it waits, and how long it may take.
 //
 // Invariants:
-//   - A budget that is exceeded by half is a failed check, made at the script's end.
+//   - A budget that is exceeded by half is a failed check, made at the script's end;
+//     beside other scripts, one that is exceeded by as much again.
 package story
 
 import (
@@ -27,8 +28,26 @@ var Topic = script.Topic{
 		},
 		{
 			Form: "budget TIME", Part: script.Declares,
-			Doc:   "how long the script may take on two cores that do nothing else. Half as much again is a failed check",
+			Doc:   "how long the script may take on two cores that do nothing else. Half as much again is a failed check, or beside other scripts twice as much",
 			Parse: parseBudget,
+		},
+		{
+			Form: "base FILE", Part: script.Declares,
+			Doc: "the script can be played on the machines that FILE declares, which is beside it: of several scripts those with one base share its " +
+				"machines ([below](#several-scripts)). Alone it has machines of its own",
+			Parse: func(p *script.Parser) any {
+				s := stage.SettingOf(p)
+				if s.Base != "" {
+					p.Fail(p.First(), "the script has a base already: %s", s.Base)
+				}
+				s.Base = p.Next("file").Text
+				return nil
+			},
+		},
+		{
+			Form: "alone", Part: script.Declares,
+			Doc:   "of several scripts no other may run beside this one",
+			Parse: func(p *script.Parser) any { stage.SettingOf(p).Alone = true; return nil },
 		},
 		{
 			Form: `say "TEXT"`, Part: script.Happens, Quiet: true,

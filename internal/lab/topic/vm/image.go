@@ -126,7 +126,7 @@ func fileDigest(path string) (string, error) {
 }
 
 // Adopt implements stage.Adopter.
-func (l *images) Adopt(base *script.Script) error {
+func (l *images) Adopt(_ context.Context, _ *stage.Stage, base *script.Script) error {
 	b, ok := script.Has[*images](base)
 	for _, i := range l.all {
 		at := -1

@@ -35,6 +35,7 @@ func parseVMs(p *script.Parser) any {
 			p.Fail(at, "no VM of these can be called %q: it is taken, or too long", v.name)
 		}
 		p.Declare(v.name, &v)
+		v.name = stage.FreshName(p, v.name)
 		m.VMs = append(m.VMs, &v)
 	}
 	p.Declare(m.name, m)

@@ -20,7 +20,7 @@ import (
 
 // Network is a VMs' network.
 type Network struct {
-	Name         string
+	Name         string // on its site
 	Owner        *site.Site
 	Prefix, IPv4 netip.Prefix
 }
@@ -30,11 +30,12 @@ func parseNetwork(p *script.Parser) any {
 	p.OneOf("owner")
 	n.Owner = site.Ref(p)
 	p.OneOf("prefix")
-	n.Prefix = p.Prefix("IPv6 prefix of length 64", func(x netip.Prefix) bool { return x.Addr().Is6() && x.Bits() == 64 })
+	n.Prefix = stage.FreshPrefix(p, p.Prefix("IPv6 prefix of length 64", func(x netip.Prefix) bool { return x.Addr().Is6() && x.Bits() == 64 }))
 	if p.Is("ipv4") {
-		n.IPv4 = p.Prefix("IPv4 prefix of length 16 to 28", func(x netip.Prefix) bool { return x.Addr().Is4() && x.Bits() >= 16 && x.Bits() <= 28 })
+		n.IPv4 = stage.FreshPrefix(p, p.Prefix("IPv4 prefix of length 16 to 28", func(x netip.Prefix) bool { return x.Addr().Is4() && x.Bits() >= 16 && x.Bits() <= 28 }))
 	}
 	p.Declare(n.Name, n)
+	n.Name = stage.FreshName(p, n.Name)
 	return n
 }
 
@@ -44,10 +45,10 @@ func (n *Network) Do(ctx context.Context, s *stage.Stage) error {
 	if n.IPv4.IsValid() {
 		o.Spec.IPv4 = n.IPv4.String()
 	}
-	if _, err := api.Create(ctx, n.Owner.Client(), o); err != nil {
+	if _, err := api.Create(ctx, n.Owner.Tenant(), o); err != nil {
 		return err
 	}
-	s.Undo("delete network "+n.Name, func(ctx context.Context) error { return gone[api.Network](ctx, n.Owner.Client(), n.Name) })
+	s.Undo("delete network "+n.Name, func(ctx context.Context) error { return gone[api.Network](ctx, n.Owner.Tenant(), n.Name) })
 	return nil
 }
 
@@ -98,6 +99,14 @@ type VM struct {
 // Name is the VM's name.
 func (v *VM) Name() string { return v.name }
 
+// Processors implements stage.Emulated.
+func (v *VM) Processors() int {
+	if v.Owner.Simulated() {
+		return 0
+	}
+	return v.CPUs
+}
+
 // HostFor implements stage.Target.
 func (v *VM) HostFor(c stage.Client) (string, error) {
 	if v.Owner.Simulated() {
@@ -119,6 +128,7 @@ func parseVM(p *script.Parser) any {
 	v := &VM{name: p.NewName("vm")}
 	v.parse(p, words)
 	p.Declare(v.name, v)
+	v.name = stage.FreshName(p, v.name)
 	return v
 }
 
@@ -171,7 +181,7 @@ func (v *VM) parse(p *script.Parser, words []string) {
 	}
 }
 
-func (v *VM) client() *api.Client { return v.Owner.Client() }
+func (v *VM) client() *api.Client { return v.Owner.Tenant() }
 
 // Do implements stage.Doer: it makes the VM with its service addresses, as a user would.
 func (v *VM) Do(ctx context.Context, s *stage.Stage) error {
