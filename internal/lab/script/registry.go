@@ -188,14 +188,16 @@ func (r *Registry) find(p *Parser) *Entry {
 func (r *Registry) narrow(p *Parser, entries []*Entry, i int) []*Entry {
 	var exact, any []*Entry
 	var choices []string
-	text := ""
-	if i < len(p.words) && !p.words[i].Quoted {
+	text, end, ended := "", i >= len(p.words), false
+	if !end && !p.words[i].Quoted {
 		text = trim(p.words[i].Text)
 	}
 	for _, e := range entries {
 		s := e.selector()
 		switch {
-		case i >= len(s) || len(s[i]) == 0:
+		case i >= len(s):
+			any, ended = append(any, e), true
+		case len(s[i]) == 0:
 			any = append(any, e)
 		case slices.Contains(s[i], text):
 			exact = append(exact, e)
@@ -206,9 +208,11 @@ func (r *Registry) narrow(p *Parser, entries []*Entry, i int) []*Entry {
 	switch {
 	case len(exact) > 0:
 		return exact
-	case len(any) > 0 && i < len(p.words):
+	case len(any) > 0 && !end:
 		return any
-	case i >= len(p.words):
+	case ended: // where the line ends, too
+		return slices.DeleteFunc(any, func(e *Entry) bool { return i < len(e.selector()) })
+	case end:
 		var forms []string
 		for _, e := range entries {
 			forms = append(forms, e.Form)
