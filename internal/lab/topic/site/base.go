@@ -82,6 +82,8 @@ func (s *Site) adopt(have *Site) error {
 		return errors.New("the base's hosts are of the other kind: simulated, or machines")
 	case s.gateway != nil && (have.gateway == nil || s.Path != have.Path):
 		return errors.New("the base has no such gateway")
+	case len(s.leaves) > 0:
+		return errors.New("the script's servers are machines of its own")
 	case s.Controller != nil || s.Agents != nil || have.Controller != nil || have.Agents != nil:
 		return errors.New("other releases cannot be shared")
 	case s.Lend != nil && (have.Lend == nil || *s.Lend != *have.Lend), s.Percent != 0 && s.Percent != have.Percent, s.Grace != have.Grace:

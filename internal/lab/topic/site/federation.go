@@ -138,6 +138,10 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 		if s.fleet != nil {
 			add(&s.fleet.node, machine.NodeOptions{Name: s.name + "-hosts", Congestion: s.Congestion, Share: bin})
 		}
+		for _, l := range s.leaves {
+			l.Options.Name, l.Options.Congestion = l.name, s.Congestion
+			add(&l.node, l.Options)
+		}
 		for _, h := range s.hosts {
 			g.Go(func() (err error) {
 				o := machine.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)}
@@ -175,6 +179,9 @@ func (s *Site) machines() []leafNode {
 	}
 	if s.fleet != nil {
 		l = append(l, leafNode{s.fleet.node, fleetNumber, "hosts"})
+	}
+	for _, m := range s.leaves {
+		l = append(l, leafNode{m.node, m.number, "s-" + m.name})
 	}
 	return l
 }

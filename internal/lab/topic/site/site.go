@@ -90,6 +90,7 @@ type Site struct {
 	hosts   []*Host // hypervisors
 	fleet   *Fleet  // simulated ones, instead; nil: none
 	gateway *Host   // nil: none
+	leaves  []*Leaf // machines of other topics
 	fed     *Federation
 	number  int // from 1; its addresses hang on it
 	lentTo  map[*Site]bool
