@@ -4,6 +4,7 @@ import (
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/topic/fault"
 	"widecloud/internal/lab/topic/flow"
+	"widecloud/internal/lab/topic/server"
 	"widecloud/internal/lab/topic/siit"
 	"widecloud/internal/lab/topic/site"
 	"widecloud/internal/lab/topic/story"
@@ -15,6 +16,7 @@ var Language = script.NewRegistry(
 	site.Topic,
 	vm.Topic,
 	siit.Topic,
+	server.Topic(),
 	flow.Topic,
 	fault.Topic,
 	story.Topic,

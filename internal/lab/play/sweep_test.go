@@ -26,6 +26,9 @@ var kills = flag.Int("kills", 0, "how many labs TestKilledAnyTime kills at rando
 // sweepScript has every kind of machine, and VMs on them.
 const sweepScript = `
 site alpha hosts 2 gateway
+site beta hosts 5 simulated
+server disks runs tgt at alpha
+server files runs ganesha at alpha
 host alpha/h2 systemd
 image tiny
 network blue owner alpha prefix 2001:db8:b1ae:1::/64
