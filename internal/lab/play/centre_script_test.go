@@ -2,6 +2,7 @@ package play_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/topic/fault"
 	"widecloud/internal/lab/topic/flow"
+	"widecloud/internal/lab/topic/server"
 	"widecloud/internal/lab/topic/siit"
 	"widecloud/internal/lab/topic/site"
 )
@@ -91,6 +93,55 @@ expect page 203.0.113.10 from inet4 says "server web1"
 	}
 	if e := do(16).(*flow.Page); e.Host != "203.0.113.10" || e.Says != "server web1" {
 		t.Errorf("page %+v", e)
+	}
+}
+
+// TestParseServers: servers of Debian's beside those of a data centre.
+func TestParseServers(t *testing.T) {
+	const debian = "site tokyo hosts 0\ntranslator br1\nserver web1\nserver store runs ceph at tokyo\nserver files runs ganesha at tokyo\n"
+	s, err := play.Parse("x.lab", debian+`kill store osd2
+start files rpcbind
+poweroff store
+cut files
+expect server files answers within 5s
+expect server store says "HEALTH_OK"
+expect server store silent
+`)
+	must(t, err)
+	do := func(i int) any { return s.Statements[len(s.Statements)-7+i].Do }
+	if k := do(0).(*fault.Kill); k.Process != "osd2" || k.Runner.(stage.Named).Name() != "store" {
+		t.Errorf("kill %+v", k)
+	}
+	if a := do(4).(*server.Answers); a.Server.Name() != "files" || a.Silent || a.Says != "" || a.Within != 5*time.Second {
+		t.Errorf("answers %+v", a)
+	}
+	if a := do(5).(*server.Answers); a.Server.Name() != "store" || a.Says != "HEALTH_OK" {
+		t.Errorf("says %+v", a)
+	}
+	if a := do(6).(*server.Answers); !a.Silent {
+		t.Errorf("silent %+v", a)
+	}
+	var many strings.Builder
+	for i := range 14 {
+		fmt.Fprintf(&many, "server s%d runs etcd at tokyo\n", i)
+	}
+	for line, want := range map[string]string{
+		"server a runs mysql at tokyo":       `6:15: "mysql" where ceph or etcd or ganesha or smtp or snmpd or tgt is wanted`,
+		"server a runs etcd":                 "6:19: at is missing; the form is: server NAME runs ceph|etcd|ganesha|smtp|snmpd|tgt at SITE",
+		"server a runs etcd at inet4":        `6:23: unknown site "inet4"; known: tokyo`,
+		"server store runs etcd at tokyo":    `6:8: server "store" is there already`,
+		"server a at inet5":                  `6:13: "inet5" where inet4 or inet6 is wanted`,
+		"kill store osd3":                    `6:12: "osd3" where mon or mgr or osd0 or osd1 or osd2 is wanted`,
+		"expect server web1 answers":         `6:15: unknown server of Debian's "web1"; known: files, store`,
+		"expect server store sings":          `6:21: "sings" where answers or silent or says is wanted`,
+		"expect server store says yes":       "6:26: the text must stand in quotation marks",
+		"expect page store from inet4":       `6:13: unknown target "store"`,
+		strings.TrimSpace(many.String()):     "17:1: more than 13 servers at tokyo",
+		"server averylongname1 runs etcd at": `6:8: "averylongname1" is longer than 12 characters`,
+	} {
+		if _, err := play.Parse("x.lab", debian+line+"\n"); err == nil || !strings.HasPrefix(err.Error(), "x.lab:"+want) {
+			t.Errorf("%s:\n got %v\nwant x.lab:%s", line, err, want)
+		}
 	}
 }
 
