@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"widecloud/api"
+	"widecloud/internal/serve"
 )
 
 // cli is the tree of commands, but for the groups of the nouns of the API: nounGroups.
@@ -31,6 +32,7 @@ type cli struct {
 	Login      loginCmd      `cmd:"" help:"Keep a controller's URL and a token as a context."`
 	Contexts   contextsGroup `cmd:"" help:"The contexts that wcc login made."`
 	Completion completionCmd `cmd:"" help:"Print the completion script of a shell."`
+	OpenAPI    openAPICmd    `cmd:"" name:"openapi" help:"Print the description of the API (OpenAPI 3.1, JSON)."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 
 	Serve serveCmd `cmd:"" help:"Run a site's controller."`
@@ -172,6 +174,13 @@ func (versionCmd) Run(a *app) error {
 }
 
 // version is what the build knows of itself.
+type openAPICmd struct{}
+
+func (openAPICmd) Run(a *app) error {
+	_, err := a.out.raw.Write(serve.Describe(version()))
+	return err
+}
+
 func version() string {
 	version, revision := "devel", ""
 	if b, ok := debug.ReadBuildInfo(); ok {
