@@ -1,0 +1,1 @@
+export{r as stringify}from"./browser-DvOz3iu0.js";

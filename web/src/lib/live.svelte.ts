@@ -1,0 +1,267 @@
+// All that the page shows of the API's objects: listed once, page by page, and kept up to date by one watch of several
+// kinds. Objects never change; what changed is another object.
+import { ApiError, call, fetchApi } from './api.ts'
+import { Parser } from './sse.ts'
+import type { Kind, Kinds, Meta } from './types.ts'
+
+const pageSize = 1000
+const flushEvery = 100 // ms: what arrives meanwhile is shown together
+const silence = 40_000 // ms: the server gives a sign of life every 15 s
+const retryMin = 500
+const retryMax = 10_000
+const sitesEvery = 15_000 // sites cannot be watched
+
+const orders = new WeakMap<object, string>()
+
+/** What a name is sorted by: web2 comes before web10. */
+export function orderOf(o: { name: string }): string {
+  let order = orders.get(o)
+  if (order === undefined) {
+    order = o.name.replace(/\d+/g, (digits) => digits.padStart(10, '0'))
+    orders.set(o, order)
+  }
+  return order
+}
+
+const inOrder = <T extends Meta>(l: T[]) => l.sort((a, b) => (orderOf(a) < orderOf(b) ? -1 : orderOf(a) > orderOf(b) ? 1 : 0))
+
+/** The objects of a kind, by name. What reads them follows their changes. */
+export class Collection<T extends Meta> {
+  #items = new Map<string, T>()
+  #version = $state(0)
+  #list: T[] | undefined
+  loaded = $state(false)
+  revision = 0 // of the list; 0: not listed
+
+  /** All of them, in the order of their names. The same array as long as nothing changes. */
+  get all(): T[] {
+    void this.#version
+    this.#list ??= inOrder([...this.#items.values()])
+    return this.#list
+  }
+
+  get size(): number {
+    void this.#version
+    return this.#items.size
+  }
+
+  get(name: string): T | undefined {
+    void this.#version
+    return this.#items.get(name)
+  }
+
+  /** Replaces all. */
+  reset(items: Map<string, T>) {
+    this.#items = items
+    this.changed()
+  }
+
+  /** Takes a change, unless a newer one is there. The caller calls changed after the last one. */
+  apply(type: string, object: T, revision: number) {
+    const have = this.#items.get(object.name)
+    if (type === 'delete') {
+      if (have && (have.revision ?? 0) <= revision) this.#items.delete(object.name)
+    } else if (!have || have.uid !== object.uid || (have.revision ?? 0) <= (object.revision ?? 0)) {
+      this.#items.set(object.name, object)
+    }
+  }
+
+  changed() {
+    this.#list = undefined
+    this.#version++
+  }
+}
+
+export type Connection = 'connecting' | 'live' | 'lost'
+
+interface Change {
+  type: string
+  revision: number
+  kind: Kind
+  object: Meta
+}
+
+const everywhere: Kind[] = ['vms', 'jobs', 'hosts', 'peers', 'loans', 'offers', 'networks', 'addresses', 'images', 'owners']
+const whenAsked: Kind[] = ['users', 'guests', 'volumes', 'translators', 'events']
+
+export class Live {
+  connection = $state<Connection>('connecting')
+  lostSince = $state<Date>()
+  trouble = $state<ApiError>()
+
+  // All are made here: Svelte does not follow what is made by who reads it.
+  #collections = new Map<Kind, Collection<Meta>>(['sites' as const, ...everywhere, ...whenAsked].map((k) => [k, new Collection<Meta>()]))
+  #wanted = new Set<Kind>(everywhere)
+  #last = 0 // revision up to which the watch has told
+  #stop: AbortController | undefined
+  #again: AbortController | undefined // ends the watch, which begins anew
+  #pending: Change[] = []
+  #timer: ReturnType<typeof setTimeout> | undefined
+  #flushed = 0
+  #sites: ReturnType<typeof setTimeout> | undefined
+
+  /** The objects of a kind. They are fetched from now on, if they were not before. */
+  of<K extends Kind>(kind: K): Collection<Kinds[K] & Meta> {
+    if (kind !== 'sites' && !this.#wanted.has(kind)) {
+      this.#wanted.add(kind)
+      this.#again?.abort()
+    }
+    return this.#collections.get(kind) as unknown as Collection<Kinds[K] & Meta>
+  }
+
+  /** Follows the API until stop. */
+  start() {
+    this.stop()
+    this.#stop = new AbortController()
+    void this.#run(this.#stop.signal)
+    void this.#refreshSites()
+  }
+
+  stop() {
+    this.#stop?.abort()
+    this.#stop = undefined
+    clearTimeout(this.#timer)
+    clearTimeout(this.#sites)
+    this.#timer = undefined
+    this.#pending = []
+    this.#last = 0
+    for (const c of this.#collections.values()) {
+      c.reset(new Map())
+      c.loaded = false
+      c.revision = 0
+    }
+    this.connection = 'connecting'
+    this.lostSince = undefined
+    this.trouble = undefined
+  }
+
+  async #run(signal: AbortSignal) {
+    let pause = retryMin
+    while (!signal.aborted) {
+      this.#again = new AbortController()
+      const either = AbortSignal.any([signal, this.#again.signal])
+      try {
+        const from = await this.#listMissing(either)
+        await this.#watch(from, either, () => (pause = retryMin))
+      } catch (e) {
+        if (signal.aborted) return
+        if (either.aborted) continue // another kind is wanted
+        this.#failed(e)
+      }
+      if (signal.aborted) return
+      await new Promise((done) => setTimeout(done, pause * (0.75 + Math.random() / 2)))
+      pause = Math.min(pause * 2, retryMax)
+    }
+  }
+
+  #failed(e: unknown) {
+    const error = e instanceof ApiError ? e : new ApiError(0, 'no-answer', e instanceof Error ? e.message : String(e))
+    if (error.code === 'stale') {
+      for (const c of this.#collections.values()) c.revision = 0
+      this.#last = 0
+      return
+    }
+    this.trouble = error
+    if (this.connection !== 'lost') this.lostSince = new Date()
+    this.connection = 'lost'
+  }
+
+  /** Lists the kinds that are not there, and gives the revision after which to watch. */
+  async #listMissing(signal: AbortSignal): Promise<number> {
+    const missing = [...this.#wanted].filter((k) => this.of(k).revision === 0)
+    await Promise.all(missing.map((k) => this.#list(k, signal)))
+    const from = Math.min(...missing.map((k) => this.of(k).revision), this.#last || Infinity)
+    return Number.isFinite(from) ? from : 0
+  }
+
+  async #list(kind: Kind, signal: AbortSignal) {
+    const c = this.of(kind) as Collection<Meta>
+    const items = new Map<string, Meta>()
+    let cursor: string | undefined
+    let revision = 0
+    do {
+      const page: { revision: number; items: Meta[]; next?: string } = await call('GET', `/v1/${kind}`, {
+        query: { limit: pageSize, cursor },
+        signal,
+      })
+      revision = page.revision
+      cursor = page.next
+      for (const o of page.items) items.set(o.name, o)
+      if (!c.loaded) c.reset(items) // the first page is shown while the others come
+    } while (cursor)
+    c.reset(items)
+    c.revision = revision
+    c.loaded = true
+  }
+
+  async #watch(from: number, signal: AbortSignal, good: () => void) {
+    const quiet = new AbortController()
+    let alarm = setTimeout(() => quiet.abort(), silence)
+    const kinds = [...this.#wanted].join(',')
+    try {
+      const answer = await fetchApi('GET', '/v1/watch', { query: { kinds, from }, signal: AbortSignal.any([signal, quiet.signal]) })
+      const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader()
+      this.#last = from
+      this.connection = 'live'
+      this.lostSince = undefined
+      this.trouble = undefined
+      good()
+      const parser = new Parser()
+      for (;;) {
+        const { value, done } = await reader.read()
+        if (done) break
+        clearTimeout(alarm)
+        alarm = setTimeout(() => quiet.abort(), silence)
+        for (const m of parser.take(value)) {
+          if (m.data) this.#take(JSON.parse(m.data) as Change)
+          if (m.id) this.#last = Number(m.id)
+        }
+      }
+      throw new ApiError(0, 'no-answer', '')
+    } finally {
+      clearTimeout(alarm)
+    }
+  }
+
+  #take(change: Change) {
+    this.#pending.push(change)
+    this.#timer ??= setTimeout(() => this.#flush(), Math.max(0, this.#flushed + flushEvery - performance.now()))
+  }
+
+  #flush() {
+    this.#timer = undefined
+    this.#flushed = performance.now()
+    const touched = new Set<Collection<Meta>>()
+    let sites = false
+    for (const { type, kind, object, revision } of this.#pending) {
+      const c = this.of(kind) as Collection<Meta>
+      c.apply(type, object, revision)
+      touched.add(c)
+      sites ||= kind === 'hosts' || kind === 'peers' || kind === 'loans'
+    }
+    this.#pending = []
+    for (const c of touched) c.changed()
+    if (sites) this.#refreshSoon(flushEvery * 5)
+  }
+
+  #refreshSoon(after: number) {
+    clearTimeout(this.#sites)
+    this.#sites = setTimeout(() => void this.#refreshSites(), after)
+  }
+
+  async #refreshSites() {
+    const signal = this.#stop?.signal
+    if (!signal) return
+    try {
+      const list = await call<{ items: Meta[] }>('GET', '/v1/sites', { signal })
+      const c = this.of('sites') as unknown as Collection<Meta>
+      c.reset(new Map(list.items.map((o) => [o.name, o])))
+      c.loaded = true
+    } catch {
+      // the watch tells of a lost connection
+    }
+    if (!signal.aborted) this.#refreshSoon(sitesEvery)
+  }
+}
+
+export const live = new Live()

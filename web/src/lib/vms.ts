@@ -1,0 +1,38 @@
+// What users do with VMs.
+import { call, pathOf } from './api.ts'
+import type { Job, MigrateResult, Reason, VM, WhyResult } from './types.ts'
+
+export type Power = 'on' | 'off' | 'off-hard'
+
+export const setPower = (name: string, power: Power) => call<VM>('PATCH', pathOf('vms', name), { body: { spec: { power } }, patch: true })
+export const reboot = (name: string, hard: boolean) => call<void>('POST', pathOf('vms', name, 'reboot'), { body: { hard } })
+export const remove = (name: string, revision?: number) => call<VM>('DELETE', pathOf('vms', name), { revision })
+
+/** Begins a migration. Its refusal is an ApiError with all reasons. */
+export async function migrate(name: string, target: string): Promise<Job | undefined> {
+  return (await call<MigrateResult>('POST', pathOf('vms', name, 'migrate'), { body: { target } })).job
+}
+
+/** Why a VM cannot migrate to a target; none: it can. */
+export async function preflight(name: string, target: string, signal?: AbortSignal): Promise<Reason[]> {
+  return (await call<MigrateResult>('POST', pathOf('vms', name, 'migrate'), { body: { target, dry_run: true }, signal })).reasons ?? []
+}
+
+/** Why a VM is where it is, or is not at a place. */
+export async function why(name: string, not: string, signal?: AbortSignal): Promise<Reason[]> {
+  return (await call<WhyResult>('GET', pathOf('vms', name, 'why'), { query: { not }, signal })).reasons ?? []
+}
+
+/** What a person can do with a VM now. */
+export function can(vm: VM): Record<'start' | 'stop' | 'reboot' | 'migrate' | 'console' | 'remove', boolean> {
+  const phase = vm.status.phase
+  const gone = !!vm.deleting
+  return {
+    start: !gone && vm.spec.power !== 'on',
+    stop: !gone && (vm.spec.power === 'on' || phase === 'running' || phase === 'stopping'),
+    reboot: !gone && phase === 'running',
+    migrate: !gone && !vm.status.job && (phase === 'running' || phase === 'stopped'),
+    console: !gone && (phase === 'running' || phase === 'migrating' || phase === 'starting'),
+    remove: !gone,
+  }
+}
