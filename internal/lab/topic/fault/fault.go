@@ -26,8 +26,8 @@ var Topic = script.Topic{
 	Statements: []script.Entry{
 		{
 			Form: "kill MACHINE PROCESS [SIGNAL]", Part: script.Fails,
-			Doc: "`kill SITE controller`, `kill SITE/HOST agent`, `map646` or `libvirtd`, `kill TRANSLATOR map646`, `kill SERVER web`. " +
-				"The signal is KILL if not said; also TERM, HUP, STOP, CONT",
+			Doc: "`kill SITE controller`, `kill SITE/HOST agent`, `map646` or `libvirtd`, `kill TRANSLATOR map646`, `kill SERVER web`, " +
+				"`kill SITE/hosts agents` of simulated hosts, a process of a server of Debian's. The signal is KILL if not said; also TERM, HUP, STOP, CONT",
 			Parse: parseKill,
 		},
 		{
