@@ -2,6 +2,7 @@ package play_test
 
 import (
 	"bytes"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -152,6 +153,7 @@ func TestBaseIsWhole(t *testing.T) {
 		_, err = api.Create(ctx, c, &api.Offer{Meta: api.Meta{Name: "stray"}, Spec: api.OfferSpec{To: []string{"*"}, LendLimit: api.Resources{CPUs: 1}, Lease: 60, OnReclaim: api.ReclaimStop}})
 		must(t, err)
 		must(t, gw.AddBridge(netio.BridgeSpec{Name: "stray"}))
+		must(t, gw.AddRoute(netio.Route{Dst: netip.MustParsePrefix("2001:db8:b1ae:9::/64"), Link: "eth0"}))
 		must(t, gw.WriteFile("/var/lib/widecloud/agent/vms/volume/stray", nil))
 		must(t, gw.Kill("map646", syscall.SIGKILL))
 		after, err = s.List(ctx)
@@ -172,7 +174,7 @@ func TestBaseIsWhole(t *testing.T) {
 	slices.Sort(got)
 	want := []string{
 		"+device stray of tokyo-gw at tokyo", "+file /var/lib/widecloud/agent/vms/volume/stray of tokyo-gw at tokyo", "+network stray at tokyo", "+offer stray at tokyo",
-		"+owner stray at tokyo", "+user admin with tokens […] at tokyo", "+user stray with tokens […] at tokyo",
+		"+owner stray at tokyo", "+route to 2001:db8:b1ae:9::/64 of tokyo-gw at tokyo", "+user admin with tokens […] at tokyo", "+user stray with tokens […] at tokyo",
 		"-device map646 of tokyo-gw at tokyo", "-process map646 of tokyo-gw at tokyo", "-user admin with tokens […] at tokyo",
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -159,13 +159,17 @@ func (s *Site) list(ctx context.Context) (all []string, err error) {
 	if err := errors.Join(err, e, e2, e3, e4); err != nil {
 		return nil, err
 	}
+	nodes := []*machine.Node{s.router.Node}
 	for _, m := range s.machines() {
-		l, err := inside(m.node)
+		nodes = append(nodes, m.node)
+	}
+	for _, n := range nodes {
+		l, err := inside(n)
 		if err != nil {
 			return nil, err
 		}
 		for _, what := range l {
-			add("%s of %s", what, m.node.Name())
+			add("%s of %s", what, n.Name())
 		}
 	}
 	for _, h := range s.hosts {
@@ -184,7 +188,7 @@ func (s *Site) list(ctx context.Context) (all []string, err error) {
 // are not among them.
 var agentFiles = []string{"agent/vms/seed/*", "agent/vms/volume/*", "agent/networks/*/*"}
 
-// inside is what a machine has: devices, processes and files.
+// inside is what a machine has: devices, ways to networks, processes and files.
 func inside(n *machine.Node) (all []string, err error) {
 	if !n.On() {
 		return []string{"no power"}, nil
@@ -193,6 +197,15 @@ func inside(n *machine.Node) (all []string, err error) {
 		links, err := ns.Links()
 		for _, l := range links {
 			all = append(all, "device "+l.Name)
+		}
+		if err != nil {
+			return err
+		}
+		routes, err := ns.Routes(0)
+		for _, r := range routes {
+			if stage.Networks.Contains(r.Dst.Addr()) {
+				all = append(all, "route to "+r.Dst.String())
+			}
 		}
 		return err
 	})
