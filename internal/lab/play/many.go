@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/stage"
 )
@@ -50,6 +51,10 @@ func RunAll(ctx context.Context, pieces []Piece, cores int, o Options) ([]Outcom
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
+	before, err := machine.Snapshot(machine.Scope{Name: o.Name})
+	if err != nil {
+		return nil, err
+	}
 	all := jobs(pieces)
 	if cores == 0 {
 		slices.SortFunc(all, func(a, b *job) int { return cmp.Compare(a.pieces[0], b.pieces[0]) })
@@ -86,7 +91,22 @@ func RunAll(ctx context.Context, pieces []Piece, cores int, o Options) ([]Outcom
 		bases = append(bases, l[0])
 		mu.Unlock()
 	})
-	return append(bases, outcomes...), nil
+	return append(bases, outcomes...), leftOver(before)
+}
+
+// leftOver says what all scripts together have left.
+func leftOver(before machine.State) error {
+	ctx, cancel := context.WithTimeout(context.Background(), leakTime)
+	defer cancel()
+	leaks, err := before.Diff(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range leaks {
+		errs = append(errs, fmt.Errorf("left behind: %s", l))
+	}
+	return errors.Join(errs...)
 }
 
 // whole is a writer whose text comes out as a whole.

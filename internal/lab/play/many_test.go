@@ -119,7 +119,7 @@ func TestRunAll(t *testing.T) {
 	if c, e := outcomes[3], outcomes[5]; e.Begun.Before(end(c)) {
 		t.Errorf("on one base, e.lab began at %v, before c.lab ended at %v", e.Begun, end(c))
 	}
-	// On one core there is room for two of those without a guest: the base and b.lab.
+	// On one core there is room for those without a guest.
 	if b := outcomes[2]; !b.Begun.Before(end(outcomes[5])) {
 		t.Errorf("b.lab began at %v, when those on the base had ended", b.Begun)
 	}

@@ -32,7 +32,8 @@ type Options struct {
 	// up; they are taken down when Hold returns.
 	Hold func(*stage.Stage)
 
-	// beside: other scripts run beside this one.
+	// beside: other scripts run beside this one. What is left of eBPF programs is seen
+	// when all have ended.
 	beside bool
 }
 
@@ -83,7 +84,7 @@ func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
 	if err := os.RemoveAll(o.LogDir); err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}
-	before, err := machine.Snapshot(machine.Scope{Name: o.Name})
+	before, err := machine.Snapshot(machine.Scope{Name: o.Name, NoPrograms: o.beside})
 	if err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)
 	}

@@ -19,22 +19,25 @@ type job struct {
 	budget time.Duration
 }
 
-// Loads in tenths of a core, as measured: a script waits most of its time, even one
-// that emulates a guest.
+// Loads in tenths of a core. An emulated processor keeps a core busy while it boots and
+// when it moves; whatever else there is of a script waits most of its time, and so a
+// core bears a little of that beside it.
 const (
-	core        = 10
-	scriptLoad  = 4
-	guestLoad   = 4 // for each processor of a guest
-	defaultTime = time.Minute
+	scriptLoad = 4  // of a script without guests
+	guestLoad  = 10 // of each processor of a guest
+	core       = 12
 )
+
+// usualTime is what a script without a budget may take, for the order.
+const usualTime = time.Minute
 
 // load is how much of the cores a script takes.
 func load(s *script.Script) int {
-	l := scriptLoad
+	guests := 0
 	for _, v := range script.Declared[stage.Emulated](s) {
-		l += guestLoad * v.Processors()
+		guests += v.Processors()
 	}
-	return l
+	return max(scriptLoad, guestLoad*guests)
 }
 
 // setting is what a script says of itself.
@@ -75,7 +78,7 @@ func jobs(pieces []Piece) []*job {
 		}
 		j.pieces = append(j.pieces, i)
 		j.load, j.alone = max(j.load, load(p.Script)), alone
-		j.budget += cmp.Or(budget(p.Script), defaultTime)
+		j.budget += cmp.Or(budget(p.Script), usualTime)
 	}
 	for _, j := range all {
 		if len(j.pieces) == 1 {
