@@ -44,7 +44,7 @@ type Web struct {
 // TLS is the same over TLS.
 type TLS struct {
 	Listen      []string `toml:"listen"`
-	Certificate string   `toml:"certificate"`
+	Certificate string   `toml:"certificate"` // of receive.tls, too
 	Key         string   `toml:"key"`
 }
 
@@ -77,10 +77,14 @@ type Receive struct {
 	Name      string          `toml:"name"`
 	UDP       []string        `toml:"udp"`
 	TCP       []string        `toml:"tcp"`
+	TLS       []string        `toml:"tls"`
 	Interface string          `toml:"interface"`
 	Keys      []string        `toml:"keys"`
 	MaxAge    config.Duration `toml:"max_age"`
 }
+
+// any tells whether stills can come from sentryd.
+func (r Receive) any() bool { return len(r.UDP)+len(r.TCP)+len(r.TLS) > 0 }
 
 // Directory is a directory that stills come from.
 type Directory struct {
@@ -138,11 +142,12 @@ func (c *Config) Check(wrong func(field, format string, args ...any)) {
 	addresses("tls.listen", c.TLS.Listen...)
 	addresses("receive.udp", c.Receive.UDP...)
 	addresses("receive.tcp", c.Receive.TCP...)
+	addresses("receive.tls", c.Receive.TLS...)
 	if c.Admin.Listen != "" {
 		addresses("admin.listen", c.Admin.Listen)
 	}
-	if (len(c.TLS.Listen) > 0) != (c.TLS.Certificate != "") || (c.TLS.Certificate != "") != (c.TLS.Key != "") {
-		wrong("tls.listen", "listen, certificate and key must be given together")
+	if secure := len(c.TLS.Listen)+len(c.Receive.TLS) > 0; secure != (c.TLS.Certificate != "") || secure != (c.TLS.Key != "") {
+		wrong("tls.certificate", "certificate and key go with tls.listen or receive.tls: all of them or none")
 	}
 	for _, x := range []struct {
 		field          string
@@ -180,7 +185,7 @@ func (c *Config) Check(wrong func(field, format string, args ...any)) {
 	if err := page.CheckServers(c.servers()); err != nil {
 		wrong("server.url", "%v", err)
 	}
-	if len(c.Receive.UDP)+len(c.Receive.TCP) > 0 && len(c.Receive.Keys) == 0 {
+	if c.Receive.any() && len(c.Receive.Keys) == 0 {
 		wrong("receive.keys", "must name a key's file for each sender")
 	}
 	seen := map[Directory]bool{}

@@ -2,6 +2,7 @@ package station
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -23,10 +24,10 @@ type entrance struct {
 	streams  []net.Listener
 }
 
-// openEntrance opens what [receive] says; nil: it says nothing.
-func (s *Station) openEntrance() (err error) {
+// openEntrance opens what [receive] says, with secure for TLS.
+func (s *Station) openEntrance(secure *tls.Config) (err error) {
 	r := s.c.Receive
-	if len(r.UDP)+len(r.TCP) == 0 {
+	if !r.any() {
 		return nil
 	}
 	o := cast.ReceiverOptions{Name: r.Name, Deliver: s.deliver, MaxAge: r.MaxAge.Duration, Log: s.log, Now: time.Now}
@@ -58,6 +59,13 @@ func (s *Station) openEntrance() (err error) {
 		l, err := net.Listen("tcp", a)
 		if err != nil {
 			return fmt.Errorf("receive.tcp: %w", err)
+		}
+		e.streams = append(e.streams, l)
+	}
+	for _, a := range r.TLS {
+		l, err := tls.Listen("tcp", a, secure)
+		if err != nil {
+			return fmt.Errorf("receive.tls: %w", err)
 		}
 		e.streams = append(e.streams, l)
 	}

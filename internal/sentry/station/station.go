@@ -64,16 +64,18 @@ func (s *Station) make() (err error) {
 	if err := s.open(nil, "web.listen", c.Web.Listen); err != nil {
 		return err
 	}
-	if len(c.TLS.Listen) > 0 {
+	secure := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.TLS.Certificate != "" {
 		cert, err := tls.LoadX509KeyPair(c.TLS.Certificate, c.TLS.Key)
 		if err != nil {
 			return fmt.Errorf("tls.certificate: %w", err)
 		}
-		if err := s.open(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, "tls.listen", c.TLS.Listen); err != nil {
-			return err
-		}
+		secure.Certificates = []tls.Certificate{cert}
 	}
-	if err := s.openEntrance(); err != nil {
+	if err := s.open(secure, "tls.listen", c.TLS.Listen); err != nil {
+		return err
+	}
+	if err := s.openEntrance(secure.Clone()); err != nil { // the web's gets HTTP's protocols
 		return err
 	}
 	if c.Admin.Listen != "" {
@@ -126,11 +128,14 @@ func (s *Station) close() {
 	}
 }
 
-// Entrances are the UDP addresses at which stills are received.
+// Entrances are the addresses at which stills are received: of UDP, TCP and TLS, in the configuration's order.
 func (s *Station) Entrances() (list []net.Addr) {
 	if s.entrance != nil {
 		for _, c := range s.entrance.packets {
 			list = append(list, c.LocalAddr())
+		}
+		for _, l := range s.entrance.streams {
+			list = append(list, l.Addr())
 		}
 	}
 	return list

@@ -64,7 +64,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all.Receive.TCP = nil // as an empty list
+	all.Receive.TCP, all.Receive.TLS = nil, nil // as empty lists
 	if d := cmp.Diff(ref, all); d != "" {
 		t.Error(d)
 	}
@@ -88,7 +88,10 @@ func TestBadConfiguration(t *testing.T) {
 		{"[web]\nidle_timeout = \"soon\"", ":2: web.idle_timeout: "},
 		{"[web]\nnat64 = [\"64:ff9b::/64\"]", ":2: web.nat64: "},
 		{"[web]\ncolour = 1", ":2: web.colour: unknown field"},
-		{"[tls]\nlisten = [\"[::]:443\"]", ":2: tls.listen: listen, certificate and key"},
+		{"[tls]\nlisten = [\"[::]:443\"]", "tls.certificate: certificate and key go with"},
+		{"[tls]\ncertificate = \"/c\"\nkey = \"/k\"", ":2: tls.certificate: certificate and key go with"},
+		{"[receive]\ntls = [\"[::]:443\"]\nkeys = [\"/k\"]", "tls.certificate: certificate and key go with"},
+		{"[receive]\ntls = [\"443\"]", ":2: receive.tls: "},
 		{"[admin]\nlisten = \"x\"", ":2: admin.listen: "},
 		{"[keep]\ntime = \"1s\"", ":2: keep.time: is 1s"},
 		{"[keep]\nmemory = \"1MiB\"", ":2: keep.memory: is 1048576 bytes"},
