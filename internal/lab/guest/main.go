@@ -1,8 +1,9 @@
 // Command guest is the whole userland of the lab's tiny image: the first and
 // only process of a virtual machine that gets its addresses by SLAAC and DHCPv4,
 // reads its cloud-init seed, serves HTTP, writes its memory and its disk when
-// told so, and turns off when its power button is pressed. It imports the
-// standard library only and is linked statically.
+// told so, and turns off when its power button is pressed. It writes the files of
+// its user-data, and runs sentryc if its image has it and user-data its
+// configuration. It is linked statically.
 //
 // What it serves (port 80, both families):
 //
@@ -24,8 +25,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -33,6 +36,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"widecloud/internal/lab/userdata"
 )
 
 func main() {
@@ -46,6 +51,7 @@ func main() {
 	write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
 	write("/proc/sys/net/ipv6/conf/default/router_solicitation_delay", "0")
 	write("/proc/sys/net/ipv4/conf/all/rp_filter", "0")
+	warn("write hosts", errors.Join(os.MkdirAll("/etc", 0o755), os.WriteFile("/etc/hosts", []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644)))
 	// In the order of their dependencies, as the image's builder has found it. The
 	// modules of a disk controller the machine has not got do no harm but take
 	// time, so those of the list's second part wait until a disk is missed.
@@ -60,6 +66,7 @@ func main() {
 		g.readSeed()
 		go powerButton()
 		go g.console()
+		go sentryc()
 	})
 	wg.Go(func() { dhcp("eth0") })
 	wg.Wait()
@@ -98,7 +105,9 @@ func (g *guest) readSeed() {
 		if err := syscall.Mount(dev, "/seed", "iso9660", syscall.MS_RDONLY, ""); err != nil {
 			warn("mount seed", err)
 		} else {
-			s := parseSeed(read("/seed/meta-data"), read("/seed/user-data"))
+			user := read("/seed/user-data")
+			s := parseSeed(read("/seed/meta-data"), user)
+			warn("write files", writeFiles(user))
 			g.seed.mu.Lock()
 			g.seed.Found, g.seed.InstanceID, g.seed.Hostname, g.seed.SSHKeys = true, s.InstanceID, s.Hostname, s.SSHKeys
 			g.seed.mu.Unlock()
@@ -133,6 +142,35 @@ func parseSeed(meta, user string) *seed {
 		}
 	}
 	return s
+}
+
+// writeFiles writes the files of a #cloud-config; other user-data has none.
+func writeFiles(user string) error {
+	if !strings.HasPrefix(user, "#cloud-config") {
+		return nil
+	}
+	files, err := userdata.Files(user)
+	for _, f := range files {
+		err = errors.Join(err, os.MkdirAll(filepath.Dir(f.Path), 0o755), os.WriteFile(f.Path, []byte(f.Content), f.Mode))
+	}
+	return err
+}
+
+// sentryc keeps the viewers' server of image koshien running, once user-data has
+// configured it.
+func sentryc() {
+	const program, conf = "/bin/sentryc", "/etc/sentryc/sentryc.toml"
+	for _, path := range []string{program, conf} {
+		if _, err := os.Stat(path); err != nil {
+			return
+		}
+	}
+	for {
+		c := exec.Command(program, "run", "-c", conf)
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		warn("sentryc has ended", c.Run())
+		time.Sleep(time.Second)
+	}
 }
 
 // findSeed looks for a disk with an ISO 9660 volume called cidata (ECMA-119 8.4:

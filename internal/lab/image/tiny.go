@@ -21,11 +21,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Options of the tiny image.
+// Options of an image.
 type Options struct {
-	// Guest is the guest program (internal/lab/guest), linked statically. "": the
-	// file lab-guest beside this program, or else it is built with the Go tool.
-	Guest string
 	// Cache is where images and kernels are kept. "": the user's cache directory.
 	Cache string
 }
@@ -45,7 +42,7 @@ var (
 const (
 	sector       = 512
 	bootStart    = 1 << 20 // of the first partition
-	tinyBootSize = 32 << 20
+	tinyBootSize = 64 << 20
 	tinyDataSize = 64 << 20
 	tinyDiskSize = 256 << 20
 	tinyBuilder  = "2" // counts changes of this file that change the image
@@ -56,15 +53,32 @@ const (
 // its only process. It boots from its own disk by BIOS, as any image does; the
 // second partition of 64 MiB is for the guest to write. The image is kept in the
 // cache under a hash of what it is made of, and made when that changes.
-func Tiny(ctx context.Context, o Options) (string, error) {
-	path, err := tinyImage(ctx, o)
+func Tiny(ctx context.Context, o Options) (string, error) { return makeTiny(ctx, o, "tiny", guest) }
+
+// Koshien is Tiny with sentryc, which the guest program runs with the
+// configuration that user-data writes to /etc/sentryc.
+func Koshien(ctx context.Context, o Options) (string, error) {
+	return makeTiny(ctx, o, "koshien", guest, program{"bin/sentryc", "sentryc", "widecloud/cmd/sentryc"})
+}
+
+// program is one of ours that an image has.
+type program struct {
+	path string // there
+	name string // beside this program
+	pkg  string // that it is built of if it is not there
+}
+
+var guest = program{"init", "lab-guest", "widecloud/internal/lab/guest"}
+
+func makeTiny(ctx context.Context, o Options, name string, programs ...program) (string, error) {
+	path, err := tinyImage(ctx, o, name, programs)
 	if err != nil {
-		return "", fmt.Errorf("make tiny image: %w", err)
+		return "", fmt.Errorf("make image %s: %w", name, err)
 	}
 	return path, nil
 }
 
-func tinyImage(ctx context.Context, o Options) (string, error) {
+func tinyImage(ctx context.Context, o Options, name string, programs []program) (string, error) {
 	cache, err := imageCache(o.Cache)
 	if err != nil {
 		return "", err
@@ -74,9 +88,11 @@ func tinyImage(ctx context.Context, o Options) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	guest, err := guestProgram(ctx, o.Guest, cache)
-	if err != nil {
-		return "", err
+	files := map[string][]byte{}
+	for _, p := range programs {
+		if files[p.path], err = p.bytes(ctx, cache); err != nil {
+			return "", err
+		}
 	}
 	deb, err := kernelPackage(ctx, cache)
 	if err != nil {
@@ -87,11 +103,15 @@ func tinyImage(ctx context.Context, o Options) (string, error) {
 		return "", err
 	}
 	h := sha256.New()
-	for _, part := range [][]byte{guest, []byte(filepath.Base(deb)), []byte(tinyCmdline), mbr, []byte(tinyBuilder)} {
+	parts := [][]byte{[]byte(filepath.Base(deb)), []byte(tinyCmdline), mbr, []byte(tinyBuilder)}
+	for _, p := range programs {
+		parts = append(parts, files[p.path])
+	}
+	for _, part := range parts {
 		sum := sha256.Sum256(part)
 		h.Write(sum[:])
 	}
-	path := filepath.Join(cache, "tiny-"+hex.EncodeToString(h.Sum(nil))[:16]+".qcow2")
+	path := filepath.Join(cache, name+"-"+hex.EncodeToString(h.Sum(nil))[:16]+".qcow2")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
@@ -100,7 +120,7 @@ func tinyImage(ctx context.Context, o Options) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	if err := buildTiny(ctx, tmp, deb, guest, mbr); err != nil {
+	if err := buildTiny(ctx, tmp, deb, files, mbr); err != nil {
 		return "", err
 	}
 	return path, os.Rename(filepath.Join(tmp, "disk.qcow2"), path)
@@ -133,24 +153,20 @@ func lockDir(dir string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// guestProgram returns the guest program's bytes.
-func guestProgram(ctx context.Context, path, cache string) ([]byte, error) {
-	if path == "" {
-		if self, err := os.Executable(); err == nil {
-			beside := filepath.Join(filepath.Dir(self), "lab-guest")
-			if _, err := os.Stat(beside); err == nil {
-				path = beside
-			}
+// bytes returns the program, from beside this one, or else built with the Go tool.
+func (p program) bytes(ctx context.Context, cache string) ([]byte, error) {
+	if self, err := os.Executable(); err == nil {
+		b, err := os.ReadFile(filepath.Join(filepath.Dir(self), p.name))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return b, err
 		}
 	}
-	if path == "" {
-		// Trimmed and unstamped: the same source gives the same bytes.
-		path = filepath.Join(cache, "lab-guest")
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "widecloud/internal/lab/guest")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build guest program (there is no lab-guest beside this program): %w: %s", err, out)
-		}
+	// Trimmed and unstamped: the same source gives the same bytes.
+	path := filepath.Join(cache, p.name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, p.pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build %s (there is none beside this program): %w: %s", p.name, err, out)
 	}
 	return os.ReadFile(path)
 }
@@ -184,7 +200,7 @@ func kernelPackage(ctx context.Context, cache string) (string, error) {
 	return slices.Max(debs), nil
 }
 
-func buildTiny(ctx context.Context, dir, deb string, guest, mbr []byte) error {
+func buildTiny(ctx context.Context, dir, deb string, programs map[string][]byte, mbr []byte) error {
 	tree := filepath.Join(dir, "tree")
 	if _, err := run(ctx, dir, "dpkg-deb", "-x", deb, tree); err != nil {
 		return err
@@ -193,7 +209,7 @@ func buildTiny(ctx context.Context, dir, deb string, guest, mbr []byte) error {
 	if err != nil || len(kernels) != 1 {
 		return fmt.Errorf("kernels in %s: %d, want 1", filepath.Base(deb), len(kernels))
 	}
-	initrd, err := tinyInitrd(tree, guest)
+	initrd, err := tinyInitrd(tree, programs)
 	if err != nil {
 		return err
 	}
@@ -286,16 +302,18 @@ func writeMBR(path string, code []byte, diskSize, bootSize, secondSize int64) er
 }
 
 // tinyInitrd makes the initial root file system, uncompressed.
-func tinyInitrd(tree string, guest []byte) ([]byte, error) {
+func tinyInitrd(tree string, programs map[string][]byte) ([]byte, error) {
 	modules, err := findModules(tree)
 	if err != nil {
 		return nil, err
 	}
 	var c cpio
-	for _, dir := range []string{"dev", "proc", "sys", "run", "modules"} {
+	for _, dir := range []string{"dev", "proc", "sys", "run", "modules", "bin"} {
 		c.add(dir, 0o40755, nil)
 	}
-	c.add("init", 0o100755, guest)
+	for _, path := range slices.Sorted(maps.Keys(programs)) {
+		c.add(path, 0o100755, programs[path])
+	}
 	first, err := modules.order(tinyModules, nil)
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ import (
 
 // makers make the images that scripts can name.
 var makers = map[string]func(context.Context, image.Options) (string, error){
-	"tiny": image.Tiny, "debian": image.Debian, blank: image.Blank,
+	"tiny": image.Tiny, "koshien": image.Koshien, "debian": image.Debian, blank: image.Blank,
 }
 
 // blank is the image that boots nowhere.

@@ -8,9 +8,11 @@ var Topic = script.Topic{
 	Intro: "A PLACE is `SITE` or `SITE/HOST`.",
 	Statements: []script.Entry{
 		{
-			Form: "image tiny|debian|blank", Part: script.Declares,
-			Doc: "`tiny`: Debian's kernel with a small HTTP server as its only process; up in seconds under emulation. `debian`: a whole Debian with " +
-				"cloud-init; minutes to make the first time, and to boot. `blank`: 1 MiB of nothing, for simulated hosts. Imported by the sites that own VMs of it",
+			Form: "image tiny|koshien|debian|blank", Part: script.Declares,
+			Doc: "`tiny`: Debian's kernel with a small HTTP server as its only process; up in seconds under emulation. `koshien`: the same with `sentryc`, " +
+				"which runs once its user-data has written `/etc/sentryc/sentryc.toml`. `debian`: a whole Debian with " +
+				"cloud-init; minutes to make the first time, and to boot. `blank`: 1 MiB of nothing, for simulated hosts. " +
+				"Imported by the sites that own VMs of it",
 			Parse: parseImage,
 		},
 		{Form: "network NAME owner SITE prefix PREFIX [ipv4 PREFIX]", Part: script.Declares, Doc: "an IPv6 prefix of length 64 goes where its VMs go", Parse: parseNetwork},
