@@ -4,6 +4,7 @@ import (
 	"widecloud/internal/lab/script"
 	"widecloud/internal/lab/topic/fault"
 	"widecloud/internal/lab/topic/flow"
+	"widecloud/internal/lab/topic/koshien"
 	"widecloud/internal/lab/topic/server"
 	"widecloud/internal/lab/topic/siit"
 	"widecloud/internal/lab/topic/site"
@@ -18,6 +19,7 @@ var Language = script.NewRegistry(
 	siit.Topic,
 	server.Topic(),
 	flow.Topic,
+	koshien.Topic,
 	fault.Topic,
 	story.Topic,
 )

@@ -123,7 +123,10 @@ func (i *Internet) Build(_ context.Context, s *Stage, phase Phase) error {
 		var g errgroup.Group
 		g.Go(func() (err error) { i.Router, err = s.Lab.AddRouter(machine.NodeOptions{Name: "inet"}); return err })
 		for _, c := range i.clients {
-			g.Go(func() (err error) { c.machine, err = s.Lab.AddNode(machine.NodeOptions{Name: c.node}); return err })
+			g.Go(func() (err error) {
+				c.machine, err = s.Lab.AddNode(machine.NodeOptions{Name: c.node, Share: map[string]string{s.Bin: NodeBin}})
+				return err
+			})
 		}
 		return g.Wait()
 	case Cables:

@@ -29,6 +29,8 @@ const (
 	Mappings = "/etc/map646/mappings.conf"
 	Socket   = "/run/map646.sock"
 	conf     = "/etc/map646.toml"
+	// Metrics is where its /metrics are asked for, on the machine itself.
+	Metrics = "127.0.0.1:9646"
 )
 
 // Process is the name of map646 among a machine's processes.
@@ -97,6 +99,7 @@ func (c Config) text() string {
 		}
 		fmt.Fprintf(&b, "inside = %s\n", list(l))
 	}
+	fmt.Fprintf(&b, "[metrics]\nlisten = %q\n", Metrics)
 	fmt.Fprintf(&b, "[tun]\nmtu = %d\naddresses = %s\n", c.MTU, list(append(addresses, c.Extra...)))
 	if len(c.Devices) > 0 {
 		fmt.Fprintf(&b, "[fast]\ndevices = %s\n", list(c.Devices))
