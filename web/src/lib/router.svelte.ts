@@ -47,12 +47,16 @@ class Place {
     this.query = new URLSearchParams(location.search)
   }
 
-  /** Puts the focus on the new page's heading: who cannot see it hears where one is. */
+  /** Puts the focus on the new page's heading: who cannot see it hears where one is. A page that is fetched has it later. */
   async #arrived() {
     await tick()
-    const heading = document.querySelector<HTMLElement>('main h1')
+    const path = this.path
     document.querySelector('main')?.scrollTo(0, 0)
-    heading?.focus({ preventScroll: true })
+    for (const until = performance.now() + 5000; path === this.path && performance.now() < until; ) {
+      const heading = document.querySelector<HTMLElement>('main h1')
+      if (heading) return heading.focus({ preventScroll: true })
+      await new Promise(requestAnimationFrame)
+    }
   }
 }
 

@@ -1,0 +1,21 @@
+import { defineConfig } from '@playwright/test'
+
+// The tests run on a federation that is up: PAGE_URL is a controller's address, PAGE_TOKEN an administrator's token.
+// e2e/federation.lab is one that they want; docs/page.md has more.
+export default defineConfig({
+  testDir: 'e2e',
+  workers: 1, // they share the federation
+  fullyParallel: false,
+  timeout: 180_000,
+  expect: { timeout: 30_000 },
+  reporter: [['list']],
+  outputDir: 'test-results',
+  use: {
+    baseURL: process.env.PAGE_URL ?? 'http://[::1]:7646',
+    locale: 'en-GB',
+    timezoneId: 'Asia/Tokyo',
+    viewport: { width: 1440, height: 900 },
+    trace: 'retain-on-failure',
+    launchOptions: { executablePath: process.env.PAGE_BROWSER ?? '/usr/bin/chromium', args: ['--no-sandbox'] },
+  },
+})
