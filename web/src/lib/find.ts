@@ -15,6 +15,17 @@ export function subjectOf<K extends Kind>(kind: K, o: Kinds[K]): Subject {
   return s
 }
 
+/** Makes the subjects of a long list a few at a time, so that the first keystroke need not. Gives what ends it. */
+export function prepare<K extends Kind>(kind: K, objects: readonly Kinds[K][]): () => void {
+  let at = 0
+  const some = () => {
+    for (const until = at + 1000; at < until && at < objects.length; at++) subjectOf(kind, objects[at]!)
+    if (at < objects.length) timer = setTimeout(some)
+  }
+  let timer = setTimeout(some)
+  return () => clearTimeout(timer)
+}
+
 function make<K extends Kind>(kind: K, o: Kinds[K]): Subject {
   const n = nounOf(kind)
   const m = o as Meta
