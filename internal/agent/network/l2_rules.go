@@ -11,7 +11,7 @@ const l2Arriving = `	# Which hosts send, and by which MACs, is judged before the
 {{- if .Both}}
 		# A hypervisor routes to the gateway.
 		ether saddr {{.Anycast}} ether daddr {{.Gateway}} ether type ip6 icmpv6 type != { 133-137 } ether saddr set {{.Routed}} return
-		ether saddr {{.Anycast}} ether daddr {{.Gateway}} ether type ip6 meta l4proto != ipv6-icmp ether saddr set {{.Routed}} return
+		ether saddr {{.Anycast}} ether daddr {{.Gateway}} ether type ip6 meta l4proto != icmpv6 ether saddr set {{.Routed}} return
 {{- end}}
 		ether saddr {{.Anycast}} counter drop comment "another host's router speaks"
 		ether daddr {{.Anycast}} counter drop comment "another host reaches for the router"
@@ -64,7 +64,7 @@ const l2Leaving = `	chain to-others {
 		# To VMs elsewhere the gateway speaks with a MAC that is this host's alone: the gateways' common one comes from
 		# the anycast VTEP only, and the routers' from nowhere.
 		ether saddr {{.Anycast}} oifname . ether daddr @macs ip6 saddr != fe80::/10 icmpv6 type != { 133-137 } ether saddr set {{.Own}} accept
-		ether saddr {{.Anycast}} oifname . ether daddr @macs ip6 saddr != fe80::/10 meta l4proto != ipv6-icmp ether saddr set {{.Own}} accept
+		ether saddr {{.Anycast}} oifname . ether daddr @macs ip6 saddr != fe80::/10 meta l4proto != icmpv6 ether saddr set {{.Own}} accept
 		ether saddr {{.Anycast}} oifname . ether daddr @macs icmpv6 type nd-neighbor-advert @th,64,128 @gateways ether saddr set {{.Own}} accept
 {{- end}}
 		ether saddr {{.Anycast}} ether daddr != {{.Gateway}} counter drop comment "the router speaks to its own VMs only"

@@ -87,7 +87,7 @@ const plugRules = `
 	}
 	# A VM that has no address yet: duplicate address detection (RFC 4862 §5.4), and what else goes from nowhere.
 	chain vm-nobody {
-		ip6 nexthdr ipv6-icmp icmpv6 type nd-neighbor-solicit goto vm-claim
+		ip6 nexthdr icmpv6 icmpv6 type nd-neighbor-solicit goto vm-claim
 		icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } return
 		counter drop comment "source not in the network"
 	}
@@ -118,7 +118,7 @@ const plugRules = `
 		exthdr frag exists jump fragments
 		# These are headers that the kernel does not look behind (RFC 7045 §4: HIP, Shim6, experiments).
 		meta l4proto { 139, 140, 253, 254, 255 } counter drop comment "upper layer out of sight"
-		meta l4proto ipv6-icmp goto icmp6
+		meta l4proto icmpv6 goto icmp6
 		meta l4proto udp goto udp6
 		meta l4proto != 255 return
 		counter drop comment "upper layer out of sight"
@@ -140,7 +140,7 @@ const plugRules = `
 	chain icmp6 {
 		frag frag-off != 0 return
 		# RFC 6980 §5 for fragments; no honest node puts another header before neighbour discovery.
-		icmpv6 type { 133-137 } ip6 nexthdr != ipv6-icmp counter drop comment "neighbour discovery behind another header"
+		icmpv6 type { 133-137 } ip6 nexthdr != icmpv6 counter drop comment "neighbour discovery behind another header"
 		icmpv6 type { nd-router-advert, nd-redirect, router-renumbering } counter drop comment "acts as a router"
 		icmpv6 type nd-neighbor-advert iifname @fabric goto fabric-answer
 		icmpv6 type nd-neighbor-advert goto vm-answer
@@ -178,8 +178,8 @@ const hostRules = `
 const wayRules = `	chain from-network {
 		ip6 daddr @vteps counter drop comment "VM reaches for the host"
 {{- if .Hypervisor}}
-		ip6 daddr ff02::/16 meta l4proto ipv6-icmp accept
-		iifname . ip6 daddr @own6 meta l4proto ipv6-icmp accept
+		ip6 daddr ff02::/16 meta l4proto icmpv6 accept
+		iifname . ip6 daddr @own6 meta l4proto icmpv6 accept
 		iifname . ip6 daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
 		# The other one is the host's own broadcast, which it hears itself.
 		meta nfproto ipv4 udp sport 68 udp dport 67 accept
