@@ -42,14 +42,14 @@ func Cached(ctx context.Context, kind, key string, build func(ctx context.Contex
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	aside, err := os.MkdirTemp(base, "build-*")
-	if err != nil {
+	aside := path + ".part"
+	if err := errors.Join(os.RemoveAll(aside), os.Mkdir(aside, 0o755)); err != nil { // there is one if a program was killed
 		return "", err
 	}
 	if err := build(ctx, aside); err != nil {
 		return "", errors.Join(err, os.RemoveAll(aside))
 	}
-	if err := errors.Join(os.Chmod(aside, 0o755), os.Rename(aside, path)); err != nil {
+	if err := os.Rename(aside, path); err != nil {
 		return "", errors.Join(err, os.RemoveAll(aside))
 	}
 	return path, nil

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // Geometry of the Debian image, in bytes.
@@ -95,10 +94,7 @@ func buildDebian(ctx context.Context, dir string, mbr []byte) error {
 		return err
 	}
 	tree := filepath.Join(dir, "tree")
-	// In a mount namespace of its own: what mmdebstrap mounts goes with it, also
-	// when it is killed.
-	if _, err := run(ctx, dir, "unshare", "--mount", "--propagation", "private", "--", "mmdebstrap", "--mode=root", "--variant=minbase",
-		"--include="+strings.Join(debianPackages, ","), "--customize-hook="+setup, debianSuite, tree); err != nil {
+	if err := mmdebstrap(ctx, dir, debianPackages, setup, "tree"); err != nil {
 		return err
 	}
 	b := bootPartition{size: debianBootSize, files: map[string]string{}, cmdline: debianCmdline}

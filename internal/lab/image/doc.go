@@ -1,5 +1,5 @@
 // Package image makes what labs boot: images of guests ([Tiny], [Debian]) and the system of
-// a host ([HostSystem]).
+// a host ([System]).
 //
 // Each takes long to make and is always the same, so it is an artefact of the user's cache
 // ([Cached]), under a key that is a hash of all that it is made of.

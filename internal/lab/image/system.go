@@ -5,15 +5,29 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// hostPackages are what the README names for a hypervisor, and what a minimal
-// Debian with systemd needs.
-var hostPackages = []string{
-	"systemd-sysv", "dbus", "udev", "iproute2", "procps", "kmod",
-	"libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-utils", "dnsmasq-base", "nftables",
+// Role is what a machine with a Debian of its own does.
+type Role string
+
+// The roles of the README, "On real hosts".
+const (
+	Hypervisor Role = "hypervisor"
+	Gateway    Role = "gateway"
+	Controller Role = "controller"
+)
+
+// rolePackages are what the README names for each role.
+var rolePackages = map[Role][]string{
+	Hypervisor: {"libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-utils", "dnsmasq-base", "nftables"},
+	Gateway:    {"nftables", "frr"},
+	Controller: {"qemu-utils"},
 }
+
+// systemPackages are what a minimal Debian with systemd needs.
+var systemPackages = []string{"systemd-sysv", "dbus", "udev", "iproute2", "procps", "kmod"}
 
 // hostSetup runs in the new system's root directory ($1). What would touch this
 // machine's kernel or wait for devices that a container has not got is left out.
@@ -31,22 +45,29 @@ rm -f etc/libvirt/qemu/networks/autostart/*
 
 const hostBuilder = "1" // counts changes of this file that change the system
 
-// HostSystem returns the directory of a Debian for NodeOptions.System. It takes
+// System returns the directory of a Debian for NodeOptions.System. It takes up to
 // some minutes to make, and is kept in the cache. Nodes do not write to it.
-func HostSystem(ctx context.Context) (string, error) {
-	key := Key(append([]string{hostBuilder, debianSuite, hostSetup}, hostPackages...)...)
+func System(ctx context.Context, role Role) (string, error) {
+	packages := slices.Concat(systemPackages, rolePackages[role])
+	key := Key(append([]string{hostBuilder, debianSuite, hostSetup}, packages...)...)
 	dir, err := Cached(ctx, "systems", key, func(ctx context.Context, dir string) error {
 		setup := filepath.Join(dir, "setup")
 		if err := os.WriteFile(setup, []byte("#!/bin/sh\n"+hostSetup), 0o755); err != nil {
 			return err
 		}
-		// In a mount namespace of its own: what mmdebstrap mounts goes with it, also when it is killed.
-		_, err := run(ctx, dir, "unshare", "--mount", "--propagation", "private", "--", "mmdebstrap", "--mode=root", "--variant=minbase",
-			"--include="+strings.Join(hostPackages, ","), "--customize-hook="+setup, debianSuite, filepath.Join(dir, "root"))
-		return err
+		return mmdebstrap(ctx, dir, packages, setup, "root")
 	})
 	if err != nil {
-		return "", fmt.Errorf("make a host's system: %w", err)
+		return "", fmt.Errorf("make a %s's system: %w", role, err)
 	}
 	return filepath.Join(dir, "root"), nil
+}
+
+// mmdebstrap makes a Debian with packages in a directory of dir, and runs the program
+// setup on it. In namespaces of its own: what it starts and mounts goes with it, also
+// when this program is killed.
+func mmdebstrap(ctx context.Context, dir string, packages []string, setup, to string) error {
+	_, err := run(ctx, dir, "unshare", "--mount", "--propagation", "private", "--pid", "--mount-proc", "--fork", "--kill-child", "--", "mmdebstrap", "--mode=root",
+		"--variant=minbase", "--include="+strings.Join(packages, ","), "--customize-hook="+setup, debianSuite, filepath.Join(dir, to))
+	return err
 }

@@ -73,11 +73,11 @@ func (s State) Diff(ctx context.Context) ([]Leak, error) {
 		}
 		leaks := slices.DeleteFunc(list, func(l Leak) bool { return s.seen[l] })
 		if s.scope.Name != "" && slices.ContainsFunc(leaks, func(l Leak) bool { return l.Kind == "ebpf" }) {
-			others, err := s.scope.programsOfOthers()
+			left, err := s.scope.programsLeft()
 			if err != nil {
 				return nil, fmt.Errorf("compare with snapshot: %w", err)
 			}
-			leaks = slices.DeleteFunc(leaks, func(l Leak) bool { return others[l] })
+			leaks = slices.DeleteFunc(leaks, func(l Leak) bool { return l.Kind == "ebpf" && !left[l] })
 		}
 		if len(leaks) == 0 || ctx.Err() != nil {
 			return leaks, nil

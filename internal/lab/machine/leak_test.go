@@ -246,7 +246,7 @@ func TestKilledLabIsSwept(t *testing.T) { killVictim(t, "", "file mount namespac
 // TestKilledSystemIsSwept: systemd and its services end with the program that has booted them; their control groups are
 // swept with the rest.
 func TestKilledSystemIsSwept(t *testing.T) {
-	system, err := image.HostSystem(t.Context())
+	system, err := image.System(t.Context(), image.Hypervisor)
 	must(t, err)
 	killVictim(t, system, "cgroup file mount namespace")
 }

@@ -15,13 +15,9 @@ func programLeak(p netio.BPFProgram) Leak {
 	return Leak{"ebpf", fmt.Sprintf("program %d %q", p.ID, p.Name)}
 }
 
-// programsOfOthers are the eBPF programs that something holds which is not of the
-// lab: a process, a file system where they are pinned, or a network device.
-func (s Scope) programsOfOthers() (map[Leak]bool, error) {
-	programs, err := netio.BPFPrograms()
-	if err != nil {
-		return nil, err
-	}
+// programsLeft are the eBPF programs that nothing holds but the lab: no other process, no
+// file system where they are pinned, no network device.
+func (s Scope) programsLeft() (map[Leak]bool, error) {
 	pids, err := s.others()
 	if err != nil {
 		return nil, err
@@ -39,13 +35,16 @@ func (s Scope) programsOfOthers() (map[Leak]bool, error) {
 			return nil, err
 		}
 	}
-	of := map[Leak]bool{}
-	for _, p := range programs {
-		if held[p.ID] {
-			of[programLeak(p)] = true
-		}
+	// Listed now: what has gone while its holders were looked for is not left.
+	programs, err := netio.BPFPrograms()
+	if err != nil {
+		return nil, err
 	}
-	return of, nil
+	left := map[Leak]bool{}
+	for _, p := range programs {
+		left[programLeak(p)] = !held[p.ID]
+	}
+	return left, nil
 }
 
 func hold(held map[uint32]bool, ids []uint32) {

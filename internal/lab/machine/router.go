@@ -48,10 +48,14 @@ var frrDaemons = []string{"zebra", "bfdd", "ospfd", "ospf6d", "bgpd", "staticd"}
 
 // StartRouting runs FRR on the node, now and whenever it powers on, as processes
 // named zebra, bfdd, ospfd and ospf6d, or zebra, bfdd and bgpd. The interfaces need not exist yet. A
-// gateway host can route as well as a Router.
+// gateway host can route as well as a Router. On a node with a system of its own, FRR
+// is that system's service.
 func (n *Node) StartRouting(r Routing) error {
 	if !r.RouterID.Is4() {
 		return fmt.Errorf("start routing on %s: router id %q is not of IPv4's form", n.name, r.RouterID)
+	}
+	if n.HasSystem() {
+		return n.startFRR(r)
 	}
 	if frrUser() == [2]int{} {
 		return fmt.Errorf("start routing on %s: %w (Debian: frr)", n.name, exec.ErrNotFound)
@@ -88,6 +92,27 @@ func (n *Node) StartRouting(r Routing) error {
 		}
 	}
 	return nil
+}
+
+// routingTime is how long FRR may take to start as a service.
+const routingTime = time.Minute
+
+// startFRR runs FRR as the service that its package installs.
+func (n *Node) startFRR(r Routing) error {
+	daemons := "vtysh_enable=yes\nall_wrap=\"chrt --fifo 10\"\n"
+	for d := range r.configs(n.name) {
+		if d != "zebra" { // it always runs
+			daemons += d + "=yes\n"
+		}
+	}
+	for path, text := range map[string]string{"/etc/frr/daemons": daemons, "/etc/frr/frr.conf": r.Config(n.name)} {
+		if err := n.WriteFile(path, []byte(text)); err != nil {
+			return fmt.Errorf("start routing on %s: %w", n.name, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), routingTime)
+	defer cancel()
+	return n.StartService(ctx, "frr", "frr.service")
 }
 
 func (n *Node) frrSocket(daemon string) string { return "/run/frr/" + daemon + ".vty" }

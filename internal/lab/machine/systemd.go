@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// A host with systemd has a Debian of its own, with the packages that the README
-// names, as they install themselves: libvirtd is a service, QEMU runs as
+// A machine with systemd has a Debian of its own, with the packages that the README
+// names, as they install themselves: libvirtd and FRR are services, QEMU runs as
 // libvirt's own user. What we make are its network, its name and our own services.
 
 // systemRoot is where a node has its own system mounted, before that boots.
@@ -23,20 +23,31 @@ const systemRoot = "/system"
 // systemProcess boots a node's own system.
 const systemProcess = "systemd"
 
-// AddSystemHost makes a node with the system of NodeOptions.System, boots it, and waits
-// until its services are up, libvirtd among them.
-func (l *Lab) AddSystemHost(o NodeOptions) (*Host, error) {
+// AddSystem makes a node with the system of NodeOptions.System, boots it, and waits until
+// its services are up.
+func (l *Lab) AddSystem(o NodeOptions) (*Node, error) {
 	n, err := l.AddNode(o)
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{n}
-	n.setService(libvirtProcess, "libvirtd.service")
-	if err := h.bootSystem(); err != nil {
-		return nil, fmt.Errorf("add host %s: %w", o.Name, err)
+	if err := n.bootSystem(); err != nil {
+		return nil, fmt.Errorf("boot %s: %w", o.Name, err)
 	}
-	return h, nil
+	return n, nil
 }
+
+// AddSystemHost is AddSystem for a system that has libvirt.
+func (l *Lab) AddSystemHost(o NodeOptions) (*Host, error) {
+	n, err := l.AddSystem(o)
+	if err != nil {
+		return nil, err
+	}
+	n.setService(libvirtProcess, "libvirtd.service")
+	return &Host{n}, nil
+}
+
+// HasSystem tells whether the node has a system of its own.
+func (n *Node) HasSystem() bool { return n.o.System != "" }
 
 // bootSystem boots the node's system, now and whenever the node powers on.
 func (n *Node) bootSystem() error {
@@ -44,11 +55,12 @@ func (n *Node) bootSystem() error {
 	if err != nil {
 		return err
 	}
-	for path, text := range map[string]string{
-		"/etc/hostname": n.name + "\n", "/etc/machine-id": n.machineID() + "\n", "/etc/hosts": n.lab.hostsFile(n.name),
+	files := map[string]string{"/etc/hostname": n.name + "\n", "/etc/machine-id": n.machineID() + "\n", "/etc/hosts": n.lab.hostsFile(n.name)}
+	if _, err := os.Stat(filepath.Join(n.o.System, "etc/libvirt")); err == nil {
 		// All else is libvirt's default. In a container, the hierarchies of version 1 but systemd's are read-only.
-		"/etc/libvirt/qemu.conf": "cgroup_controllers = [ ]\n",
-	} {
+		files["/etc/libvirt/qemu.conf"] = "cgroup_controllers = [ ]\n"
+	}
+	for path, text := range files {
 		if err := n.WriteFile(systemRoot+path, []byte(text)); err != nil {
 			return err
 		}
@@ -61,7 +73,9 @@ func (n *Node) bootSystem() error {
 	script.WriteString("export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network\nexec systemd-nspawn \"$@\" </dev/null\n")
 	args := []string{"/bin/sh", "-ec", script.String(), "systemd-nspawn",
 		"--quiet", "--directory=" + systemRoot, "--boot", "--machine=" + n.name, "--register=no", "--keep-unit", "--settings=no", "--console=pipe",
-		"--network-namespace-path=/proc/1/ns/net", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--capability=all", "--bind=/dev/net/tun"}
+		"--network-namespace-path=/proc/1/ns/net", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--capability=all", "--bind=/dev/net/tun",
+		// What systemd mounts on a machine, and its filter of system calls forbids to a container.
+		"--bind=/sys/fs/bpf", "--system-call-filter=bpf"}
 	for _, to := range n.o.Share {
 		args = append(args, "--bind="+to)
 	}
@@ -128,12 +142,12 @@ func numberInside(dir string) string {
 	return ""
 }
 
-// StartService enables and starts a service that the node's own system has. It is
-// known as a process of that name after that: Kill sends its main process a signal,
+// StartService enables and starts a service that the node's own system has, or starts it
+// again. It is known as a process of that name after that: Kill sends its main process a signal,
 // after which systemd does what the unit says; Stop stops it, Restart restarts it. A
 // process called NAME-journal follows what it says.
 func (n *Node) StartService(ctx context.Context, name, unit string) error {
-	if err := errors.Join(n.systemctl(ctx, "daemon-reload"), n.systemctl(ctx, "enable", "--now", unit)); err != nil {
+	if err := errors.Join(n.systemctl(ctx, "daemon-reload"), n.systemctl(ctx, "enable", unit), n.systemctl(ctx, "restart", unit)); err != nil {
 		return err
 	}
 	n.setService(name, unit)
@@ -143,6 +157,54 @@ func (n *Node) StartService(ctx context.Context, name, unit string) error {
 	}
 	_, err := n.Start(ProcessOptions{Name: journal, Boot: true, Args: []string{"journalctl", "--follow", "--no-tail", "--output=cat", "--unit=" + unit}})
 	return err
+}
+
+// Service is what systemd and the kernel say of a service.
+type Service struct {
+	State string // active, failed, …
+	User  string // of its main process
+	// Of the main process (proc_pid_status(5)): its capability bounding set, in
+	// hexadecimal; whether it can gain no privileges; whether it has a system call filter.
+	Bounds      string
+	NoNewPrivs  bool
+	SystemCalls bool
+	MainPID     string // inside the node; "0": there is none
+}
+
+// Service looks at the unit that is known as a process. fs.ErrNotExist if there is none.
+func (n *Node) Service(ctx context.Context, process string) (s Service, err error) {
+	unit := n.service(process)
+	if unit == "" {
+		return s, fmt.Errorf("%s on %s is no service: %w", process, n.name, fs.ErrNotExist)
+	}
+	out, err := n.Command(ctx, "systemctl", "show", "--property=ActiveState,MainPID", unit).Output()
+	if err != nil {
+		return s, err
+	}
+	said := fields(string(out), "=")
+	s.State, s.MainPID = said["ActiveState"], said["MainPID"]
+	if s.MainPID == "0" {
+		return s, nil
+	}
+	status, err := os.ReadFile(n.Path("/proc/" + s.MainPID + "/status"))
+	if err != nil {
+		return s, fmt.Errorf("%s on %s: %w", unit, n.name, err)
+	}
+	kernel := fields(string(status), ":")
+	s.Bounds, s.NoNewPrivs, s.SystemCalls = kernel["CapBnd"], kernel["NoNewPrivs"] == "1", kernel["Seccomp"] == "2"
+	user, err := n.Command(ctx, "ps", "-o", "user:32=", "-p", s.MainPID).Output()
+	s.User = strings.TrimSpace(string(user))
+	return s, err
+}
+
+// fields are lines of a key and a value.
+func fields(text, separator string) map[string]string {
+	all := map[string]string{}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(line, separator)
+		all[key] = strings.TrimSpace(value)
+	}
+	return all
 }
 
 func (n *Node) setService(name, unit string) {

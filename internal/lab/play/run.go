@@ -186,7 +186,7 @@ func showLogs(st *stage.Stage) {
 	}
 	slices.Sort(paths)
 	for _, p := range paths {
-		explains := slices.ContainsFunc([]string{".controller.log", ".agent.log", ".agent-journal.log", ".map646.log"}, func(s string) bool { return strings.HasSuffix(p, s) })
+		explains := slices.ContainsFunc([]string{".controller.log", ".agent.log", ".map646.log", "-journal.log"}, func(s string) bool { return strings.HasSuffix(p, s) })
 		text := strings.TrimSpace(stage.Tail(p, 1500))
 		if !explains || text == "" {
 			continue

@@ -289,7 +289,7 @@ func TestScriptErrors(t *testing.T) {
 		"cut osaka -> tokyo now":                                `8:20: "now" is more than "cut" takes`,
 		"cut osaka ->":                                          "8:13: thing with links is missing",
 		"flap tokyo osaka every 1s down 1s":                     "8:32: 1s down in 1s: more than nothing and less than all is wanted",
-		"host tokyo/gw systemd":                                 "8:6: tokyo/gw is a gateway; only hypervisors have systemd",
+		"expect service tokyo agent":                            `8:22: "agent" where controller is wanted`,
 		"host tokyo/h1 upstart":                                 `8:15: "upstart" where systemd is wanted`,
 		"congestion vegas":                                      `8:12: "vegas" where reno or cubic or bbr is wanted`,
 		"cut tokyo nara":                                        `8:11: unknown thing with links "nara"; known: osaka, `,

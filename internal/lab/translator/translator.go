@@ -28,7 +28,7 @@ import (
 const (
 	Mappings = "/etc/map646/mappings.conf"
 	Socket   = "/run/map646.sock"
-	conf     = "/etc/map646.toml"
+	conf     = "/etc/map646/map646.toml"
 	// Metrics is where its /metrics are asked for, on the machine itself.
 	Metrics = "127.0.0.1:9646"
 )
@@ -114,18 +114,28 @@ func (c Config) text() string {
 	return b.String()
 }
 
-// Start writes the configuration and the table, and runs map646 on a machine.
+// unit is map646's service.
+const unit = "map646.service"
+
+// startTime is how long a service may take to start.
+const startTime = time.Minute
+
+// Start writes the configuration and the table, and runs map646 on a machine; on one
+// with systemd by our unit.
 func Start(n *machine.Node, c Config, table []byte) error {
 	if err := errors.Join(n.WriteFile(conf, []byte(c.text())), n.WriteFile(Mappings, table)); err != nil {
 		return err
 	}
-	_, err := n.Start(machine.ProcessOptions{
-		Name: Process, Boot: true, Args: []string{c.Program, "run", "-c", conf},
-		Ready: func(ctx context.Context) error {
-			var s map646.Stats
-			return map646.Control(ctx, n.Path(Socket), "stats", &s)
-		},
-	})
+	ready := func(ctx context.Context) error {
+		var s map646.Stats
+		return map646.Control(ctx, n.Path(Socket), "stats", &s)
+	}
+	if n.HasSystem() {
+		ctx, cancel := context.WithTimeout(context.Background(), startTime)
+		defer cancel()
+		return errors.Join(stage.StartUnit(ctx, n, Process, unit, c.Program), stage.Until(ctx, startTime, ready))
+	}
+	_, err := n.Start(machine.ProcessOptions{Name: Process, Boot: true, Args: []string{c.Program, "run", "-c", conf}, Ready: ready})
 	return err
 }
 

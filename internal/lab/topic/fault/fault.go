@@ -32,7 +32,7 @@ var Topic = script.Topic{
 		},
 		{
 			Form: "start MACHINE PROCESS", Part: script.Fails,
-			Doc: "start it again",
+			Doc: "start it again; a service of systemd by `systemctl restart`",
 			Parse: func(p *script.Parser) any {
 				s := &Start{}
 				s.Runner, s.Process = Process(p)

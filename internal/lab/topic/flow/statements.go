@@ -16,7 +16,7 @@ import (
 var Topic = script.Topic{
 	Title: "Clients",
 	Intro: "A CLIENT is a place: `inet4`, `inet6`, a site (its `user`), or a server. A TARGET is a VM, a server, `NAME.example` for a server " +
-		"in the Internet, `inet4` or `inet6`, or an address.",
+		"in the Internet, `inet4` or `inet6`, a site (its `user`), or an address.",
 	Statements: []script.Entry{
 		{
 			Form: "traffic NAME CLIENT -> TARGET http every TIME", Part: script.Happens,

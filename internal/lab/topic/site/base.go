@@ -84,6 +84,8 @@ func (s *Site) adopt(have *Site) error {
 		return errors.New("the base has no such gateway")
 	case len(s.leaves) > 0:
 		return errors.New("the script's servers are machines of its own")
+	case s.systemd != have.systemd, s.gateway != nil && s.gateway.systemd != have.gateway.systemd:
+		return errors.New("only one of the two has systemd")
 	case s.Controller != nil || s.Agents != nil || have.Controller != nil || have.Agents != nil:
 		return errors.New("other releases cannot be shared")
 	case s.Lend != nil && (have.Lend == nil || *s.Lend != *have.Lend), s.Percent != 0 && s.Percent != have.Percent, s.Grace != have.Grace:
@@ -91,6 +93,9 @@ func (s *Site) adopt(have *Site) error {
 	}
 	s.number, s.router, s.ctl, s.user, s.token, s.client = have.number, have.router, have.ctl, have.user, have.token, have.client
 	for i, h := range s.hosts {
+		if h.systemd != have.hosts[i].systemd {
+			return fmt.Errorf("only one of the two %s has systemd", h.name)
+		}
 		h.node, h.hypervisor = have.hosts[i].node, have.hosts[i].hypervisor
 	}
 	if s.gateway != nil {

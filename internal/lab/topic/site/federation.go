@@ -40,7 +40,7 @@ type Federation struct {
 	Releases []*Release
 	services *stage.Services
 	internet *stage.Internet
-	system   string // directory of the Debian of hosts with systemd; "": there are none
+	systems  map[image.Role]string // directories of the Debians of machines with systemd
 	// Images are files that controllers can import; topics add to them in their Prepare.
 	Images string
 }
@@ -78,11 +78,8 @@ func (f *Federation) Build(ctx context.Context, s *stage.Stage, phase stage.Phas
 	}
 	switch phase {
 	case stage.Prepare:
-		if f.hasSystemd() {
-			var err error
-			if f.system, err = image.HostSystem(ctx); err != nil {
-				return err
-			}
+		if err := f.makeSystems(ctx); err != nil {
+			return err
 		}
 		return f.buildReleases(ctx, s)
 	case stage.Machines:
@@ -118,7 +115,17 @@ func (f *Federation) Each(ctx context.Context, do func(context.Context, *Site) e
 func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 	var g errgroup.Group
 	add := func(to **machine.Node, o machine.NodeOptions) {
-		g.Go(func() (err error) { *to, err = st.Lab.AddNode(o); return err })
+		make := st.Lab.AddNode
+		if o.System != "" {
+			make = st.Lab.AddSystem
+		}
+		g.Go(func() (err error) { *to, err = make(o); return err })
+	}
+	system := func(has bool, role image.Role) string {
+		if !has {
+			return ""
+		}
+		return f.systems[role]
 	}
 	bin := map[string]string{st.Bin: stage.NodeBin}
 	withImages := map[string]string{st.Bin: stage.NodeBin}
@@ -130,10 +137,11 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 			s.router, err = st.Lab.AddRouter(machine.NodeOptions{Name: s.name + "-r", Congestion: s.Congestion})
 			return err
 		})
-		add(&s.ctl, machine.NodeOptions{Name: s.name + "-ctl", Congestion: s.Congestion, Share: share(s.Controller, withImages)})
+		add(&s.ctl, machine.NodeOptions{Name: s.name + "-ctl", Congestion: s.Congestion, Share: share(s.Controller, withImages), System: system(s.systemd, image.Controller)})
 		add(&s.user, machine.NodeOptions{Name: s.name + "-user", Congestion: s.Congestion})
 		if s.gateway != nil {
-			add(&s.gateway.node, machine.NodeOptions{Name: s.name + "-gw", Congestion: s.Congestion, Forward: true, Share: share(s.Agents, bin)})
+			add(&s.gateway.node, machine.NodeOptions{Name: s.name + "-gw", Congestion: s.Congestion, Forward: true, Share: share(s.Agents, bin),
+				System: system(s.gateway.systemd, image.Gateway)})
 		}
 		if s.fleet != nil {
 			add(&s.fleet.node, machine.NodeOptions{Name: s.name + "-hosts", Congestion: s.Congestion, Share: bin})
@@ -144,10 +152,10 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 		}
 		for _, h := range s.hosts {
 			g.Go(func() (err error) {
-				o := machine.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin)}
+				o := machine.NodeOptions{Name: s.name + "-" + h.name, Congestion: s.Congestion, Share: share(s.Agents, bin), System: system(h.systemd, image.Hypervisor)}
 				add := st.Lab.AddHost
 				if h.systemd {
-					add, o.System = st.Lab.AddSystemHost, f.system
+					add = st.Lab.AddSystemHost
 				}
 				h.hypervisor, err = add(o)
 				if err == nil {
@@ -213,10 +221,10 @@ func (f *Federation) makeCables(ctx context.Context, l *machine.Lab) error {
 	for i, w := range f.WANs {
 		c := trunk(maxSites + 1 + i)
 		var err error
-		w.link, err = l.WAN(machine.End{Node: w.A.router.Node, Device: "w-" + w.B.name, Addrs: c.a},
-			machine.End{Node: w.B.router.Node, Device: "w-" + w.A.name, Addrs: c.b}, w.Options)
+		w.link, err = l.WAN(machine.End{Node: w.A.router.Node, Device: linkDevice(w.B), Addrs: c.a},
+			machine.End{Node: w.B.router.Node, Device: linkDevice(w.A), Addrs: c.b}, w.Options)
 		if err == nil && w.Pinned {
-			err = errors.Join(w.A.pin(w.B, "w-"+w.B.name, c), w.B.pin(w.A, "w-"+w.A.name, cable{a: c.b, b: c.a}))
+			err = errors.Join(w.A.pin(w.B, linkDevice(w.B), c), w.B.pin(w.A, linkDevice(w.A), cable{a: c.b, b: c.a}))
 		}
 		if err != nil {
 			return err
@@ -252,9 +260,9 @@ func (f *Federation) startRouting(ctx context.Context) error {
 		for _, w := range f.WANs {
 			switch s {
 			case w.A:
-				r.Interfaces = append(r.Interfaces, "w-"+w.B.name)
+				r.Interfaces = append(r.Interfaces, linkDevice(w.B))
 			case w.B:
-				r.Interfaces = append(r.Interfaces, "w-"+w.A.name)
+				r.Interfaces = append(r.Interfaces, linkDevice(w.A))
 			}
 		}
 		for _, m := range s.machines() {

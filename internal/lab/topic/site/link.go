@@ -66,6 +66,17 @@ func (w *WAN) SetCut(from any, cut bool) {
 // Counters are what has gone from A to B, and back.
 func (w *WAN) Counters() (ab, ba machine.Direction) { return w.link.Counters() }
 
+// shape is that of what one of the sites sends.
+func (w *WAN) shape(from *Site) machine.Shape {
+	if from == w.B && w.Options.Back != nil {
+		return *w.Options.Back
+	}
+	return w.Options.Shape
+}
+
+// linkDevice is the device of the link to a site, at another one's router.
+func linkDevice(to *Site) string { return "w-" + to.name }
+
 // find is the link between two sites; nil: there is none.
 func (f *Federation) find(a, b *Site) *WAN {
 	if i := slices.IndexFunc(f.WANs, func(w *WAN) bool { return w.Joins(a, b) }); i >= 0 {

@@ -31,6 +31,9 @@ func (f *Federation) startControllers(ctx context.Context) error {
 	return f.Each(ctx, func(ctx context.Context, s *Site) error { return f.startController(ctx, s, s.Controller) })
 }
 
+// controllerTime is how long a controller may take until its API answers.
+const controllerTime = 30 * time.Second
+
 // startController runs a site's controller of a release, and logs in if nobody has.
 func (f *Federation) startController(ctx context.Context, s *Site, release *Release) error {
 	if err := s.ctl.WriteFile("/etc/widecloud/site.toml", []byte(f.controllerConfig(s, release))); err != nil {
@@ -40,19 +43,29 @@ func (f *Federation) startController(ctx context.Context, s *Site, release *Rele
 	if err != nil {
 		return err
 	}
-	_, err = s.ctl.Start(machine.ProcessOptions{
-		Name: controllerProcess, Boot: true, Args: []string{release.program("wcc"), "serve", "--config", "/etc/widecloud/site.toml"},
-		Ready: func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-			defer cancel()
-			// Any answer of the API is a sign of life; without a token it is a refusal.
-			_, err := c.Names(ctx, api.KindSite)
-			if errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {
-				return nil
-			}
-			return err
-		},
-	})
+	ready := func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		// Any answer of the API is a sign of life; without a token it is a refusal.
+		_, err := c.Names(ctx, api.KindSite)
+		if errors.Is(err, &api.Error{Code: api.CodeUnauthenticated}) {
+			return nil
+		}
+		return err
+	}
+	if s.systemd {
+		if err = addController(ctx, s.ctl); err == nil {
+			err = stage.StartUnit(ctx, s.ctl, controllerProcess, controllerUnit, release.program("wcc"))
+		}
+		if err == nil {
+			err = stage.Until(ctx, controllerTime, ready)
+		}
+	} else {
+		_, err = s.ctl.Start(machine.ProcessOptions{
+			Name: controllerProcess, Boot: true, Args: []string{release.program("wcc"), "serve", "--config", "/etc/widecloud/site.toml"},
+			Ready: ready, ReadyTimeout: controllerTime,
+		})
+	}
 	if err != nil || s.client != nil {
 		return err
 	}
@@ -161,7 +174,7 @@ const agentTime = time.Minute
 func (h *Host) runAgent(ctx context.Context, release *Release) error {
 	n := h.node
 	if h.systemd {
-		if err := h.startUnit(ctx, release); err != nil {
+		if err := stage.StartUnit(ctx, n, agentProcess, agentUnit, release.program("wcc")); err != nil {
 			return err
 		}
 	} else if _, err := n.Start(machine.ProcessOptions{Name: agentProcess, Boot: true, Args: []string{release.program("wcc"), "agent", "--config", "/etc/widecloud/agent.toml"}}); err != nil {

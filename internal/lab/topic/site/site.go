@@ -11,6 +11,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
+	"widecloud/internal/lab/stage"
 	"widecloud/internal/lab/translator"
 )
 
@@ -21,12 +22,13 @@ var Topic = script.Topic{
 		"An AMOUNT is any of `2 cpu`, `512MiB memory`, `4GiB disk`, `4 addresses`.",
 	Statements: []script.Entry{
 		{
-			Form: "site NAME hosts N [simulated] [gateway [path fast|full]] [lend 50% to *] [grace TIME] [controller RELEASE] [agents RELEASE]", Part: script.Declares,
-			Builds: true,
+			Form: "site NAME hosts N [simulated] [gateway [path fast|full]] [systemd] [lend 50% to *] [grace TIME] [controller RELEASE] [agents RELEASE]",
+			Part: script.Declares, Builds: true,
 			Doc: "`lend` also takes an AMOUNT, and site names instead of `*`. `grace`: what a borrower has to leave when a loan is taken back (2m). " +
-				"`controller`, `agents`: the site's controller, or the programs of its hosts and its gateway, are of another release. Up to 500 sites of up " +
-				"to 1,000 hosts, 13 of them with a gateway. `simulated`: the hosts are agents over hypervisors in memory, all in one process of the machine " +
-				"`SITE/hosts` ([below](#simulated-hosts))",
+				"`systemd`: controller, gateway and hypervisors are each a Debian of its own that systemd has booted, with our units " +
+				"([below](#machines-with-systemd)). `controller`, `agents`: the site's controller, or the programs of its hosts and its gateway, are " +
+				"of another release. Up to 500 sites of up to 1,000 hosts, 13 of them with a gateway. `simulated`: the hosts are agents over " +
+				"hypervisors in memory, all in one process of the machine `SITE/hosts` ([below](#simulated-hosts))",
 			Parse: parseSite,
 		},
 		{
@@ -35,7 +37,7 @@ var Topic = script.Topic{
 				"a shallow one has not (`git fetch --unshallow`)",
 			Parse: parseRelease,
 		},
-		hostEntry, links[0], links[1], links[2],
+		systemdEntries[0], systemdEntries[1], links[0], links[1], links[2],
 		{
 			Form: "borrow SITE from SITE AMOUNT", Part: script.Declares,
 			Doc:   "take a loan under the lender's offer. Borrowed `addresses` are what makes the lender's gateway translate for the borrower",
@@ -87,6 +89,8 @@ type Site struct {
 	// Controller and Agents are releases; nil: the one that is tested.
 	Controller, Agents *Release
 
+	systemd bool // the controller's machine is a Debian of its own, booted by systemd
+
 	hosts   []*Host // hypervisors
 	fleet   *Fleet  // simulated ones, instead; nil: none
 	gateway *Host   // nil: none
@@ -117,10 +121,14 @@ type Host struct {
 }
 
 // Name, and what a site can be.
-func (s *Site) Name() string                        { return s.name }
-func (s *Site) Processes() []string                 { return []string{controllerProcess} }
-func (s *Site) RunsOn() *machine.Node               { return s.ctl }
-func (s *Site) ClientNode() *machine.Node           { return s.user }
+func (s *Site) Name() string              { return s.name }
+func (s *Site) Processes() []string       { return []string{controllerProcess} }
+func (s *Site) RunsOn() *machine.Node     { return s.ctl }
+func (s *Site) ClientNode() *machine.Node { return s.user }
+func (s *Site) HostFor(c stage.Client) (string, error) {
+	addrs := leaf(s.number, userNumber).b // IPv4, IPv6
+	return stage.Choose(c, s.name, []netip.Addr{addrs[1].Addr(), addrs[0].Addr()})
+}
 func (s *Site) Use(a netip.Addr) (netip.Addr, bool) { return a, true }
 func (s *Site) Client() *api.Client                 { return s.client }
 func (s *Site) Tenant() *api.Client                 { return cmp.Or(s.tenant, s.client) }
@@ -220,7 +228,7 @@ func Place(p *script.Parser) string {
 }
 
 // siteWords are what a site's statement can have.
-var siteWords = []string{"hosts", "simulated", "gateway", "lend", "grace", "controller", "agents"}
+var siteWords = []string{"hosts", "simulated", "gateway", "systemd", "lend", "grace", "controller", "agents"}
 
 func parseSite(p *script.Parser) any {
 	f := federation(p)
@@ -228,7 +236,7 @@ func parseSite(p *script.Parser) any {
 	if s.number > maxSites {
 		p.Fail(p.First(), "more than %d sites", maxSites)
 	}
-	hosts := 1
+	hosts, systemd := 1, false
 	for p.More() {
 		switch p.OneOf(siteWords...) {
 		case "hosts":
@@ -237,6 +245,8 @@ func parseSite(p *script.Parser) any {
 			s.fleet = &Fleet{site: s}
 		case "gateway":
 			s.parseGateway(p)
+		case "systemd":
+			systemd = true
 		case "lend":
 			s.parseLend(p)
 		case "grace":
@@ -256,6 +266,9 @@ func parseSite(p *script.Parser) any {
 		}
 	}
 	s.checkSimulated(p)
+	if systemd {
+		s.setSystemd()
+	}
 	f.internet.Speak(p, "ospf")
 	f.Sites = append(f.Sites, s)
 	p.Declare(s.name, s)

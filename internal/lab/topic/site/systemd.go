@@ -4,64 +4,131 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
+	"time"
 
+	"widecloud/internal/lab/image"
 	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
-	"widecloud/packaging"
+	"widecloud/internal/lab/stage"
 )
 
-var hostEntry = script.Entry{
-	Form: "host HOST systemd", Part: script.Declares,
-	Doc: "the hypervisor is a Debian of its own that systemd has booted: libvirt as its package installs it, QEMU as libvirt's own user, the agent " +
-		"as our unit. It takes minutes to make the first time ([below](#hosts-with-systemd))",
-	Parse: parseHost,
+var systemdEntries = []script.Entry{
+	{
+		Form: "host HOST systemd", Part: script.Declares,
+		Doc:   "the hypervisor or gateway is one of those ([below](#machines-with-systemd)), whatever its site's other machines are",
+		Parse: parseHost,
+	},
+	{
+		Form: "expect service MACHINE PROCESS [as USER] [within TIME]", Part: script.Checks,
+		Doc: "on a machine with systemd: the unit is active, its main process is that user's, can gain no privileges, and has a filter of system calls. " +
+			"SITE stands for its controller's machine, as in `kill`",
+		Parse: parseService,
+	},
 }
 
 func parseHost(p *script.Parser) any {
 	w := p.Peek()
 	h := script.Ref[*Host](p, "host")
 	p.OneOf("systemd")
-	switch {
-	case h.translator > 0:
-		p.Fail(w, "%s is a gateway; only hypervisors have systemd", h.Name())
-	case h.systemd:
+	if h.systemd {
 		p.Fail(w, "%s has systemd already", h.Name())
 	}
 	h.systemd = true
 	return nil
 }
 
-// hasSystemd tells whether any host has.
-func (f *Federation) hasSystemd() bool {
+// setSystemd makes all machines of a site that run something of ours machines with systemd.
+func (s *Site) setSystemd() {
+	s.systemd = true
+	for _, h := range s.all() {
+		h.systemd = true
+	}
+}
+
+// role is what the host's system is for.
+func (h *Host) role() image.Role {
+	if h.translator > 0 {
+		return image.Gateway
+	}
+	return image.Hypervisor
+}
+
+// makeSystems makes the Debians of the machines with systemd.
+func (f *Federation) makeSystems(ctx context.Context) error {
+	var roles []image.Role
 	for _, s := range f.Sites {
-		for _, h := range s.hosts {
+		if s.systemd {
+			roles = append(roles, image.Controller)
+		}
+		for _, h := range s.all() {
 			if h.systemd {
-				return true
+				roles = append(roles, h.role())
 			}
 		}
 	}
-	return false
+	f.systems = map[image.Role]string{}
+	for _, role := range roles {
+		if f.systems[role] != "" {
+			continue
+		}
+		dir, err := image.System(ctx, role)
+		if err != nil {
+			return err
+		}
+		f.systems[role] = dir
+	}
+	return nil
 }
 
-// agentUnit is the agent's service.
-const agentUnit = "wcc-agent.service"
+// Our services.
+const (
+	agentUnit      = "wcc-agent.service"
+	controllerUnit = "wcc-serve.service"
+)
 
-// startUnit does what the README says of a hypervisor: the program of a release to
-// /usr/local/bin, the unit to /etc/systemd/system, and enabled.
-func (h *Host) startUnit(ctx context.Context, release *Release) error {
-	unit, err := packaging.Units.ReadFile(path.Join("systemd", agentUnit))
+// addController makes the user of the controller's service, as the README says.
+func addController(ctx context.Context, n *machine.Node) error {
+	out, err := n.Command(ctx, "sh", "-c", "id widecloud || useradd --system --home-dir "+stateDir+"/controller --shell /usr/sbin/nologin widecloud").CombinedOutput()
 	if err != nil {
-		return err
+		return fmt.Errorf("make the controller's user on %s: %w: %s", n.Name(), err, out)
 	}
-	if err := h.node.WriteFile("/etc/systemd/system/"+agentUnit, unit); err != nil {
-		return err
+	return nil
+}
+
+// Service expects that systemd runs a service, as its unit says.
+type Service struct {
+	Runner  stage.Runner
+	Process string
+	User    string // "": whoever
+	Within  time.Duration
+}
+
+func parseService(p *script.Parser) any {
+	e := &Service{Runner: script.Ref[stage.Runner](p, "machine with processes")}
+	e.Process = p.OneOf(e.Runner.Processes()...)
+	if p.Is("as") {
+		e.User = p.Next("user").Text
 	}
-	if out, err := h.node.Command(ctx, "install", release.program("wcc"), "/usr/local/bin/").CombinedOutput(); err != nil {
-		return fmt.Errorf("install wcc on %s: %w: %s", h.Name(), err, out)
-	}
-	return h.node.StartService(ctx, agentProcess, agentUnit)
+	e.Within = p.Within(20 * time.Second)
+	return e
+}
+
+// Judge implements stage.Judge.
+func (e *Service) Judge(ctx context.Context, _ *stage.Stage) (line string, err error) {
+	err = stage.Until(ctx, e.Within, func(ctx context.Context) error {
+		s, err := e.Runner.RunsOn().Service(ctx, e.Process)
+		if err != nil {
+			return err
+		}
+		line = fmt.Sprintf("%s, process %s of %s, capabilities %s, no new privileges: %t, system calls filtered: %t",
+			s.State, s.MainPID, s.User, s.Bounds, s.NoNewPrivs, s.SystemCalls)
+		if s.State != "active" || e.User != "" && s.User != e.User || !s.NoNewPrivs || !s.SystemCalls {
+			return errors.New(line)
+		}
+		return nil
+	})
+	return line, err
 }
 
 // UserOf is whose process runs a VM on a hypervisor.
