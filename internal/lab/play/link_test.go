@@ -1,6 +1,7 @@
 package play_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/play"
@@ -128,6 +131,35 @@ func carried(f federation) ways {
 	w := ways{link: ab.Bytes, full: ab.Dropped}
 	fmt.Sscan(string(out), &w.inet)
 	return w
+}
+
+// TestMeasures: what is so passes, and what is not fails.
+func TestMeasures(t *testing.T) {
+	var out bytes.Buffer
+	s, err := play.Parse("x.lab", `
+site alpha hosts 0
+site beta hosts 0
+wan alpha beta rtt 40ms rate 2M loss 5% back rate 2M loss 0%
+expect way alpha to beta by link within 60s
+expect link alpha beta rtt between 40ms and 70ms
+expect link beta alpha rate between 1.8M and 2.1M
+expect link beta alpha rtt full between 200ms and 500ms
+expect link beta alpha tcp by reno between 1M and 2M
+expect link alpha beta loss between 2% and 9%
+expect way alpha to beta by internet within 1s
+expect link alpha beta rtt between 0s and 39ms
+expect link beta alpha rate between 2.1M and 3M
+expect link beta alpha tcp by cubic between 1M and 2M
+expect link alpha beta loss between 0% and 1%
+`)
+	must(t, err)
+	r, err := play.Run(t.Context(), s, play.Options{Name: scope.Name, Bin: programs(t), Out: &out, LogDir: t.TempDir()})
+	must(t, err)
+	want := []string{"expect way alpha to beta by internet within 1s", "expect link alpha beta rtt between 0s and 39ms", "expect link beta alpha rate between 2.1M and 3M",
+		"expect link beta alpha tcp by cubic between 1M and 2M", "expect link alpha beta loss between 0% and 1%"}
+	if d := cmp.Diff(want, failures(play.Outcome{Result: r})); d != "" {
+		t.Errorf("failures (-want +got):\n%s\n%s", d, out.String())
+	}
 }
 
 // TestLogLines: what a controller and an agent log says once where it comes from.

@@ -182,7 +182,9 @@ flap tokyo osaka every 4s down 500ms
 		"wan a b rate 1.5": `3:14: "1.5" is no rate`, "wan a b rate 1.5.5M": `3:14: "1.5.5M" is no rate`, "wan a b rate 0.0M": `3:14: "0.0M" is no rate`,
 		"wan a b rate -1M": `3:14: "-1M" is no rate`, "wan a b rate 1e3M": `3:14: "1e3M" is no rate`,
 		"cut a -> b": "3:10: there is no link between a and b", "congestion bbr c": `3:16: unknown site "c"`,
-		"congestion bbr\ncongestion cubic": "4:1: the congestion control is said already: bbr",
+		"expect link a b rtt between 1ms and 2ms": "3:15: there is no link between a and b", "expect way a to b by link": "3:22: there is no link between a and b",
+		"wan a b\nexpect link a b rate between 2M and 1M": "4:37: the higher bound is below the lower one",
+		"congestion bbr\ncongestion cubic":                "4:1: the congestion control is said already: bbr",
 	} {
 		if _, err := play.Parse("x.lab", "site a\nsite b\n"+line+"\n"); err == nil || !strings.HasPrefix(err.Error(), "x.lab:"+want) {
 			t.Errorf("%s:\n got %v\nwant x.lab:%s", line, err, want)

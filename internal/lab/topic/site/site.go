@@ -38,6 +38,7 @@ var Topic = script.Topic{
 			Parse: parseRelease,
 		},
 		systemdEntries[0], systemdEntries[1], links[0], links[1], links[2],
+		measures[0], measures[1], measures[2], measures[3], measures[4],
 		{
 			Form: "borrow SITE from SITE AMOUNT", Part: script.Declares,
 			Doc:   "take a loan under the lender's offer. Borrowed `addresses` are what makes the lender's gateway translate for the borrower",
