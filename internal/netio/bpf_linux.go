@@ -80,6 +80,22 @@ func bpfGet(path string) (int, error) {
 	return fd, err
 }
 
+// bpfAttached are the programs of an attach type that a control group itself has.
+func bpfAttached(fd int, kind uint32) []uint32 {
+	var ids [64]uint32 // as many as a group can have
+	attr := struct {
+		fd, kind, query, flags uint32
+		ids                    uint64
+		count, _               uint32
+	}{fd: uint32(fd), kind: kind, ids: uint64(uintptr(unsafe.Pointer(&ids))), count: uint32(len(ids))}
+	_, err := bpf(unix.BPF_PROG_QUERY, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	runtime.KeepAlive(&ids)
+	if err != nil {
+		return nil
+	}
+	return ids[:min(int(attr.count), len(ids))]
+}
+
 func bpf(cmd uintptr, attr unsafe.Pointer, size uintptr) (int, error) {
 	r, _, errno := unix.Syscall(unix.SYS_BPF, cmd, uintptr(attr), size)
 	if errno != 0 {

@@ -103,6 +103,34 @@ func (n *NS) BPFPrograms() ([]uint32, error) {
 	return ids, nil
 }
 
+// lastAttachType is more than the last of enum bpf_attach_type of linux/bpf.h that a
+// control group can have, in kernels to come, too; a kernel refuses what it does not know.
+const lastAttachType = 64
+
+// BPFProgramsOfCgroup are those that are attached to a control group of version 2, or to
+// one in it.
+func BPFProgramsOfCgroup(dir string) ([]uint32, error) {
+	var ids []uint32
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return gone(err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return gone(err)
+		}
+		defer f.Close()
+		for kind := range uint32(lastAttachType) {
+			ids = append(ids, bpfAttached(int(f.Fd()), kind)...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for eBPF programs of control groups: %w", err)
+	}
+	return ids, nil
+}
+
 // gone takes what is not there, or has just ended, for no error.
 func gone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {

@@ -243,12 +243,12 @@ func victim(base string) {
 
 func TestKilledLabIsSwept(t *testing.T) { killVictim(t, "", "file mount namespace") }
 
-// TestKilledSystemIsSwept: systemd and its services end with the program that has booted them; their control groups are
-// swept with the rest.
+// TestKilledSystemIsSwept: systemd and its services end with the program that has booted them; their control groups, and the
+// eBPF programs that systemd has attached to these, are swept with the rest.
 func TestKilledSystemIsSwept(t *testing.T) {
 	system, err := image.System(t.Context(), image.Hypervisor)
 	must(t, err)
-	killVictim(t, system, "cgroup file mount namespace")
+	killVictim(t, system, "cgroup ebpf file mount namespace")
 }
 
 // killVictim kills a program with a lab, and sweeps what that leaves.
@@ -256,6 +256,8 @@ func killVictim(t *testing.T, system, leaves string) {
 	t.Helper()
 	scope := machine.Scope{Name: "victim", Base: t.TempDir()}
 	before, err := machine.Snapshot(scope)
+	must(t, err)
+	stranger, err := machine.Snapshot(machine.Scope{Name: "stranger", Base: scope.Base})
 	must(t, err)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "LAB_VICTIM="+scope.Base, "LAB_VICTIM_SYSTEM="+system)
@@ -277,6 +279,9 @@ func killVictim(t *testing.T, system, leaves string) {
 	must(t, cmd.Process.Kill())
 	cmd.Wait()
 	eventually(t, "its processes end by themselves", func() bool { return !slices.Contains(kinds(t, before), "process") })
+	if got := kinds(t, stranger); len(got) > 0 {
+		t.Errorf("another lab sees of a killed one: %v", got)
+	}
 	if got := strings.Join(kinds(t, before), " "); got != leaves {
 		t.Errorf("a killed lab leaves %s", got)
 	}

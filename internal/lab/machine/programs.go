@@ -16,7 +16,7 @@ func programLeak(p netio.BPFProgram) Leak {
 }
 
 // programsLeft are the eBPF programs that nothing holds but the lab: no other process, no
-// file system where they are pinned, no network device.
+// file system where they are pinned, no network device, no other lab's control group.
 func (s Scope) programsLeft() (map[Leak]bool, error) {
 	pids, err := s.others()
 	if err != nil {
@@ -30,7 +30,7 @@ func (s Scope) programsLeft() (map[Leak]bool, error) {
 		}
 		hold(held, ids)
 	}
-	for _, find := range []func([]int, map[uint32]bool) error{programsPinned, s.programsOfDevices} {
+	for _, find := range []func([]int, map[uint32]bool) error{programsPinned, s.programsOfDevices, s.programsOfCgroups} {
 		if err := find(pids, held); err != nil {
 			return nil, err
 		}
@@ -149,4 +149,20 @@ func (s Scope) programsOfDevices(pids []int, held map[uint32]bool) error {
 		}
 	}
 	return eachNamespace(pids, "net", func(pid int) error { return look(netio.NSOf(pid)) })
+}
+
+// programsOfCgroups finds those that systemd has attached to the control groups of other
+// labs' machines.
+func (s Scope) programsOfCgroups(_ []int, held map[uint32]bool) error {
+	for _, dir := range cgroups("*", "*") {
+		if strings.HasPrefix(filepath.Base(dir), cgroupName(s.Name, "")) {
+			continue
+		}
+		ids, err := netio.BPFProgramsOfCgroup(dir)
+		if err != nil {
+			return err
+		}
+		hold(held, ids)
+	}
+	return nil
 }
