@@ -260,7 +260,7 @@ func TestScriptErrors(t *testing.T) {
 		"expect peer kobe of osaka":                             `8:13: unknown site "kobe"; known: osaka, tokyo`,
 		"expect new network 2001:db8::1/64 at tokyo":            `8:20: "2001:db8::1/64" is no prefix`,
 		"expect new address 203.0.113.300 at tokyo":             `8:20: "203.0.113.300" is no IP address`,
-		"image big":                                             `8:7: unknown image "big"; known: blank, debian, tiny`,
+		"image big":                                             `8:7: unknown image "big"; known: blank, debian, koshien, tiny`,
 		"network red owner tokyo prefix 2001:db8::1/64":         `8:32: "2001:db8::1/64" is no IPv6 prefix of length 64`,
 		"network red owner tokyo prefix 2001:db8::/48":          `8:32: "2001:db8::/48" is no IPv6 prefix of length 64`,
 		"vm web2 owner osaka network blue":                      "8:33: network blue is tokyo's, the VM is osaka's",
