@@ -101,6 +101,31 @@ test('a VM moves to another site, and a report stays', async ({ page }) => {
   await expect(page.getByRole('list', { name: 'Steps' })).toContainText('runs at the target')
 })
 
+test('the serial console shows what the guest says, and the guest hears what is typed', async ({ page }) => {
+  const refused: string[] = []
+  page.on('console', (m) => m.type() === 'error' && /Content Security Policy/.test(m.text()) && refused.push(m.text()))
+  await login(page)
+  await page.goto('/vms/web2/console')
+  await expect(page.getByText('Connected. What you type goes to the VM.')).toBeVisible()
+  await page.keyboard.type('uptime\n')
+  await expect(page.locator('.xterm')).toContainText('boot id')
+  await page.keyboard.press('Control+]')
+  await expect(page.getByRole('button', { name: 'Connect again' })).toBeFocused()
+  expect(refused).toEqual([])
+})
+
+test('a migration that is cancelled leaves the VM where it is', async ({ page }) => {
+  await login(page)
+  await page.goto('/vms/web2/move')
+  await page.getByRole('button', { name: 'Move to tokyo' }).click()
+  await page.getByRole('button', { name: 'Cancel the job' }).click()
+  const sure = page.getByRole('dialog')
+  await expect(sure).toContainText('The VM keeps running where it is now')
+  await sure.getByRole('button', { name: 'Cancel the job' }).click()
+  await expect(page.getByRole('link', { name: 'Move of web2: cancelled' })).toBeVisible({ timeout: 60_000 })
+  await expect(page.getByText('It is at osaka/h1.')).toBeVisible()
+})
+
 test('a member sees its organisation, and is told why it may not', async ({ page, request }) => {
   const owner = (await api(request, 'GET', '/v1/vms/web1')).owner
   await api(request, 'POST', '/v1/owners', { name: 'others', spec: {} })
