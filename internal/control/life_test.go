@@ -172,6 +172,27 @@ func TestMigrateThereAndBack(t *testing.T) {
 	})
 }
 
+// TestLastOfALoan moves a VM to where a loan has room for just that one, between the lender's hosts, and back.
+func TestLastOfALoan(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo", "osaka"}, hosts: 2}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		needs := vmOf("web1", "").Spec
+		w.lend("osaka", "tokyo", api.Resources{CPUs: needs.CPUs, MemoryMiB: needs.MemoryMiB, DiskGiB: 1})
+		tokyo.ready("2001:db8:a::/64")
+		tokyo.newVM("web1", "tokyo/h1")
+		tokyo.newVM("web2", "tokyo/h2")
+		tokyo.runs("web1")
+		tokyo.runs("web2")
+		for _, target := range []string{"osaka/h1", "osaka/h2", "tokyo/h2", "osaka"} {
+			tokyo.moved("web1", target)
+		}
+		_, reasons, err := tokyo.ctl.Migrate(t.Context(), tokyo.admin, "web2", "osaka", true)
+		if err != nil || !slices.ContainsFunc(reasons, func(r api.Reason) bool { return r.Code == "cpu" }) {
+			t.Errorf("a second VM: %+v, %v", reasons, err)
+		}
+	})
+}
+
 // TestCancel cancels migrations after every short while.
 func TestCancel(t *testing.T) {
 	federation(t, options{sites: []string{"tokyo", "osaka"}, copyTime: 20 * time.Millisecond}, func(t *testing.T, w *world) {

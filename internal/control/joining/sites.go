@@ -23,7 +23,7 @@ func (jn *Joining) sites(tx *state.Tx, p access.Actor) []*api.Site {
 		self.Status.Free = lend.Add(self.Status.Free, lend.Sub(h.Status.Capacity, used))
 	}
 	out := []*api.Site{self}
-	s, err := jn.rooms.Snapshot(tx)
+	s, err := jn.rooms.Snapshot(tx, "")
 	if err != nil {
 		self.Status.Message = err.Error()
 		return out

@@ -204,7 +204,7 @@ func (ln *Lending) takeLoan(ctx context.Context, d wire.Verified) (any, error) {
 			State: b.State, Serial: d.Serial, Message: cloud.Line(b.Message, objects.MaxText), Renewed: ln.Now(), Grace: api.Seconds(b.GraceSeconds),
 			Expires: ln.Now().Add(api.Seconds(b.LeaseSeconds).Duration()),
 		}
-		if l.Status.Used, err = ln.rooms.Borrowed(tx, l.Name); err != nil {
+		if l.Status.Used, err = ln.rooms.Borrowed(tx, l.Name, ""); err != nil {
 			return err
 		}
 		return objects.Put(tx, l)

@@ -213,7 +213,7 @@ func (ln *Lending) countLent(tx *state.Tx, l *api.Loan, o *api.Offer) error {
 // countBorrowed brings a loan to us up to date, and notes whether it is to be renewed, and which VMs are to leave.
 func (ln *Lending) countBorrowed(tx *state.Tx, l *api.Loan, d *due) (err error) {
 	now := ln.Now()
-	if l.Status.Used, err = ln.rooms.Borrowed(tx, l.Name); err != nil {
+	if l.Status.Used, err = ln.rooms.Borrowed(tx, l.Name, ""); err != nil {
 		return err
 	}
 	if over := l.Status.Expires.Add(l.Status.Grace.Duration()); l.Status.State != api.LoanEnded && now.After(over) {

@@ -18,7 +18,7 @@ func (rs *Rooms) ShortInLoan(tx *state.Tx, name string, before, after api.Resour
 	if err != nil {
 		return nil, err
 	}
-	used, err := rs.Borrowed(tx, name)
+	used, err := rs.Borrowed(tx, name, "")
 	if err != nil {
 		return nil, err
 	}
@@ -85,10 +85,13 @@ func (rs *Rooms) Admit(tx *state.Tx, loan api.Loan, vm, job string, needs api.Re
 	return reasons, nil
 }
 
-// Borrowed is what our VMs and their migrations take of a loan to us.
-func (rs *Rooms) Borrowed(tx *state.Tx, loan string) (api.Resources, error) {
+// Borrowed is what our VMs and their migrations take of a loan to us, but for one VM.
+func (rs *Rooms) Borrowed(tx *state.Tx, loan, exceptVM string) (api.Resources, error) {
 	var sum api.Resources
 	for v := range objects.By[api.VM](tx, "loan", loan) {
+		if v.Name == exceptVM {
+			continue
+		}
 		needs, err := rs.NeedsAt(tx, v, v.Status.Site)
 		if err != nil {
 			return sum, err
@@ -96,7 +99,7 @@ func (rs *Rooms) Borrowed(tx *state.Tx, loan string) (api.Resources, error) {
 		sum = lend.Add(sum, needs)
 	}
 	for _, m := range objects.Records[objects.Migration](tx, objects.PrefixMigrations, "target", loan) {
-		if m.Source.Loan != loan && !cloud.Migrate.Decided(m.Step) {
+		if m.VM != exceptVM && m.Source.Loan != loan && !cloud.Migrate.Decided(m.Step) {
 			sum = lend.Add(sum, m.Call.Needs)
 		}
 	}
@@ -118,7 +121,7 @@ func (rs *Rooms) LoanUse(tx *state.Tx, loan, exceptJob string) ([]api.Guest, err
 
 // LoanAt chooses the loan under which a VM goes to a peer: the active one with the most memory left. None is not an error:
 // the check says why.
-func (rs *Rooms) LoanAt(tx *state.Tx, site string, needs api.Resources) (string, error) {
+func (rs *Rooms) LoanAt(tx *state.Tx, site, vm string, needs api.Resources) (string, error) {
 	loans, err := objects.List[api.Loan](tx)
 	if err != nil {
 		return "", err
@@ -128,7 +131,7 @@ func (rs *Rooms) LoanAt(tx *state.Tx, site string, needs api.Resources) (string,
 		if l.Spec.Lender != site || l.Spec.Borrower != rs.Name || l.Status.State != api.LoanActive {
 			continue
 		}
-		used, err := rs.Borrowed(tx, l.Name)
+		used, err := rs.Borrowed(tx, l.Name, vm)
 		if err != nil {
 			return "", err
 		}

@@ -31,15 +31,16 @@ func (rs *Rooms) host(tx *state.Tx, h *api.Host, exceptJob string) (place.Host, 
 	}, err
 }
 
-// Snapshot is everything that placement sees: this site and what its peers lend it.
-func (rs *Rooms) Snapshot(tx *state.Tx) (place.Snapshot, error) {
+// Snapshot is everything that placement sees: this site and what its peers lend it. What one VM takes of loans is left out: it is
+// that one's own to take.
+func (rs *Rooms) Snapshot(tx *state.Tx, exceptVM string) (place.Snapshot, error) {
 	self, err := rs.Here(tx, "")
 	if err != nil {
 		return place.Snapshot{}, err
 	}
 	out := place.Snapshot{Sites: []place.Site{self}}
 	for p := range objects.Each[api.Peer](tx) {
-		s, err := rs.peer(tx, p.Name)
+		s, err := rs.peer(tx, p.Name, exceptVM)
 		if err != nil {
 			return out, err
 		}
@@ -51,7 +52,7 @@ func (rs *Rooms) Snapshot(tx *state.Tx) (place.Snapshot, error) {
 // Only is what placement sees of one place.
 func (rs *Rooms) Only(tx *state.Tx, c place.Choice) (out place.Snapshot, err error) {
 	if c.Site != rs.Name {
-		s, err := rs.peer(tx, c.Site)
+		s, err := rs.peer(tx, c.Site, "")
 		return place.Snapshot{Sites: []place.Site{s}}, err
 	}
 	h, err := objects.Find[api.Host](tx, c.Host)
@@ -63,14 +64,14 @@ func (rs *Rooms) Only(tx *state.Tx, c place.Choice) (out place.Snapshot, err err
 }
 
 // peer is a peer as placement sees it.
-func (rs *Rooms) peer(tx *state.Tx, name string) (place.Site, error) {
+func (rs *Rooms) peer(tx *state.Tx, name, exceptVM string) (place.Site, error) {
 	_, err := rs.Federation.Session(name, false)
 	s := place.Site{Name: name, Reached: err == nil}
 	for l := range objects.By[api.Loan](tx, "lender", name) {
 		if l.Spec.Borrower != rs.Name {
 			continue
 		}
-		used, err := rs.Borrowed(tx, l.Name)
+		used, err := rs.Borrowed(tx, l.Name, exceptVM)
 		if err != nil {
 			return s, err
 		}

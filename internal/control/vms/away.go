@@ -115,5 +115,5 @@ func (vs *VMs) loanInstead(tx *state.Tx, v *api.VM) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return vs.rooms.LoanAt(tx, v.Status.Site, needs)
+	return vs.rooms.LoanAt(tx, v.Status.Site, v.Name, needs)
 }

@@ -37,7 +37,7 @@ func (vs *VMs) Migrate(ctx context.Context, p access.Actor, vm, target string, d
 			if err != nil {
 				return err
 			}
-			if to.Loan, err = vs.rooms.LoanAt(tx, site, needs); err != nil {
+			if to.Loan, err = vs.rooms.LoanAt(tx, site, v.Name, needs); err != nil {
 				return err
 			}
 		} else if err := vs.takesVMs(tx, "target", host); err != nil {
@@ -71,7 +71,7 @@ func (vs *VMs) Leave(ctx context.Context, v *api.VM) ([]api.Reason, error) {
 	var to objects.Location
 	var reasons []api.Reason
 	if err := vs.Read(ctx, func(tx *state.Tx) error {
-		s, err := vs.rooms.Snapshot(tx)
+		s, err := vs.rooms.Snapshot(tx, v.Name)
 		if err != nil {
 			return err
 		}
@@ -341,7 +341,7 @@ func (vs *VMs) checkMigration(ctx context.Context, vm string, call wire.ClaimCal
 			}
 			return nil
 		}
-		s, err := vs.rooms.Snapshot(tx)
+		s, err := vs.rooms.Snapshot(tx, v.Name)
 		if err != nil {
 			return err
 		}

@@ -115,7 +115,7 @@ func (vs *VMs) plan(ctx context.Context, name string) (plan place.Plan, err erro
 		if err != nil || v.Status.Site != "" || !vs.imageReady(tx, v) {
 			return err
 		}
-		s, err := vs.rooms.Snapshot(tx)
+		s, err := vs.rooms.Snapshot(tx, name)
 		if err != nil {
 			return err
 		}

@@ -148,7 +148,7 @@ func (vs *VMs) Why(ctx context.Context, p access.Actor, vm, not string) (reasons
 		if err != nil {
 			return err
 		}
-		s, err := vs.rooms.Snapshot(tx)
+		s, err := vs.rooms.Snapshot(tx, vm)
 		if err != nil {
 			return err
 		}
