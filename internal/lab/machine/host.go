@@ -32,7 +32,7 @@ func (l *Lab) AddHost(o NodeOptions) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{n}
-	if err := h.startLibvirt(); err != nil {
+	if err := l.cores.start(startLibvirt, h.startLibvirt); err != nil {
 		return nil, fmt.Errorf("add host %s: %w", o.Name, err)
 	}
 	return h, nil

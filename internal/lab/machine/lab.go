@@ -44,6 +44,8 @@ type Lab struct {
 	dir string // state directory
 	log *slog.Logger
 
+	cores *cores
+
 	mu     sync.Mutex
 	nodes  map[string]*Node
 	wans   []*WAN
@@ -77,7 +79,7 @@ func Open(o Options) (*Lab, error) {
 	if _, err := Sweep(o.Base, o.Name); err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", o.Name, err)
 	}
-	l := &Lab{o: o, dir: filepath.Join(o.Base, o.Name), log: o.Log.With("lab", o.Name), nodes: map[string]*Node{}, names: map[string][]netip.Addr{}}
+	l := &Lab{o: o, dir: filepath.Join(o.Base, o.Name), log: o.Log.With("lab", o.Name), cores: newCores(), nodes: map[string]*Node{}, names: map[string][]netip.Addr{}}
 	if err := os.MkdirAll(o.Base, 0o755); err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", o.Name, err)
 	}

@@ -90,10 +90,12 @@ func (l *Lab) AddNode(o NodeOptions) (*Node, error) {
 	}
 	l.nodes[o.Name] = n
 	l.mu.Unlock()
-	err := n.create()
-	if err == nil {
-		err = n.PowerOn()
-	}
+	err := l.cores.start(startNode, func() error {
+		if err := n.create(); err != nil {
+			return err
+		}
+		return n.PowerOn()
+	})
 	if err != nil {
 		err = errors.Join(err, n.destroy())
 		l.mu.Lock()

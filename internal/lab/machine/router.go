@@ -51,6 +51,10 @@ var frrDaemons = []string{"zebra", "bfdd", "ospfd", "ospf6d", "bgpd", "staticd"}
 // gateway host can route as well as a Router. On a node with a system of its own, FRR
 // is that system's service.
 func (n *Node) StartRouting(r Routing) error {
+	return n.lab.cores.start(startRouting, func() error { return n.startRouting(r) })
+}
+
+func (n *Node) startRouting(r Routing) error {
 	if !r.RouterID.Is4() {
 		return fmt.Errorf("start routing on %s: router id %q is not of IPv4's form", n.name, r.RouterID)
 	}

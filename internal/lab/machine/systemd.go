@@ -30,7 +30,7 @@ func (l *Lab) AddSystem(o NodeOptions) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.bootSystem(); err != nil {
+	if err := l.cores.start(startSystem, n.bootSystem); err != nil {
 		return nil, fmt.Errorf("boot %s: %w", o.Name, err)
 	}
 	return n, nil

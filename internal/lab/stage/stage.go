@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"widecloud/internal/lab/machine"
 	"widecloud/internal/lab/script"
 )
@@ -54,48 +52,6 @@ func New(o Options) *Stage {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Stage{Options: o}
-}
-
-// Phase is a step of the building.
-type Phase int
-
-// The phases, in their order.
-const (
-	Prepare  Phase = iota // files that machines need: images, programs
-	Machines              // machines, not joined yet
-	Cables                // links and addresses
-	Routing               // routers and translators
-	Start                 // what runs on machines
-	phases
-)
-
-var phaseNames = []string{"files", "machines", "cables", "routing and translators", "controllers, agents and servers"}
-
-// Builder is a part of what a script declares. It is what script.Shared has made.
-type Builder interface {
-	Build(ctx context.Context, s *Stage, phase Phase) error
-}
-
-// Build makes all that the script declares.
-func (s *Stage) Build(outer context.Context) error {
-	builders := script.SharedAll[Builder](s.Script)
-	for phase := range phases {
-		start := time.Now()
-		g, ctx := errgroup.WithContext(outer)
-		for _, b := range builders {
-			g.Go(func() error { return b.Build(ctx, s, phase) })
-		}
-		if err := g.Wait(); err != nil {
-			return fmt.Errorf("build: %s: %w", phaseNames[phase], err)
-		}
-		if outer.Err() != nil {
-			return errors.New("interrupted")
-		}
-		if took := time.Since(start); took > 10*time.Millisecond {
-			s.Out.Under("%s (%.1f s)", phaseNames[phase], took.Seconds())
-		}
-	}
-	return nil
 }
 
 // Doer is a statement that does something. An error ends the script.

@@ -76,9 +76,8 @@ func (d *Centre) Build(ctx context.Context, s *stage.Stage, phase stage.Phase) e
 		if d.names != nil {
 			g.Go(d.startNames)
 		}
-		if err := g.Wait(); err != nil {
-			return err
-		}
+		return g.Wait()
+	case stage.Join:
 		return d.waitRoutes(ctx)
 	}
 	return nil

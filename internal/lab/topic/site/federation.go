@@ -89,11 +89,15 @@ func (f *Federation) Build(ctx context.Context, s *stage.Stage, phase stage.Phas
 	case stage.Routing:
 		return f.startRouting(ctx)
 	case stage.Start:
-		for _, do := range []func(context.Context) error{f.startControllers, f.startAgents, f.peer} {
-			if err := do(ctx); err != nil {
-				return err
-			}
+		if err := f.startControllers(ctx); err != nil {
+			return err
 		}
+		return f.startAgents(ctx)
+	case stage.Join:
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return f.startGateways(ctx) })
+		g.Go(func() error { return f.peer(ctx) })
+		return g.Wait()
 	}
 	return nil
 }

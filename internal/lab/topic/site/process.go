@@ -132,16 +132,27 @@ func (s *Site) http() *http.Client {
 	}}
 }
 
+// startAgents starts those of hypervisors.
 func (f *Federation) startAgents(ctx context.Context) error {
 	return f.Each(ctx, func(ctx context.Context, s *Site) error {
 		var g errgroup.Group
-		for _, h := range s.all() {
+		for _, h := range s.hosts {
 			g.Go(func() error { return h.startAgent(ctx) })
 		}
 		if s.fleet != nil {
 			g.Go(func() error { return s.fleet.start(ctx) })
 		}
 		return g.Wait()
+	})
+}
+
+// startGateways starts those of gateways, whose translators run by now.
+func (f *Federation) startGateways(ctx context.Context) error {
+	return f.Each(ctx, func(ctx context.Context, s *Site) error {
+		if s.gateway == nil {
+			return nil
+		}
+		return s.gateway.startAgent(ctx)
 	})
 }
 
