@@ -292,19 +292,34 @@ func holding(_ context.Context, p plan) error {
 	return nil
 }
 
-// polling has many viewers ask once a second, while there is a new still each second.
+// polling has many viewers ask once a second, each on a connection of its own, while there is a new still each second.
 func polling(ctx context.Context, p plan) error {
+	return poll(ctx, p, "pollers", p.Pollers, p.Pollers, p.Bytes)
+}
+
+// rotating has more viewers ask once a second than this machine has descriptors for: they take turns on the connections
+// that there are. Their stills are as small as the seed's.
+func rotating(ctx context.Context, p plan) error {
+	return poll(ctx, p, "rotation", p.Rotating, min(p.Rotating, p.Held), seedBytes)
+}
+
+// seedBytes is a still of the seed's: 120 Mbit/s to 5,000 viewers a second.
+const seedBytes = 3000
+
+// poll has viewers ask once a second on so many connections. What an answer takes counts from when it was due to be asked
+// for, so that a viewer that has to wait for the one before it on its connection counts, too.
+func poll(ctx context.Context, p plan, name string, viewers, connections, size int) error {
 	dir, err := tmpfs()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s, err := start(dir, "server", p.Bytes)
+	s, err := start(dir, "server", size)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	all, err := views(s, p.Pollers)
+	all, err := views(s, connections)
 	defer closeAll(all)
 	if err != nil {
 		return fmt.Errorf("%d connections: %w", len(all), err)
@@ -323,9 +338,11 @@ func polling(ctx context.Context, p plan) error {
 		return err
 	}
 	begun := time.Now()
+	between := time.Second * time.Duration(connections) / time.Duration(viewers) // of two requests on a connection
 	for i, v := range all {
 		wg.Go(func() {
-			t := time.NewTimer(time.Duration(i) * time.Second / time.Duration(len(all)))
+			due := begun.Add(between * time.Duration(i) / time.Duration(connections))
+			t := time.NewTimer(time.Until(due))
 			defer t.Stop()
 			for {
 				select {
@@ -333,16 +350,16 @@ func polling(ctx context.Context, p plan) error {
 					return
 				case <-t.C:
 				}
-				at := time.Now()
-				t.Reset(time.Second)
 				if err := v.ask(s.path); err != nil {
 					failed.Store(&err)
 					return
 				}
 				asked.Add(1)
 				mu.Lock()
-				delays = append(delays, time.Since(at).Seconds()*1000)
+				delays = append(delays, time.Since(due).Seconds()*1000)
 				mu.Unlock()
+				due = due.Add(between)
+				t.Reset(time.Until(due))
 			}
 		})
 	}
@@ -364,11 +381,13 @@ func polling(ctx context.Context, p plan) error {
 		return *e
 	}
 	seconds := time.Since(begun).Seconds()
-	figure("pollers.connections", float64(p.Pollers), "connections")
-	figure("pollers.rate", float64(asked.Load())/seconds, "requests/s")
-	figure("pollers.cpu", (after-before).Seconds()/seconds*100, "%")
-	figure("pollers.answer.median", median(delays), "ms")
-	figure("pollers.answer.p99", quantile(delays, 0.99), "ms")
+	figure(name+".viewers", float64(viewers), "viewers")
+	figure(name+".connections", float64(connections), "connections")
+	figure(name+".still", float64(size), "bytes")
+	figure(name+".rate", float64(asked.Load())/seconds, "requests/s")
+	figure(name+".cpu", (after-before).Seconds()/seconds*100, "%")
+	figure(name+".answer.median", median(delays), "ms")
+	figure(name+".answer.p99", quantile(delays, 0.99), "ms")
 	return nil
 }
 
