@@ -126,6 +126,13 @@ func TestHostileGuestReachesNoService(t *testing.T) {
 				for _, network := range []string{"tcp", "udp"} {
 					must(t, answers(h.ns, network, fmt.Sprintf("[%s]:%d", h.vtep, map[string]int{"tcp": 22, "udp": 161}[network]), 5*time.Second))
 				}
+				// A connection is there before the service has taken it.
+				within(t, "what reaches "+h.name+" is counted", func() error {
+					if n := heard[h].reached.Load(); n != 2 {
+						return fmt.Errorf("%d of 2", n)
+					}
+					return nil
+				})
 				heard[h].reached.Store(0)
 			}
 			for _, to := range []struct {
