@@ -154,9 +154,10 @@ func Captions(ctx context.Context, o CaptionOptions) error {
 	for {
 		c, err := readCaption(o.File)
 		if err == nil && (c.Text != last.Text || c.Alt != last.Alt) {
-			last = c
 			c.From = o.Now()
-			err = o.Reel.AddCaption(o.Channel, c)
+			if err = o.Reel.AddCaption(o.Channel, c); err == nil || errors.Is(err, still.ErrBounds) {
+				last = c // otherwise it is tried again
+			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			o.Log.Warn("cannot take a caption", "file", o.File, "channel", o.Channel, "err", err)
