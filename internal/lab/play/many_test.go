@@ -2,6 +2,8 @@ package play_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -156,14 +158,27 @@ func TestBaseIsWhole(t *testing.T) {
 		must(t, gw.AddRoute(netio.Route{Dst: netip.MustParsePrefix("2001:db8:b1ae:9::/64"), Link: "eth0"}))
 		must(t, gw.WriteFile("/var/lib/widecloud/agent/vms/volume/stray", nil))
 		must(t, gw.Kill("map646", syscall.SIGKILL))
-		after, err = s.List(ctx)
-		must(t, err)
+		must(t, stage.Until(ctx, time.Minute, func(ctx context.Context) error {
+			after, err = s.List(ctx)
+			if err == nil && !slices.ContainsFunc(after, func(l string) bool { return strings.HasPrefix(l, "device vx-") }) {
+				err = errors.New("the gateway does not carry the stray network yet")
+			}
+			return err
+		}))
+		must(t, stage.Until(ctx, time.Minute, func(ctx context.Context) error {
+			was := after
+			after, err = s.List(ctx)
+			if err == nil && !slices.Equal(was, after) {
+				err = errors.New("it is still being carried")
+			}
+			return err
+		}))
 	}})
 	must(t, err)
 	minus := func(a, b []string) []string {
 		return slices.DeleteFunc(slices.Clone(a), func(x string) bool { return slices.Contains(b, x) })
 	}
-	ids := regexp.MustCompile(`\[.*\]`)
+	ids := regexp.MustCompile(`\[.*\]|\bvx-[0-9a-f]+`)
 	var got []string
 	for _, l := range minus(after, before) {
 		got = append(got, "+"+ids.ReplaceAllString(l, "[…]"))
@@ -173,8 +188,9 @@ func TestBaseIsWhole(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"+device stray of tokyo-gw at tokyo", "+file /var/lib/widecloud/agent/vms/volume/stray of tokyo-gw at tokyo", "+network stray at tokyo", "+offer stray at tokyo",
-		"+owner stray at tokyo", "+route to 2001:db8:b1ae:9::/64 of tokyo-gw at tokyo", "+user admin with tokens […] at tokyo", "+user stray with tokens […] at tokyo",
+		"+device […] of tokyo-gw at tokyo", "+device stray of tokyo-gw at tokyo", "+file /var/lib/widecloud/agent/vms/volume/stray of tokyo-gw at tokyo", "+network stray at tokyo", "+offer stray at tokyo",
+		"+owner stray at tokyo",
+		"+route to 2001:db8:b1ae:9::/64 of tokyo-gw at tokyo", "+route to 2001:db8:b1ae:9::/64 of tokyo-gw at tokyo", "+user admin with tokens […] at tokyo", "+user stray with tokens […] at tokyo",
 		"-device map646 of tokyo-gw at tokyo", "-process map646 of tokyo-gw at tokyo", "-user admin with tokens […] at tokyo",
 	}
 	if d := cmp.Diff(want, got); d != "" {
