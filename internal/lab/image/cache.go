@@ -77,3 +77,9 @@ func CacheDir() (string, error) {
 	dir = filepath.Join(dir, "widecloud")
 	return dir, os.MkdirAll(dir, 0o755)
 }
+
+// Environ is the environment of what makes an artefact. It says that this is of no lab: others may run at the time, and must
+// not take it for what they have left.
+func Environ(more ...string) []string {
+	return append(append(os.Environ(), "WIDECLOUD_LAB=-"), more...)
+}

@@ -165,7 +165,7 @@ func (p program) bytes(ctx context.Context, cache string) ([]byte, error) {
 	// Trimmed and unstamped: the same source gives the same bytes.
 	path := filepath.Join(cache, p.name)
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, p.pkg)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = Environ("CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build %s (there is none beside this program): %w: %s", p.name, err, out)
 	}
@@ -435,7 +435,7 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "MTOOLS_SKIP_CHECK=1")
+	cmd.Env = Environ("LC_ALL=C", "MTOOLS_SKIP_CHECK=1")
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {

@@ -129,7 +129,7 @@ func buildCommit(ctx context.Context, clone, commit, dir string) error {
 	}
 	build := exec.CommandContext(ctx, "go", append(append([]string{"build"}, strings.Fields(buildFlags)...), "-o", bin+"/", "./cmd/wcc", "./cmd/map646")...)
 	build.Dir = src
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	build.Env = image.Environ("CGO_ENABLED=0", "GOWORK=off")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build commit %s: %w: %.2000s", commit, err, out)
 	}
@@ -144,7 +144,9 @@ func buildCommit(ctx context.Context, clone, commit, dir string) error {
 // UnpackCommit puts the files of a commit into a directory.
 func UnpackCommit(ctx context.Context, clone, commit, dir string) error {
 	git := func(args ...string) *exec.Cmd {
-		return exec.CommandContext(ctx, "git", append([]string{"-C", clone}, args...)...)
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", clone}, args...)...)
+		cmd.Env = image.Environ()
+		return cmd
 	}
 	top, err := git("rev-parse", "--show-toplevel").CombinedOutput()
 	if err != nil {
@@ -159,6 +161,7 @@ func UnpackCommit(ctx context.Context, clone, commit, dir string) error {
 	}
 	clone = strings.TrimSpace(string(top)) // an archive of a subdirectory has only that
 	archive, unpack := git("archive", "--format=tar", commit), exec.CommandContext(ctx, "tar", "-x", "-C", dir)
+	unpack.Env = image.Environ()
 	var said strings.Builder
 	archive.Stderr, unpack.Stderr = &said, io.Discard
 	if unpack.Stdin, err = archive.StdoutPipe(); err != nil {
