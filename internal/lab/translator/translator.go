@@ -171,6 +171,9 @@ func WriteTable(n *machine.Node, data []byte) error {
 func Run(ctx context.Context, n *machine.Node, args []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
+	if slices.Contains([]string{"check", "doctor"}, args[0]) { // they look at the configuration, the others speak to the daemon
+		args = append(slices.Clone(args), "-c", conf)
+	}
 	out, err := n.Command(ctx, stage.NodeBin+"/map646", args...).Output()
 	if text := strings.TrimSpace(string(out)); err != nil && text != "" {
 		err = fmt.Errorf("%w; it printed: %s", err, text)
