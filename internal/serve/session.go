@@ -2,7 +2,6 @@ package serve
 
 import (
 	"context"
-	"crypto/tls"
 	"net/http"
 	"strings"
 	"time"
@@ -111,7 +110,7 @@ func cookieOf(r *http.Request, value string, maxAge int) http.Cookie {
 
 // overTLS tells whether the browser speaks TLS, with us or with a proxy on this host.
 func overTLS(r *http.Request) bool {
-	return r.TLS != (*tls.ConnectionState)(nil) ||
+	return r.TLS != nil ||
 		sourceOf(r.RemoteAddr).Addr().IsLoopback() && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }
 

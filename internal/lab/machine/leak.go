@@ -90,7 +90,7 @@ func (s State) Diff(ctx context.Context) ([]Leak, error) {
 }
 
 // CheckMain runs a package's tests between two snapshots, and makes them fail if
-// anything is left: func TestMain(m *testing.M) { os.Exit(lab.CheckMain(m, scope)) }.
+// anything is left: func TestMain(m *testing.M) { os.Exit(machine.CheckMain(m, scope)) }.
 func CheckMain(m interface{ Run() int }, s Scope) int {
 	before, err := Snapshot(s)
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -136,7 +135,7 @@ func (a ACME) fetch(ctx context.Context, m *autocert.Manager, domain string) {
 			a.Logger.Info("the API has a certificate", "domain", domain, "until", pair.Leaf.NotAfter)
 			return
 		}
-		a.Logger.Warn("no certificate for the API yet", "domain", domain, "err", fmt.Errorf("ask the ACME server: %w", err), "again_in", wait)
+		a.Logger.Warn("no certificate for the API yet", "domain", domain, "err", err, "again_in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
