@@ -2,6 +2,7 @@ package play
 
 import (
 	"widecloud/internal/lab/script"
+	"widecloud/internal/lab/topic/browser"
 	"widecloud/internal/lab/topic/fault"
 	"widecloud/internal/lab/topic/flow"
 	"widecloud/internal/lab/topic/koshien"
@@ -20,6 +21,7 @@ var Language = script.NewRegistry(
 	server.Topic(),
 	flow.Topic,
 	koshien.Topic,
+	browser.Topic,
 	fault.Topic,
 	story.Topic,
 )

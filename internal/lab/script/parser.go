@@ -69,6 +69,9 @@ func (p *Parser) Fail(w Word, format string, args ...any) {
 	panic(&Error{pos, fmt.Sprintf(format, args...)})
 }
 
+// Pos is where the statement is.
+func (p *Parser) Pos() Pos { return p.pos }
+
 // First is the statement's first word.
 func (p *Parser) First() Word { return p.words[0] }
 

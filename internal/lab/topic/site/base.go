@@ -69,7 +69,7 @@ func (s *Site) admit(ctx context.Context, st *stage.Stage) error {
 	if err != nil {
 		return err
 	}
-	s.tenant, err = api.NewClient("http://"+apiAddress, t.Token, s.http())
+	s.tenant, err = api.NewClient("http://"+APIAddress, t.Token, s.http())
 	return err
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -43,6 +45,20 @@ type Federation struct {
 	systems  map[image.Role]string // directories of the Debians of machines with systemd
 	// Images are files that controllers can import; topics add to them in their Prepare.
 	Images string
+
+	mu    sync.Mutex
+	shown map[string]string // directories that controllers' machines see beside their programs: path outside -> path inside
+}
+
+// Show lets the machines of controllers see directories, which are writable: path outside -> path inside. It is for topics,
+// in their Prepare.
+func (f *Federation) Show(dirs map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.shown == nil {
+		f.shown = map[string]string{}
+	}
+	maps.Copy(f.shown, dirs)
 }
 
 // Of are the sites of a script; nil: it has none.
@@ -136,6 +152,7 @@ func (f *Federation) makeMachines(ctx context.Context, st *stage.Stage) error {
 	if f.Images != "" {
 		withImages[f.Images] = stage.NodeImages
 	}
+	maps.Copy(withImages, f.shown)
 	for _, s := range f.Sites {
 		g.Go(func() (err error) {
 			s.router, err = st.Lab.AddRouter(machine.NodeOptions{Name: s.name + "-r", Congestion: s.Congestion})

@@ -22,10 +22,10 @@ import (
 	"widecloud/internal/lab/translator"
 )
 
-const (
-	apiAddress  = "[::1]:7646"
-	outsidePort = "7647"
-)
+// APIAddress is where a controller's machine has its API and page, for itself.
+const APIAddress = "[::1]:7646"
+
+const outsidePort = "7647"
 
 func (f *Federation) startControllers(ctx context.Context) error {
 	return f.Each(ctx, func(ctx context.Context, s *Site) error { return f.startController(ctx, s, s.Controller) })
@@ -39,7 +39,7 @@ func (f *Federation) startController(ctx context.Context, s *Site, release *Rele
 	if err := s.ctl.WriteFile("/etc/widecloud/site.toml", []byte(f.controllerConfig(s, release))); err != nil {
 		return err
 	}
-	c, err := api.NewClient("http://"+apiAddress, "", s.http())
+	c, err := api.NewClient("http://"+APIAddress, "", s.http())
 	if err != nil {
 		return err
 	}
@@ -72,11 +72,11 @@ func (f *Federation) startController(ctx context.Context, s *Site, release *Rele
 	if s.token, err = s.firstLogin(ctx); err != nil {
 		return fmt.Errorf("first login at %s: %w", s.name, err)
 	}
-	if s.client, err = api.NewClient("http://"+apiAddress, s.token, s.http()); err != nil {
+	if s.client, err = api.NewClient("http://"+APIAddress, s.token, s.http()); err != nil {
 		return err
 	}
 	// For who opens a shell there.
-	return s.ctl.WriteFile("/root/.bashrc", fmt.Appendf(nil, "export WCC_SERVER=http://%s WCC_TOKEN=%s PATH=%s:$PATH\n", apiAddress, s.token, stage.NodeBin))
+	return s.ctl.WriteFile("/root/.bashrc", fmt.Appendf(nil, "export WCC_SERVER=http://%s WCC_TOKEN=%s PATH=%s:$PATH\n", APIAddress, s.token, stage.NodeBin))
 }
 
 func (f *Federation) controllerConfig(s *Site, release *Release) string {
@@ -105,7 +105,7 @@ func (s *Site) firstLogin(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c, err := api.NewClient("http://"+apiAddress, strings.TrimSpace(string(first)), s.http())
+	c, err := api.NewClient("http://"+APIAddress, strings.TrimSpace(string(first)), s.http())
 	if err != nil {
 		return "", err
 	}
@@ -356,7 +356,7 @@ func (s *Site) copies(ctx context.Context, uids []string, found func(uid, host, 
 func (f *Federation) Hints(self string) string {
 	var b strings.Builder
 	for _, s := range f.Sites {
-		fmt.Fprintf(&b, "  # %s\n  ip netns exec %s env WCC_SERVER=http://%s WCC_TOKEN=%s %s vm list\n", s.name, s.ctl.NSName(), apiAddress, s.token, self)
+		fmt.Fprintf(&b, "  # %s\n  ip netns exec %s env WCC_SERVER=http://%s WCC_TOKEN=%s %s vm list\n", s.name, s.ctl.NSName(), APIAddress, s.token, self)
 	}
 	return b.String()
 }
