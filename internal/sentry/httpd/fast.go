@@ -183,7 +183,7 @@ func (c *conn) turn(fd uintptr) bool {
 			c.get()
 		}
 		room := len(c.b.in) - c.b.n
-		n, err := syscall.Read(int(fd), c.b.in[c.b.n:])
+		n, err := read(fd, c.b.in[c.b.n:])
 		switch {
 		case err == syscall.EINTR:
 			continue
@@ -363,7 +363,7 @@ func (c *conn) file(a *answer, body []byte) *file {
 	return c.s.files.take(a.frame)
 }
 
-// send sends head, and n bytes of a file, which it gives back.
+// send sends head, and n bytes of a file, which it gives back if there is one.
 func (c *conn) send(head []byte, f *file, n int) {
 	b := c.b
 	b.head, b.file, b.off, b.left = head, f, 0, n
@@ -371,7 +371,9 @@ func (c *conn) send(head []byte, f *file, n int) {
 		c.err = err
 	}
 	b.head, b.file = nil, nil
-	f.give()
+	if f != nil {
+		f.give()
+	}
 }
 
 // push sends what the socket takes of c.b; false: there is more.
@@ -381,11 +383,10 @@ func (c *conn) push(fd uintptr) bool {
 		n := 0
 		var err error
 		if len(b.head) > 0 {
-			// MSG_MORE: the head goes into one segment with the beginning of the body.
-			n, err = syscall.SendmsgN(int(fd), b.head, nil, nil, syscall.MSG_NOSIGNAL|msgMore)
+			n, err = send(fd, b.head, b.left > 0)
 			b.head = b.head[max(0, n):]
 		} else {
-			n, err = syscall.Sendfile(int(fd), b.file.fd, &b.off, b.left)
+			n, err = sendfile(fd, b.file.fd, &b.off, b.left)
 			b.left -= max(0, n)
 		}
 		switch {
@@ -403,9 +404,6 @@ func (c *conn) push(fd uintptr) bool {
 	return true
 }
 
-// msgMore is MSG_MORE of send(2), which package syscall does not have.
-const msgMore = 0x8000
-
 // write writes head, which is c.b.out, and body: with one call if it is plain, with one for each record if it is TLS.
 func (c *conn) write(head, body []byte) {
 	b := c.b
@@ -417,6 +415,8 @@ func (c *conn) write(head, body []byte) {
 		if _, c.err = c.tls.Write(head); c.err == nil && n < len(body) {
 			_, c.err = c.tls.Write(body[n:])
 		}
+	case len(body) == 0 && c.raw != nil:
+		c.send(head, nil, 0)
 	case len(body) == 0:
 		_, c.err = c.Conn.Write(head)
 	case c.tcp == nil:
