@@ -153,6 +153,29 @@ func (c *Client) Console(vm string) (address string, header http.Header) {
 	return c.base.String() + path(string(KindVM), vm, "console"), c.header()
 }
 
+// DryRun says what the creation of a VM would come to: what it would be refused with, where the VM would go, and what it would take.
+func (c *Client) DryRun(ctx context.Context, v *VM) (*VMDryRun, error) {
+	return call[VMDryRun](ctx, c, http.MethodPost, path(string(KindVM), "dry-run"), v)
+}
+
+// Bulk starts a job that does one thing to many VMs. It is repeated as Create is.
+func (c *Client) Bulk(ctx context.Context, r BulkRequest) (*Job, error) {
+	j := new(Job)
+	if err := c.postOnce(ctx, path("bulk"), r, j); err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+// BulkResults are what became of each VM of a bulk job so far, in the order of their names.
+func (c *Client) BulkResults(ctx context.Context, job string) ([]BulkResult, error) {
+	r, err := call[BulkResults](ctx, c, http.MethodGet, path(string(KindJob), job, "results"), nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.Items, nil
+}
+
 // Cancel asks for a job's end; it undoes what it did.
 func (c *Client) Cancel(ctx context.Context, job string) (*Job, error) {
 	return call[Job](ctx, c, http.MethodPost, path(string(KindJob), job, "cancel"), nil)

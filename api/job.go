@@ -28,6 +28,11 @@ type JobSpec struct {
 	Target string `json:"target,omitempty"` // migrate: SITE or SITE/HOST
 	Parent string `json:"parent,omitempty"` // the job that started it, and that ends after it
 	Cancel bool   `json:"cancel,omitempty"` // set to ask for its end; the job undoes what it did
+	// By is who started it, as in Event.Actor: a user by its name, agent:HOST, peer:SITE; and site:NAME for what a controller does by
+	// itself, with Why. Empty: not known, of a job of an earlier release.
+	By     string     `json:"by,omitempty"`
+	Why    string     `json:"why,omitempty"`    // for what reason the controller started it by itself
+	Action BulkAction `json:"action,omitempty"` // bulk: what is done to each VM
 }
 
 // JobState is how a job stands.
@@ -55,6 +60,7 @@ type JobStatus struct {
 	Started  time.Time    `json:"started,omitzero"`
 	Ended    time.Time    `json:"ended,omitzero"`
 	Journal  []JournalRow `json:"journal,omitempty"`
+	Bulk     *BulkCounts  `json:"bulk,omitempty"` // bulk: how many of its VMs are how far; GET /v1/jobs/{name}/results has each
 }
 
 // JournalRow is a step that has been reached; what it did is done, what follows is not.
@@ -70,7 +76,8 @@ type Progress struct {
 	MemoryTotal int64   `json:"memory_total_bytes,omitempty"`
 	DiskDone    int64   `json:"disk_done_bytes,omitempty"`
 	DiskTotal   int64   `json:"disk_total_bytes,omitempty"`
-	WireBytes   int64   `json:"wire_bytes,omitempty"` // sent between the sites, after the codec
+	WireBytes   int64   `json:"wire_bytes,omitempty"`          // sent between the sites, after the codec
+	RawBytes    int64   `json:"raw_bytes,omitempty" since:"2"` // what was given to the codec for that; 0: the agent does not count it
 	Rate        float64 `json:"rate_bytes_per_second,omitempty"`
 	DirtyRate   float64 `json:"dirty_rate_bytes_per_second,omitempty"`
 	SecondsLeft float64 `json:"seconds_left,omitempty"`

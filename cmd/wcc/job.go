@@ -15,11 +15,15 @@ var _ = present[jobGroup](api.KindJob,
 	col("STATE", func(o *api.Job) string { return string(o.Status.State) }),
 	col("STEP", func(o *api.Job) string { return o.Status.Step }),
 	col("PROGRESS", func(o *api.Job) string {
+		if c := o.Status.Bulk; c != nil {
+			return fmt.Sprintf("%d/%d", c.Total-c.Waiting-c.Running, c.Total)
+		}
 		if _, total := done(o.Status.Progress); total > 0 {
 			return fmt.Sprintf("%d%%", percent(o.Status.Progress))
 		}
 		return ""
 	}),
+	wide("BY", func(o *api.Job) string { return o.Spec.By }),
 	wide("STARTED", func(o *api.Job) string { return stamp(o.Status.Started) }),
 	wide("ENDED", func(o *api.Job) string { return stamp(o.Status.Ended) }),
 	wide("MESSAGE", func(o *api.Job) string { return o.Status.Message }),
@@ -30,6 +34,8 @@ type jobGroup struct {
 	Show   showCmd      `cmd:"" help:"Show a job with its journal."`
 	Watch  jobWatchCmd  `cmd:"" help:"Show a job's progress until it ends; exit code 1 unless it is done."`
 	Cancel jobCancelCmd `cmd:"" help:"Cancel a job; it undoes what it did."`
+
+	Results jobResultsCmd `cmd:"" help:"Show what became of each VM of a bulk job."`
 }
 
 type jobWatchCmd struct {
@@ -81,8 +87,15 @@ func (c *jobCancelCmd) Run(a *app) error {
 func (a *app) summary(j *api.Job) error {
 	p := j.Status.Progress
 	var l []string
+	if c := j.Status.Bulk; c != nil {
+		l = append(l, counts(c))
+	}
 	if p.WireBytes > 0 {
-		l = append(l, size(p.WireBytes)+" sent")
+		sent := size(p.WireBytes) + " sent"
+		if p.RawBytes > 0 {
+			sent += " of " + size(p.RawBytes)
+		}
+		l = append(l, sent)
 	}
 	if p.Downtime > 0 {
 		l = append(l, fmt.Sprintf("down for %.0f ms", p.Downtime*1000))

@@ -45,6 +45,7 @@ type vmGroup struct {
 	Usage   vmUsageCmd   `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
 	Console vmConsoleCmd `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
 	Delete  deleteCmd    `cmd:"" help:"Delete VMs and their disks."`
+	Bulk    vmBulkCmd    `cmd:"" help:"Start, stop, reboot, delete or move many VMs by one job."`
 }
 
 type vmCreateCmd struct {
@@ -62,6 +63,7 @@ type vmCreateCmd struct {
 	CPUModel string        `name:"cpu-model" help:"CPU model of the guest; left out: the site's baseline."`
 	Owner    string        `help:"Organisation that owns it; left out: the user's." complete:"owners"`
 	Stopped  bool          `help:"Do not start it."`
+	DryRun   bool          `help:"Write nothing: say where it would go, why not elsewhere, and what it would take of quota and loan; exit code 1 if it would be refused."`
 	Wait     bool          `help:"Wait until it runs."`
 	Timeout  time.Duration `default:"10m" help:"How long --wait waits."`
 	labelled
@@ -97,6 +99,9 @@ func (c *vmCreateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if c.DryRun {
+		return c.try(a, client, v)
+	}
 	if v, err = api.Create(a, client, v); err != nil {
 		return err
 	}
@@ -107,6 +112,21 @@ func (c *vmCreateCmd) Run(a *app) error {
 		return c.done(a, v, "runs at "+place(v.Status.Site, v.Status.Host))
 	}
 	return c.done(a, v, "created")
+}
+
+// try shows what the creation would come to.
+func (c *vmCreateCmd) try(a *app, client *api.Client, v *api.VM) error {
+	d, err := client.DryRun(a, v)
+	if err != nil {
+		return err
+	}
+	switch c.Output {
+	case "json":
+		return a.out.json(d)
+	case "yaml":
+		return a.out.yaml(d)
+	}
+	return a.showDryRun(v, d)
 }
 
 func running(v *api.VM) bool { return v.Status.Phase == api.PhaseRunning }

@@ -97,6 +97,9 @@ func (p *progress) show(j *api.Job) {
 	if s.State == api.JobUndoing {
 		step = "undoing " + step
 	}
+	if s.Bulk != nil {
+		step = counts(s.Bulk)
+	}
 	if p.a.tty {
 		p.a.err.printf("\r\x1b[K%s", bar(step, s.Progress))
 		p.drawn = true

@@ -313,6 +313,7 @@ func (a *Agent) seen(ctx context.Context, v *vm) api.Progress {
 	for _, conn := range src.conns {
 		st := conn.Stats()
 		p.WireBytes += int64(st.WireIn + st.WireOut)
+		p.RawBytes += int64(st.PlainIn + st.PlainOut)
 	}
 	if t := time.Since(src.since).Seconds(); t > 0 {
 		p.Rate = float64(p.MemoryDone+p.DiskDone) / t

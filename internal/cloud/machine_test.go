@@ -27,7 +27,7 @@ func nextSteps(from saga.Step) (next []saga.Step) {
 }
 
 func TestMigrateSteps(t *testing.T) {
-	for _, plan := range []saga.Plan{cloud.Migrate, cloud.Import, cloud.Delete} {
+	for _, plan := range []saga.Plan{cloud.Migrate, cloud.Import, cloud.Delete, cloud.Bulk} {
 		if err := plan.Check(); err != nil {
 			t.Fatal(err)
 		}

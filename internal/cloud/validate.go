@@ -223,7 +223,7 @@ func checkVM(v, was *api.VM) []*api.Error {
 		checkName("spec.image", s.Image),
 		checkName("spec.network", s.Network),
 		checkPower("spec.power", s.Power),
-		checkPlace("spec.place", s.Place, s.Sites),
+		CheckPlace("spec.place", s.Place, s.Sites),
 	)...)
 	faults = append(faults, checkNames("spec.sites", s.Sites, false)...)
 	faults = append(faults, some(checkService("spec.service", s.Service, was))...)
@@ -255,8 +255,8 @@ func checkPower(field string, p api.Power) *api.Error {
 	return api.Invalidf(field, "%.60q is not on, off or off-hard", string(p))
 }
 
-// checkPlace judges SITE or SITE/HOST, at one of the permitted sites.
-func checkPlace(field, place string, permitted []string) *api.Error {
+// CheckPlace judges SITE or SITE/HOST, at one of the permitted sites.
+func CheckPlace(field, place string, permitted []string) *api.Error {
 	if place == "" {
 		return nil
 	}

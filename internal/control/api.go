@@ -52,6 +52,18 @@ func (c *Controller) Migrate(ctx context.Context, p access.Actor, vm, target str
 	return c.vms.Migrate(objects.AsUser(ctx, p), p, vm, target, dryRun)
 }
 
+func (c *Controller) DryRun(ctx context.Context, p access.Actor, v *api.VM) (*api.VMDryRun, error) {
+	return c.vms.DryRun(objects.AsUser(ctx, p), p, v)
+}
+
+func (c *Controller) Bulk(ctx context.Context, p access.Actor, r api.BulkRequest) (*api.Job, error) {
+	return c.bulk.Ask(objects.AsUser(ctx, p), p, r)
+}
+
+func (c *Controller) BulkResults(ctx context.Context, p access.Actor, job string) ([]api.BulkResult, error) {
+	return c.bulk.Results(ctx, p, job)
+}
+
 func (c *Controller) Cancel(ctx context.Context, p access.Actor, job string) (*api.Job, error) {
 	return c.jobs.Cancel(objects.AsUser(ctx, p), p, job)
 }

@@ -9,6 +9,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/control/accounts"
+	"widecloud/internal/control/bulk"
 	"widecloud/internal/control/guests"
 	"widecloud/internal/control/hosts"
 	"widecloud/internal/control/images"
@@ -39,6 +40,7 @@ type Controller struct {
 	guests   *guests.Guests
 	accounts *accounts.Accounts
 	vms      *vms.VMs
+	bulk     *bulk.Bulk
 	joining  *joining.Joining
 	watch    *watch.Watches
 	lending  *lending.Lending
@@ -60,6 +62,7 @@ func New(o Options) *Controller {
 	c.vms = vms.New(site, vms.Parts{
 		Rooms: room, Networks: nets, Orders: c.orders, Hosts: c.hosts, Guests: c.guests, Accounts: c.accounts, Jobs: c.jobs,
 	})
+	c.bulk = bulk.New(site, c.jobs, c.vms, c.accounts)
 	c.joining = joining.New(site, room, nets)
 	c.watch = watch.New(site, c.accounts)
 	c.lending = lending.New(site, room, nets, c.guests, c.vms)
@@ -69,7 +72,7 @@ func New(o Options) *Controller {
 // Tables is the schema of a site's state: every kind of object, and the controller's own records, each with what it is found by.
 func Tables() state.Schema {
 	return slices.Concat(
-		objects.Tables(), networks.Tables(), jobs.Tables(), hosts.Tables(), images.Tables(), guests.Tables(), accounts.Tables(), vms.Tables(),
+		objects.Tables(), networks.Tables(), jobs.Tables(), hosts.Tables(), images.Tables(), guests.Tables(), accounts.Tables(), vms.Tables(), bulk.Tables(),
 		joining.Tables(), lending.Tables(),
 	)
 }
@@ -107,7 +110,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			f    func(context.Context) error
 		}{
 			{"place VMs", c.vms.Place}, {"end VMs", c.vms.End}, {"power guests", c.vms.Power}, {"jobs", c.jobs.Run},
-			{"sweep", c.vms.Sweep}, {"lending", c.lending.Keep}, {"documents", c.lending.Tell}, {"images", c.images.Import}, {"unused images", c.images.Sweep}, {"events", c.forget},
+			{"sweep", c.vms.Sweep}, {"lending", c.lending.Keep}, {"documents", c.lending.Tell}, {"images", c.images.Import}, {"unused images", c.images.Sweep}, {"events", c.forget}, {"sites", c.joining.KeepSites},
 		} {
 			if err := step.f(ctx); err != nil && ctx.Err() == nil {
 				c.site.Log.Error(step.name, "err", err)

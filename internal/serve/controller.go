@@ -96,6 +96,11 @@ type Controller interface {
 	// Migrate starts a migration to SITE or SITE/HOST. With dryRun there is no job, and the reasons say why it would be
 	// refused (none: it would be accepted).
 	Migrate(ctx context.Context, p Principal, vm, target string, dryRun bool) (*api.Job, []api.Reason, error)
+	// DryRun says what the creation of a VM would come to; it writes nothing. What a creation would be refused with is in the answer.
+	DryRun(ctx context.Context, p Principal, v *api.VM) (*api.VMDryRun, error)
+	// Bulk starts a job that does one thing to many VMs; BulkResults are what became of each, in the order of their names.
+	Bulk(ctx context.Context, p Principal, r api.BulkRequest) (*api.Job, error)
+	BulkResults(ctx context.Context, p Principal, job string) ([]api.BulkResult, error)
 	Cancel(ctx context.Context, p Principal, job string) (*api.Job, error)
 	// Why says why a VM is not at a site (SITE or SITE/HOST), or, with an empty one, where it is now and why not elsewhere.
 	Why(ctx context.Context, p Principal, vm, not string) ([]api.Reason, error)

@@ -322,7 +322,40 @@ func (s *Server) registerVerbs(h huma.API) {
 		return objectResult(s, ctx, peer, err)
 	})
 
+	s.registerBulk(h)
 	s.registerTokens(h)
+}
+
+// registerBulk makes the paths of what is done to many VMs, and of a creation that is only tried.
+func (s *Server) registerBulk(h huma.API) {
+	ctl := s.o.Controller
+	op := s.operation("dry-run-vm", http.MethodPost, "/v1/vms/dry-run", "vms", "What the creation of a VM would come to")
+	op.Description = "Judges as a creation does, and says where the VM would go, why not elsewhere, and what it would take of quota and loan. " +
+		"Lenders are asked, for at most a second. Nothing is written. What a creation would be refused with is in refused."
+	huma.Register(h, op, func(ctx context.Context, in *struct{ Body api.VM }) (*output[*api.VMDryRun], error) {
+		d, err := ctl.DryRun(ctx, who(ctx), &in.Body)
+		return result(s, ctx, d, err)
+	})
+
+	op = s.operation("bulk", http.MethodPost, "/v1/bulk", "jobs", "Start, stop, reboot, delete or move many VMs")
+	op.DefaultStatus = http.StatusAccepted
+	op.Description = "Accepted: a job that acts on a few VMs at a time. Whether its user may act on a VM is judged when it is that VM's turn. " +
+		"Cancelling the job leaves alone the VMs whose turn has not come."
+	huma.Register(h, op, func(ctx context.Context, in *createInput[api.BulkRequest]) (*objectOutput[*api.Job], error) {
+		job, err := once(s, ctx, in.OnceInput, op.OperationID, in.Body, func(ctx context.Context) (*api.Job, error) {
+			return ctl.Bulk(ctx, who(ctx), in.Body)
+		}, shown[*api.Job])
+		return objectResult(s, ctx, job, err)
+	})
+
+	op = s.operation("get-job-results", http.MethodGet, "/v1/jobs/{name}/results", "jobs", "What became of each VM of a bulk job")
+	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[*api.BulkResults], error) {
+		items, err := ctl.BulkResults(ctx, who(ctx), in.Name)
+		if items == nil {
+			items = []api.BulkResult{}
+		}
+		return result(s, ctx, &api.BulkResults{Items: items}, err)
+	})
 }
 
 // registerTokens makes the paths of users' tokens.

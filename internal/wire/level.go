@@ -11,7 +11,7 @@ import (
 
 // Level is the protocol level of this release. Each release that adds a field, a message or a capability counts it up by
 // one. Level 0 is the release before levels were said in the hello.
-const Level = 1
+const Level = 2
 
 // Capability is a word for something that not every release can do. Both ends name theirs in the hello. A sender asks
 // Session.Can where leaving a new field out would change what a message means.

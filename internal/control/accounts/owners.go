@@ -2,6 +2,7 @@ package accounts
 
 import (
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/control/objects"
 	"widecloud/internal/state"
 )
@@ -35,7 +36,7 @@ func (ac *Accounts) endOwner(tx *state.Tx, o *api.Owner) error {
 func (ac *Accounts) ownerLife() objects.Life[api.Owner] {
 	return objects.Life[api.Owner]{
 		Change: objects.Keep[api.Owner], Delete: ac.endOwner,
-		Show: func(tx *state.Tx, o *api.Owner) (err error) {
+		Show: func(tx *state.Tx, _ access.Actor, o *api.Owner) (err error) {
 			o.Status.Used, err = ac.rooms.UsedBy(tx, o.Name)
 			return err
 		},

@@ -1,6 +1,8 @@
 package accounts
 
 import (
+	"errors"
+
 	"widecloud/api"
 	"widecloud/internal/access"
 	"widecloud/internal/control/objects"
@@ -69,4 +71,16 @@ func (ac *Accounts) keepAnAdmin(tx *state.Tx, u *api.User, change func() error) 
 		}
 	}
 	return api.Errorf(api.CodeConflict, "then no admin would be left who can log in for another day: make one first (wcc user create NAME --admin, wcc user token NAME)")
+}
+
+// ActorOf is a user with the rights that it has now; api.CodeForbidden when it is gone.
+func (ac *Accounts) ActorOf(tx *state.Tx, user string) (access.Actor, error) {
+	u, err := objects.Find[api.User](tx, user)
+	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) || err == nil && u.Deleting {
+		return access.Actor{}, api.Errorf(api.CodeForbidden, "user %s, who asked for it, is no longer there", user)
+	}
+	if err != nil {
+		return access.Actor{}, err
+	}
+	return access.Actor{User: u.Name, Owner: u.Owner, Admin: u.Spec.Admin}, nil
 }

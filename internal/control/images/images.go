@@ -184,9 +184,11 @@ func (is *Images) imageLife() objects.Life[api.Image] {
 			if strings.HasPrefix(i.Spec.Source, "/") && !by.Admin {
 				return &api.Error{Code: api.CodeForbidden, Field: "spec.source", Message: "only an admin may name a path of the controller's machine; upload the file, or give a URL"}
 			}
-			i.Status = api.ImageStatus{Phase: "importing"}
+			i.Status = api.ImageStatus{Phase: "importing"} // its job is begun with it, so that the job has its user's name
 			if i.Spec.Source == "" {
 				i.Status.Message = "waits for its content"
+			} else if err := is.begin(tx, i); err != nil {
+				return err
 			}
 			return objects.Put(tx, i)
 		},

@@ -66,7 +66,8 @@ func newImports(is *Images, js *jobs.Jobs) *jobs.Of[imageImport] {
 	}
 }
 
-// Import begins the import of the images that have a source and are not here yet.
+// Import begins the import of the images that have a source, are not here yet and have no job: of an earlier release, or of one that
+// could not be begun with the image.
 func (is *Images) Import(ctx context.Context) error {
 	var todo []string
 	if err := is.Read(ctx, func(tx *state.Tx) error {
@@ -85,11 +86,7 @@ func (is *Images) Import(ctx context.Context) error {
 			if !toImport(i) {
 				return nil
 			}
-			job := &api.Job{Meta: is.NewMeta("import-"+is.ShortID(), i.Owner), Spec: api.JobSpec{Object: "images/" + i.Name}}
-			if err := saga.Hold("image "+i.Name, &i.Status.Job, job.Name); err != nil {
-				return err
-			}
-			return is.imports.Begin(tx, job, &imageImport{Image: i.Name, UID: i.UID})
+			return is.begin(tx, i)
 		})
 		if err != nil {
 			return err
@@ -97,6 +94,15 @@ func (is *Images) Import(ctx context.Context) error {
 		is.Poke()
 	}
 	return nil
+}
+
+// begin makes the job that imports an image. The caller writes the image, which names it.
+func (is *Images) begin(tx *state.Tx, i *api.Image) error {
+	job := &api.Job{Meta: is.NewMeta("import-"+is.ShortID(), i.Owner), Spec: api.JobSpec{Object: "images/" + i.Name}}
+	if err := saga.Hold("image "+i.Name, &i.Status.Job, job.Name); err != nil {
+		return err
+	}
+	return is.imports.Begin(tx, job, &imageImport{Image: i.Name, UID: i.UID})
 }
 
 // toImport tells whether an image is to be brought in from its source.

@@ -74,7 +74,7 @@ func (js *Jobs) cancellable(j *api.Job) bool {
 // jobsKept is how many ended jobs of each kind are kept before the oldest are forgotten.
 const jobsKept = 200
 
-// Old are the keys of the jobs that are forgotten now.
+// Old are the keys of the jobs that are forgotten now, and of their results.
 func Old(tx *state.Tx) (keys []string) {
 	var past []saga.Past
 	for j := range objects.Each[api.Job](tx) {
@@ -82,6 +82,9 @@ func Old(tx *state.Tx) (keys []string) {
 	}
 	for _, j := range saga.Forget(past, jobsKept) {
 		keys = append(keys, objects.Key(api.KindJob, j))
+		for key := range tx.Objects(objects.PrefixResults + j + "/") {
+			keys = append(keys, key)
+		}
 	}
 	return keys
 }
@@ -91,6 +94,9 @@ func jobLife() objects.Life[api.Job] {
 	return objects.Life[api.Job]{Delete: func(tx *state.Tx, j *api.Job) error {
 		if !j.Status.State.Ended() {
 			return api.Errorf(api.CodeConflict, "job %s has not ended; cancel it: wcc job cancel %s", j.Name, j.Name)
+		}
+		if err := objects.RemoveAll(tx, objects.PrefixResults+j.Name+"/"); err != nil {
+			return err
 		}
 		return objects.Gone(tx, j)
 	}}

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -41,11 +42,15 @@ func (s *Of[R]) unended(tx *state.Tx) (names []string) {
 	return names
 }
 
-// Begin makes a job in the transaction that gives it its object. The record's head and the job's status are filled in.
+// Begin makes a job in the transaction that gives it its object. The record's head and the job's status are filled in, and who started
+// it: the transaction's actor.
 func (s *Of[R]) Begin(tx *state.Tx, j *api.Job, r *R) error {
 	first := s.Kind.Plan.First()
 	*s.Kind.Head(r) = saga.Head{Job: j.Name, Step: first}
 	j.Spec.Type = s.Kind.Plan.Name
+	if j.Spec.By = cmp.Or(j.Spec.By, tx.Actor()); j.Spec.By == "" {
+		j.Spec.By = objects.BySite(s.Jobs.Name)
+	}
 	j.Status.State, j.Status.Step, j.Status.Started = api.JobRunning, s.Kind.Plan.Doing(first), s.Jobs.Now()
 	if err := objects.PutRecord(tx, s.Prefix+j.Name, r); err != nil {
 		return err

@@ -8,6 +8,8 @@
 package joining
 
 import (
+	"time"
+
 	"widecloud/api"
 	"widecloud/internal/control/networks"
 	"widecloud/internal/control/objects"
@@ -20,21 +22,24 @@ type Joining struct {
 	*objects.Site
 	rooms    *rooms.Rooms
 	networks *networks.Networks
+
+	sitesKept time.Time // when what is kept of sites was looked at
 }
 
 // New lets hosts and peers come to a site.
 func New(site *objects.Site, rooms *rooms.Rooms, networks *networks.Networks) *Joining {
-	jn := &Joining{site, rooms, networks}
+	jn := &Joining{Site: site, rooms: rooms, networks: networks}
 	objects.Register(site, jn.hostLife())
 	objects.Register(site, jn.peerLife())
 	objects.Register(site, jn.siteLife())
 	return jn
 }
 
-// Tables are those of peers, one-time tokens and hosts' keys.
+// Tables are those of peers, sites, one-time tokens and hosts' keys.
 func Tables() state.Schema {
 	return state.Schema{
 		objects.NounTable[api.Peer](),
+		objects.NounTable[api.Site](),
 		objects.RecordTable[join](objects.PrefixJoins),
 		objects.RecordTable[enrolment](prefixEnrolments),
 	}

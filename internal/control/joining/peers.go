@@ -186,7 +186,7 @@ func (jn *Joining) peerLife() objects.Life[api.Peer] {
 	return objects.Life[api.Peer]{
 		Delete: jn.endPeer,
 		Done:   func(p *api.Peer, _ bool) { jn.Federation.RemovePeer(p.Name) },
-		Show: func(_ *state.Tx, p *api.Peer) error {
+		Show: func(_ *state.Tx, _ access.Actor, p *api.Peer) error {
 			up, since, rtt := jn.Federation.Reached(p.Name)
 			p.Status = api.PeerStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds()}
 			if !up {

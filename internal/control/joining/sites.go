@@ -1,14 +1,20 @@
 package joining
 
 import (
+	"context"
+	"maps"
+	"math"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"widecloud/api"
 	"widecloud/internal/access"
 	"widecloud/internal/control/objects"
 	"widecloud/internal/lend"
 	"widecloud/internal/state"
+	"widecloud/internal/store"
 )
 
 // sites lists this site, with the pools that an actor may use, and its peers, in the order of their names.
@@ -48,5 +54,66 @@ func (jn *Joining) sites(tx *state.Tx, p access.Actor) []*api.Site {
 	return out
 }
 
-// siteLife is what users see of sites.
-func (jn *Joining) siteLife() objects.Life[api.Site] { return objects.Life[api.Site]{Made: jn.sites} }
+// siteLife is what users see of sites: made up at every look, and kept for those who watch.
+func (jn *Joining) siteLife() objects.Life[api.Site] {
+	return objects.Life[api.Site]{Made: jn.sites, Show: func(_ *state.Tx, by access.Actor, s *api.Site) error {
+		if s.Name == jn.Name {
+			s.Spec.Pools = jn.networks.PoolsFor(by)
+		}
+		return nil
+	}}
+}
+
+// sitesEvery is how often at most what is kept of sites is looked at.
+const sitesEvery = 500 * time.Millisecond
+
+// KeepSites keeps what users see of sites, so that watches tell of its changes. Only what differs is written, by a transaction that has
+// read nothing: it disturbs nobody.
+func (jn *Joining) KeepSites(ctx context.Context) error {
+	if jn.Now().Sub(jn.sitesKept) < sitesEvery {
+		return nil
+	}
+	jn.sitesKept = jn.Now()
+	var put []*api.Site
+	var gone []string
+	if err := jn.Read(ctx, func(tx *state.Tx) error {
+		left := map[string]*api.Site{}
+		for s := range objects.Each[api.Site](tx) {
+			left[s.Name] = s
+		}
+		for _, s := range jn.sites(tx, access.Actor{}) {
+			s.Revision, s.Spec.Pools = 0, nil // the pools are each reader's own
+			if have := left[s.Name]; have == nil || differs(have, s) {
+				put = append(put, s)
+			}
+			delete(left, s.Name)
+		}
+		gone = slices.Sorted(maps.Keys(left))
+		return nil
+	}); err != nil || len(put)+len(gone) == 0 {
+		return err
+	}
+	return jn.Write(store.Urgent(ctx), func(tx *state.Tx) error {
+		for _, s := range put {
+			if err := objects.Put(tx, s); err != nil {
+				return err
+			}
+		}
+		for _, name := range gone {
+			if err := objects.Remove(tx, objects.Key(api.KindSite, name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// differs tells whether a site is another than what is kept of it. A round trip that is a little longer or shorter is no news.
+func differs(have, now *api.Site) bool {
+	kept := *have
+	kept.Revision = 0
+	if near := math.Abs(kept.Status.RTT-now.Status.RTT) <= 0.2*kept.Status.RTT+0.001; near {
+		kept.Status.RTT = now.Status.RTT
+	}
+	return !reflect.DeepEqual(&kept, now)
+}

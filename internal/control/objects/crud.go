@@ -43,7 +43,7 @@ func (st *Site) Visible(tx *state.Tx, by access.Actor, k api.Kind, name string) 
 		return nil, missing
 	}
 	o := state.Copy(have).(api.Object)
-	return o, l.show(tx, o)
+	return o, l.show(tx, by, o)
 }
 
 // shownTo is an object as an actor sees it, nil when it may not see it, or s does not take it. The object itself is shared and
@@ -54,7 +54,7 @@ func (st *Site) shownTo(tx *state.Tx, by access.Actor, s api.Selector, o api.Obj
 	}
 	if l := st.lifeOf(o.Kind()); l.shows() {
 		o = state.Copy(o).(api.Object)
-		if err := l.show(tx, o); err != nil {
+		if err := l.show(tx, by, o); err != nil {
 			return nil, err
 		}
 	}
@@ -137,19 +137,49 @@ func candidates(tx *state.Tx, by access.Actor, k api.Kind, s api.Selector) iter.
 	return tx.Objects(Key(k, ""))
 }
 
-// Create makes an object.
-func (st *Site) Create(ctx context.Context, by access.Actor, o api.Object) (api.Object, error) {
+// fresh makes of what a user sent a new object that its user may make. The error says why not.
+func (st *Site) fresh(ctx context.Context, by access.Actor, o api.Object) error {
 	m := o.Metadata()
 	access.Default(by, o)
 	if err := access.Create(by, o); err != nil {
-		return nil, err
+		return err
 	}
 	fresh := st.NewMeta(m.Name, m.Owner)
 	fresh.Labels = m.Labels
 	*m = fresh
 	setStatus(o, nil)
 	cloud.Default(o)
-	if err := st.Room(ctx); err != nil {
+	return st.Room(ctx)
+}
+
+// errTried ends the transaction of a creation that was only tried.
+var errTried = errors.New("it was only tried")
+
+// Try does all that Create does, and writes nothing. tried is called with the transaction in which o was made, which is then given up,
+// and with the error that Create would give; before sees the transaction as it was, unless the user may not make o at all.
+func (st *Site) Try(ctx context.Context, by access.Actor, o api.Object, before func(*state.Tx) error, tried func(*state.Tx, error) error) error {
+	if err := st.fresh(ctx, by, o); err != nil {
+		return st.Read(ctx, func(tx *state.Tx) error { return tried(tx, err) })
+	}
+	err := st.Write(ctx, func(tx *state.Tx) error {
+		if err := before(tx); err != nil {
+			return err
+		}
+		if err := tried(tx, st.CreateIn(tx, by, o)); err != nil {
+			return err
+		}
+		return errTried
+	})
+	if errors.Is(err, errTried) {
+		return nil
+	}
+	return err
+}
+
+// Create makes an object.
+func (st *Site) Create(ctx context.Context, by access.Actor, o api.Object) (api.Object, error) {
+	m := o.Metadata()
+	if err := st.fresh(ctx, by, o); err != nil {
 		return nil, err
 	}
 	err := st.Write(ctx, func(tx *state.Tx) error {
@@ -265,30 +295,8 @@ func (st *Site) Update(ctx context.Context, by access.Actor, o api.Object) (api.
 	m := o.Metadata()
 	asked := *m
 	err := st.Write(ctx, func(tx *state.Tx) error {
-		was, err := st.Visible(tx, by, o.Kind(), m.Name)
-		if err != nil {
-			return err
-		}
-		if err := access.Change(by, was); err != nil {
-			return err
-		}
-		have := was.Metadata()
-		if err := sameRevision(was, asked.Revision); err != nil {
-			return err
-		}
-		if have.Deleting {
-			return api.Errorf(api.CodeConflict, "%s %s is being deleted", o.Kind().Singular(), m.Name)
-		}
-		*m = *have
-		m.Owner = cmp.Or(asked.Owner, have.Owner)
-		if asked.Labels != nil {
-			m.Labels = asked.Labels
-		}
-		cloud.Default(o)
-		if err := st.judgeChange(tx, by, was, o); err != nil {
-			return err
-		}
-		return st.ChangeIn(tx, by, was, o)
+		*m = asked // it may run again
+		return st.UpdateIn(tx, by, o)
 	})
 	if err != nil {
 		return nil, err
@@ -296,6 +304,36 @@ func (st *Site) Update(ctx context.Context, by access.Actor, o api.Object) (api.
 	st.lifeOf(o.Kind()).done(o, false)
 	st.Poke()
 	return st.Get(ctx, by, o.Kind(), m.Name)
+}
+
+// UpdateIn is Update in a transaction. What follows from the change beside it is the caller's.
+func (st *Site) UpdateIn(tx *state.Tx, by access.Actor, o api.Object) error {
+	m := o.Metadata()
+	asked := *m
+	was, err := st.Visible(tx, by, o.Kind(), m.Name)
+	if err != nil {
+		return err
+	}
+	if err := access.Change(by, was); err != nil {
+		return err
+	}
+	have := was.Metadata()
+	if err := sameRevision(was, asked.Revision); err != nil {
+		return err
+	}
+	if have.Deleting {
+		return api.Errorf(api.CodeConflict, "%s %s is being deleted", o.Kind().Singular(), m.Name)
+	}
+	*m = *have
+	m.Owner = cmp.Or(asked.Owner, have.Owner)
+	if asked.Labels != nil {
+		m.Labels = asked.Labels
+	}
+	cloud.Default(o)
+	if err := st.judgeChange(tx, by, was, o); err != nil {
+		return err
+	}
+	return st.ChangeIn(tx, by, was, o)
 }
 
 // ChangeIn makes a change that has been judged, in a transaction.
@@ -317,27 +355,34 @@ func sameRevision(o api.Object, stated int64) error {
 // Delete accepts the deletion of an object. What is in use is not deleted.
 func (st *Site) Delete(ctx context.Context, by access.Actor, k api.Kind, name string) (o api.Object, err error) {
 	err = st.Write(store.Urgent(ctx), func(tx *state.Tx) error {
-		if o, err = st.Visible(tx, by, k, name); err != nil {
-			return err
-		}
-		if err := access.Change(by, o); err != nil {
-			return err
-		}
-		if err := sameRevision(o, serve.RevisionOf(ctx)); err != nil {
-			return err
-		}
-		o.Metadata().Deleting = true
-		if err := st.lifeOf(k).remove(tx, o); err != nil {
-			return err
-		}
-		st.Acted(tx, "delete", o, "")
-		return nil
+		o, err = st.DeleteIn(tx, by, k, name, serve.RevisionOf(ctx))
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	st.lifeOf(k).done(o, true)
 	st.Poke()
+	return o, nil
+}
+
+// DeleteIn is Delete in a transaction, of an object that is still at a revision (0: any).
+func (st *Site) DeleteIn(tx *state.Tx, by access.Actor, k api.Kind, name string, revision int64) (api.Object, error) {
+	o, err := st.Visible(tx, by, k, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := access.Change(by, o); err != nil {
+		return nil, err
+	}
+	if err := sameRevision(o, revision); err != nil {
+		return nil, err
+	}
+	o.Metadata().Deleting = true
+	if err := st.lifeOf(k).remove(tx, o); err != nil {
+		return nil, err
+	}
+	st.Acted(tx, "delete", o, "")
 	return o, nil
 }
 

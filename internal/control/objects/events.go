@@ -114,3 +114,6 @@ func AsAgent(ctx context.Context, host string) context.Context { return state.As
 
 // AsPeer marks the writes of ctx as a peer's.
 func AsPeer(ctx context.Context, site string) context.Context { return state.As(ctx, "peer:"+site) }
+
+// BySite is what a site's controller is called where it has begun something by itself.
+func BySite(site string) string { return "site:" + site }

@@ -24,9 +24,10 @@ type Life[T any] struct {
 	Delete func(tx *state.Tx, o *T) error
 	// Done is called once a change or deletion has been written.
 	Done func(o *T, deleted bool)
-	// Show fills in what is known at this moment only.
-	Show func(tx *state.Tx, o *T) error
-	// Made makes up the objects of a kind that is not kept, in the order of their names, as an actor sees them.
+	// Show fills in what is known at this moment only, or differs from reader to reader.
+	Show func(tx *state.Tx, by access.Actor, o *T) error
+	// Made makes up the objects of a kind whose newest state is not in the store, in the order of their names, as an actor sees them.
+	// What watches tell of such a kind is what its package keeps of it in the store.
 	Made func(tx *state.Tx, by access.Actor) []*T
 }
 
@@ -40,7 +41,7 @@ type lived interface {
 	remove(tx *state.Tx, o api.Object) error
 	done(o api.Object, deleted bool)
 	shows() bool
-	show(tx *state.Tx, o api.Object) error
+	show(tx *state.Tx, by access.Actor, o api.Object) error
 	made(tx *state.Tx, by access.Actor) ([]api.Object, bool)
 }
 
@@ -117,11 +118,11 @@ func (l typed[T, P]) done(o api.Object, deleted bool) {
 
 func (l typed[T, P]) shows() bool { return l.Show != nil }
 
-func (l typed[T, P]) show(tx *state.Tx, o api.Object) error {
+func (l typed[T, P]) show(tx *state.Tx, by access.Actor, o api.Object) error {
 	if l.Show == nil {
 		return nil
 	}
-	return l.Show(tx, l.of(o))
+	return l.Show(tx, by, l.of(o))
 }
 
 func (l typed[T, P]) made(tx *state.Tx, by access.Actor) (out []api.Object, ok bool) {

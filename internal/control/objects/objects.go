@@ -47,6 +47,7 @@ const (
 	PrefixJoins      = "joins/"      // joins/ID -> join
 	PrefixViews      = "views/"      // views/HOME/UID -> wire.NetworkView of a peer's network
 	PrefixRequests   = "requests/"   // requests/LENDER/LOAN -> loanRequest: a loan that was asked for, and is not here yet
+	PrefixResults    = "results/"    // results/JOB/VM -> what became of a VM of a bulk job
 	PrefixAnswers    = "answers/"    // answers/USER/HASH -> answer: of a request that its client may repeat
 )
 

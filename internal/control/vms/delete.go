@@ -42,20 +42,25 @@ func newDeletions(vs *VMs, js *jobs.Jobs) *jobs.Of[deletion] {
 	}
 }
 
-// End begins the job for each VM whose deletion was accepted.
+// End begins the job for each VM whose deletion was accepted by an earlier release, which did not begin it at once.
 func (vs *VMs) End(ctx context.Context) error {
 	return vs.Write(store.Urgent(ctx), func(tx *state.Tx) error {
 		for v := range objects.By[api.VM](tx, "todo", "end") {
 			if deletionOf(tx, v.UID) != nil {
 				continue
 			}
-			job := &api.Job{Meta: vs.NewMeta("delete-"+vs.ShortID(), v.Owner), Spec: api.JobSpec{Object: "vms/" + v.Name}}
-			if err := vs.deletions.Begin(tx, job, &deletion{VM: v.Name, UID: v.UID}); err != nil {
+			if err := vs.beginDeletion(tx, v); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// beginDeletion makes the job that deletes a VM.
+func (vs *VMs) beginDeletion(tx *state.Tx, v *api.VM) error {
+	job := &api.Job{Meta: vs.NewMeta("delete-"+vs.ShortID(), v.Owner), Spec: api.JobSpec{Object: "vms/" + v.Name}}
+	return vs.deletions.Begin(tx, job, &deletion{VM: v.Name, UID: v.UID})
 }
 
 // deletionOf finds the deletion of a VM; nil when none is under way. It is shared and must not be changed.

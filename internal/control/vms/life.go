@@ -126,10 +126,15 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 	return objects.Put(tx, now)
 }
 
-// endVM begins the end of a VM. The deletion job and the agents do the rest.
+// endVM begins the end of a VM, and the job that does it: one, however often the deletion is asked for. The agents do the rest.
 func (vs *VMs) endVM(tx *state.Tx, v *api.VM) error {
 	if err := saga.Held("VM "+v.Name, v.Status.Job); err != nil {
 		return err
+	}
+	if deletionOf(tx, v.UID) == nil {
+		if err := vs.beginDeletion(tx, v); err != nil {
+			return err
+		}
 	}
 	return objects.Put(tx, v)
 }

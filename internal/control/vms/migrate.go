@@ -22,25 +22,14 @@ import (
 // Migrate moves a VM to SITE or SITE/HOST; a dry run only gives what is against it.
 func (vs *VMs) Migrate(ctx context.Context, p access.Actor, vm, target string, dryRun bool) (*api.Job, []api.Reason, error) {
 	site, host, _ := strings.Cut(target, "/")
-	to := objects.Location{Site: site}
+	var to objects.Location
 	var call wire.ClaimCall
 	var v *api.VM
 	if err := vs.Read(ctx, func(tx *state.Tx) (err error) {
 		if v, err = vs.own(tx, p, vm); err != nil {
 			return err
 		}
-		if site != vs.Name {
-			if _, err := objects.Get[api.Peer](tx, site); err != nil {
-				return api.Invalidf("target", "no site is called %q", site)
-			}
-			needs, err := vs.rooms.NeedsAt(tx, v, site)
-			if err != nil {
-				return err
-			}
-			if to.Loan, err = vs.rooms.LoanAt(tx, site, v.Name, needs); err != nil {
-				return err
-			}
-		} else if err := vs.takesVMs(tx, "target", host); err != nil {
+		if to, err = vs.locate(tx, v, site, host); err != nil {
 			return err
 		}
 		call, err = vs.orders.Claim(tx, v, "check-"+vs.ShortID(), site)
@@ -59,11 +48,47 @@ func (vs *VMs) Migrate(ctx context.Context, p access.Actor, vm, target string, d
 		reasons, err := vs.checkMigration(ctx, vm, call, to)
 		return nil, reasons, err
 	}
-	job, err := vs.startMigration(ctx, vm, to, host, v.Owner, "")
+	job, err := vs.startMigration(ctx, vm, v.Owner, to, host, func(*api.Job) {})
 	if err == nil {
 		vs.Note(ctx, "migrate", v, "to "+target+", job "+job.Name)
 	}
 	return job, nil, err
+}
+
+// MoveIn begins a migration to SITE or SITE/HOST in a transaction, as a child of another job.
+func (vs *VMs) MoveIn(tx *state.Tx, p access.Actor, vm, target, parent string) (*api.Job, error) {
+	v, err := vs.own(tx, p, vm)
+	if err != nil {
+		return nil, err
+	}
+	site, host, _ := strings.Cut(target, "/")
+	to, err := vs.locate(tx, v, site, host)
+	if err != nil {
+		return nil, err
+	}
+	job := &api.Job{Meta: vs.NewMeta("migrate-"+vs.ShortID(), v.Owner), Spec: api.JobSpec{Parent: parent}}
+	if err := vs.beginMigration(tx, job, v, to, host); err != nil {
+		return nil, err
+	}
+	vs.Acted(tx, "migrate", v, "to "+target+", job "+job.Name)
+	return job, nil
+}
+
+// locate is where a VM would go at a site, and under which loan. The error is api.CodeInvalid when there is no such place.
+func (vs *VMs) locate(tx *state.Tx, v *api.VM, site, host string) (to objects.Location, err error) {
+	to.Site = site
+	if site == vs.Name {
+		return to, vs.takesVMs(tx, "target", host)
+	}
+	if _, err := objects.Find[api.Peer](tx, site); err != nil {
+		return to, api.Invalidf("target", "no site is called %.60q", site)
+	}
+	needs, err := vs.rooms.NeedsAt(tx, v, site)
+	if err != nil {
+		return to, err
+	}
+	to.Loan, err = vs.rooms.LoanAt(tx, site, v.Name, needs)
+	return to, err
 }
 
 // Leave migrates a VM away from where it is: home if there is room, or to another lender.
@@ -89,7 +114,8 @@ func (vs *VMs) Leave(ctx context.Context, v *api.VM) ([]api.Reason, error) {
 	}); err != nil || len(reasons) > 0 {
 		return reasons, err
 	}
-	job, err := vs.startMigration(ctx, v.Name, to, "", v.Owner, "its lender wants the room back")
+	why := fmt.Sprintf("%s wants the room of loan %s back", v.Status.Site, v.Status.Loan)
+	job, err := vs.startMigration(ctx, v.Name, v.Owner, to, "", func(j *api.Job) { j.Spec.Why = why })
 	if err != nil {
 		return nil, err
 	}
@@ -97,42 +123,18 @@ func (vs *VMs) Leave(ctx context.Context, v *api.VM) ([]api.Reason, error) {
 	return nil, nil
 }
 
-// startMigration makes the job and its saga in one transaction.
-func (vs *VMs) startMigration(ctx context.Context, vmName string, to objects.Location, wantHost, owner, why string) (*api.Job, error) {
-	job := &api.Job{Meta: vs.NewMeta("migrate-"+vs.ShortID(), owner)}
+// startMigration makes the job and its saga in one transaction; about says more of the job.
+func (vs *VMs) startMigration(ctx context.Context, vmName, owner string, to objects.Location, wantHost string, about func(*api.Job)) (*api.Job, error) {
+	meta := vs.NewMeta("migrate-"+vs.ShortID(), owner)
+	var job *api.Job
 	err := vs.Write(ctx, func(tx *state.Tx) error {
 		v, err := objects.Get[api.VM](tx, vmName)
 		if err != nil {
 			return err
 		}
-		if err := saga.Hold("VM "+v.Name, &v.Status.Job, job.Name); err != nil {
-			return err
-		}
-		if v.Deleting {
-			return api.Errorf(api.CodeConflict, "VM %s is being deleted", v.Name)
-		}
-		call, err := vs.orders.Claim(tx, v, job.Name, to.Site)
-		if err != nil {
-			return err
-		}
-		call.Loan, call.Host, call.Order.Epoch = to.Loan, wantHost, v.Status.Epoch+1
-		if to.Site == v.Status.Site {
-			call.Avoid = v.Status.Host
-		}
-		m := objects.Migration{
-			VM: v.Name, UID: v.UID, Epoch: v.Status.Epoch, Target: to, Call: call,
-			Source: objects.Location{Site: v.Status.Site, Host: v.Status.Host, VTEP: v.Status.VTEP, Loan: v.Status.Loan},
-		}
-		job.Spec = api.JobSpec{Object: "vms/" + v.Name, Target: to.Site}
-		if wantHost != "" {
-			job.Spec.Target += "/" + wantHost
-		}
-		job.Status = api.JobStatus{Message: why}
-		v.Status.Phase, v.Status.Since = api.PhaseMigrating, vs.Now()
-		if err := objects.Put(tx, v); err != nil {
-			return err
-		}
-		if err := vs.migrations.Begin(tx, job, &m); err != nil {
+		job = &api.Job{Meta: meta}
+		about(job)
+		if err := vs.beginMigration(tx, job, v, to, wantHost); err != nil {
 			return err
 		}
 		return vs.Answer(ctx, tx, job)
@@ -142,6 +144,37 @@ func (vs *VMs) startMigration(ctx context.Context, vmName string, to objects.Loc
 	}
 	vs.Poke()
 	return job, nil
+}
+
+// beginMigration gives a VM to a new job that moves it.
+func (vs *VMs) beginMigration(tx *state.Tx, job *api.Job, v *api.VM, to objects.Location, wantHost string) error {
+	if err := saga.Hold("VM "+v.Name, &v.Status.Job, job.Name); err != nil {
+		return err
+	}
+	if v.Deleting {
+		return api.Errorf(api.CodeConflict, "VM %s is being deleted", v.Name)
+	}
+	call, err := vs.orders.Claim(tx, v, job.Name, to.Site)
+	if err != nil {
+		return err
+	}
+	call.Loan, call.Host, call.Order.Epoch = to.Loan, wantHost, v.Status.Epoch+1
+	if to.Site == v.Status.Site {
+		call.Avoid = v.Status.Host
+	}
+	m := objects.Migration{
+		VM: v.Name, UID: v.UID, Epoch: v.Status.Epoch, Target: to, Call: call,
+		Source: objects.Location{Site: v.Status.Site, Host: v.Status.Host, VTEP: v.Status.VTEP, Loan: v.Status.Loan},
+	}
+	job.Spec.Object, job.Spec.Target = "vms/"+v.Name, to.Site
+	if wantHost != "" {
+		job.Spec.Target += "/" + wantHost
+	}
+	v.Status.Phase, v.Status.Since = api.PhaseMigrating, vs.Now()
+	if err := objects.Put(tx, v); err != nil {
+		return err
+	}
+	return vs.migrations.Begin(tx, job, &m)
 }
 
 // newMigrations is the kind of job that migrates.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,21 +65,45 @@ func (vs *VMs) Place(ctx context.Context) error {
 	return nil
 }
 
+// refusals are the lenders that have said no to a VM, and why.
+type refusals map[string][]api.Reason
+
 // placeVM decides where a VM goes. A peer that is to take it is written down before it is asked, so that a controller
-// that dies in between asks the same one again.
+// that dies in between asks the same one again. A lender that says no is left out, and the next one is asked.
 func (vs *VMs) placeVM(ctx context.Context, name string) error {
+	no := refusals{}
 	for {
-		if err := vs.placeOnce(ctx, name); !errors.Is(err, errTaken) {
-			return err
+		err := vs.placeOnce(ctx, name, no)
+		if errors.Is(err, errTaken) || errors.Is(err, errRefused) {
+			continue
 		}
+		// What we know of those lenders said yes, and will say so again: without a pause they would be asked without end.
+		if err == nil && len(no) > 0 && vs.unplaced(ctx, name) {
+			vs.PauseFor(ctx, vs.Resync)
+		}
+		return err
 	}
 }
 
-// errTaken says that what was planned is no longer possible: somebody else has taken the room.
-var errTaken = errors.New("the room is taken")
+// unplaced tells whether a VM waits for a place.
+func (vs *VMs) unplaced(ctx context.Context, name string) (waits bool) {
+	_ = vs.Read(ctx, func(tx *state.Tx) error {
+		v, err := objects.Find[api.VM](tx, name)
+		waits = err == nil && v.Status.Site == ""
+		return nil
+	})
+	return waits
+}
 
-func (vs *VMs) placeOnce(ctx context.Context, name string) error {
-	plan, err := vs.plan(ctx, name)
+var (
+	// errTaken says that what was planned is no longer possible: somebody else has taken the room.
+	errTaken = errors.New("the room is taken")
+	// errRefused says that a lender has said no.
+	errRefused = errors.New("the lender refuses")
+)
+
+func (vs *VMs) placeOnce(ctx context.Context, name string, no refusals) error {
+	plan, err := vs.plan(ctx, name, no)
 	if err != nil {
 		return err
 	}
@@ -91,11 +117,7 @@ func (vs *VMs) placeOnce(ctx context.Context, name string) error {
 				return err
 			}
 		}
-		call, err = vs.orders.Claim(tx, v, fmt.Sprintf("create-%s-%d", v.UID, v.Status.Epoch), v.Status.Site)
-		call.Loan, call.Start = v.Status.Loan, true
-		if _, host, ok := strings.Cut(v.Spec.Place, "/"); ok {
-			call.Host = host
-		}
+		call, err = vs.createClaim(tx, v, place.Choice{Site: v.Status.Site, Loan: v.Status.Loan}, fmt.Sprintf("create-%s-%d", v.UID, v.Status.Epoch))
 		return err
 	})
 	if errors.Is(err, objects.ErrHalt) {
@@ -104,12 +126,22 @@ func (vs *VMs) placeOnce(ctx context.Context, name string) error {
 	if err != nil || call.Job == "" {
 		return err
 	}
-	return vs.askLender(ctx, v, call)
+	return vs.askLender(ctx, v, call, no)
+}
+
+// createClaim is what a lender is asked for a new VM.
+func (vs *VMs) createClaim(tx *state.Tx, v *api.VM, at place.Choice, job string) (wire.ClaimCall, error) {
+	call, err := vs.orders.Claim(tx, v, job, at.Site)
+	call.Loan, call.Start, call.Order.Epoch = at.Loan, true, max(call.Order.Epoch, 1)
+	if _, host, ok := strings.Cut(v.Spec.Place, "/"); ok {
+		call.Host = host
+	}
+	return call, err
 }
 
 // plan decides where a VM would go. That looks at all hosts and loans, and so it is no part of the transaction that places the VM, which
 // would run again whenever one of these has changed.
-func (vs *VMs) plan(ctx context.Context, name string) (plan place.Plan, err error) {
+func (vs *VMs) plan(ctx context.Context, name string, no refusals) (plan place.Plan, err error) {
 	err = vs.Read(ctx, func(tx *state.Tx) error {
 		v, err := objects.Find[api.VM](tx, name)
 		if err != nil || v.Status.Site != "" || !vs.imageReady(tx, v) {
@@ -123,10 +155,27 @@ func (vs *VMs) plan(ctx context.Context, name string) (plan place.Plan, err erro
 		if err != nil {
 			return err
 		}
+		for site := range no {
+			r.Exclude = append(r.Exclude, place.Choice{Site: site})
+		}
 		plan = place.Decide(s, r)
 		return nil
 	})
+	plan.Refused = no.instead(plan.Refused)
 	return plan, err
+}
+
+// instead gives reasons with what lenders have said in the place of that they were left out.
+func (no refusals) instead(reasons []api.Reason) (out []api.Reason) {
+	for _, r := range reasons {
+		if no[r.Site] == nil {
+			out = append(out, r)
+		}
+	}
+	for _, site := range slices.Sorted(maps.Keys(no)) {
+		out = append(out, no[site]...)
+	}
+	return out
 }
 
 // imageReady tells whether a VM's image is there.
@@ -134,6 +183,8 @@ func (vs *VMs) imageReady(tx *state.Tx, v *api.VM) bool {
 	img, err := objects.Find[api.Image](tx, v.Spec.Image)
 	return err == nil && img.Status.Phase == "ready"
 }
+
+func waitsForImage(v *api.VM) string { return "waits for image " + v.Spec.Image }
 
 // wanted is what a VM that has no place asks for.
 func (vs *VMs) wanted(tx *state.Tx, v *api.VM) (place.Request, error) {
@@ -146,7 +197,7 @@ func (vs *VMs) wanted(tx *state.Tx, v *api.VM) (place.Request, error) {
 // has to be possible still: if it is not, the VM is planned for again. A VM that has to wait says for what.
 func (vs *VMs) takePlace(tx *state.Tx, v *api.VM, plan place.Plan) error {
 	if !vs.imageReady(tx, v) {
-		v.Status.Message = fmt.Sprintf("waits for image %s", v.Spec.Image)
+		v.Status.Message = waitsForImage(v)
 		v.Status.Reasons = []api.Reason{{Code: "image", Message: v.Status.Message}}
 		return nil
 	}
@@ -180,24 +231,22 @@ func (vs *VMs) takePlace(tx *state.Tx, v *api.VM, plan place.Plan) error {
 	return nil
 }
 
-// askLender has a lender take a VM in. Its no sends the VM back to be placed anew; an answer that did not come, or is not believed, has the
-// same lender asked again.
-func (vs *VMs) askLender(ctx context.Context, v *api.VM, call wire.ClaimCall) error {
+// askLender has a lender take a VM in. Its no (errRefused) sends the VM back to be placed anew; an answer that did not come, or is not
+// believed, has the same lender asked again.
+func (vs *VMs) askLender(ctx context.Context, v *api.VM, call wire.ClaimCall, no refusals) error {
 	asking, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	claim, err := vs.endOf(v.Status.Site).Reserve(asking, call)
-	var refused *api.Error
-	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
-		_, err = objects.Change(asking, vs.Site, v.Name, func(_ *state.Tx, v *api.VM) error {
+	if refused := refusal(err); refused != nil {
+		no[v.Status.Site] = reasonsOf(refused, v.Status.Site)
+		if _, err = objects.Change(asking, vs.Site, v.Name, func(_ *state.Tx, v *api.VM) error {
 			v.Status.Site, v.Status.Loan = "", ""
 			v.Status.Message, v.Status.Reasons = refused.Message, place.Grouped(refused.Reasons)
 			return nil
-		})
-		// What we know of the lender said yes, and will say so again: without a pause it would be asked without end.
-		if err == nil && vs.PauseFor(ctx, vs.Resync) != nil {
-			return nil
+		}); err != nil {
+			return err
 		}
-		return err
+		return errRefused
 	}
 	if err != nil {
 		return err // it may have been granted
@@ -210,6 +259,23 @@ func (vs *VMs) askLender(ctx context.Context, v *api.VM, call wire.ClaimCall) er
 		return nil
 	})
 	return err
+}
+
+// refusal is a site's no; nil when it has not said no, or not been heard.
+func refusal(err error) *api.Error {
+	var refused *api.Error
+	if errors.As(err, &refused) && refused.Code != api.CodeUnavailable && !errors.Is(err, wire.ErrNoAnswer) {
+		return refused
+	}
+	return nil
+}
+
+// reasonsOf are the reasons of a site's no: at least one.
+func reasonsOf(refused *api.Error, site string) []api.Reason {
+	if len(refused.Reasons) > 0 {
+		return refused.Reasons
+	}
+	return []api.Reason{{Site: site, Code: string(refused.Code), Message: refused.Message}}
 }
 
 // distrust shows why a lender's answer is not believed.

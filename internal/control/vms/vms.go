@@ -187,16 +187,44 @@ func (vs *VMs) Why(ctx context.Context, p access.Actor, vm, not string) (reasons
 // running is a VM of the actor that is somewhere.
 func (vs *VMs) running(ctx context.Context, p access.Actor, vm string) (v *api.VM, err error) {
 	err = vs.Read(ctx, func(tx *state.Tx) error {
-		if v, err = vs.own(tx, p, vm); err != nil {
-			return err
-		}
-		if v.Status.Host == "" {
-			return api.Errorf(api.CodeConflict, "VM %s has no place yet", vm)
-		}
-		return nil
+		v, err = vs.placed(tx, p, vm)
+		return err
 	})
 	return v, err
 }
+
+func (vs *VMs) placed(tx *state.Tx, p access.Actor, vm string) (*api.VM, error) {
+	v, err := vs.own(tx, p, vm)
+	if err == nil && v.Status.Host == "" {
+		err = api.Errorf(api.CodeConflict, "VM %s has no place yet", vm)
+	}
+	return v, err
+}
+
+// MayReboot says why a user may not reboot a VM now; nil: it may.
+func (vs *VMs) MayReboot(tx *state.Tx, p access.Actor, vm string) error {
+	_, err := vs.placed(tx, p, vm)
+	return err
+}
+
+// RebootNow restarts a VM where it is, without asking whether anybody may.
+func (vs *VMs) RebootNow(ctx context.Context, vm, uid string, hard bool) error {
+	var v *api.VM
+	if err := vs.Read(ctx, func(tx *state.Tx) (err error) {
+		if v, err = objects.Get[api.VM](tx, vm); err == nil && v.UID != uid {
+			err = api.Errorf(api.CodeNotFound, "VM %s is another one now", vm)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, rebootTime)
+	defer cancel()
+	return notThere(v, vs.endOf(v.Status.Site).Reboot(ctx, wire.RebootCall{VM: v.UID, Epoch: v.Status.Epoch, Hard: hard}))
+}
+
+// rebootTime is how long a host has to answer.
+const rebootTime = 30 * time.Second
 
 // Reboot restarts a VM where it is.
 func (vs *VMs) Reboot(ctx context.Context, p access.Actor, vm string, hard bool) error {

@@ -15,14 +15,11 @@ import (
 	"widecloud/internal/store"
 )
 
-// Watch opens a watch of some kinds after a revision; from < 0: from now on. Sites are made up at every look and cannot be watched.
+// Watch opens a watch of some kinds after a revision; from < 0: from now on.
 func (ws *Watches) Watch(ctx context.Context, p access.Actor, kinds []api.Kind, s api.Selector, from int64) (serve.Watch, error) {
 	for _, k := range kinds {
 		if _, err := objects.NewObject(k); err != nil {
 			return nil, err
-		}
-		if k == api.KindSite {
-			return nil, api.Errorf(api.CodeInvalid, "sites cannot be watched; watch peers and hosts")
 		}
 	}
 	prefix := objects.PrefixObjects

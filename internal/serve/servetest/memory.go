@@ -76,10 +76,11 @@ type Memory struct {
 	history   []step
 	consoles  map[string]net.Conn
 	uploaded  map[string][]byte
-	users     map[string]serve.Principal // beside the user objects
-	tokens    []api.UserToken            // with their secrets, in the order of their creation
-	made      int                        // tokens
-	answers   map[[2]string]answer       // by user and key
+	users     map[string]serve.Principal  // beside the user objects
+	tokens    []api.UserToken             // with their secrets, in the order of their creation
+	made      int                         // tokens
+	answers   map[[2]string]answer        // by user and key
+	results   map[string][]api.BulkResult // of bulk jobs
 	reboots   int
 	compacted int64
 	fail      error // given by every call when set
@@ -105,7 +106,7 @@ func New() *Memory {
 // NewSite makes one as a site is at first: with the user admin, and its first login's token.
 func NewSite() (m *Memory, first string) {
 	m = &Memory{objects: map[string]api.Object{}, watchers: map[chan serve.Change]watcher{}, answers: map[[2]string]answer{},
-		consoles: map[string]net.Conn{}, uploaded: map[string][]byte{}}
+		consoles: map[string]net.Conn{}, uploaded: map[string][]byte{}, results: map[string][]api.BulkResult{}}
 	m.change(&api.User{Meta: api.Meta{Name: "admin"}, Spec: api.UserSpec{Admin: true}}, false)
 	return m, m.addToken(api.UserToken{User: "admin", First: true, Expires: time.Now().Add(24 * time.Hour)}).Token
 }
@@ -482,6 +483,85 @@ func (m *Memory) Migrate(ctx context.Context, p serve.Principal, vm, target stri
 	m.change(j, false)
 	m.keep(ctx, j)
 	return j, nil, nil
+}
+
+// DryRun is that of serve.Controller. It finds a place wherever one is wanted.
+func (m *Memory) DryRun(_ context.Context, _ serve.Principal, v *api.VM) (*api.VMDryRun, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.fail != nil:
+		return nil, m.fail
+	case v.Name == "":
+		return &api.VMDryRun{Refused: api.Invalidf("name", "must be given")}, nil
+	case m.objects[key(api.KindVM, v.Name)] != nil:
+		return &api.VMDryRun{Refused: &api.Error{Code: api.CodeExists, Field: "name", Message: "VM " + v.Name + " exists"}}, nil
+	case v.Spec.Image == "":
+		return &api.VMDryRun{Refused: api.Invalidf("spec.image", "must be given")}, nil
+	}
+	site, host, _ := strings.Cut(cmp.Or(v.Spec.Place, "tokyo/h1"), "/")
+	return &api.VMDryRun{
+		Places: []api.PlaceVerdict{
+			{Site: site, Self: site == "tokyo", Host: host, Verdict: api.PlaceChosen, Free: 0.5},
+			{Site: "nara", Verdict: api.PlaceRefused, Reasons: []api.Reason{{Site: "nara", Code: "loan", Message: "nothing is borrowed from nara", Advice: "borrow from it first"}}},
+		},
+		Quota: &api.QuotaUse{Owner: v.Owner, After: api.Resources{CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB}},
+	}, nil
+}
+
+// Bulk is that of serve.Controller. The job has not begun with any VM: Results sets what becomes of them.
+func (m *Memory) Bulk(ctx context.Context, p serve.Principal, r api.BulkRequest) (*api.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := cmp.Or(m.fail, m.first(ctx)); err != nil {
+		return nil, err
+	}
+	if len(r.VMs) == 0 && r.Selector == nil {
+		return nil, api.Invalidf("vms", "must be given, or a selector")
+	}
+	names := r.VMs
+	if r.Selector != nil {
+		s, err := r.Selector.Selector()
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range m.objects {
+			if o.Kind() == api.KindVM && sees(p, o) && s.Matches(o) {
+				names = append(names, o.Metadata().Name)
+			}
+		}
+		slices.Sort(names)
+	}
+	j := &api.Job{Meta: api.Meta{Name: fmt.Sprintf("bulk-%d", m.revision), Owner: p.Owner},
+		Spec:   api.JobSpec{Type: "bulk", Object: "vms", Action: r.Action, Target: r.Target, By: p.User},
+		Status: api.JobStatus{State: api.JobRunning, Bulk: &api.BulkCounts{Total: len(names), Waiting: len(names)}}}
+	for _, name := range names {
+		m.results[j.Name] = append(m.results[j.Name], api.BulkResult{VM: name, State: api.BulkWaiting})
+	}
+	m.change(j, false)
+	m.keep(ctx, j)
+	return clone(j).(*api.Job), nil
+}
+
+// BulkResults is that of serve.Controller.
+func (m *Memory) BulkResults(_ context.Context, p serve.Principal, job string) ([]api.BulkResult, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, api.KindJob, job)
+	if err != nil {
+		return nil, err
+	}
+	if o.(*api.Job).Status.Bulk == nil {
+		return nil, api.Errorf(api.CodeConflict, "job %s is not a bulk job", job)
+	}
+	return slices.Clone(m.results[job]), nil
+}
+
+// Results sets what became of the VMs of a bulk job.
+func (m *Memory) Results(job string, results []api.BulkResult) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.results[job] = results
 }
 
 // Cancel is that of serve.Controller.

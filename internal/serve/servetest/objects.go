@@ -26,6 +26,8 @@ func TestObjects(t *testing.T, open func(t *testing.T, test func(t *testing.T, s
 		{"WatchFrom", (*bench).watchFrom},
 		{"WatchKinds", (*bench).watchKinds},
 		{"WatchRights", (*bench).watchRights},
+		{"Bulk", (*bench).bulk},
+		{"DryRun", (*bench).dryRun},
 	})
 }
 
@@ -384,5 +386,55 @@ func (b *bench) watchRights() {
 		if c.Object.Metadata().Name == "ann" {
 			break
 		}
+	}
+}
+
+// bulk: a job has a result for each VM, in the order of their names; who may not see the job sees none.
+func (b *bench) bulk() {
+	root := b.admin()
+	ann, _ := b.user(root, "ann", false)
+	ctx := b.Context()
+	for what, r := range map[string]api.BulkRequest{
+		"no VMs":              {Action: api.BulkStop},
+		"a bad selector":      {Action: api.BulkStop, Selector: &api.BulkSelector{Label: []string{"=x"}}},
+		"a state that is not": {Action: api.BulkStop, Selector: &api.BulkSelector{State: []string{"dancing"}}},
+	} {
+		_, err := b.Controller.Bulk(ctx, ann, r)
+		b.code(what, api.CodeInvalid, err)
+	}
+	attempt := serve.WithAttempt(ctx, serve.Attempt{User: "root", Key: "k1", Hash: "h1"})
+	job, err := b.Controller.Bulk(attempt, root, api.BulkRequest{Action: api.BulkStop, VMs: []string{"web1", "web2"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if job.Spec.Type != "bulk" || job.Spec.Action != api.BulkStop || job.Spec.By != root.User || job.Status.Bulk == nil || job.Status.Bulk.Total != 2 {
+		b.Errorf("the job: %+v", job)
+	}
+	if a, err := b.Answered(ctx, serve.Attempt{User: "root", Key: "k1", Hash: "h1"}); err != nil || a == nil || a.Name != job.Name {
+		b.Errorf("the request is answered again with %+v, %v", a, err)
+	}
+	results, err := b.BulkResults(ctx, root, job.Name)
+	if err != nil || len(results) != 2 || results[0].VM != "web1" || results[1].VM != "web2" {
+		b.Errorf("results: %+v, %v", results, err)
+	}
+	_, err = b.BulkResults(ctx, ann, job.Name)
+	b.code("another one's results", api.CodeNotFound, err)
+	_, err = b.BulkResults(ctx, root, "nothing")
+	b.code("the results of no job", api.CodeNotFound, err)
+}
+
+// dryRun: what a creation would be refused with is in the answer, and nothing is written.
+func (b *bench) dryRun() {
+	root := b.admin()
+	d, err := b.Controller.DryRun(b.Context(), root, &api.VM{Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128}, Image: "tiny", Network: "blue"}})
+	if err != nil || d.Refused == nil || d.Refused.Code != api.CodeInvalid || d.Refused.Field != "name" {
+		b.Errorf("without a name: %+v, %v", d, err)
+	}
+	d, err = b.Controller.DryRun(b.Context(), root, &api.VM{Meta: api.Meta{Name: "web1"}, Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128}, Network: "blue"}})
+	if err != nil || d.Refused == nil || d.Refused.Code != api.CodeInvalid {
+		b.Errorf("without an image: %+v, %v", d, err)
+	}
+	if _, err := b.Get(b.Context(), root, api.KindVM, "web1"); !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+		b.Errorf("after a dry run: %v", err)
 	}
 }
