@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { capacityOf } from '../src/lib/federation.ts'
-import { outlook, savings, stepsOf } from '../src/lib/migration.ts'
+import { outlook, rawBytes, savings, starter, stepsOf } from '../src/lib/migration.ts'
 import type { Host, Job, Loan } from '../src/lib/types.ts'
 
 const job = (status: object, spec: object = {}) =>
@@ -33,7 +33,18 @@ test('savings', () => {
   expect(savings({ memory_done_bytes: 75, disk_done_bytes: 25, wire_bytes: 40 })).toBeCloseTo(0.6)
   expect(savings({ memory_done_bytes: 10, wire_bytes: 40 })).toBe(0)
   expect(savings({})).toBe(0)
+  // What the agent has counted before the codec counts for more than what the hypervisor says of its copying.
+  expect(savings({ memory_done_bytes: 10, raw_bytes: 200, wire_bytes: 40 })).toBeCloseTo(0.8)
+  expect(rawBytes({ memory_done_bytes: 10, disk_done_bytes: 5 })).toBe(15)
 })
+
+test.each([
+  ['ann', 'user', 'ann'],
+  ['site:tokyo', 'site', 'tokyo'],
+  ['peer:osaka', 'peer', 'osaka'],
+  ['agent:h1', 'agent', 'h1'],
+  [undefined, 'unknown', ''],
+])('a job by %s was started by %s %s', (by, who, name) => expect(starter(job({}, { by }))).toEqual({ who, name }))
 
 test('capacity: hosts that are there, loans that have not ended, by whose they are', () => {
   const r = (cpus: number) => ({ cpus, memory_mib: 0, disk_gib: 0, addresses: 0 })

@@ -53,15 +53,20 @@ function onceKey(): string {
   return Array.from(bytes, (b) => b.toString(16).padStart(2, '0')).join('')
 }
 
+type Shape = Partial<{ code: string; message: string; field: string; reasons: Reason[] | null }>
+
+/** An error that stands in the body of an answer. */
+export const errorIn = (e: Shape, status = 200) => new ApiError(status, e.code ?? 'internal', e.message ?? '', e.field, e.reasons ?? [])
+
 /** The error that an answer carries. */
 export async function errorOf(answer: Response): Promise<ApiError> {
-  let e: Partial<{ code: string; message: string; field: string; reasons: Reason[] }> = {}
+  let e: Shape = {}
   try {
     e = await answer.json()
   } catch {
     // not the API's shape: a proxy in between, perhaps
   }
-  return new ApiError(answer.status, e.code ?? 'internal', e.message ?? answer.statusText, e.field, e.reasons ?? [])
+  return errorIn({ message: answer.statusText, ...e }, answer.status)
 }
 
 /** The API's answer to a request. Throws an ApiError. */

@@ -9,7 +9,6 @@ const flushEvery = 100 // ms: what arrives meanwhile is shown together
 const silence = 40_000 // ms: the server gives a sign of life every 15 s
 const retryMin = 500
 const retryMax = 10_000
-const sitesEvery = 15_000 // sites cannot be watched
 
 const orders = new WeakMap<object, string>()
 
@@ -81,7 +80,7 @@ interface Change {
   object: Meta
 }
 
-const everywhere: Kind[] = ['vms', 'jobs', 'hosts', 'peers', 'loans', 'offers', 'networks', 'addresses', 'images', 'owners']
+const everywhere: Kind[] = ['sites', 'vms', 'jobs', 'hosts', 'peers', 'loans', 'offers', 'networks', 'addresses', 'images', 'owners']
 const whenAsked: Kind[] = ['users', 'guests', 'volumes', 'translators', 'events']
 
 export class Live {
@@ -90,7 +89,7 @@ export class Live {
   trouble = $state<ApiError>()
 
   // All are made here: Svelte does not follow what is made by who reads it.
-  #collections = new Map<Kind, Collection<Meta>>(['sites' as const, ...everywhere, ...whenAsked].map((k) => [k, new Collection<Meta>()]))
+  #collections = new Map<Kind, Collection<Meta>>([...everywhere, ...whenAsked].map((k) => [k, new Collection<Meta>()]))
   #wanted = new Set<Kind>(everywhere)
   #last = 0 // revision up to which the watch has told
   #stop: AbortController | undefined
@@ -98,11 +97,10 @@ export class Live {
   #pending: Change[] = []
   #timer: ReturnType<typeof setTimeout> | undefined
   #flushed = 0
-  #sites: ReturnType<typeof setTimeout> | undefined
 
   /** The objects of a kind. They are fetched from now on, if they were not before. */
   of<K extends Kind>(kind: K): Collection<Kinds[K] & Meta> {
-    if (kind !== 'sites' && !this.#wanted.has(kind)) {
+    if (!this.#wanted.has(kind)) {
       this.#wanted.add(kind)
       this.#again?.abort()
     }
@@ -114,14 +112,12 @@ export class Live {
     this.stop()
     this.#stop = new AbortController()
     void this.#run(this.#stop.signal)
-    void this.#refreshSites()
   }
 
   stop() {
     this.#stop?.abort()
     this.#stop = undefined
     clearTimeout(this.#timer)
-    clearTimeout(this.#sites)
     this.#timer = undefined
     this.#pending = []
     this.#last = 0
@@ -232,35 +228,13 @@ export class Live {
     this.#timer = undefined
     this.#flushed = performance.now()
     const touched = new Set<Collection<Meta>>()
-    let sites = false
     for (const { type, kind, object, revision } of this.#pending) {
       const c = this.of(kind) as Collection<Meta>
       c.apply(type, object, revision)
       touched.add(c)
-      sites ||= kind === 'hosts' || kind === 'peers' || kind === 'loans'
     }
     this.#pending = []
     for (const c of touched) c.changed()
-    if (sites) this.#refreshSoon(flushEvery * 5)
-  }
-
-  #refreshSoon(after: number) {
-    clearTimeout(this.#sites)
-    this.#sites = setTimeout(() => void this.#refreshSites(), after)
-  }
-
-  async #refreshSites() {
-    const signal = this.#stop?.signal
-    if (!signal) return
-    try {
-      const list = await call<{ items: Meta[] }>('GET', '/v1/sites', { signal })
-      const c = this.of('sites') as unknown as Collection<Meta>
-      c.reset(new Map(list.items.map((o) => [o.name, o])))
-      c.loaded = true
-    } catch {
-      // the watch tells of a lost connection
-    }
-    if (!signal.aborted) this.#refreshSoon(sitesEvery)
   }
 }
 

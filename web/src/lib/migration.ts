@@ -45,9 +45,21 @@ export function outlook(job: Job): 'ends' | 'grows' | undefined {
   return dirty < rate ? 'ends' : 'grows'
 }
 
-/** The part of what was copied that did not have to cross the link. */
+/** The part of what was to be sent that did not have to cross the link. */
 export function savings(p: Progress): number {
-  const copied = (p.memory_done_bytes ?? 0) + (p.disk_done_bytes ?? 0)
-  if (!p.wire_bytes || copied <= 0) return 0
-  return Math.max(0, 1 - p.wire_bytes / copied)
+  const raw = rawBytes(p)
+  if (!p.wire_bytes || raw <= 0) return 0
+  return Math.max(0, 1 - p.wire_bytes / raw)
+}
+
+/** What was to be sent, before it was compressed. Agents of earlier releases do not count it: then it is what was copied. */
+export const rawBytes = (p: Progress) => p.raw_bytes || (p.memory_done_bytes ?? 0) + (p.disk_done_bytes ?? 0)
+
+/** Who started a job. The API names a user by its name, and others by what they are: site:tokyo. */
+export function starter(job: Job): { who: 'user' | 'site' | 'peer' | 'agent' | 'unknown'; name: string } {
+  const by = job.spec.by ?? ''
+  const [kind, ...name] = by.split(':')
+  if (!by) return { who: 'unknown', name: '' }
+  if (name.length && (kind === 'site' || kind === 'peer' || kind === 'agent')) return { who: kind, name: name.join(':') }
+  return { who: 'user', name: by }
 }

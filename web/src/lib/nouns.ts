@@ -62,6 +62,9 @@ export function hrefOf(object: string): string | undefined {
 
 export const pathTo = (kind: Kind, name: string | undefined) => (name ? `/${kind}/${encodeURIComponent(name)}` : undefined)
 
+/** What a job does, in a word. */
+export const jobType = (o: Kinds['jobs']) => word('job', o.spec.action ? `bulk_${o.spec.action}` : o.spec.type)
+
 type F<K extends Kind> = Field<Kinds[K]>
 
 /** Fields that many kinds have. */
@@ -290,14 +293,15 @@ export const nouns: { [K in Kind]: Noun<K> } = {
     kind: 'jobs', title: 'jobs.title', one: 'jobs.one', help: 'jobs.help', states: ['running', 'undoing', 'done', 'failed', 'cancelled'],
     state: (o) => [o.status.state],
     sites: (o) => [o.spec.target?.split('/')[0]], hosts: (o) => [o.spec.target?.split('/')[1]],
-    facets: { type: (o) => [o.spec.type], vm: (o) => (o.spec.object.startsWith('vms/') ? [o.spec.object.slice(4)] : []) },
+    facets: { type: (o) => [o.spec.type], by: (o) => [o.spec.by], parent: (o) => [o.spec.parent], vm: (o) => (o.spec.object.startsWith('vms/') ? [o.spec.object.slice(4)] : []) },
     fields: [
-      { key: 'type', title: 'field.type', text: (o) => word('job', o.spec.type), column: 'first', width: '8rem' },
-      { key: 'object', title: 'field.object', text: (o) => o.spec.object, column: 'first', width: 'minmax(9rem, 1fr)', href: (o) => hrefOf(o.spec.object), phone: 'line' },
+      { key: 'type', title: 'field.type', text: (o) => jobType(o), column: 'first', width: '8rem' },
+      { key: 'object', title: 'field.object', text: (o) => (o.status.bulk ? count('bulk.vms', o.status.bulk.total) : o.spec.object), column: 'first', width: 'minmax(9rem, 1fr)', href: (o) => hrefOf(o.spec.object), phone: 'line' },
       { key: 'target', title: 'field.target_place', text: (o) => o.spec.target ?? '', column: 'first', width: '8rem' },
       state('jobs'),
       { key: 'step', title: 'field.step', text: (o) => (o.status.step ? word('step', o.status.step) : ''), column: 'first', width: '9rem' },
       { key: 'rate', title: 'field.rate', text: (o) => (o.status.state === 'running' && o.status.progress.rate_bytes_per_second ? rate(o.status.progress.rate_bytes_per_second) : ''), column: 'more', width: '8rem' },
+      { key: 'by', title: 'field.by', text: (o) => o.spec.by ?? '', column: 'first', width: '8rem' },
       { key: 'started', title: 'field.started', as: 'time', text: (o) => date(o.status.started), column: 'first', width: '9rem' },
       { key: 'took', title: 'field.took', column: 'first', width: '7rem',
         text: (o) => { const a = timeOf(o.status.started), b = timeOf(o.status.ended); return a && b ? duration((b.getTime() - a.getTime()) / 1000) : '' },

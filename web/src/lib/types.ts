@@ -25,6 +25,11 @@ export type Progress = Schemas['Progress']
 export type UserToken = Schemas['UserToken']
 export type MigrateResult = Schemas['MigrateResult']
 export type WhyResult = Schemas['WhyResult']
+export type VMDryRun = Schemas['VMDryRun']
+export type PlaceVerdict = Schemas['PlaceVerdict']
+export type BulkAction = 'start' | 'stop' | 'reboot' | 'delete' | 'move'
+export type BulkResult = Schemas['BulkResult']
+export type BulkResults = Schemas['BulkResults']
 
 /** What every object has. */
 export interface Meta {

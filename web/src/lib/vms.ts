@@ -1,6 +1,6 @@
 // What users do with VMs.
 import { call, pathOf } from './api.ts'
-import type { Job, MigrateResult, Reason, VM, WhyResult } from './types.ts'
+import type { BulkAction, BulkResult, BulkResults, Job, Meta, MigrateResult, Reason, VM, VMDryRun, WhyResult } from './types.ts'
 
 export type Power = 'on' | 'off' | 'off-hard'
 
@@ -21,6 +21,17 @@ export async function preflight(name: string, target: string, signal?: AbortSign
 /** Why a VM is where it is, or is not at a place. */
 export async function why(name: string, not: string, signal?: AbortSignal): Promise<Reason[]> {
   return (await call<WhyResult>('GET', pathOf('vms', name, 'why'), { query: { not }, signal })).reasons ?? []
+}
+
+/** What the creation of a VM would come to. Its refusal is in the answer. */
+export const dryRun = (draft: unknown, signal: AbortSignal) => call<VMDryRun>('POST', '/v1/vms/dry-run', { body: draft, signal })
+
+/** Begins a job that does one thing to many VMs. */
+export const bulk = (action: BulkAction, vms: string[], target?: string) => call<Job & Meta>('POST', '/v1/bulk', { body: { action, vms, ...(target ? { target } : {}) } })
+
+/** What became of each VM of such a job so far. */
+export async function bulkResults(job: string, signal: AbortSignal): Promise<BulkResult[]> {
+  return (await call<BulkResults>('GET', pathOf('jobs', job, 'results'), { signal })).items ?? []
 }
 
 /** What a person can do with a VM now. */
