@@ -17,12 +17,14 @@ var layers = map[string]int{
 	"api":              0,
 	"bpf":              0,
 	"packaging":        0,
+	"examples":         0,
 	"internal/access":  0,
 	"internal/cloud":   0,
 	"internal/lend":    0,
 	"internal/place":   0,
 	"internal/saga":    0,
 	"internal/netplan": 0,
+	"internal/doctor":  0,
 	"internal/packet":  0,
 	"internal/store":   1,
 	"internal/state":   1,
@@ -31,6 +33,7 @@ var layers = map[string]int{
 	"internal/hyper":   1,
 	"internal/volume":  1,
 	"internal/config":  1,
+	"internal/audit":   1,
 	"internal/agent":   2,
 	"internal/fed":     2,
 	"internal/map646":  2,
@@ -71,7 +74,7 @@ var only = []struct {
 // control is the order of the controller's packages: each may import those before it. The packages of two nouns meet in one that comes
 // after both, or by a function that is given to one of them (hosts.Observe).
 var control = []string{
-	"objects", "rooms", "networks", "orders", "jobs", "hosts", "images", "guests", "accounts", "vms", "bulk", "joining", "watch", "lending",
+	"objects", "rooms", "networks", "orders", "jobs", "hosts", "images", "guests", "accounts", "vms", "bulk", "joining", "watch", "lending", "notices",
 }
 
 // beforeIn tells whether a package of the controller may import another one.

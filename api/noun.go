@@ -39,6 +39,7 @@ const (
 	ItsUser                  // the user that the object is
 	ItsMembers               // those who act for the owner that the object is
 	Everybody                // all users
+	ItsAudience              // those whom the object is for, by its method IsFor
 )
 
 // nouns are all nouns, by their ranks.

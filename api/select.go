@@ -67,6 +67,9 @@ func anyOf(wanted, have []string) bool {
 // facets are what an object is selected by beside its Meta. Of what is at its home, sites is nil.
 type facets struct{ sites, hosts, states []string }
 
+// StatesOf are the states by which an object is selected now.
+func StatesOf(o Object) []string { return facetsOf(o).states }
+
 func facetsOf(o Object) (f facets) {
 	if own, ok := o.(interface{ facets() facets }); ok {
 		f = own.facets()

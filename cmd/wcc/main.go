@@ -29,6 +29,9 @@ type cli struct {
 
 	Label      labelCmd      `cmd:"" help:"Set and remove labels of an object."`
 	Watch      watchCmd      `cmd:"" help:"Show every change of several kinds of objects."`
+	Doctor     doctorCmd     `cmd:"" help:"What is wrong at the site, or with this host, and what to do."`
+	Audit      auditCmd      `cmd:"" help:"Who did what at the site, or tried to."`
+	Settings   settingsCmd   `cmd:"" help:"The controller's configuration as it is in force."`
 	Login      loginCmd      `cmd:"" help:"Keep a controller's URL and a token as a context."`
 	Contexts   contextsGroup `cmd:"" help:"The contexts that wcc login made."`
 	Completion completionCmd `cmd:"" help:"Print the completion script of a shell."`

@@ -37,6 +37,16 @@ func printableArg(a any) any {
 	return printable(fmt.Sprint(a))
 }
 
+// paragraph prints the lines of a text, set off from what is before it.
+func (s screen) paragraph(text string) error {
+	for line := range strings.Lines(text) {
+		if err := s.printf("    %s\n", strings.TrimSuffix(line, "\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // table prints rows in columns; the first is the head.
 func (s screen) table(rows [][]string) error { return writeTable(s.raw, rows) }
 

@@ -18,8 +18,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"widecloud/api"
+	"widecloud/examples"
+	"widecloud/internal/audit"
 	"widecloud/internal/config"
 	"widecloud/internal/control"
+	"widecloud/internal/doctor"
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
 	"widecloud/internal/serve/certs"
@@ -40,12 +44,16 @@ func (c *serveCmd) Run(a *app) error {
 	if err != nil {
 		return usageError{err}
 	}
-	return runServe(a, site, site.Log.Logger(a.err.raw), a.out)
+	settings, err := site.Settings(c.Config, examples.Site)
+	if err != nil {
+		return err
+	}
+	return runServe(a, site, settings, site.Log.Logger(a.err.raw), a.out)
 }
 
 // runServe constructs the controller and serves it until ctx ends. What a person is to see once goes to out. The
 // controller adds the site to its own lines.
-func runServe(ctx context.Context, site *config.Site, plain *slog.Logger, out screen) error {
+func runServe(ctx context.Context, site *config.Site, settings []api.Setting, plain *slog.Logger, out screen) error {
 	log := plain.With("site", site.Site)
 	if err := os.MkdirAll(site.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
@@ -79,6 +87,15 @@ func runServe(ctx context.Context, site *config.Site, plain *slog.Logger, out sc
 		return err
 	}
 	defer images.Close()
+	auditLog, err := audit.Open(audit.Options{Dir: filepath.Join(site.DataDir, "audit"), MaxBytes: int64(site.Audit.MaxSize), MaxAge: site.Audit.Keep.Duration, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer auditLog.Close()
+	secure, err := certificates(ctx, site, authority, log)
+	if err != nil {
+		return err
+	}
 	// The sessions' handler is the controller's, which is made of the federation: it is filled in below, before
 	// anything is dialled.
 	var handler http.Handler
@@ -93,6 +110,7 @@ func runServe(ctx context.Context, site *config.Site, plain *slog.Logger, out sc
 		Name: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: plain,
 		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
 		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
+		Audit: auditLog, Machine: func() doctor.Machine { return machineOf(site, authority, secure) },
 		OnFirstLogin: func() { dropFirstLogin(filepath.Join(site.DataDir, firstLoginFile), log) },
 	})
 	handler = controller.Handler()
@@ -105,6 +123,7 @@ func runServe(ctx context.Context, site *config.Site, plain *slog.Logger, out sc
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return controller.Run(ctx) })
 	group.Go(func() error { return federation.Run(ctx) })
+	group.Go(func() error { return auditLog.Run(ctx) })
 	group.Go(func() error {
 		outside, err := wire.Listen(ctx, site.Outside.Listen, wire.Options{
 			Credential: credential, Trust: trust, Handler: handler, Admit: controller.Admit, Join: controller.Join, Peer: controller.Peer,
@@ -118,7 +137,9 @@ func runServe(ctx context.Context, site *config.Site, plain *slog.Logger, out sc
 		<-ctx.Done()
 		return outside.Close()
 	})
-	group.Go(func() error { return serveAPI(ctx, site, controller, authority, log) })
+	group.Go(func() error {
+		return serveAPI(ctx, site, secure, serve.Options{Controller: controller, Logger: log, Audit: auditLog, Settings: settings})
+	})
 	return group.Wait()
 }
 
@@ -153,25 +174,21 @@ func loadAuthority(path, site string) (*wire.Authority, error) {
 	return a, err
 }
 
-// serveAPI serves the users' API until ctx ends.
-func serveAPI(ctx context.Context, site *config.Site, c *control.Controller, authority *wire.Authority, log *slog.Logger) error {
+// serveAPI serves the users' API until ctx ends, by TLS unless secure is nil.
+func serveAPI(ctx context.Context, site *config.Site, secure *tls.Config, o serve.Options) error {
 	web, err := page.Handler()
 	if err != nil {
 		return err
 	}
-	o := serve.Options{Controller: c, Logger: log, Site: site.Site, Page: web, Version: version(), MaxUpload: int64(site.API.MaxUpload)}
+	o.Site, o.Page, o.Version, o.MaxUpload = site.Site, web, version(), int64(site.API.MaxUpload)
 	if site.Metrics.Enabled {
 		o.Metrics = prometheus.NewRegistry()
-	}
-	secure, err := certificates(ctx, site, authority, log)
-	if err != nil {
-		return err
 	}
 	listener, err := net.Listen("tcp", site.API.Listen)
 	if err != nil {
 		return fmt.Errorf("api.listen: %w", err)
 	}
-	log.Info("API is open", "listen", site.API.Listen, "tls", site.API.TLS)
+	o.Logger.Info("API is open", "listen", site.API.Listen, "tls", site.API.TLS)
 	return serve.New(o).Serve(ctx, listener, secure)
 }
 

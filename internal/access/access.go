@@ -37,6 +37,9 @@ func in(w api.Who, a Actor, o api.Object) bool {
 		return m.Name == a.User
 	case api.ItsMembers:
 		return m.Name == a.Owner
+	case api.ItsAudience:
+		o, ok := o.(interface{ IsFor(owner string) bool })
+		return ok && o.IsFor(a.Owner)
 	}
 	return false
 }

@@ -50,6 +50,7 @@ func TestRules(t *testing.T) {
 		api.KindTranslator: {"own other site", "never", "-"},
 		api.KindJob:        {"own", "never", "-"},
 		api.KindEvent:      {"own", "never", "-"},
+		api.KindNotice:     {"own", "own", "own"}, // the site's own when it is shown: TestAudience
 	}
 	got := map[api.Kind]row{}
 	for _, k := range api.Kinds() {
@@ -96,6 +97,29 @@ func TestSelf(t *testing.T) {
 		}
 		if access.Sees(actors["homeless"], c.o) {
 			t.Errorf("a user without an organisation sees %s %s", c.o.Kind(), c.o.Metadata().Name)
+		}
+	}
+}
+
+// TestAudience: the site's notices are seen by those whom they are for, while they are shown.
+func TestAudience(t *testing.T) {
+	notice := func(state api.NoticeState, owners ...string) *api.Notice {
+		return &api.Notice{Spec: api.NoticeSpec{Owners: owners}, Status: api.NoticeStatus{State: state}}
+	}
+	for _, c := range []struct {
+		n             *api.Notice
+		ann, homeless bool
+	}{
+		{notice(api.NoticeShown), true, true},
+		{notice(api.NoticePlanned), false, false},
+		{notice(api.NoticeEnded), false, false},
+		{notice(api.NoticeShown, "lab1", "lab2"), true, false},
+		{notice(api.NoticeShown, "lab2"), false, false},
+	} {
+		for name, want := range map[string]bool{"ann": c.ann, "homeless": c.homeless, "admin": true} {
+			if got := access.Sees(actors[name], c.n); got != want {
+				t.Errorf("%s sees a notice that is %s for %v: %v", name, c.n.Status.State, c.n.Spec.Owners, got)
+			}
 		}
 	}
 }

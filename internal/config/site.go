@@ -26,6 +26,7 @@ type Site struct {
 	Pool    map[string]SitePool `toml:"pool"` // the address plan, by the pools' names
 	Lending SiteLending         `toml:"lending"`
 	Volumes SiteVolumes         `toml:"volumes"`
+	Audit   SiteAudit           `toml:"audit"`
 	Log     Log                 `toml:"log"`
 	Metrics MetricsOptions      `toml:"metrics"`
 }
@@ -85,6 +86,12 @@ type SiteVolumes struct {
 	FetchFrom []netip.Prefix `toml:"fetch_from"` // addresses of no global reach that users' URLs may lead to all the same
 }
 
+// SiteAudit is how much the audit log keeps.
+type SiteAudit struct {
+	MaxSize Bytes    `toml:"max_size"` // of all its files
+	Keep    Duration `toml:"keep"`     // older entries are removed
+}
+
 // Log is what is logged, to standard error.
 type Log struct {
 	Level  string `toml:"level"`  // debug, info, warn or error
@@ -117,6 +124,7 @@ func DefaultSite() *Site {
 		Network: SiteNetwork{MTU: 1430},
 		Lending: SiteLending{Lease: Duration{time.Hour}},
 		Volumes: SiteVolumes{Reserve: 1 << 30},
+		Audit:   SiteAudit{MaxSize: 64 << 20, Keep: Duration{90 * 24 * time.Hour}},
 		Log:     Log{Level: "info", Format: "text"},
 		Metrics: MetricsOptions{Enabled: true},
 	}
@@ -199,6 +207,12 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 	}
 	if s.Volumes.Dir != "" {
 		checkPath(wrong, "volumes.dir", s.Volumes.Dir)
+	}
+	if n := s.Audit.MaxSize; n < 1<<20 || n > 16<<30 {
+		wrong("audit.max_size", "is %v, must be 1MiB to 16GiB", n)
+	}
+	if k := s.Audit.Keep.Duration; k < 24*time.Hour || k > 10*365*24*time.Hour {
+		wrong("audit.keep", "is %v, must be 24h to 87600h", k)
 	}
 	s.Log.check(wrong)
 }

@@ -138,13 +138,21 @@ func Recover(ctx context.Context, st *state.State, site, user string, log *slog.
 }
 
 // Join signs an agent's certificate against its one-time token.
-func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (wire.JoinReply, error) {
-	return c.joining.Join(objects.AsAgent(ctx, r.Host), r)
+func (c *Controller) Join(ctx context.Context, r wire.JoinRequest) (reply wire.JoinReply, err error) {
+	err = c.site.ByNewcomer(objects.AsAgent(ctx, r.Host), "agent:"+r.Host, "join", func(ctx context.Context) (err error) {
+		reply, err = c.joining.Join(ctx, r)
+		return err
+	})
+	return reply, err
 }
 
 // Peer answers another site that has an invitation of ours.
-func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (wire.PeerReply, error) {
-	return c.joining.Peer(objects.AsPeer(ctx, r.Site), r)
+func (c *Controller) Peer(ctx context.Context, r wire.PeerRequest) (reply wire.PeerReply, err error) {
+	err = c.site.ByNewcomer(objects.AsPeer(ctx, r.Site), "peer:"+r.Site, "peer", func(ctx context.Context) (err error) {
+		reply, err = c.joining.Peer(ctx, r)
+		return err
+	})
+	return reply, err
 }
 
 // Peers begins to speak with every peer that the store has; once, before Run.

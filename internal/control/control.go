@@ -17,6 +17,7 @@ import (
 	"widecloud/internal/control/joining"
 	"widecloud/internal/control/lending"
 	"widecloud/internal/control/networks"
+	"widecloud/internal/control/notices"
 	"widecloud/internal/control/objects"
 	"widecloud/internal/control/orders"
 	"widecloud/internal/control/rooms"
@@ -33,6 +34,7 @@ type Options = objects.Options
 // Controller is a site's controller: the lives of all its nouns.
 type Controller struct {
 	site     *objects.Site
+	rooms    *rooms.Rooms
 	orders   *orders.Orders
 	jobs     *jobs.Jobs
 	hosts    *hosts.Hosts
@@ -44,6 +46,7 @@ type Controller struct {
 	joining  *joining.Joining
 	watch    *watch.Watches
 	lending  *lending.Lending
+	notices  *notices.Notices
 }
 
 var _ serve.Controller = (*Controller)(nil)
@@ -54,6 +57,7 @@ func New(o Options) *Controller {
 	c := &Controller{site: site, jobs: jobs.New(site)}
 	room := rooms.New(site)
 	nets := networks.New(site, room)
+	c.rooms = room
 	c.orders = orders.New(site, room, nets)
 	c.hosts = hosts.New(site, room, nets, c.orders)
 	c.images = images.New(site, c.jobs)
@@ -66,6 +70,7 @@ func New(o Options) *Controller {
 	c.joining = joining.New(site, room, nets)
 	c.watch = watch.New(site, c.accounts)
 	c.lending = lending.New(site, room, nets, c.guests, c.vms)
+	c.notices = notices.New(site)
 	return c
 }
 
@@ -73,7 +78,7 @@ func New(o Options) *Controller {
 func Tables() state.Schema {
 	return slices.Concat(
 		objects.Tables(), networks.Tables(), jobs.Tables(), hosts.Tables(), images.Tables(), guests.Tables(), accounts.Tables(), vms.Tables(), bulk.Tables(),
-		joining.Tables(), lending.Tables(),
+		joining.Tables(), lending.Tables(), notices.Tables(),
 	)
 }
 
@@ -110,7 +115,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			f    func(context.Context) error
 		}{
 			{"place VMs", c.vms.Place}, {"end VMs", c.vms.End}, {"power guests", c.vms.Power}, {"jobs", c.jobs.Run},
-			{"sweep", c.vms.Sweep}, {"lending", c.lending.Keep}, {"documents", c.lending.Tell}, {"images", c.images.Import}, {"unused images", c.images.Sweep}, {"events", c.forget}, {"sites", c.joining.KeepSites},
+			{"sweep", c.vms.Sweep}, {"lending", c.lending.Keep}, {"documents", c.lending.Tell}, {"images", c.images.Import}, {"unused images", c.images.Sweep}, {"notices", c.notices.Keep}, {"events", c.forget}, {"sites", c.joining.KeepSites},
 		} {
 			if err := step.f(ctx); err != nil && ctx.Err() == nil {
 				c.site.Log.Error(step.name, "err", err)

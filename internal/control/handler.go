@@ -43,7 +43,9 @@ func (c *Controller) handleAgents(mux *http.ServeMux) {
 		if err := own(id); err != nil {
 			return wire.Empty{}, err
 		}
-		return wire.Empty{}, c.hosts.Report(objects.AsAgent(ctx, id.Host), id.Host, r)
+		return wire.Empty{}, c.site.ByMachine(objects.AsAgent(ctx, id.Host), "agent:"+id.Host, wire.PathReport, func(ctx context.Context) error {
+			return c.hosts.Report(ctx, id.Host, r)
+		})
 	})
 	wire.HandleStream(mux, wire.PathAgentImage, func(ctx context.Context, id wire.Identity, h wire.ImageHeader, s *wire.Stream) error {
 		if err := own(id); err != nil {
@@ -77,24 +79,24 @@ func (c *Controller) handlePeers(mux *http.ServeMux) {
 	}
 	itsGuest := func(ctx context.Context, from string, in wire.MigrateCall) error { return gs.Is(ctx, from, in.VM) }
 
-	handlePeer(mux, wire.PathFedCheck, itsOwn, func(ctx context.Context, in wire.ClaimCall) (wire.CheckAnswer, error) {
+	handlePeer(c.site, mux, wire.PathFedCheck, itsOwn, func(ctx context.Context, in wire.ClaimCall) (wire.CheckAnswer, error) {
 		reasons, err := gs.Check(ctx, in)
 		return wire.CheckAnswer{Reasons: reasons}, err
 	})
-	handlePeer(mux, wire.PathFedReserve, itsOwn, gs.Reserve)
-	handlePeer(mux, wire.PathFedPrepare, func(ctx context.Context, from string, in wire.PrepareCall) error {
+	handlePeer(c.site, mux, wire.PathFedReserve, itsOwn, gs.Reserve)
+	handlePeer(c.site, mux, wire.PathFedPrepare, func(ctx context.Context, from string, in wire.PrepareCall) error {
 		return gs.IsJob(ctx, from, in.Job, in.Order.VM)
 	}, gs.Prepare)
-	handlePeer(mux, wire.PathFedBegin, itsGuest, gs.Begin)
-	handlePeer(mux, wire.PathFedPerform, func(ctx context.Context, from string, in wire.PerformCall) error {
+	handlePeer(c.site, mux, wire.PathFedBegin, itsGuest, gs.Begin)
+	handlePeer(c.site, mux, wire.PathFedPerform, func(ctx context.Context, from string, in wire.PerformCall) error {
 		return gs.Is(ctx, from, in.VM)
 	}, gs.Perform)
-	handlePeer(mux, wire.PathFedProgress, itsGuest, gs.Progress)
-	handlePeer(mux, wire.PathFedCancel, itsGuest, nothing(gs.Cancel))
-	handlePeer(mux, wire.PathFedFinish, func(ctx context.Context, from string, in wire.FinishCall) error {
+	handlePeer(c.site, mux, wire.PathFedProgress, itsGuest, gs.Progress)
+	handlePeer(c.site, mux, wire.PathFedCancel, itsGuest, nothing(gs.Cancel))
+	handlePeer(c.site, mux, wire.PathFedFinish, func(ctx context.Context, from string, in wire.FinishCall) error {
 		return unlessGone(gs.IsJob(ctx, from, in.Job, in.VM)) // Finish knows what an unknown job means
 	}, nothing(gs.Finish))
-	handlePeer(mux, wire.PathFedConfirm, nil, func(ctx context.Context, in wire.FinishCall) (wire.Empty, error) {
+	handlePeer(c.site, mux, wire.PathFedConfirm, nil, func(ctx context.Context, in wire.FinishCall) (wire.Empty, error) {
 		id, _ := wire.PeerOf(ctx)
 		err := gs.Is(ctx, id.Site, in.VM)
 		if in.Commit && isGone(err) {
@@ -105,7 +107,7 @@ func (c *Controller) handlePeers(mux *http.ServeMux) {
 		}
 		return wire.Empty{}, gs.Confirm(ctx, in)
 	})
-	handlePeer(mux, wire.PathFedOrder, func(ctx context.Context, from string, in wire.GuestOrder) error {
+	handlePeer(c.site, mux, wire.PathFedOrder, func(ctx context.Context, from string, in wire.GuestOrder) error {
 		return unlessGone(gs.Is(ctx, from, in.VM))
 	}, nothing(func(ctx context.Context, in wire.GuestOrder) error {
 		err := gs.Order(ctx, in)
@@ -114,13 +116,13 @@ func (c *Controller) handlePeers(mux *http.ServeMux) {
 		}
 		return err
 	}))
-	handlePeer(mux, wire.PathFedReboot, func(ctx context.Context, from string, in wire.RebootCall) error {
+	handlePeer(c.site, mux, wire.PathFedReboot, func(ctx context.Context, from string, in wire.RebootCall) error {
 		return gs.Is(ctx, from, in.VM)
 	}, nothing(gs.Reboot))
-	handlePeer(mux, wire.PathFedUsage, func(ctx context.Context, from string, in wire.UsageCall) error {
+	handlePeer(c.site, mux, wire.PathFedUsage, func(ctx context.Context, from string, in wire.UsageCall) error {
 		return gs.Is(ctx, from, in.VM)
 	}, gs.Usage)
-	handlePeer(mux, wire.PathFedStatus, nil, nothing(func(ctx context.Context, in wire.GuestReport) error {
+	handlePeer(c.site, mux, wire.PathFedStatus, nil, nothing(func(ctx context.Context, in wire.GuestReport) error {
 		id, _ := wire.PeerOf(ctx)
 		return c.vms.GuestReport(ctx, id.Site, in)
 	}))
@@ -148,17 +150,21 @@ func (c *Controller) handlePeersStreams(mux *http.ServeMux) {
 }
 
 // handlePeer answers a call of a peer's controller, after a check whether it may.
-func handlePeer[In, Out any](mux *http.ServeMux, path string, may func(context.Context, string, In) error, f func(context.Context, In) (Out, error)) {
+func handlePeer[In, Out any](site *objects.Site, mux *http.ServeMux, path string, may func(context.Context, string, In) error, f func(context.Context, In) (Out, error)) {
 	wire.Handle(mux, path, func(ctx context.Context, id wire.Identity, in In) (out Out, err error) {
-		if err := isController(id); err != nil {
-			return out, err
-		}
-		if may != nil {
-			if err := may(ctx, id.Site, in); err != nil {
-				return out, err
+		err = site.ByMachine(objects.AsPeer(ctx, id.Site), "peer:"+id.Site, path, func(ctx context.Context) (err error) {
+			if err := isController(id); err != nil {
+				return err
 			}
-		}
-		return f(objects.AsPeer(ctx, id.Site), in)
+			if may != nil {
+				if err := may(ctx, id.Site, in); err != nil {
+					return err
+				}
+			}
+			out, err = f(ctx, in)
+			return err
+		})
+		return out, err
 	})
 }
 

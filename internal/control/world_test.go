@@ -21,6 +21,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/access"
 	"widecloud/internal/agent"
+	"widecloud/internal/audit"
 	"widecloud/internal/cloud"
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
@@ -83,6 +84,7 @@ type site struct {
 	trust  *wire.Trust
 	cred   *wire.Credential
 	images *volume.Store
+	audit  *audit.Log
 }
 
 // host is a machine with an agent.
@@ -245,6 +247,8 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	w.must(err)
 	s.images, err = volume.Open(volume.Options{Dir: filepath.Join(s.dir, "images")})
 	w.must(err)
+	s.audit, err = audit.Open(audit.Options{Dir: filepath.Join(s.dir, "audit"), Logger: log})
+	w.must(err)
 	var handler http.Handler
 	s.fed, err = fed.New(p.ctx, fed.Options{
 		Credential: s.cred, Trust: s.trust, Store: s.state, Network: node, Logger: log, KeepAlive: keepAlive, DeadAfter: deadAfter,
@@ -252,7 +256,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	})
 	w.must(err)
 	s.ctl = control.New(control.Options{
-		Name: s.name, State: s.state, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log,
+		Name: s.name, State: s.state, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log, Audit: s.audit,
 		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, JoinLife: 10 * time.Minute, Codec: "none", WatchKept: 64, Failpoint: w.failpoint(p), Plan: w.plan,
 	})
 	handler = s.ctl.Handler()
@@ -260,7 +264,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 		handler = handle(handler)
 	}
 	w.must(s.ctl.Peers(p.ctx))
-	ctl, federation, images := s.ctl, s.fed, s.images
+	ctl, federation, images, auditLog := s.ctl, s.fed, s.images, s.audit
 	p.work.Go(func() { ctl.Run(p.ctx) })
 	p.work.Go(func() { federation.Run(p.ctx) })
 	outside, err := wire.Listen(p.ctx, ":646", wire.Options{
@@ -273,6 +277,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 		<-p.ctx.Done()
 		outside.Close()
 		images.Close()
+		auditLog.Close()
 	})
 	s.proc = p
 }

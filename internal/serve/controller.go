@@ -130,4 +130,7 @@ type Controller interface {
 	NewToken(ctx context.Context, p Principal, user string, r api.TokenRequest) (*api.UserToken, error)
 	// RevokeToken ends one token. The last admin who can log in keeps one: api.CodeConflict.
 	RevokeToken(ctx context.Context, p Principal, user, id string) error
+
+	// Doctor says what is wrong at the site, or soon will be: all of it to an admin, to others what concerns their organisation.
+	Doctor(ctx context.Context, p Principal) (*api.Diagnosis, error)
 }

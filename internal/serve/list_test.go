@@ -172,7 +172,7 @@ func TestWatchKinds(t *testing.T) {
 		t.Errorf("from now is %d", ctl.from)
 	}
 	for query, want := range map[string]string{
-		"":                            `{"code":"invalid","field":"kinds","message":"\"\" is not a kind; possible: [sites hosts owners users peers offers loans images volumes networks vms guests addresses translators jobs events]"}`,
+		"":                            `{"code":"invalid","field":"kinds","message":"\"\" is not a kind; possible: [sites hosts owners users peers offers loans images volumes networks vms guests addresses translators jobs events notices]"}`,
 		"?kinds=vms,pods":             `"field":"kinds","message":"\"pods\" is not a kind; possible: `,
 		"?kinds=vms,jobs&state=ended": `"field":"state","message":"\"ended\" is not a state of vms; possible: `,
 		"?kinds=vms&limit=3":          `{"code":"invalid","field":"limit","message":"unknown query parameter"}`,

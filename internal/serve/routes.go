@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"widecloud/api"
+	"widecloud/internal/audit"
 )
 
 // object ties a noun's struct to its pointer, which is the api.Object.
@@ -47,7 +48,9 @@ func (s *Server) describe() {
 	s.registerVerbs(h)
 	s.registerStreams(h)
 	s.registerSession(h)
+	s.registerAdmin(h)
 
+	s.verbs = verbsOf(h.OpenAPI())
 	finishSchemas(c.Components.Schemas)
 	spec, err := json.Marshal(h.OpenAPI())
 	if err != nil {
@@ -169,6 +172,7 @@ func (s *Server) register(h huma.API, n api.Noun) {
 			if err != nil {
 				return nil, s.fail(ctx, err)
 			}
+			audit.DeedOf(ctx).About(kind, body.Metadata().Name, body.Metadata().Owner)
 			o, err := once(s, ctx, in.OnceInput, op.OperationID, body,
 				func(ctx context.Context) (api.Object, error) { return ctl.Create(ctx, who(ctx), body) },
 				func(o api.Object) (api.Object, error) { return o, nil })
@@ -231,6 +235,7 @@ func (s *Server) registerVerbs(h huma.API) {
 		var reasons []api.Reason
 		if in.Body.DryRun {
 			in.Key = "" // it does nothing
+			audit.DeedOf(ctx).Drop()
 		}
 		job, err := once(s, ctx, in.OnceInput, "migrate-vm "+in.Name, in.Body, func(ctx context.Context) (job *api.Job, err error) {
 			job, reasons, err = ctl.Migrate(ctx, who(ctx), in.Name, in.Body.Target, in.Body.DryRun)
@@ -333,6 +338,7 @@ func (s *Server) registerBulk(h huma.API) {
 	op.Description = "Judges as a creation does, and says where the VM would go, why not elsewhere, and what it would take of quota and loan. " +
 		"Lenders are asked, for at most a second. Nothing is written. What a creation would be refused with is in refused."
 	huma.Register(h, op, func(ctx context.Context, in *struct{ Body api.VM }) (*output[*api.VMDryRun], error) {
+		audit.DeedOf(ctx).Drop() // it writes nothing
 		d, err := ctl.DryRun(ctx, who(ctx), &in.Body)
 		return result(s, ctx, d, err)
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"widecloud/api"
+	"widecloud/internal/audit"
 )
 
 // Options says what to serve.
@@ -32,6 +33,8 @@ type Options struct {
 	MaxBody    int64                // bytes of a JSON body; 0: 1 MiB
 	MaxUpload  int64                // bytes of an image; 0: no limit but the disk's
 	Heartbeat  time.Duration        // between signs of life on an idle watch; 0: 15 s
+	Audit      *audit.Log           // who did what; nil: it is not noted
+	Settings   []api.Setting        // the controller's configuration as it is in force
 }
 
 // Server is the API as an http.Handler.
@@ -42,6 +45,7 @@ type Server struct {
 	metrics metrics
 	spec    []byte                    // OpenAPI 3.1, JSON
 	events  map[api.Kind]*huma.Schema // of the watch of each kind
+	verbs   map[string]string         // the operations' names, by their routes
 	usage   usage
 	logins  *logins
 
@@ -143,12 +147,15 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		route = "" // the mux would redirect, and no client of an API follows that with its token
 	}
 	var c caller
+	deed := s.deed(r, route)
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(w, r, route, v)
 		}
+		s.note(r, w, route, deed)
 		s.finish(r, w, route, c.User, time.Since(start))
 	}()
+	r = r.WithContext(audit.With(r.Context(), deed))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if open(route) {
 		s.mux.ServeHTTP(w, r)
@@ -171,6 +178,7 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
+	deed.By(c.User, tokenID(c.token))
 	if c.First && route != firstRoute {
 		s.refuse(w, r, firstOnly())
 		return
@@ -373,6 +381,8 @@ const (
 	writeWait = 30 * time.Second
 	// writePiece is the size of such a piece, in bytes.
 	writePiece = 64 << 10
+	// maxErrorKept is how many bytes of an error are kept, to note it.
+	maxErrorKept = 16 << 10
 )
 
 // recorder notes the status for the log, and lets no client keep an answer waiting.
@@ -382,7 +392,8 @@ type recorder struct {
 	body   *body
 	http1  bool
 	status int
-	failed error // of a write: the client is gone
+	failed error  // of a write: the client is gone
+	error  []byte // the beginning of an answer that is an error
 }
 
 // WriteHeader ends the connection after an answer that comes before the body: net/http would wait for the rest of it.
@@ -400,6 +411,9 @@ func (w *recorder) WriteHeader(status int) {
 func (w *recorder) Write(b []byte) (n int, err error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
+	}
+	if w.status >= http.StatusBadRequest {
+		w.error = append(w.error, b[:min(len(b), maxErrorKept-len(w.error))]...)
 	}
 	for {
 		piece := b[n:min(len(b), n+writePiece)]

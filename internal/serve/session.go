@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"widecloud/api"
+	"widecloud/internal/audit"
 )
 
 // A browser does not keep a token where a script can read it: it logs in with one, and gets a cookie. The cookie holds
@@ -85,6 +86,7 @@ func (s *Server) logIn(ctx context.Context, r *http.Request, token string) (*api
 	if err != nil {
 		return nil, http.Cookie{}, err
 	}
+	audit.DeedOf(ctx).By(p.User, tokenID(token))
 	if p.First {
 		return nil, http.Cookie{}, firstOnly()
 	}

@@ -240,6 +240,9 @@ func (c *Credential) tlsCertificate() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{c.leaf.Raw, c.CA.Raw}, PrivateKey: c.key, Leaf: c.leaf}
 }
 
+// Ends is when the certificate does.
+func (c *Credential) Ends() time.Time { return c.leaf.NotAfter }
+
 // Key names the credential's key: the SHA-256 of its SubjectPublicKeyInfo (RFC 5280 §4.1.2.7), in lower-case hex. It is
 // the same for every certificate of the key, and what JoinRequest.Key and Caller.Key have.
 func (c *Credential) Key() string { return keyOf(c.leaf.RawSubjectPublicKeyInfo) }

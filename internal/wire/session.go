@@ -112,6 +112,7 @@ type Session struct {
 	id      uint64
 	peer    Identity
 	key     string
+	ends    time.Time
 	purpose Purpose
 	agreed  agreement
 	out     outward
@@ -136,6 +137,9 @@ func (s *Session) Peer() Identity { return s.peer }
 
 // Key names the key of the peer's certificate, as Credential.Key does.
 func (s *Session) Key() string { return s.key }
+
+// Ends is when the peer's certificate does.
+func (s *Session) Ends() time.Time { return s.ends }
 
 // RemoteAddr is where the other end is reached.
 func (s *Session) RemoteAddr() net.Addr { return s.m.raw.RemoteAddr() }
@@ -185,7 +189,7 @@ func newSession(conn *tls.Conn, raw net.Conn, a *arrival, h hello, o Options, di
 		tune(raw, o.SendBuffer)
 	}
 	s := &Session{
-		id: lastSession.Add(1), peer: a.peer, key: a.key, purpose: h.Purpose, agreed: agree(*o.Release, h.release()),
+		id: lastSession.Add(1), peer: a.peer, key: a.key, ends: a.ends, purpose: h.Purpose, agreed: agree(*o.Release, h.release()),
 		out: newOutward(o, a.peer), trust: o.Trust,
 	}
 	s.memory.give(sessionMemory)

@@ -27,7 +27,8 @@ type Trust struct {
 type arrival struct {
 	peer   Identity
 	key    string
-	refuse error // why no session may come of it any more
+	ends   time.Time // of its certificate
+	refuse error     // why no session may come of it any more
 }
 
 // TrustOptions says what a Trust starts with.
@@ -174,7 +175,7 @@ func (t *Trust) expect(leaf *x509.Certificate) (*arrival, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &arrival{peer: id, key: keyOf(leaf.RawSubjectPublicKeyInfo)}
+	a := &arrival{peer: id, key: keyOf(leaf.RawSubjectPublicKeyInfo), ends: leaf.NotAfter}
 	t.arrivals[a] = struct{}{}
 	return a, nil
 }

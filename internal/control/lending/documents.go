@@ -23,7 +23,13 @@ const keepTelling = 30 * 24 * time.Hour
 // documents says what is done with each kind of document.
 func (ln *Lending) documents() {
 	on := func(kind string, take func(context.Context, wire.Verified) (any, error)) {
-		ln.Federation.OnDocument(kind, func(ctx context.Context, d wire.Verified) (any, error) { return take(objects.AsPeer(ctx, d.From), d) })
+		ln.Federation.OnDocument(kind, func(ctx context.Context, d wire.Verified) (answer any, err error) {
+			err = ln.ByMachine(objects.AsPeer(ctx, d.From), "peer:"+d.From, "document "+kind, func(ctx context.Context) (err error) {
+				answer, err = take(ctx, d)
+				return err
+			})
+			return answer, err
+		})
 	}
 	on(wire.DocOffers, ln.takeOffers)
 	on(wire.DocLoanRequest, ln.takeLoanRequest)

@@ -62,12 +62,14 @@ func (st *Site) actedChange(tx *state.Tx, was, now api.Object) {
 
 // changesOf lists the fields of a spec that differ. Numbers and single words are shown with their values; texts, which may hold
 // secrets, are not.
-func changesOf(was, now api.Object) string {
+func changesOf(was, now api.Object) string { return strings.Join(specChanges(was, now), ", ") }
+
+func specChanges(was, now api.Object) []string {
 	a, b := reflect.ValueOf(was).Elem().FieldByName("Spec"), reflect.ValueOf(now).Elem().FieldByName("Spec")
 	if !a.IsValid() || a.Type() != b.Type() {
-		return ""
+		return nil
 	}
-	return strings.Join(fieldChanges(a, b), ", ")
+	return fieldChanges(a, b)
 }
 
 func fieldChanges(a, b reflect.Value) (out []string) {
@@ -82,13 +84,16 @@ func fieldChanges(a, b reflect.Value) (out []string) {
 		}
 		name, _, _ := strings.Cut(a.Type().Field(i).Tag.Get("json"), ",")
 		text := "spec." + name
-		if before, after := shown(x), shown(y); before+after != "" && name != "user_data" {
+		if before, after := shown(x), shown(y); before+after != "" && !secretive[name] {
 			text += fmt.Sprintf(": %s -> %s", before, after)
 		}
 		out = append(out, text)
 	}
 	return out
 }
+
+// secretive are the fields whose values may hold secrets: a script, a URL with a password.
+var secretive = map[string]bool{"user_data": true, "source": true}
 
 // shown is a value in one short word; "" for what has none.
 func shown(v reflect.Value) string {

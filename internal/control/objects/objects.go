@@ -215,9 +215,23 @@ func (st *Site) Read(ctx context.Context, f func(*state.Tx) error) error {
 	return st.State.Read(ctx, f)
 }
 
-// Write runs a transaction. One of new work is refused when the store has no room for it; store.Urgent marks the others.
+// Write runs a transaction. One of new work is refused when the store has no room for it; store.Urgent marks the others. What somebody
+// changes by it is noted for the audit log; what the site does by itself is not.
 func (st *Site) Write(ctx context.Context, f func(*state.Tx) error) error {
-	_, err := st.State.Write(ctx, f)
+	var actor string
+	var written []state.Written
+	_, err := st.State.Write(ctx, func(tx *state.Tx) error {
+		if err := f(tx); err != nil {
+			return err
+		}
+		if actor = tx.Actor(); actor != "" && st.Audit != nil {
+			written = tx.Written()
+		}
+		return nil
+	})
+	if err == nil && len(written) > 0 {
+		st.noteChanges(ctx, actor, written)
+	}
 	return st.noRoom(err)
 }
 

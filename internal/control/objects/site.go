@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/audit"
 	"widecloud/internal/cloud"
+	"widecloud/internal/doctor"
 	"widecloud/internal/fed"
 	"widecloud/internal/state"
 	"widecloud/internal/volume"
@@ -41,6 +43,7 @@ type Options struct {
 	Images      *volume.Store // the site's base images
 	Network     wire.Network  // to invite and be invited by; nil: TCP
 	Logger      *slog.Logger
+	Audit       *audit.Log     // who did what; nil: it is not noted
 	Endpoint    string         // host:port of the one outside port, as peers dial it
 	AnycastVTEP netip.Addr     // of the gateways
 	Pref64      netip.Prefix   // IPv4 clients appear under it (RFC 6052)
@@ -60,6 +63,8 @@ type Options struct {
 	ProgressEvery time.Duration // default 500 ms
 	// Failpoint, when set, is called at each named point of a migration; tests kill the process there.
 	Failpoint func(name string)
+	// Machine, when set, tells what the controller's disks and certificates are like.
+	Machine func() doctor.Machine
 	// OnFirstLogin, when set, is called when the token that Bootstrap or Recover made was used, and is of no more use.
 	OnFirstLogin func()
 }

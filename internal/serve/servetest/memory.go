@@ -729,3 +729,19 @@ func (m *Memory) setLoan(p serve.Principal, loan string, s api.LoanState) (*api.
 	m.change(l, false)
 	return l, nil
 }
+
+// Doctor is that of serve.Controller: hosts that are down, and nothing else.
+func (m *Memory) Doctor(_ context.Context, p serve.Principal) (*api.Diagnosis, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return nil, m.fail
+	}
+	d := &api.Diagnosis{Time: time.Now(), Findings: []api.Finding{}}
+	for _, o := range m.objects {
+		if h, ok := o.(*api.Host); ok && sees(p, o) && !h.Status.Connected {
+			d.Findings = append(d.Findings, api.Finding{ID: "host.down", Severity: api.SeverityBad, Object: "hosts/" + h.Name, Message: "host " + h.Name + " is not reached", Advice: "look at it"})
+		}
+	}
+	return d, nil
+}

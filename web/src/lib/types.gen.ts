@@ -45,54 +45,48 @@ export interface components {
             target?: string;
             translators?: string[] | null;
         };
-        BulkCounts: {
+        Audit: {
+            items: components["schemas"]["AuditEntry"][] | null;
             /** Format: int64 */
-            cancelled: number;
-            /** Format: int64 */
-            done: number;
-            /** Format: int64 */
-            failed: number;
-            /** Format: int64 */
-            running: number;
-            /** Format: int64 */
-            total: number;
-            /** Format: int64 */
-            waiting: number;
+            next?: number;
         };
-        BulkRequest: {
-            action: string;
-            hard?: boolean;
-            selector?: components["schemas"]["BulkSelector"];
-            target?: string;
-            vms?: string[] | null;
+        AuditChange: {
+            change: string;
+            fields?: string[] | null;
+            object: string;
         };
-        BulkResult: {
-            /** Format: date-time */
-            begun?: string;
-            /** Format: date-time */
-            ended?: string;
-            job?: string;
+        AuditEntry: {
+            actor?: string;
+            address?: string;
+            changes?: components["schemas"]["AuditChange"][] | null;
+            code?: string;
+            field?: string;
+            /** Format: int64 */
+            id: number;
+            kind?: string;
             message?: string;
-            reasons?: components["schemas"]["Reason"][] | null;
-            state: string;
-            vm: string;
-        };
-        BulkResults: {
-            items: components["schemas"]["BulkResult"][] | null;
-        };
-        BulkSelector: {
-            host?: string[] | null;
-            label?: string[] | null;
+            /** Format: int64 */
+            more?: number;
             name?: string;
-            owner?: string[] | null;
-            site?: string[] | null;
-            state?: string[] | null;
+            /** Format: int64 */
+            omitted?: number;
+            owner?: string;
+            result: string;
+            /** Format: date-time */
+            time: string;
+            token?: string;
+            verb: string;
         };
         CPU: {
             accel?: string;
             arch?: string;
             model?: string;
             usable?: string[] | null;
+        };
+        Diagnosis: {
+            findings: components["schemas"]["Finding"][] | null;
+            /** Format: date-time */
+            time: string;
         };
         Error: {
             code: string;
@@ -119,6 +113,16 @@ export interface components {
             time: string;
             type: string;
             readonly uid?: string;
+        };
+        Finding: {
+            advice?: string;
+            id: string;
+            message: string;
+            object?: string;
+            owner?: string;
+            severity: string;
+            /** Format: date-time */
+            since?: string;
         };
         Guest: {
             /** Format: date-time */
@@ -237,17 +241,13 @@ export interface components {
             readonly uid?: string;
         };
         JobSpec: {
-            action?: string;
-            by?: string;
             cancel?: boolean;
             object: string;
             parent?: string;
             target?: string;
             type: string;
-            why?: string;
         };
         JobStatus: {
-            bulk?: components["schemas"]["BulkCounts"];
             /** Format: date-time */
             ended?: string;
             journal?: components["schemas"]["JournalRow"][] | null;
@@ -313,6 +313,12 @@ export interface components {
         };
         ListingNetwork: {
             items: components["schemas"]["Network"][] | null;
+            next?: string;
+            /** Format: int64 */
+            revision: number;
+        };
+        ListingNotice: {
+            items: components["schemas"]["Notice"][] | null;
             next?: string;
             /** Format: int64 */
             revision: number;
@@ -405,13 +411,6 @@ export interface components {
             state: string;
             used: components["schemas"]["Resources"];
         };
-        LoanUse: {
-            after: components["schemas"]["Resources"];
-            amount: components["schemas"]["Resources"];
-            before: components["schemas"]["Resources"];
-            lender: string;
-            loan: string;
-        };
         Login: {
             token: string;
         };
@@ -457,6 +456,35 @@ export interface components {
         };
         NetworkStatus: {
             members?: components["schemas"]["NetworkMember"][] | null;
+        };
+        Notice: {
+            /** Format: date-time */
+            readonly created?: string;
+            readonly deleting?: boolean;
+            readonly home?: string;
+            labels?: {
+                [key: string]: string;
+            };
+            name: string;
+            owner?: string;
+            /** Format: int64 */
+            revision?: number;
+            spec: components["schemas"]["NoticeSpec"];
+            readonly status: components["schemas"]["NoticeStatus"];
+            readonly uid?: string;
+        };
+        NoticeSpec: {
+            /** Format: date-time */
+            from?: string;
+            level?: string;
+            owners?: string[] | null;
+            text?: string;
+            title: string;
+            /** Format: date-time */
+            until?: string;
+        };
+        NoticeStatus: {
+            state: string;
         };
         Offer: {
             /** Format: date-time */
@@ -541,20 +569,6 @@ export interface components {
             /** Format: date-time */
             since?: string;
         };
-        PlaceVerdict: {
-            asked?: boolean;
-            /** Format: double */
-            free_memory?: number;
-            host?: string;
-            image?: boolean;
-            loan?: string;
-            reasons?: components["schemas"]["Reason"][] | null;
-            self?: boolean;
-            /** Format: date-time */
-            since?: string;
-            site: string;
-            verdict: string;
-        };
         Progress: {
             /** Format: double */
             dirty_rate_bytes_per_second?: number;
@@ -570,8 +584,6 @@ export interface components {
             memory_total_bytes?: number;
             /** Format: double */
             rate_bytes_per_second?: number;
-            /** Format: int64 */
-            raw_bytes?: number;
             /** Format: double */
             seconds_left?: number;
             /** Format: int64 */
@@ -586,12 +598,6 @@ export interface components {
             disk_gib?: number;
             /** Format: int64 */
             memory_mib?: number;
-        };
-        QuotaUse: {
-            after: components["schemas"]["Resources"];
-            before: components["schemas"]["Resources"];
-            owner: string;
-            quota?: components["schemas"]["Quota"];
         };
         Reason: {
             advice?: string;
@@ -636,6 +642,17 @@ export interface components {
             site: string;
             user: string;
             version: string;
+        };
+        Setting: {
+            default?: string;
+            help?: string;
+            key: string;
+            source: string;
+            value: string;
+            where?: string;
+        };
+        Settings: {
+            items: components["schemas"]["Setting"][] | null;
         };
         Site: {
             /** Format: date-time */
@@ -765,13 +782,6 @@ export interface components {
             origin: string;
             seen?: boolean;
         };
-        VMDryRun: {
-            loan?: components["schemas"]["LoanUse"];
-            places?: components["schemas"]["PlaceVerdict"][] | null;
-            quota?: components["schemas"]["QuotaUse"];
-            refused?: components["schemas"]["Error"];
-            waits?: string;
-        };
         VMSpec: {
             cpu_model?: string;
             /** Format: int64 */
@@ -888,6 +898,13 @@ export interface components {
         WatchEventNetwork: {
             kind?: string;
             object: components["schemas"]["Network"];
+            /** Format: int64 */
+            revision: number;
+            type: string;
+        };
+        WatchEventNotice: {
+            kind?: string;
+            object: components["schemas"]["Notice"];
             /** Format: int64 */
             revision: number;
             type: string;
