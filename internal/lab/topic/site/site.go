@@ -73,6 +73,7 @@ var Topic = script.Topic{
 			Parse: parseNewNetwork,
 		},
 		{Form: "expect new address ADDRESS at SITE refused", Part: script.Checks, Doc: "the same, of a service address", Parse: parseNewAddress},
+		operating[0], operating[1], operating[2], operating[3], operating[4],
 	},
 }
 
