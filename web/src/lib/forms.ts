@@ -5,7 +5,7 @@ import type { Kind } from './types.ts'
 export interface Input {
   path: string // of the object: spec.cpus
   title: Key
-  as: 'text' | 'number' | 'bool' | 'lines' | 'labels' | 'choice' | 'object' | 'resources'
+  as: 'text' | 'paragraph' | 'time' | 'number' | 'bool' | 'lines' | 'labels' | 'choice' | 'object' | 'resources'
   help?: Key
   options?: string[] // of a choice
   words?: string // the group of messages that says what the options are
@@ -49,6 +49,16 @@ export const forms: Partial<Record<Kind, Input[]>> = {
     { path: 'spec.ipv4', title: 'field.ipv4', as: 'text', help: 'form.ipv4_help' },
     pool,
     { path: 'spec.mtu', title: 'field.mtu', as: 'number', help: 'form.mtu_help' },
+    labels,
+  ],
+  notices: [
+    { ...owner, help: 'form.notice_owner_help' },
+    { path: 'spec.title', title: 'field.title', as: 'text', required: true },
+    { path: 'spec.text', title: 'field.text', as: 'paragraph', help: 'form.notice_text_help' },
+    { path: 'spec.level', title: 'field.level', as: 'choice', options: ['info', 'warning', 'urgent'], words: 'level' },
+    { path: 'spec.from', title: 'field.from', as: 'time', help: 'form.notice_from_help' },
+    { path: 'spec.until', title: 'field.until', as: 'time', help: 'form.notice_until_help' },
+    { path: 'spec.owners', title: 'field.audience', as: 'lines', help: 'form.notice_audience_help' },
     labels,
   ],
   addresses: [

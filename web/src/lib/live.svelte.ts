@@ -80,7 +80,7 @@ interface Change {
   object: Meta
 }
 
-const everywhere: Kind[] = ['sites', 'vms', 'jobs', 'hosts', 'peers', 'loans', 'offers', 'networks', 'addresses', 'images', 'owners']
+const everywhere: Kind[] = ['sites', 'vms', 'jobs', 'hosts', 'peers', 'loans', 'offers', 'networks', 'addresses', 'images', 'owners', 'notices']
 const whenAsked: Kind[] = ['users', 'guests', 'volumes', 'translators', 'events']
 
 export class Live {

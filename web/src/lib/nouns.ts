@@ -309,6 +309,21 @@ export const nouns: { [K in Kind]: Noun<K> } = {
       owner('more'), message((o) => o.status.message),
     ],
   },
+  notices: {
+    kind: 'notices', title: 'notice.title', one: 'notice.one', help: 'notice.help', created: 'form', changed: true, deleted: true, states: ['planned', 'shown', 'ended'],
+    state: (o) => [o.status.state],
+    facets: { level: (o) => [o.spec.level] },
+    fields: [
+      { key: 'title', title: 'field.title', text: (o) => o.spec.title, column: 'first', width: 'minmax(12rem, 2fr)', phone: 'line' },
+      state('notices'),
+      { key: 'level', title: 'field.level', text: (o) => word('level', o.spec.level ?? 'info'), column: 'first', width: '7rem' },
+      { key: 'from', title: 'field.from', as: 'time', text: (o) => date(o.spec.from), column: 'first', width: '9rem' },
+      { key: 'until', title: 'field.until', as: 'time', text: (o) => date(o.spec.until), column: 'first', width: '9rem' },
+      { key: 'audience', title: 'field.audience', text: (o) => (o as Meta).owner || list(o.spec.owners) || t('word.everybody'), column: 'first', width: '10rem' },
+      { key: 'text', title: 'field.text', text: (o) => o.spec.text ?? '', column: 'more', width: 'minmax(12rem, 3fr)' },
+      owner('more'), labels(), created(),
+    ],
+  },
   events: {
     kind: 'events', title: 'events.title', one: 'events.one', help: 'events.help', states: [], state: () => [],
     facets: { type: (o) => [o.type], object: (o) => [o.object], actor: (o) => [o.actor] },

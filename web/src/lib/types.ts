@@ -19,6 +19,7 @@ export type Address = Schemas['Address']
 export type Translator = Schemas['Translator']
 export type Job = Schemas['Job']
 export type Event = Schemas['Event']
+export type Notice = Schemas['Notice']
 export type Reason = Schemas['Reason']
 export type Resources = Schemas['Resources']
 export type Progress = Schemas['Progress']
@@ -30,6 +31,12 @@ export type PlaceVerdict = Schemas['PlaceVerdict']
 export type BulkAction = 'start' | 'stop' | 'reboot' | 'delete' | 'move'
 export type BulkResult = Schemas['BulkResult']
 export type BulkResults = Schemas['BulkResults']
+
+export type Finding = Schemas['Finding']
+export type Diagnosis = Schemas['Diagnosis']
+export type Setting = Schemas['Setting']
+export type Audit = Schemas['Audit']
+export type AuditEntry = Schemas['AuditEntry']
 
 /** What every object has. */
 export interface Meta {
@@ -61,6 +68,7 @@ export interface Kinds {
   translators: Translator
   jobs: Job
   events: Event
+  notices: Notice
 }
 export type Kind = keyof Kinds
 

@@ -17,21 +17,18 @@ var operating = [...]script.Entry{
 	{
 		Form: "notice at SITE \"TEXT\"", Part: script.Happens, Doc: "the site's operator pins up a notice for all",
 		Parse: func(p *script.Parser) any {
-			p.OneOf("at")
 			return &Pin{At: ref(p), Title: p.Quoted()}
 		},
 	},
 	{
 		Form: "expect notice at SITE \"TEXT\"", Part: script.Checks, Doc: "the site's users are shown a notice of that title",
 		Parse: func(p *script.Parser) any {
-			p.OneOf("at")
 			return &ExpectPin{At: ref(p), Title: p.Quoted()}
 		},
 	},
 	{
 		Form: "expect doctor of SITE finds FINDING [within TIME]", Part: script.Checks,
 		Doc: "`wcc doctor` finds this: `peer.unreached`, `host.down`, …", Parse: func(p *script.Parser) any {
-			p.OneOf("of")
 			e := &ExpectFinding{Of: ref(p)}
 			p.OneOf("finds")
 			e.ID = p.Next("finding").Text
@@ -41,7 +38,6 @@ var operating = [...]script.Entry{
 	},
 	{
 		Form: "expect doctor of SITE well [within TIME]", Part: script.Checks, Doc: "nothing is bad, by `wcc doctor`", Parse: func(p *script.Parser) any {
-			p.OneOf("of")
 			e := &ExpectFinding{Of: ref(p)}
 			p.OneOf("well")
 			e.Within = p.Within(30 * time.Second)
@@ -51,7 +47,6 @@ var operating = [...]script.Entry{
 	{
 		Form: "expect audit of SITE has VERB by ACTOR", Part: script.Checks,
 		Doc: "the audit log has that operation by a user, `agent:HOST` or `peer:SITE`", Parse: func(p *script.Parser) any {
-			p.OneOf("of")
 			e := &ExpectAudit{Of: ref(p)}
 			p.OneOf("has")
 			e.Verb = p.Next("operation").Text
