@@ -77,6 +77,49 @@ export interface components {
             token?: string;
             verb: string;
         };
+        BulkCounts: {
+            /** Format: int64 */
+            cancelled: number;
+            /** Format: int64 */
+            done: number;
+            /** Format: int64 */
+            failed: number;
+            /** Format: int64 */
+            running: number;
+            /** Format: int64 */
+            total: number;
+            /** Format: int64 */
+            waiting: number;
+        };
+        BulkRequest: {
+            action: string;
+            hard?: boolean;
+            selector?: components["schemas"]["BulkSelector"];
+            target?: string;
+            vms?: string[] | null;
+        };
+        BulkResult: {
+            /** Format: date-time */
+            begun?: string;
+            /** Format: date-time */
+            ended?: string;
+            job?: string;
+            message?: string;
+            reasons?: components["schemas"]["Reason"][] | null;
+            state: string;
+            vm: string;
+        };
+        BulkResults: {
+            items: components["schemas"]["BulkResult"][] | null;
+        };
+        BulkSelector: {
+            host?: string[] | null;
+            label?: string[] | null;
+            name?: string;
+            owner?: string[] | null;
+            site?: string[] | null;
+            state?: string[] | null;
+        };
         CPU: {
             accel?: string;
             arch?: string;
@@ -241,13 +284,17 @@ export interface components {
             readonly uid?: string;
         };
         JobSpec: {
+            action?: string;
+            by?: string;
             cancel?: boolean;
             object: string;
             parent?: string;
             target?: string;
             type: string;
+            why?: string;
         };
         JobStatus: {
+            bulk?: components["schemas"]["BulkCounts"];
             /** Format: date-time */
             ended?: string;
             journal?: components["schemas"]["JournalRow"][] | null;
@@ -411,6 +458,13 @@ export interface components {
             state: string;
             used: components["schemas"]["Resources"];
         };
+        LoanUse: {
+            after: components["schemas"]["Resources"];
+            amount: components["schemas"]["Resources"];
+            before: components["schemas"]["Resources"];
+            lender: string;
+            loan: string;
+        };
         Login: {
             token: string;
         };
@@ -569,6 +623,20 @@ export interface components {
             /** Format: date-time */
             since?: string;
         };
+        PlaceVerdict: {
+            asked?: boolean;
+            /** Format: double */
+            free_memory?: number;
+            host?: string;
+            image?: boolean;
+            loan?: string;
+            reasons?: components["schemas"]["Reason"][] | null;
+            self?: boolean;
+            /** Format: date-time */
+            since?: string;
+            site: string;
+            verdict: string;
+        };
         Progress: {
             /** Format: double */
             dirty_rate_bytes_per_second?: number;
@@ -584,6 +652,8 @@ export interface components {
             memory_total_bytes?: number;
             /** Format: double */
             rate_bytes_per_second?: number;
+            /** Format: int64 */
+            raw_bytes?: number;
             /** Format: double */
             seconds_left?: number;
             /** Format: int64 */
@@ -598,6 +668,12 @@ export interface components {
             disk_gib?: number;
             /** Format: int64 */
             memory_mib?: number;
+        };
+        QuotaUse: {
+            after: components["schemas"]["Resources"];
+            before: components["schemas"]["Resources"];
+            owner: string;
+            quota?: components["schemas"]["Quota"];
         };
         Reason: {
             advice?: string;
@@ -781,6 +857,13 @@ export interface components {
             address: string;
             origin: string;
             seen?: boolean;
+        };
+        VMDryRun: {
+            loan?: components["schemas"]["LoanUse"];
+            places?: components["schemas"]["PlaceVerdict"][] | null;
+            quota?: components["schemas"]["QuotaUse"];
+            refused?: components["schemas"]["Error"];
+            waits?: string;
         };
         VMSpec: {
             cpu_model?: string;
