@@ -26,6 +26,7 @@ var layers = map[string]int{
 	"internal/netplan": 0,
 	"internal/doctor":  0,
 	"internal/packet":  0,
+	"internal/rfb":     0,
 	"internal/store":   1,
 	"internal/state":   1,
 	"internal/netio":   1,
