@@ -54,6 +54,8 @@ type CPU struct {
 	Accel  string   `json:"accel,omitempty"`  // kvm or tcg
 	Model  string   `json:"model,omitempty"`  // the host's own model
 	Usable []string `json:"usable,omitempty"` // guest CPU models that can run here
+	// Profile is the newest hardware profile that the hypervisor makes, or of a VM, the one that it has. 0: 1.
+	Profile int `json:"profile,omitempty" since:"2"`
 }
 
 // Kind is KindHost.

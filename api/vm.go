@@ -27,7 +27,20 @@ type Hardware struct {
 	CPUs      int    `json:"cpus"`                // 1 to 64
 	MemoryMiB int    `json:"memory_mib"`          // 64 to 1048576
 	CPUModel  string `json:"cpu_model,omitempty"` // guest CPU model; empty: the baseline of the site
+	// Profile says which devices there are, at which addresses: 1 has a serial console alone, 2 a display, too. A VM keeps it at
+	// each host and release. 0: the newest that the host can make where the VM is placed first.
+	Profile int `json:"profile,omitempty" since:"2"`
 }
+
+// NewestProfile is the newest hardware profile that this release knows.
+const NewestProfile = 2
+
+// ProfileOf is the hardware profile that a VM has, or will have once it is placed: its user's choice, or what it was given.
+// 0: it is not decided yet.
+func ProfileOf(v *VM) int { return cmp.Or(v.Spec.Profile, v.Status.CPU.Profile) }
+
+// HasDisplay tells whether VMs of a hardware profile have a display. 0 is that of VMs of older releases.
+func HasDisplay(profile int) bool { return profile >= 2 }
 
 // VMSpec is what its user wants.
 type VMSpec struct {
@@ -81,7 +94,7 @@ type VMStatus struct {
 	Host      string      `json:"host,omitempty"`
 	VTEP      string      `json:"vtep,omitempty"` // underlay IPv6 address of that host
 	Loan      string      `json:"loan,omitempty"` // when Site is not its home
-	CPU       CPU         `json:"cpu,omitzero"`   // what the copy runs on: architecture, accelerator, guest model
+	CPU       CPU         `json:"cpu,omitzero"`   // what the copy runs on: architecture, accelerator, guest model, hardware profile
 	MAC       string      `json:"mac,omitempty"`
 	Addresses []VMAddress `json:"addresses,omitempty"`
 	Job       string      `json:"job,omitempty"`  // the job that is at work on it

@@ -173,11 +173,18 @@ func (a *Agent) Handler() http.Handler {
 		}
 		return a.Channel(ctx, h, s)
 	})
-	wire.HandleStream(mux, wire.PathConsole, func(ctx context.Context, id wire.Identity, h wire.ConsoleHeader, s *wire.Stream) error {
+	handleConsole(mux, wire.PathConsole, a, a.Console)
+	handleConsole(mux, wire.PathDisplay, a, a.Display)
+	return mux
+}
+
+// handleConsole joins a stream of the controller's with what open attaches to.
+func handleConsole(mux *http.ServeMux, path string, a *Agent, open func(ctx context.Context, vm string) (io.ReadWriteCloser, error)) {
+	wire.HandleStream(mux, path, func(ctx context.Context, id wire.Identity, h wire.ConsoleHeader, s *wire.Stream) error {
 		if err := a.mayCall(id); err != nil {
 			return err
 		}
-		rw, err := a.Console(ctx, h.VM)
+		rw, err := open(ctx, h.VM)
 		if err != nil {
 			return err
 		}
@@ -194,7 +201,6 @@ func (a *Agent) Handler() http.Handler {
 		io.Copy(s, rw)
 		return nil
 	})
-	return mux
 }
 
 func handle[In, Out any](mux *http.ServeMux, path string, a *Agent, f func(context.Context, In) (Out, error)) {

@@ -384,6 +384,15 @@ func (a *Agent) Console(ctx context.Context, vm string) (io.ReadWriteCloser, err
 	return rw, notNow(vm, err)
 }
 
+// Display attaches to a VM's display.
+func (a *Agent) Display(ctx context.Context, vm string) (io.ReadWriteCloser, error) {
+	rw, err := a.o.Hypervisor.Display(ctx, vm)
+	if errors.Is(err, hyper.ErrNoDisplay) {
+		return nil, api.Errorf(api.CodeRefused, "the hardware of VM %s has no display; it has the serial console", vm)
+	}
+	return rw, notNow(vm, err)
+}
+
 func ownedBy(r *record, job string, as role) error {
 	if r.Job != job || r.Role != as {
 		return api.Errorf(api.CodeConflict, "VM %s is not the %s of migration %s here", r.Order.VM, as, job)

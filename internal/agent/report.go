@@ -45,6 +45,7 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 		Message: a.message(), VMs: []wire.VMReport{}, Images: []string{},
 	}
 	r.CPU.Arch, r.CPU.Accel, r.CPU.Model, r.CPU.Usable = a.caps.Arch, a.caps.Accel, a.caps.CPUModel, a.caps.CPUUsable
+	r.CPU.Profile = a.caps.Profile
 	if r.Capacity.CPUs == 0 {
 		r.Capacity.CPUs = a.caps.CPUs
 	}

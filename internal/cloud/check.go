@@ -127,6 +127,7 @@ func hardwareFaults(field string, h api.Hardware) []*api.Error {
 		checkRange(field+".cpus", h.CPUs, 1, maxCPUs),
 		checkRange(field+".memory_mib", h.MemoryMiB, minMemoryMiB, maxMemoryMiB),
 		checkCPUModel(field+".cpu_model", h.CPUModel),
+		checkRange(field+".profile", h.Profile, 0, api.NewestProfile),
 	)
 }
 

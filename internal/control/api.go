@@ -84,6 +84,10 @@ func (c *Controller) Console(ctx context.Context, p access.Actor, vm string) (io
 	return c.vms.Console(ctx, p, vm)
 }
 
+func (c *Controller) Display(ctx context.Context, p access.Actor, vm string) (io.ReadWriteCloser, error) {
+	return c.vms.Display(ctx, p, vm)
+}
+
 func (c *Controller) Upload(ctx context.Context, p access.Actor, image string, content io.Reader) (*api.Image, error) {
 	return c.images.Upload(objects.AsUser(ctx, p), p, image, content)
 }

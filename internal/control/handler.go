@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 
 	"widecloud/api"
@@ -131,16 +132,20 @@ func (c *Controller) handlePeers(mux *http.ServeMux) {
 // handlePeersStreams is for what peers' controllers stream.
 func (c *Controller) handlePeersStreams(mux *http.ServeMux) {
 	peerStream(mux, wire.PathFedChannel, c.vms.RelayIn)
-	peerStream(mux, wire.PathFedConsole, func(ctx context.Context, from string, h wire.ConsoleHeader, s *wire.Stream) error {
-		if err := c.guests.Is(ctx, from, h.VM); err != nil {
-			return err
-		}
-		to, err := c.guests.Console(ctx, h)
-		if err != nil {
-			return err
-		}
-		return vms.PassOn(ctx, s, to)
-	})
+	for path, open := range map[string]func(context.Context, wire.ConsoleHeader) (net.Conn, error){
+		wire.PathFedConsole: c.guests.Console, wire.PathFedDisplay: c.guests.Display,
+	} {
+		peerStream(mux, path, func(ctx context.Context, from string, h wire.ConsoleHeader, s *wire.Stream) error {
+			if err := c.guests.Is(ctx, from, h.VM); err != nil {
+				return err
+			}
+			to, err := open(ctx, h)
+			if err != nil {
+				return err
+			}
+			return vms.PassOn(ctx, s, to)
+		})
+	}
 	peerStream(mux, wire.PathFedImage, func(ctx context.Context, from string, h wire.ImageHeader, s *wire.Stream) error {
 		if err := c.images.MayFetch(ctx, from, h.Digest); err != nil {
 			return err

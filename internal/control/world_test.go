@@ -310,7 +310,7 @@ func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
 		site: s, name: name, vtep: vtep, room: room, roles: []api.HostRole{api.RoleHypervisor},
 		machine: fake.New(fake.Options{
 			Name: s.name + "/" + name, World: w.fake, ChunkTime: o.copyTime,
-			Accel: cpu.Accel, CPUModel: cpu.Model, CPUUsable: cpu.Usable,
+			Accel: cpu.Accel, CPUModel: cpu.Model, CPUUsable: cpu.Usable, Profile: cpu.Profile,
 		}),
 	}
 	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}}

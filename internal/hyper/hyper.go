@@ -42,6 +42,8 @@ var (
 	// ErrState: the domain is there, but in a state in which the call makes no sense (Resume of an incoming domain, Confirm
 	// with commit of a running one). Nothing was changed.
 	ErrState = errors.New("domain is in another state")
+	// ErrNoDisplay: the domain's hardware profile has none.
+	ErrNoDisplay = errors.New("the domain has no display")
 	// ErrParted: the memory stream ended in a way that leaves the source paused and the other end unknown.
 	ErrParted = errors.New("migration ended in doubt")
 )
@@ -113,6 +115,7 @@ type Capabilities struct {
 	AccelWhy   string // why not kvm, when tcg
 	CPUModel   string
 	CPUUsable  []string
+	Profile    int // newest hardware profile (api.Hardware) that the driver makes
 	CPUs       int
 	MemoryMiB  int
 }
@@ -170,6 +173,9 @@ type Driver interface {
 	Resume(ctx context.Context, vm string) error
 	// Console attaches to the serial console; one reader at a time, a newer one takes over.
 	Console(ctx context.Context, vm string) (io.ReadWriteCloser, error)
+	// Display attaches to the display (RFB, RFC 6143, without authentication), as many viewers as there are. ErrNoDisplay: the
+	// domain's hardware profile has none. Its end is the domain's.
+	Display(ctx context.Context, vm string) (io.ReadWriteCloser, error)
 	// Usage tells what each domain that runs has used. A domain that cannot be asked just now is left out.
 	Usage(ctx context.Context) ([]Usage, error)
 	// Watch tells of changes until ctx ends; then the channel is closed. It reconnects by itself.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+
+	"widecloud/api"
 )
 
 var (
@@ -23,6 +25,8 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("spec.cpus: %d is less than 1", s.CPUs)
 	case s.MemoryMiB < 1:
 		return fmt.Errorf("spec.memory: %d MiB is less than 1", s.MemoryMiB)
+	case s.Profile < 0 || s.Profile > api.NewestProfile:
+		return fmt.Errorf("spec.profile: %d is not a hardware profile between 0 and %d", s.Profile, api.NewestProfile)
 	case s.CPUModel != "" && !reModel.MatchString(s.CPUModel):
 		return fmt.Errorf("spec.cpuModel: %q is not a name", s.CPUModel)
 	}

@@ -51,6 +51,7 @@ type Request struct {
 	CPUModel string        // guest CPU model; empty: any host will do
 	Arch     string        // empty: any
 	Accel    string        // a running VM keeps its accelerator, kvm or tcg; empty: any
+	Profile  int           // hardware profile; 0: any
 	Sites    []string      // permitted sites; empty: any
 	Place    string        // SITE or SITE/HOST wanted; empty: wherever there is room
 	Image    string        // digest of the base image
@@ -88,6 +89,29 @@ const (
 	scoreSelf  = 2.0 // more than all the rest together
 	scoreImage = 0.25
 )
+
+// Profile is the newest hardware profile that a VM can have wherever a choice leads, up to newest: a peer says of each kind of
+// its hypervisors which one it makes, and chooses the host itself.
+func (s Snapshot) Profile(c Choice, newest int) int {
+	for i := range s.Sites {
+		switch site := &s.Sites[i]; {
+		case site.Name != c.Site:
+		case !site.Self && len(site.CPUs) == 0:
+			return 1
+		case !site.Self:
+			for j := range site.CPUs {
+				newest = min(newest, profile(&site.CPUs[j]))
+			}
+		default:
+			for j := range site.Hosts {
+				if site.Hosts[j].Name == c.Host {
+					newest = min(newest, profile(&site.Hosts[j].CPU))
+				}
+			}
+		}
+	}
+	return newest
+}
 
 // Decide chooses. It makes reasons only when nothing is possible: with a thousand hosts, most of the work would be texts
 // that nobody reads. Its memory does not grow with the number of hosts then.

@@ -124,7 +124,7 @@ var (
 	}
 	peerCPU = rule{
 		func(q *search, c *candidate) bool {
-			if q.CPUModel == "" && q.Arch == "" && q.Accel == "" {
+			if q.CPUModel == "" && q.Arch == "" && q.Accel == "" && q.Profile <= 1 {
 				return true
 			}
 			for i := range c.site.CPUs {
@@ -154,8 +154,11 @@ const cpuAdvice = "choose a CPU model that both ends have (it is set while the V
 // runsOn tells whether a guest of the request runs on a CPU: whether lacks would say nothing.
 func (q *search) runsOn(c *api.CPU) bool {
 	return (q.Arch == "" || c.Arch == q.Arch) && (q.Accel == "" || c.Accel == q.Accel) &&
-		(q.CPUModel == "" || slices.Contains(c.Usable, q.CPUModel))
+		(q.CPUModel == "" || slices.Contains(c.Usable, q.CPUModel)) && q.Profile <= profile(c)
 }
+
+// profile is the newest hardware profile that a hypervisor makes. The oldest releases do not say it.
+func profile(c *api.CPU) int { return max(1, c.Profile) }
 
 // lacks says what a guest of the request lacks on a CPU.
 func lacks(c api.CPU, r Request) []string {
@@ -169,6 +172,9 @@ func lacks(c api.CPU, r Request) []string {
 	if r.CPUModel != "" && !slices.Contains(c.Usable, r.CPUModel) {
 		usable := slices.Sorted(slices.Values(c.Usable))
 		ms = append(ms, fmt.Sprintf("CPU model %s cannot run on %s; usable: %s", r.CPUModel, or(c.Model, "this CPU"), or(strings.Join(usable, ", "), "none that is known")))
+	}
+	if r.Profile > profile(&c) {
+		ms = append(ms, fmt.Sprintf("the VM has hardware profile %d, the hypervisor's agent makes up to %d: it needs a newer release", r.Profile, profile(&c)))
 	}
 	return ms
 }

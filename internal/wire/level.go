@@ -23,6 +23,7 @@ const (
 	CapGuestSize  Capability = "guest-size"    // a lender changes a guest's size by GuestOrder.Size
 	CapChanges    Capability = "state-changes" // an agent takes a StateChange
 	CapUsage      Capability = "usage"         // an agent keeps what VMs use, and a lender tells it
+	CapDisplay    Capability = "display"       // an agent makes VMs with a display, and it and a lender relay it
 )
 
 // Release is what one end of a session says of itself in its hello.
@@ -33,7 +34,7 @@ type Release struct {
 
 // ThisRelease is what this program is.
 func ThisRelease() Release {
-	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage}}
+	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay}}
 }
 
 // agreement is what two releases have in common.

@@ -16,6 +16,7 @@ const (
 	PathChange   = "/agent/v1/state/change"     // StateChange -> Empty
 	PathReboot   = "/agent/v1/reboot"           // RebootCall -> Empty
 	PathConsole  = "/agent/v1/console"          // stream, ConsoleHeader
+	PathDisplay  = "/agent/v1/display"          // stream, ConsoleHeader; CapDisplay
 	PathUsage    = "/agent/v1/usage"            // UsageCall -> api.Usage; CapUsage
 	PathChannel  = "/agent/v1/migrate/channel"  // stream, ChannelHeader: towards the target's hypervisor
 	PathBegin    = "/agent/v1/migrate/begin"    // MigrateCall -> MigrateOffer
@@ -47,6 +48,7 @@ const (
 	PathFedUsage     = "/fed/v1/guest/usage"    // UsageCall -> api.Usage; CapUsage
 	PathFedChannel   = "/fed/v1/channel"        // stream, ChannelHeader
 	PathFedConsole   = "/fed/v1/console"        // stream, ConsoleHeader
+	PathFedDisplay   = "/fed/v1/display"        // stream, ConsoleHeader; CapDisplay
 	PathFedImage     = "/fed/v1/image"          // stream, ImageHeader
 )
 
@@ -187,7 +189,7 @@ type UsageCall struct {
 	VM string `json:"vm"`
 }
 
-// ConsoleHeader opens a serial console.
+// ConsoleHeader opens a serial console, or a display.
 type ConsoleHeader struct {
 	VM string `json:"vm"`
 }

@@ -57,7 +57,7 @@ func (gs *Guests) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Re
 		return nil, nil, err
 	}
 	request := place.Request{
-		Needs: call.Needs, CPUModel: call.Order.CPUModel, Arch: call.Running.Arch, Accel: call.Running.Accel, Image: call.Order.Image,
+		Needs: call.Needs, CPUModel: call.Order.CPUModel, Profile: call.Order.Profile, Arch: call.Running.Arch, Accel: call.Running.Accel, Image: call.Order.Image,
 	}
 	if call.Avoid != "" {
 		request.Exclude = []place.Choice{{Site: gs.Name, Host: call.Avoid}}
@@ -328,6 +328,18 @@ func (gs *Guests) Console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, 
 		return nil, err
 	}
 	return gs.stream(ctx, host, wire.PathConsole, h)
+}
+
+// Display says so when a host's release makes none.
+func (gs *Guests) Display(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
+	host, err := gs.whereIs(ctx, h.VM)
+	if err != nil {
+		return nil, err
+	}
+	if s, err := gs.hosts.Session(host, true); err == nil && !s.Can(wire.CapDisplay) {
+		return nil, api.Errorf(api.CodeRefused, "the release of host %s has no displays; the VM has the serial console", host)
+	}
+	return gs.stream(ctx, host, wire.PathDisplay, h)
 }
 
 // Usage says so when a host's release keeps none.

@@ -9,6 +9,7 @@ import (
 
 	"widecloud/api"
 	"widecloud/internal/control/objects"
+	"widecloud/internal/place"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
 	"widecloud/internal/wire"
@@ -122,6 +123,14 @@ func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error
 	short, err := gs.rooms.ShortOnHost(tx, g.Host, g.Needs, size.Needs)
 	if err != nil {
 		return err
+	}
+	at := place.Choice{Site: gs.Name, Host: g.Host}
+	here, err := gs.rooms.Only(tx, at)
+	if err != nil {
+		return err
+	}
+	if most := here.Profile(at, api.NewestProfile); order.Profile > most {
+		short = append(short, api.Reason{Site: gs.Name, Host: g.Host, Code: "profile", Message: fmt.Sprintf("the host makes hardware profiles up to %d", most)})
 	}
 	if reasons = append(reasons, short...); len(reasons) > 0 {
 		return &api.Error{Code: api.CodeRefused, Field: "size", Message: "there is no room for guest " + g.Order.Name + " at its new size", Reasons: reasons}

@@ -111,6 +111,9 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
 	}
 	o.CPUModel = rooms.CPUModel(v)
+	if o.Profile = api.ProfileOf(v); o.Profile == 1 {
+		o.Profile = 0 // as releases that know no other say it
+	}
 	for _, a := range v.Status.Addresses {
 		switch a.Origin {
 		case "slaac":

@@ -94,7 +94,7 @@ func (rs *Rooms) Request(tx *state.Tx, v *api.VM) (place.Request, error) {
 	if err != nil {
 		return place.Request{}, err
 	}
-	r := place.Request{Needs: needs, Lent: lent, CPUModel: CPUModel(v), Sites: v.Spec.Sites}
+	r := place.Request{Needs: needs, Lent: lent, CPUModel: CPUModel(v), Profile: api.ProfileOf(v), Sites: v.Spec.Sites}
 	if v.Status.Host != "" && v.Spec.Power == api.PowerOn {
 		r.Arch, r.Accel = v.Status.CPU.Arch, v.Status.CPU.Accel
 	}

@@ -30,6 +30,7 @@ type end interface {
 	Channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error)
 	Reboot(ctx context.Context, c wire.RebootCall) error
 	Console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error)
+	Display(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error)
 	Usage(ctx context.Context, c wire.UsageCall) (api.Usage, error)
 	// Order wishes a guest's power or removal; only of a peer.
 	Order(ctx context.Context, o wire.GuestOrder) error

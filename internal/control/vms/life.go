@@ -11,6 +11,7 @@ import (
 	"widecloud/internal/access"
 	"widecloud/internal/cloud"
 	"widecloud/internal/control/objects"
+	"widecloud/internal/place"
 	"widecloud/internal/saga"
 	"widecloud/internal/state"
 )
@@ -123,7 +124,27 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 	if err := vs.growth(tx, was, now); err != nil {
 		return err
 	}
+	if err := vs.profiled(tx, was, now); err != nil {
+		return err
+	}
 	return objects.Put(tx, now)
+}
+
+// profiled refuses a hardware profile that cannot be made where the VM's disk is.
+func (vs *VMs) profiled(tx *state.Tx, was, now *api.VM) error {
+	if now.Spec.Profile == was.Spec.Profile || was.Status.Host == "" {
+		return nil
+	}
+	at := place.Choice{Site: was.Status.Site, Host: was.Status.Host}
+	s, err := vs.rooms.Only(tx, at)
+	if err != nil {
+		return err
+	}
+	if most := s.Profile(at, api.NewestProfile); now.Spec.Profile > most {
+		return &api.Error{Code: api.CodeRefused, Field: "spec.profile",
+			Message: fmt.Sprintf("hardware profile %d cannot be made at %s, whose release makes up to %d", now.Spec.Profile, at, most)}
+	}
+	return nil
 }
 
 // endVM begins the end of a VM, and the job that does it: one, however often the deletion is asked for. The agents do the rest.

@@ -1,6 +1,7 @@
 package vms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -220,6 +221,9 @@ func (vs *VMs) takePlace(tx *state.Tx, v *api.VM, plan place.Plan) error {
 	v.Status.Message = ""
 	v.Status.Epoch++
 	v.Status.Site, v.Status.Loan = now.Site, now.Loan
+	if v.Status.CPU.Profile == 0 {
+		v.Status.CPU.Profile = cmp.Or(v.Spec.Profile, s.Profile(*now, api.NewestProfile))
+	}
 	if now.Site != vs.Name {
 		return nil
 	}
@@ -291,8 +295,9 @@ func (vs *VMs) distrust(ctx context.Context, name, site string, why error) error
 	return err
 }
 
-// arrived keeps where a VM was placed.
+// arrived keeps where a VM was placed. Its hardware profile is its own, whatever the host can do.
 func (vs *VMs) arrived(tx *state.Tx, v *api.VM, host, vtep string, cpu api.CPU) {
+	cpu.Profile = v.Status.CPU.Profile
 	v.Status.Host, v.Status.VTEP, v.Status.CPU = host, vtep, cpu
 	v.Status.Phase, v.Status.Since, v.Status.Message, v.Status.Reasons = api.PhaseStarting, vs.Now(), "", nil
 	vs.Event(tx, "vm.placed", "vms/"+v.Name, v.Owner, fmt.Sprintf("at %s/%s, epoch %d", v.Status.Site, host, v.Status.Epoch))

@@ -102,6 +102,14 @@ func (p peer) Console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, erro
 	return p.stream(ctx, wire.PathFedConsole, h)
 }
 
+// Display says so when a peer's release relays none.
+func (p peer) Display(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error) {
+	if s, err := p.c.Federation.Session(p.site, true); err == nil && !s.Can(wire.CapDisplay) {
+		return nil, api.Errorf(api.CodeRefused, "the release of site %s has no displays; the VM has the serial console", p.site)
+	}
+	return p.stream(ctx, wire.PathFedDisplay, h)
+}
+
 // Usage says so when a peer's release keeps none.
 func (p peer) Usage(ctx context.Context, c wire.UsageCall) (u api.Usage, err error) {
 	s, err := p.c.Federation.Session(p.site, false)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -296,34 +295,4 @@ func (vs *VMs) Usage(ctx context.Context, p access.Actor, vm string) (*api.Usage
 		return nil, api.Errorf(api.CodeUnavailable, "what %s/%s tells of VM %s is no account of its use: %v", v.Status.Site, v.Status.Host, vm, err)
 	}
 	return &u, nil
-}
-
-// Console opens a VM's serial console.
-func (vs *VMs) Console(ctx context.Context, p access.Actor, vm string) (io.ReadWriteCloser, error) {
-	v, err := vs.running(ctx, p, vm)
-	if err != nil {
-		return nil, err
-	}
-	open, done, err := vs.accounts.Begin(context.WithoutCancel(ctx), p)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := vs.endOf(v.Status.Site).Console(ctx, wire.ConsoleHeader{VM: v.UID})
-	if err != nil {
-		done()
-		return nil, notThere(v, err)
-	}
-	context.AfterFunc(open, func() { conn.Close() })
-	return &console{conn, done}, nil
-}
-
-// console is one that its user's end closes, too.
-type console struct {
-	io.ReadWriteCloser
-	done func()
-}
-
-func (c *console) Close() error {
-	c.done()
-	return c.ReadWriteCloser.Close()
 }

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"image"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"time"
 
+	"widecloud/api"
 	"widecloud/internal/hyper"
+	"widecloud/internal/rfb"
 )
 
 // driver is one agent's connection to a Host.
@@ -85,7 +89,7 @@ func (d *driver) Capabilities(ctx context.Context) (hyper.Capabilities, error) {
 	err := d.call(ctx, "Capabilities", "", func() error {
 		o := d.h.o
 		c = hyper.Capabilities{
-			Hypervisor: "fake", Arch: "x86_64", Accel: o.Accel, AccelWhy: "a simulated host", CPUModel: o.CPUModel,
+			Hypervisor: "fake", Arch: "x86_64", Accel: o.Accel, AccelWhy: "a simulated host", CPUModel: o.CPUModel, Profile: o.Profile,
 			CPUUsable: append([]string(nil), o.CPUUsable...), CPUs: o.CPUs, MemoryMiB: o.MemoryMiB,
 		}
 		return nil
@@ -376,6 +380,68 @@ func (d *driver) Console(ctx context.Context, vm string) (io.ReadWriteCloser, er
 	}
 	return c, nil
 }
+
+// Display shows a picture of nothing in particular, to as many viewers as there are.
+func (d *driver) Display(ctx context.Context, vm string) (io.ReadWriteCloser, error) {
+	ours, theirs := net.Pipe()
+	v := &view{Conn: theirs}
+	err := d.call(ctx, "Display", vm, func() error {
+		m, err := d.find(vm)
+		if err != nil {
+			return err
+		}
+		if !api.HasDisplay(m.spec.Profile) {
+			return hyper.ErrNoDisplay
+		}
+		v.gone = func() {
+			d.h.mu.Lock()
+			defer d.h.mu.Unlock()
+			delete(m.views, v)
+		}
+		if m.views == nil {
+			m.views = map[*view]struct{}{}
+		}
+		m.views[v] = struct{}{}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer ours.Close()
+		_ = rfb.Serve(ours, testCard)
+	}()
+	return v, nil
+}
+
+// view is a viewer's end of a display.
+type view struct {
+	net.Conn
+	gone func()
+}
+
+func (v *view) Close() error {
+	v.gone()
+	return v.Conn.Close()
+}
+
+// Read ends as a display's socket does.
+func (v *view) Read(p []byte) (int, error) {
+	n, err := v.Conn.Read(p)
+	if err != nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// testCard is what all displays show.
+var testCard = func() *image.RGBA {
+	m := image.NewRGBA(image.Rect(0, 0, 64, 48))
+	for i := range m.Pix {
+		m.Pix[i] = byte(i) | 1
+	}
+	return m
+}()
 
 func (c *console) end(err error) {
 	c.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"widecloud/api"
 	"widecloud/internal/hyper"
 )
 
@@ -29,6 +30,7 @@ type Options struct {
 	Tick        time.Duration // a guest's counter grows by one each; default 1 ms
 	StopTime    time.Duration // from an ACPI shutdown to the end of the guest; default 10 ms
 	ChunkTime   time.Duration // that each 4 KiB of a migration takes; default 0
+	Profile     int           // newest hardware profile; default that of this release
 }
 
 // Host is a machine: its daemon, its guests and their disks.
@@ -70,6 +72,7 @@ func New(o Options) *Host {
 		o.Name = "host"
 	}
 	o.CPUs = or(o.CPUs, 8)
+	o.Profile = or(o.Profile, api.NewestProfile)
 	o.MemoryMiB = or(o.MemoryMiB, 16384)
 	o.GuestMemory = or(o.GuestMemory, 16<<10)
 	o.GuestDisk = or(o.GuestDisk, 32<<10)
@@ -270,6 +273,7 @@ type domain struct {
 	in     *incoming // the target of one
 	came   string    // the migration that brought it
 	term   *console
+	views  map[*view]struct{} // of its display
 }
 
 type guest struct {
@@ -328,6 +332,9 @@ func (h *Host) remove(vm string, why error) {
 	}
 	if d.term != nil {
 		d.term.end(io.EOF)
+	}
+	for v := range d.views {
+		v.Conn.Close()
 	}
 	if d.out != nil && d.out.cancel != nil {
 		d.out.cancel(why)

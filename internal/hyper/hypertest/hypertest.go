@@ -6,13 +6,16 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"image"
 	"io"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"widecloud/api"
 	"widecloud/internal/hyper"
+	"widecloud/internal/rfb"
 )
 
 // Env is two hosts that a VM may migrate between. It is made anew for every test, or shared: the suite uses VMs of its own
@@ -54,6 +57,8 @@ func Run(t *testing.T, env func(t *testing.T) Env) {
 		{"events", testEvents},
 		{"reboot", testReboot},
 		{"console", testConsole},
+		{"display", testDisplay},
+		{"no display", testNoDisplay},
 		{"usage", testUsage},
 		{"migrate", testMigrate},
 		{"migrate back and forth", testBackAndForth},
@@ -298,6 +303,9 @@ func testCapabilities(t *testing.T, x *bench) {
 	if c.Accel != "kvm" && (c.Accel != "tcg" || c.AccelWhy == "") {
 		t.Errorf("acceleration is %q because of %q", c.Accel, c.AccelWhy)
 	}
+	if c.Profile != api.NewestProfile {
+		t.Errorf("hardware profiles up to %d are made, want %d", c.Profile, api.NewestProfile)
+	}
 	if !slices.Contains(c.CPUUsable, c.CPUModel) {
 		t.Errorf("usable models %v lack the baseline %s", c.CPUUsable, c.CPUModel)
 	}
@@ -338,6 +346,8 @@ func testLifeCycle(t *testing.T, x *bench) {
 func testNotFound(t *testing.T, x *bench) {
 	_, err := x.a.Console(x.ctx, x.vm)
 	is(t, err, hyper.ErrNotFound)
+	_, err = x.a.Display(x.ctx, x.vm)
+	is(t, err, hyper.ErrNotFound)
 	is(t, x.a.Shutdown(x.ctx, x.vm), hyper.ErrNotFound)
 	is(t, x.a.Reboot(x.ctx, x.vm, true), hyper.ErrNotFound)
 	is(t, x.a.Resume(x.ctx, x.vm), hyper.ErrNotFound)
@@ -358,6 +368,7 @@ func testBadSpec(t *testing.T, x *bench) {
 		"spec.vm":              func(s *hyper.Spec) { s.VM = "web1" },
 		"spec.cpus":            func(s *hyper.Spec) { s.CPUs = 0 },
 		"spec.memory":          func(s *hyper.Spec) { s.MemoryMiB = -1 },
+		"spec.profile":         func(s *hyper.Spec) { s.Profile = api.NewestProfile + 1 },
 		"spec.cpuModel":        func(s *hyper.Spec) { s.CPUModel = "a<b" },
 		"spec.cpuModel: EPYC":  func(s *hyper.Spec) { s.CPUModel = "EPYC-of-tomorrow" },
 		"spec.disks[0].path":   func(s *hyper.Spec) { s.Disks[0].Path = "disk" },
@@ -444,6 +455,77 @@ func testConsole(t *testing.T, x *bench) {
 	}
 	first.Close()
 	echo(t, second, "hello second")
+}
+
+// testDisplay: two viewers see what the guest shows; the display moves with the VM, and ends where it was.
+func testDisplay(t *testing.T, x *bench) {
+	x.A, x.B = withProfile(x.A), withProfile(x.B)
+	g := x.start(t, 1)
+	first := x.sees(t, x.a)
+	defer first.Close()
+	second := x.sees(t, x.a)
+	defer second.Close()
+	x.migrate(t, x.a, x.b, x.B, 2, g)
+	ended := make(chan error, 1)
+	go func() {
+		_, a := io.Copy(io.Discard, first)
+		_, b := io.Copy(io.Discard, second)
+		ended <- errors.Join(a, b)
+	}()
+	ok(t, wait(t, "the viewers at the source are ended", ended))
+	x.sees(t, x.b).Close()
+}
+
+// withProfile gives the VMs of a host the newest hardware profile.
+func withProfile(h Host) Host {
+	plain := h.Spec
+	h.Spec = func(t *testing.T, vm string, epoch uint64) hyper.Spec {
+		s := plain(t, vm, epoch)
+		s.Profile = api.NewestProfile
+		return s
+	}
+	return h
+}
+
+// sees looks at a display until something is to be seen on it, and leaves the viewer there.
+func (x *bench) sees(t *testing.T, d hyper.Driver) io.ReadWriteCloser {
+	t.Helper()
+	var c io.ReadWriteCloser
+	eventually(t, "something is to be seen", func() bool {
+		var err error
+		c, err = d.Display(x.ctx, x.vm)
+		ok(t, err)
+		picture := make(chan *image.RGBA, 1)
+		failed := make(chan error, 1)
+		go func() {
+			m, err := rfb.Capture(c)
+			if err != nil {
+				failed <- err
+				return
+			}
+			picture <- m
+		}()
+		select {
+		case err := <-failed:
+			t.Fatal(err)
+		case m := <-picture:
+			if !rfb.Black(m) {
+				return true
+			}
+		case <-time.After(Patience):
+			t.Fatal("the display shows nothing")
+		}
+		c.Close()
+		return false
+	})
+	return c
+}
+
+// testNoDisplay: VMs of the first hardware profile have none, and say so.
+func testNoDisplay(t *testing.T, x *bench) {
+	x.start(t, 1)
+	_, err := x.a.Display(x.ctx, x.vm)
+	is(t, err, hyper.ErrNoDisplay)
 }
 
 // testUsage: what a guest uses grows while it runs, is told of that guest, and no longer when it is gone.

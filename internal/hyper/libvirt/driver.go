@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -62,6 +63,7 @@ type Driver struct {
 	closed   bool
 	call     *link
 	consoles map[string]*console
+	displays map[*console]struct{}
 	out, in  map[string]*flight
 	usable   []string
 	strays   []string // migration sockets of an earlier process that were open when this driver was made
@@ -104,7 +106,7 @@ func New(o Options) (*Driver, error) {
 	}
 	d := &Driver{
 		o: o, log: o.Logger, callGate: make(chan struct{}, 1),
-		consoles: map[string]*console{}, out: map[string]*flight{}, in: map[string]*flight{},
+		consoles: map[string]*console{}, displays: map[*console]struct{}{}, out: map[string]*flight{}, in: map[string]*flight{},
 	}
 	if err := d.sweep(); err != nil {
 		return nil, fmt.Errorf("remove old sockets: %w", err)
@@ -123,7 +125,7 @@ func (d *Driver) Close() error {
 		return nil
 	}
 	d.closed = true
-	call, consoles := d.call, d.consoles
+	call, consoles := d.call, slices.Concat(slices.Collect(maps.Values(d.consoles)), slices.Collect(maps.Keys(d.displays)))
 	var flights []*flight
 	for _, m := range []map[string]*flight{d.out, d.in} {
 		for _, f := range m {
@@ -160,7 +162,7 @@ func uid(u golibvirt.UUID) string {
 // Capabilities tells what the host can run; the first call of a driver on Auto runs the KVM probe, which takes seconds.
 func (d *Driver) Capabilities(ctx context.Context) (hyper.Capabilities, error) {
 	accel, why := d.accel.choose(ctx, d.o)
-	c := hyper.Capabilities{Arch: "x86_64", Accel: string(accel), AccelWhy: why, CPUModel: d.o.CPUModel}
+	c := hyper.Capabilities{Arch: "x86_64", Accel: string(accel), AccelWhy: why, CPUModel: d.o.CPUModel, Profile: len(profiles)}
 	err := d.do(ctx, func(l *golibvirt.Libvirt) error {
 		v, err := l.ConnectGetVersion()
 		if err != nil {
@@ -190,7 +192,7 @@ func (d *Driver) models(l *golibvirt.Libvirt, accel Accel) ([]string, error) {
 		return slices.Clone(known), nil
 	}
 	doc, err := l.ConnectGetDomainCapabilities(golibvirt.OptString{d.o.Emulator}, golibvirt.OptString{"x86_64"},
-		golibvirt.OptString{machineAlias}, golibvirt.OptString{virtType(accel)}, 0)
+		golibvirt.OptString{profiles[0].machine}, golibvirt.OptString{virtType(accel)}, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -334,7 +336,7 @@ func (d *Driver) Start(ctx context.Context, s hyper.Spec) error {
 		return fmt.Errorf("start %s: %w", s.VM, err)
 	}
 	accel, _ := d.accel.choose(ctx, d.o)
-	doc, err := d.render(s, machineAlias, accel)
+	doc, err := d.render(s, profileOf(s.Profile).machine, accel)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.VM, err)
 	}
@@ -344,6 +346,11 @@ func (d *Driver) Start(ctx context.Context, s hyper.Spec) error {
 	err = d.onDomain(ctx, s.VM, func(*golibvirt.Libvirt, golibvirt.Domain) error { return hyper.ErrExists })
 	if errors.Is(err, hyper.ErrNotFound) {
 		err = d.do(ctx, func(l *golibvirt.Libvirt) error {
+			if profileOf(s.Profile).Display != nil {
+				if err := d.admitQEMU(l, accel); err != nil { // the display's socket is QEMU's own
+					return err
+				}
+			}
 			_, err := l.DomainCreateXML(doc, 0)
 			return err
 		})
@@ -396,6 +403,13 @@ func (d *Driver) Reboot(ctx context.Context, vm string, hard bool) error {
 
 // Destroy ends a domain at once.
 func (d *Driver) Destroy(ctx context.Context, vm string) error {
+	if err := d.destroy(ctx, vm); err != nil {
+		return fmt.Errorf("destroy %s: %w", vm, err)
+	}
+	return d.removeScreen(vm)
+}
+
+func (d *Driver) destroy(ctx context.Context, vm string) error {
 	defer d.sweepLate()
 	err := d.onDomain(ctx, vm, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error { return l.DomainDestroyFlags(dom, 0) })
 	if err == nil || errors.Is(err, hyper.ErrNotFound) {
@@ -407,7 +421,7 @@ func (d *Driver) Destroy(ctx context.Context, vm string) error {
 		d.forget(vm)
 		return nil
 	}
-	return fmt.Errorf("destroy %s: %w", vm, err)
+	return err
 }
 
 // Resume lets a paused domain run. QEMU takes "cont" in its state postmigrate: it activates its disks again.
@@ -490,5 +504,57 @@ func (d *Driver) Console(ctx context.Context, vm string) (io.ReadWriteCloser, er
 		return nil, errClosed
 	}
 	d.consoles[vm] = c
+	return c, nil
+}
+
+// screen is where QEMU listens for viewers of a domain's display.
+func (d *Driver) screen(vm string) string { return filepath.Join(d.o.Dir, vm+".display") }
+
+// removeScreen removes the socket of a domain that is gone. QEMU leaves it.
+func (d *Driver) removeScreen(vm string) error {
+	if _, err := parseUUID(vm); err != nil {
+		return nil
+	}
+	if err := os.Remove(d.screen(vm)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the display's socket: %w", err)
+	}
+	return nil
+}
+
+// Display attaches to the display: QEMU's VNC server, on a socket that only this host's root reaches.
+func (d *Driver) Display(ctx context.Context, vm string) (io.ReadWriteCloser, error) {
+	var path string
+	err := d.onDomain(ctx, vm, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error {
+		_, v, err := inspect(l, dom)
+		if path = v.display(); err == nil && path == "" {
+			err = hyper.ErrNoDisplay
+		}
+		return err
+	})
+	var nd net.Dialer
+	var nc net.Conn
+	if err == nil {
+		nc, err = nd.DialContext(ctx, "unix", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open display of %s: %w", vm, err)
+	}
+	return d.keep(&console{Conn: nc})
+}
+
+// keep has Close end an attachment.
+func (d *Driver) keep(c *console) (io.ReadWriteCloser, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		c.Conn.Close()
+		return nil, errClosed
+	}
+	c.gone = func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.displays, c)
+	}
+	d.displays[c] = struct{}{}
 	return c, nil
 }

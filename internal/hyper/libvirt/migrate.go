@@ -118,8 +118,6 @@ type result struct {
 
 const paperVersion = 1
 
-var reMachine = regexp.MustCompile(`^pc-i440fx-[0-9]+\.[0-9]+$`)
-
 func paper(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -419,6 +417,9 @@ func (d *Driver) setDowntime(ctx context.Context, vm string, t time.Duration) {
 func (d *Driver) MigrateConfirm(ctx context.Context, vm string, commit bool) error {
 	if err := d.confirm(ctx, vm, commit); err != nil {
 		return fmt.Errorf("confirm migration of %s: %w", vm, err)
+	}
+	if commit {
+		return d.removeScreen(vm)
 	}
 	return nil
 }

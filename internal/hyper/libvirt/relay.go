@@ -200,7 +200,7 @@ func (p *pacer) wait(n int) {
 // A socket is never tried by connecting to it: QEMU would take that for the stream.
 func (d *Driver) sweep() error {
 	var found []string
-	for _, kind := range []string{"memory", "disk"} {
+	for _, kind := range []string{"memory", "disk", "display"} {
 		paths, err := filepath.Glob(filepath.Join(d.o.Dir, "*."+kind))
 		if err != nil {
 			return err

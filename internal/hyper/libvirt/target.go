@@ -29,8 +29,8 @@ func (d *Driver) fits(p offer, s hyper.Spec, accel Accel) error {
 	if p.Type != virtType(accel) {
 		differ("virtualisation", p.Type, virtType(accel))
 	}
-	if !reMachine.MatchString(p.Machine) {
-		why = append(why, fmt.Sprintf("machine type %q is not known", p.Machine))
+	if !profileOf(s.Profile).versions.MatchString(p.Machine) {
+		why = append(why, fmt.Sprintf("machine type %q is not one of hardware profile %d", p.Machine, max(1, s.Profile)))
 	}
 	model := s.CPUModel
 	if model == "" {
@@ -164,6 +164,9 @@ func (d *Driver) MigrateFinish(ctx context.Context, vm string, data []byte, comm
 		err = d.finish(ctx, vm, data)
 	} else {
 		err = d.undo(ctx, vm)
+	}
+	if err == nil && !commit {
+		err = d.removeScreen(vm)
 	}
 	if err != nil {
 		return fmt.Errorf("finish migration of %s: %w", vm, err)

@@ -13,17 +13,8 @@ import (
 )
 
 const (
-	namePrefix   = "wc-"
-	metaNS       = "urn:widecloud:domain:1"
-	machineAlias = "pc" // libvirt makes a versioned name of it; the offer of a migration carries that one
-)
-
-// The slots on the PCI bus are given, not left to libvirt: both ends of a migration come to the same ones from the same spec,
-// and nothing of the XML that a peer's host sends is ever used.
-const (
-	firstDisk, maxDisks = 0x03, 12
-	firstNIC, maxNICs   = 0x10, 12
-	slotRNG             = 0x1e
+	namePrefix = "wc-"
+	metaNS     = "urn:widecloud:domain:1"
 )
 
 var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap{
@@ -83,7 +74,7 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
 {{- if .Boot}}
       <boot order='{{.Boot}}'/>
 {{- end}}
-      <address type='pci' domain='0x0000' bus='0x00' slot='{{printf "0x%02x" .Slot}}' function='0x0'/>
+      {{.At}}
     </disk>
 {{- end}}
 {{- range .NICs}}
@@ -95,7 +86,7 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
       <mtu size='{{.MTU}}'/>
 {{- end}}
       <rom enabled='no'/>
-      <address type='pci' domain='0x0000' bus='0x00' slot='{{printf "0x%02x" .Slot}}' function='0x0'/>
+      {{.At}}
     </interface>
 {{- end}}
     <serial type='unix'>
@@ -106,11 +97,37 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
       <source mode='bind' path='{{x .Console}}'/>
       <target type='serial' port='0'/>
     </console>
+{{- with .Profile.Display}}
+    <controller type='pci' index='0' model='pcie-root'/>
+{{- range $.Profile.Ports}}
+    <controller type='pci' index='{{.Bus}}' model='pcie-root-port'>
+      <target chassis='{{.Bus}}' port='{{printf "0x%x" .Bus}}'/>
+      {{.At}}
+    </controller>
+{{- end}}
+    <controller type='sata' index='0'>
+      {{.SATA}}
+    </controller>
+    <controller type='usb' index='0' model='qemu-xhci' ports='4'>
+      {{.USB}}
+    </controller>
+    <input type='tablet' bus='usb'>
+      <address type='usb' bus='0' port='1'/>
+    </input>
+    <graphics type='vnc'>
+      <listen type='socket' socket='{{x $.Screen}}'/>
+    </graphics>
+    <video>
+      <model type='vga' vram='16384' heads='1' primary='yes'/>
+      {{.Video}}
+    </video>
+{{- else}}
     <controller type='usb' model='none'/>
+{{- end}}
     <memballoon model='none'/>
     <rng model='virtio'>
       <backend model='random'>/dev/urandom</backend>
-      <address type='pci' domain='0x0000' bus='0x00' slot='{{.SlotRNG}}' function='0x0'/>
+      {{.Profile.RNG}}
     </rng>
   </devices>
 {{- if .OddKiB}}
@@ -127,22 +144,24 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
 `))
 
 type domainData struct {
-	Spec                                    hyper.Spec
-	Virt, Name, NS, Machine, Model, Console string
-	Emulator, SlotRNG                       string
-	OddKiB                                  int64 // see oddKiB; 0: the size that the spec says
-	Disks                                   []diskData
-	NICs                                    []nicData
+	Spec                                            hyper.Spec
+	Virt, Name, NS, Machine, Model, Console, Screen string
+	Emulator                                        string
+	Profile                                         *profile
+	OddKiB                                          int64 // see oddKiB; 0: the size that the spec says
+	Disks                                           []diskData
+	NICs                                            []nicData
 }
 
 type diskData struct {
 	hyper.Disk
-	Slot, Boot int
+	At   pci
+	Boot int
 }
 
 type nicData struct {
 	hyper.NIC
-	Slot int
+	At pci
 }
 
 // oddKiB is the memory of a guest under TCG, in KiB: 8 more than asked for. QEMU before 9.0 loses pages in a live migration
@@ -161,12 +180,13 @@ func virtType(a Accel) string {
 
 // render makes libvirt's document of a spec.
 func (d *Driver) render(s hyper.Spec, machine string, accel Accel) (string, error) {
-	if len(s.Disks) > maxDisks || len(s.NICs) > maxNICs {
-		return "", fmt.Errorf("spec: more than %d disks or %d nics", maxDisks, maxNICs)
+	p := profileOf(s.Profile)
+	if len(s.Disks) > len(p.disks) || len(s.NICs) > len(p.nics) {
+		return "", fmt.Errorf("spec: more than %d disks or %d nics", len(p.disks), len(p.nics))
 	}
 	v := domainData{
 		Spec: s, Virt: virtType(accel), Name: namePrefix + s.VM, NS: metaNS, Machine: machine, Model: s.CPUModel,
-		Console: filepath.Join(d.o.Dir, s.VM+".console"), Emulator: d.o.Emulator, SlotRNG: fmt.Sprintf("0x%02x", slotRNG),
+		Console: filepath.Join(d.o.Dir, s.VM+".console"), Screen: d.screen(s.VM), Emulator: d.o.Emulator, Profile: p,
 	}
 	if v.Model == "" {
 		v.Model = d.o.CPUModel
@@ -182,14 +202,17 @@ func (d *Driver) render(s hyper.Spec, machine string, accel Accel) (string, erro
 			}
 			k.BaseFormat = f
 		}
-		boot := 0
+		data := diskData{Disk: k, At: p.disks[i]}
 		if i == 0 {
-			boot = 1
+			data.Boot = 1
 		}
-		v.Disks = append(v.Disks, diskData{Disk: k, Slot: firstDisk + i, Boot: boot})
+		if k.ReadOnly && p.seed != (pci{}) {
+			data.Target, data.At = seedTarget, p.seed
+		}
+		v.Disks = append(v.Disks, data)
 	}
 	for i, n := range s.NICs {
-		v.NICs = append(v.NICs, nicData{NIC: n, Slot: firstNIC + i})
+		v.NICs = append(v.NICs, nicData{NIC: n, At: p.nics[i]})
 	}
 	var b bytes.Buffer
 	if err := domainTemplate.Execute(&b, v); err != nil {
@@ -260,6 +283,11 @@ type live struct {
 			Path string `xml:"path,attr"`
 		} `xml:"source"`
 	} `xml:"devices>serial"`
+	Graphics []struct {
+		Listen struct {
+			Socket string `xml:"socket,attr"`
+		} `xml:"listen"`
+	} `xml:"devices>graphics"`
 }
 
 func parseLive(doc string) (live, error) {
@@ -275,4 +303,12 @@ func (v live) console() string {
 		return ""
 	}
 	return v.Serial[0].Source.Path
+}
+
+// display is the socket of the display; empty: there is none.
+func (v live) display() string {
+	if len(v.Graphics) == 0 {
+		return ""
+	}
+	return v.Graphics[0].Listen.Socket
 }

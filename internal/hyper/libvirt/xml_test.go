@@ -30,7 +30,7 @@ func TestGolden(t *testing.T) {
 				},
 				NICs: []hyper.NIC{{Bridge: "br-blue", MAC: "02:57:43:01:02:03", MTU: 1430}},
 			},
-			machine: machineAlias, accel: TCG,
+			machine: "pc", accel: TCG,
 		},
 		"incoming": {
 			spec: hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Name: `<a> & "b"`, Epoch: 8, Hardware: api.Hardware{CPUs: 1, MemoryMiB: 128, CPUModel: "SandyBridge"},
@@ -38,6 +38,16 @@ func TestGolden(t *testing.T) {
 				NICs:  []hyper.NIC{{Bridge: "br-a", MAC: "02:57:43:01:02:03"}, {Bridge: "br-b", MAC: "02:57:43:01:02:04", MTU: 9000}},
 			},
 			machine: "pc-i440fx-7.2", accel: KVM,
+		},
+		"display": {
+			spec: hyper.Spec{VM: "6ba7b810-9dad-41d1-80b4-00c04fd430c8", Name: "web1", Epoch: 7, Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512, Profile: 2},
+				Disks: []hyper.Disk{
+					{Target: "vda", Path: "/var/lib/widecloud/volumes/web1.qcow2", Format: "qcow2", Base: "/var/lib/widecloud/bases/ab.raw", BaseFormat: "raw"},
+					{Target: "vdb", Path: "/var/lib/widecloud/seeds/web1.iso", Format: "raw", ReadOnly: true},
+				},
+				NICs: []hyper.NIC{{Bridge: "br-blue", MAC: "02:57:43:01:02:03", MTU: 1430}},
+			},
+			machine: "q35", accel: TCG,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -83,7 +93,7 @@ func TestOfferRefused(t *testing.T) {
 	}
 	bad := good
 	bad.Machine, bad.CPUModel, bad.CPUs, bad.MemoryMiB, bad.Disks, bad.NICs = "x' y='", "Skylake", 2, 64, nil, nil
-	want := `offer: virtualisation is qemu at the source, kvm here; machine type "x' y='" is not known; ` +
+	want := `offer: virtualisation is qemu at the source, kvm here; machine type "x' y='" is not one of hardware profile 1; ` +
 		`cpu model is Skylake at the source, Nehalem here; number of cpus is 2 at the source, 1 here; ` +
 		`memory in MiB is 64 at the source, 128 here; list of disks is [] at the source, [vda] here; ` +
 		`list of nics is [] at the source, [{02:57:43:01:02:03 1430}] here`

@@ -130,6 +130,11 @@ func (mute) Console(context.Context, string) (io.ReadWriteCloser, error) {
 	return nil, api.Errorf(api.CodeRefused, "the host is simulated: its guests have no console")
 }
 
+// Display implements hyper.Driver.
+func (mute) Display(context.Context, string) (io.ReadWriteCloser, error) {
+	return nil, api.Errorf(api.CodeRefused, "the host is simulated: its guests have no display")
+}
+
 // joinTime is how long a host tries to join a controller that does not answer.
 const joinTime = time.Minute
 
