@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"time"
 
@@ -30,7 +31,8 @@ func (c *vmConsoleCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	ws, err := dialConsole(a, client, c.Name)
+	address, header := client.Console(c.Name)
+	ws, err := dialConsole(a, client, "console", address, header)
 	if err != nil {
 		return err
 	}
@@ -99,17 +101,16 @@ func send(ctx context.Context, ws *websocket.Conn, in io.Reader) error {
 // consoleTime is how long a console may take to open.
 const consoleTime = 30 * time.Second
 
-// dialConsole opens a VM's console.
-func dialConsole(ctx context.Context, client *api.Client, vm string) (*websocket.Conn, error) {
+// dialConsole opens a VM's console or display.
+func dialConsole(ctx context.Context, client *api.Client, what, address string, header http.Header) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, consoleTime, fmt.Errorf("the controller has not answered within %v", consoleTime))
 	defer cancel()
-	address, header := client.Console(vm)
 	ws, resp, err := websocket.Dial(ctx, address, &websocket.DialOptions{HTTPClient: client.HTTP(), HTTPHeader: header})
 	switch {
 	case err == nil:
 		return ws, nil
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("console: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	case resp != nil && resp.Body != nil && resp.StatusCode >= 300:
 		return nil, api.AnswerError(resp) // the controller's own words
 	}

@@ -33,19 +33,21 @@ var _ = present[vmGroup](api.KindVM,
 )
 
 type vmGroup struct {
-	List    listCmd      `cmd:"" help:"List VMs."`
-	Show    showCmd      `cmd:"" help:"Show a VM."`
-	Create  vmCreateCmd  `cmd:"" help:"Make a VM."`
-	Start   vmStartCmd   `cmd:"" help:"Start VMs."`
-	Stop    vmStopCmd    `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
-	Reboot  vmRebootCmd  `cmd:"" help:"Reboot a VM."`
-	Resize  vmResizeCmd  `cmd:"" help:"Change the CPUs and the memory of a stopped VM."`
-	Migrate vmMigrateCmd `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
-	Why     vmWhyCmd     `cmd:"" help:"Say why a VM is not at a site."`
-	Usage   vmUsageCmd   `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
-	Console vmConsoleCmd `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
-	Delete  deleteCmd    `cmd:"" help:"Delete VMs and their disks."`
-	Bulk    vmBulkCmd    `cmd:"" help:"Start, stop, reboot, delete or move many VMs by one job."`
+	List       listCmd         `cmd:"" help:"List VMs."`
+	Show       showCmd         `cmd:"" help:"Show a VM."`
+	Create     vmCreateCmd     `cmd:"" help:"Make a VM."`
+	Start      vmStartCmd      `cmd:"" help:"Start VMs."`
+	Stop       vmStopCmd       `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
+	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
+	Resize     vmResizeCmd     `cmd:"" help:"Change the CPUs, the memory and the hardware profile of a stopped VM."`
+	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
+	Why        vmWhyCmd        `cmd:"" help:"Say why a VM is not at a site."`
+	Usage      vmUsageCmd      `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
+	Console    vmConsoleCmd    `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
+	Display    vmDisplayCmd    `cmd:"" help:"Relay a VM's display to this machine, for a VNC viewer."`
+	Screenshot vmScreenshotCmd `cmd:"" help:"Write what a VM's display shows to a PNG or PPM file."`
+	Delete     deleteCmd       `cmd:"" help:"Delete VMs and their disks."`
+	Bulk       vmBulkCmd       `cmd:"" help:"Start, stop, reboot, delete or move many VMs by one job."`
 }
 
 type vmCreateCmd struct {
@@ -61,6 +63,7 @@ type vmCreateCmd struct {
 	UserData string        `help:"cloud-init user-data, or @FILE." placeholder:"TEXT|@FILE"`
 	Service  []string      `help:"Public service address for it, or a pool: one of it that is free; may be repeated." placeholder:"ADDRESS|POOL" complete:"pools"`
 	CPUModel string        `name:"cpu-model" help:"CPU model of the guest; left out: the site's baseline."`
+	Profile  int           `help:"Hardware profile: 1 has a serial console alone, 2 a display, too. Left out: the newest that its first host makes." placeholder:"N"`
 	Owner    string        `help:"Organisation that owns it; left out: the user's." complete:"owners"`
 	Stopped  bool          `help:"Do not start it."`
 	DryRun   bool          `help:"Write nothing: say where it would go, why not elsewhere, and what it would take of quota and loan; exit code 1 if it would be refused."`
@@ -76,7 +79,7 @@ func (c *vmCreateCmd) Run(a *app) error {
 		return err
 	}
 	v := &api.VM{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.VMSpec{
-		Hardware: api.Hardware{CPUs: c.CPUs, MemoryMiB: int(c.Memory), CPUModel: c.CPUModel}, DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
+		Hardware: api.Hardware{CPUs: c.CPUs, MemoryMiB: int(c.Memory), CPUModel: c.CPUModel, Profile: c.Profile}, DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
 		Sites: c.Permit, Place: c.Site, Service: c.Service}}
 	if c.Stopped {
 		v.Spec.Power = api.PowerOff
@@ -132,15 +135,16 @@ func (c *vmCreateCmd) try(a *app, client *api.Client, v *api.VM) error {
 func running(v *api.VM) bool { return v.Status.Phase == api.PhaseRunning }
 
 type vmResizeCmd struct {
-	Name   string    `arg:"" help:"Its name." complete:"self"`
-	CPUs   int       `name:"cpus" help:"Virtual CPUs; left out: as they are."`
-	Memory mebibytes `help:"Memory: 512MiB, 2GiB; left out: as it is." placeholder:"SIZE"`
+	Name    string    `arg:"" help:"Its name." complete:"self"`
+	CPUs    int       `name:"cpus" help:"Virtual CPUs; left out: as they are."`
+	Memory  mebibytes `help:"Memory: 512MiB, 2GiB; left out: as it is." placeholder:"SIZE"`
+	Profile int       `help:"Hardware profile: 1 has a serial console alone, 2 a display, too. The guest finds its devices elsewhere then." placeholder:"N"`
 	format
 }
 
 func (c *vmResizeCmd) Run(a *app) error {
-	if c.CPUs == 0 && c.Memory == 0 {
-		return usagef("--cpus or --memory is needed")
+	if c.CPUs == 0 && c.Memory == 0 && c.Profile == 0 {
+		return usagef("--cpus, --memory or --profile is needed")
 	}
 	client, err := a.client()
 	if err != nil {
@@ -152,6 +156,9 @@ func (c *vmResizeCmd) Run(a *app) error {
 	}
 	if c.Memory != 0 {
 		spec["memory_mib"] = int(c.Memory)
+	}
+	if c.Profile != 0 {
+		spec["profile"] = c.Profile
 	}
 	v, err := api.Patch[api.VM](a, client, c.Name, map[string]any{"spec": spec}, 0)
 	if err != nil {

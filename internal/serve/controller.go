@@ -107,8 +107,10 @@ type Controller interface {
 	Reboot(ctx context.Context, p Principal, vm string, hard bool) error
 	// Usage is what a VM has used lately; api.CodeConflict: nothing is known yet.
 	Usage(ctx context.Context, p Principal, vm string) (*api.Usage, error)
-	// Console attaches to the serial console; closing it ends the attachment only.
+	// Console attaches to the serial console; closing it ends the attachment only. An *api.Error of a Read says why it has ended.
 	Console(ctx context.Context, p Principal, vm string) (io.ReadWriteCloser, error)
+	// Display attaches to the display, as RFB (RFC 6143). api.CodeRefused: the VM's hardware has none.
+	Display(ctx context.Context, p Principal, vm string) (io.ReadWriteCloser, error)
 
 	// Upload takes the content of an image that was created without a source, and checks its digest.
 	Upload(ctx context.Context, p Principal, image string, content io.Reader) (*api.Image, error)

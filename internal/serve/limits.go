@@ -38,7 +38,7 @@ func limitOf(route string, r *http.Request) limit {
 	switch {
 	case route == "PUT /v1/images/{name}/content":
 		return limitUploads
-	case route == "GET /v1/vms/{name}/console":
+	case route == "GET /v1/vms/{name}/console", route == "GET /v1/vms/{name}/display":
 		return limitConsoles
 	case route == watchRoute:
 		return limitWatches

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"widecloud/api"
 )
 
 // metrics counts requests by route. The zero value counts nothing.
@@ -15,6 +17,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	streams  *prometheus.GaugeVec
 	limited  *prometheus.CounterVec
+	tickets  *prometheus.CounterVec
 }
 
 func newMetrics(r *prometheus.Registry) metrics {
@@ -26,17 +29,20 @@ func newMetrics(r *prometheus.Registry) metrics {
 			Name: "widecloud_api_requests_total", Help: "API requests by method, route and HTTP status.",
 		}, []string{"method", "route", "status"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "widecloud_api_request_seconds", Help: "Time to answer an API request; for watches and consoles, their length.",
+			Name: "widecloud_api_request_seconds", Help: "Time to answer an API request; for watches, consoles and displays, their length.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"method", "route"}),
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "widecloud_api_streams", Help: "Watches and consoles that are open now.",
+			Name: "widecloud_api_streams", Help: "Watches, consoles and displays that are open now.",
 		}, []string{"type"}),
 		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "widecloud_api_limited_total", Help: "Requests and connections that were refused because a user or a source was at a limit.",
 		}, []string{"limit"}),
+		tickets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "widecloud_api_tickets_total", Help: "Tickets for consoles and displays that were made, used, and refused.",
+		}, []string{"kind", "outcome"}),
 	}
-	r.MustRegister(m.requests, m.seconds, m.streams, m.limited)
+	r.MustRegister(m.requests, m.seconds, m.streams, m.limited, m.tickets)
 	return m
 }
 
@@ -65,6 +71,13 @@ func (m metrics) stream(kind string) func() {
 	g := m.streams.WithLabelValues(kind)
 	g.Inc()
 	return g.Dec
+}
+
+// ticket counts what became of a ticket. No kind: nobody knows it.
+func (m metrics) ticket(kind api.TicketKind, outcome string) {
+	if m.tickets != nil {
+		m.tickets.WithLabelValues(string(kind), outcome).Inc()
+	}
 }
 
 // refused counts a refusal because of a limit.

@@ -48,6 +48,7 @@ type Server struct {
 	verbs   map[string]string         // the operations' names, by their routes
 	usage   usage
 	logins  *logins
+	tickets tickets
 
 	sameOrigin *http.CrossOriginProtection
 
@@ -173,7 +174,12 @@ func (s *Server) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(w, r)
 		return
 	}
-	c, err := s.authenticate(r)
+	var err error
+	if text := ticketOf(route, r); text != "" {
+		c, err = s.redeem(r, text)
+	} else {
+		c, err = s.authenticate(r)
+	}
 	if err != nil {
 		s.refuse(w, r, err)
 		return
@@ -246,7 +252,8 @@ func open(route string) bool {
 type caller struct {
 	Principal
 	token  string
-	cookie bool // the token came in a browser's cookie
+	cookie bool    // the token came in a browser's cookie
+	ticket *ticket // by which a console is opened; nil: by the token itself
 }
 
 type callerKey struct{}
@@ -264,7 +271,7 @@ func (s *Server) authenticate(r *http.Request) (caller, error) {
 			return caller{}, crossOrigin(err)
 		}
 		p, err := s.principal(r.Context(), r, cookie.Value)
-		return caller{p, cookie.Value, true}, err
+		return caller{Principal: p, token: cookie.Value, cookie: true}, err
 	}
 	scheme, token, _ := strings.Cut(header, " ")
 	token = strings.TrimSpace(token)
@@ -275,7 +282,7 @@ func (s *Server) authenticate(r *http.Request) (caller, error) {
 		return caller{}, api.Errorf(api.CodeUnauthenticated, "the Authorization header is not of the form Bearer TOKEN")
 	}
 	p, err := s.principal(r.Context(), r, token)
-	return caller{p, token, false}, err
+	return caller{Principal: p, token: token}, err
 }
 
 // principal is whose a token is. Only a token that is tried counts as a login that failed.

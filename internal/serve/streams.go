@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 	"github.com/danielgtaylor/huma/v2"
@@ -17,7 +18,7 @@ import (
 	"widecloud/api"
 )
 
-// registerStreams makes the two paths whose bodies are no JSON.
+// registerStreams makes the paths whose bodies are no JSON.
 func (s *Server) registerStreams(h huma.API) {
 	op := s.operation("upload-image", http.MethodPut, "/v1/images/{name}/content", "images", "Upload an image's content")
 	op.Description = "For an image that was created without a source. Its digest is checked, and nothing is kept when it is another."
@@ -32,21 +33,35 @@ func (s *Server) registerStreams(h huma.API) {
 		return objectResult(s, ctx, image, err)
 	})
 
-	op = s.operation("console-vm", http.MethodGet, "/v1/vms/{name}/console", "vms", "Attach to a VM's serial console (websocket)")
-	op.Description = "Binary messages carry the console's bytes in both directions."
+	s.registerTickets(h)
+	s.registerConsole(h, api.TicketConsole, "Attach to a VM's serial console (websocket)",
+		"Binary messages carry the console's bytes in both directions.", s.o.Controller.Console)
+	s.registerConsole(h, api.TicketDisplay, "Attach to a VM's display (websocket)",
+		"Binary messages carry the bytes of RFB (RFC 6143) in both directions, as noVNC speaks it, without authentication. "+
+			"The reason of the websocket's end says why it is that: a VM that has moved is to be connected to again.", s.o.Controller.Display)
+}
+
+// registerConsole makes a path that joins a websocket with something of a VM.
+func (s *Server) registerConsole(h huma.API, kind api.TicketKind, summary, doc string,
+	open func(context.Context, Principal, string) (io.ReadWriteCloser, error)) {
+	op := s.operation(string(kind)+"-vm", http.MethodGet, "/v1/vms/{name}/"+string(kind), "vms", summary)
+	op.Description = doc
 	op.Responses = map[string]*huma.Response{"101": {Description: "Switching to websocket (RFC 6455)"}}
 	huma.Register(h, op, func(ctx context.Context, in *consoleInput) (*streamOutput, error) {
 		if !in.upgrade {
 			return nil, errorBody{status: http.StatusUpgradeRequired, header: http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}},
-				apiError: api.Invalidf("Upgrade", "a console is a websocket (RFC 6455): the request must have Upgrade: websocket")}
+				apiError: api.Invalidf("Upgrade", "a %s is a websocket (RFC 6455): the request must have Upgrade: websocket", kind)}
 		}
-		con, err := s.o.Controller.Console(ctx, who(ctx), in.Name)
+		if err := s.admits(ctx, in.Name, kind); err != nil {
+			return nil, s.fail(ctx, err)
+		}
+		con, err := open(ctx, who(ctx), in.Name)
 		if err != nil {
 			return nil, s.fail(ctx, err)
 		}
 		return &streamOutput{func(hc huma.Context) {
 			r, w := humago.Unwrap(hc)
-			s.console(w, r, con)
+			s.console(w, r, kind, con)
 		}}, nil
 	})
 }
@@ -54,6 +69,7 @@ func (s *Server) registerStreams(h huma.API) {
 // consoleInput says whether the request asks for a websocket at all.
 type consoleInput struct {
 	Name    string `path:"name" doc:"the VM's name"`
+	Ticket  string `query:"ticket" doc:"a ticket, instead of other credentials"`
 	upgrade bool
 }
 
@@ -170,18 +186,20 @@ func writeEvents(b *bytes.Buffer, changes []Change) error {
 	return nil
 }
 
-// console joins a websocket and a console until either ends. It closes con.
-func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWriteCloser) {
+// console joins a websocket and a console or display until either ends. It closes con.
+func (s *Server) console(w http.ResponseWriter, r *http.Request, kind api.TicketKind, con io.ReadWriteCloser) {
 	defer con.Close()
 	// Accept refuses browsers of other origins by itself; compression would cost more than a console's bytes.
 	refusal := &refusalWriter{ResponseWriter: w}
-	ws, err := websocket.Accept(refusal, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	ws, err := websocket.Accept(refusal, r, &websocket.AcceptOptions{
+		CompressionMode: websocket.CompressionDisabled, Subprotocols: []string{"binary"},
+	})
 	if err != nil {
 		refusal.answer()
 		return
 	}
 	defer ws.CloseNow()
-	defer s.metrics.stream("console")()
+	defer s.metrics.stream(string(kind))()
 	ws.SetReadLimit(64 << 10)
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -200,6 +218,7 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWrit
 		}
 	}()
 	fromGuest := make(chan struct{})
+	why := fmt.Sprintf("the %s ended", kind)
 	go func() {
 		defer close(fromGuest)
 		b := make([]byte, 16<<10)
@@ -213,6 +232,10 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWrit
 					return
 				}
 			}
+			var known *api.Error
+			if errors.As(err, &known) {
+				why = closeReason(known.Message)
+			}
 			if err != nil {
 				return
 			}
@@ -225,7 +248,7 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWrit
 		select {
 		case <-fromClient:
 		case <-fromGuest:
-			_ = ws.Close(websocket.StatusNormalClosure, "the console ended")
+			_ = ws.Close(websocket.StatusNormalClosure, why)
 		case <-s.running.Done():
 			_ = ws.Close(websocket.StatusGoingAway, "the controller is stopping")
 		case <-ctx.Done():
@@ -239,6 +262,16 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request, con io.ReadWrit
 	_ = con.Close()
 	<-fromClient
 	<-fromGuest
+}
+
+// closeReason makes a text fit into a websocket's end (RFC 6455 §5.5: a control frame has at most 125 bytes, two are the code's).
+func closeReason(text string) string {
+	const most = 123
+	for len(text) > most {
+		_, size := utf8.DecodeLastRuneInString(text)
+		text = text[:len(text)-size]
+	}
+	return text
 }
 
 // refusalWriter keeps what the websocket's library answers to a request that it refuses, so that it can be put into our

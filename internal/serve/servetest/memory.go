@@ -10,7 +10,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"image"
 	"io"
 	"net"
 	"net/netip"
@@ -21,6 +23,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/rfb"
 	"widecloud/internal/serve"
 )
 
@@ -744,4 +747,49 @@ func (m *Memory) Doctor(_ context.Context, p serve.Principal) (*api.Diagnosis, e
 		}
 	}
 	return d, nil
+}
+
+// Display is that of serve.Controller. A VM of the first hardware profile has none.
+func (m *Memory) Display(_ context.Context, p serve.Principal, vm string) (io.ReadWriteCloser, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, api.KindVM, vm)
+	if err != nil {
+		return nil, err
+	}
+	if !api.HasDisplay(api.ProfileOf(o.(*api.VM))) {
+		return nil, api.Errorf(api.CodeRefused, "the hardware of VM %s has no display; it has the serial console", vm)
+	}
+	a, b := net.Pipe()
+	m.consoles[vm] = b
+	go func() {
+		defer b.Close()
+		screen := image.NewRGBA(image.Rect(0, 0, 32, 24))
+		for i := range screen.Pix {
+			screen.Pix[i] = 255
+		}
+		_ = rfb.Serve(b, screen)
+	}()
+	return &display{a, vm}, nil
+}
+
+// display says at its end that the VM has moved.
+type display struct {
+	io.ReadWriteCloser
+	vm string
+}
+
+func (d *display) Read(p []byte) (int, error) {
+	n, err := d.ReadWriteCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = api.Errorf(api.CodeConflict, "VM %s has moved to osaka/h1: connect again", d.vm)
+	}
+	return n, err
+}
+
+// Move ends what is attached to a VM, as a migration does.
+func (m *Memory) Move(vm string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.consoles[vm].Close()
 }
