@@ -65,7 +65,8 @@ func main() {
 	wg.Go(func() {
 		g.readSeed()
 		go powerButton()
-		go g.console()
+		go g.console("/dev/ttyS0")
+		go g.console("/dev/tty1") // the display and the keyboard; without them nobody reads it
 		go sentryc()
 	})
 	wg.Go(func() { dhcp("eth0") })

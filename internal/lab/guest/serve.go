@@ -250,9 +250,9 @@ func addrs() []string {
 	return out
 }
 
-// console is a few commands on the serial line.
-func (g *guest) console() {
-	tty, err := os.OpenFile("/dev/ttyS0", os.O_RDWR, 0)
+// console is a few commands on a terminal.
+func (g *guest) console(path string) {
+	tty, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		warn("console", err)
 		return

@@ -310,7 +310,7 @@ func (w *world) traces(ctx context.Context, site, host string, here bool) error 
 	for _, e := range entries {
 		sockets = append(sockets, e.Name())
 	}
-	errs = append(errs, count("sockets", sockets, 1)) // the console's
+	errs = append(errs, count("sockets", sockets, 2)) // the console's and the display's
 	o, err := api.Get[api.Host](ctx, w.fed.Client(site), host)
 	if err != nil {
 		return err

@@ -17,11 +17,11 @@ var Topic = script.Topic{
 		},
 		{Form: "network NAME owner SITE prefix PREFIX [ipv4 PREFIX]", Part: script.Declares, Doc: "an IPv6 prefix of length 64 goes where its VMs go", Parse: parseNetwork},
 		{
-			Form: "vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at PLACE] [cpus N] [memory SIZE] [user-data FILE]", Part: script.Declares,
-			Doc: "1 CPU and 128 MiB if not said; FILE is beside the script", Parse: parseVM,
+			Form: "vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at PLACE] [cpus N] [memory SIZE] [profile N] [user-data FILE]", Part: script.Declares,
+			Doc: "1 CPU and 128 MiB if not said; FILE is beside the script. `profile`: the hardware profile, the newest if not said", Parse: parseVM,
 		},
 		{
-			Form: "vms NAME N owner SITE network NETWORK [image IMAGE] [at PLACE] [cpus N] [memory SIZE]", Part: script.Declares,
+			Form: "vms NAME N owner SITE network NETWORK [image IMAGE] [at PLACE] [cpus N] [memory SIZE] [profile N]", Part: script.Declares,
 			Doc: "many that are alike: NAME1, NAME2, …, at most 2,000, each of which is a VM as others", Parse: parseVMs,
 		},
 		{Form: "migrate VM PLACE [&]", Part: script.Happens, Doc: "with progress; a check. With `&` in the background, and no check", Parse: parseMigrate},
@@ -52,6 +52,11 @@ var Topic = script.Topic{
 		{Form: "expect VM stopped [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
 		{Form: "expect VM disk unchanged", Part: script.Checks, Doc: "what was written is read back from the disk", Parse: parseDisk},
 		{Form: "expect VM boot unchanged", Part: script.Checks, Doc: "the guest has not booted since it was first seen running", Parse: parseBoot},
+		{
+			Form: "expect VM display shows|none [within TIME]", Part: script.Checks,
+			Doc: "`shows`: a viewer with a ticket of one use (RFC 6143 over a websocket of the home controller) sees a picture that is not all black; " +
+				"the ticket opens nothing a second time. `none`: the display is refused, with the reason", Parse: parseDisplay,
+		},
 		{Form: "expect VM pending [within TIME]", Part: script.Checks, Doc: "it finds no place, and says why", Parse: parsePending},
 		{
 			Form: "expect VM addresses seen [within TIME]", Part: script.Checks,

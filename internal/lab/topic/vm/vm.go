@@ -84,6 +84,7 @@ type VM struct {
 	Service         []netip.Addr
 	At              string // PLACE; "": anywhere
 	CPUs, MemoryMiB int
+	Profile         int    // 0: the newest
 	UserData        string // a file beside the script
 	// So far in the script:
 	migrates, writes bool
@@ -122,7 +123,7 @@ func (v *VM) HostFor(c stage.Client) (string, error) {
 func ref(p *script.Parser) *VM { return script.Ref[*VM](p, "vm") }
 
 // words are what a VM's statement can have.
-var words = []string{"owner", "network", "image", "service", "at", "cpus", "memory", "user-data"}
+var words = []string{"owner", "network", "image", "service", "at", "cpus", "memory", "profile", "user-data"}
 
 func parseVM(p *script.Parser) any {
 	v := &VM{name: p.NewName("vm")}
@@ -151,6 +152,8 @@ func (v *VM) parse(p *script.Parser, words []string) {
 			v.CPUs = p.Number("CPUs", 1, 8)
 		case "memory":
 			v.MemoryMiB = p.MiB("size")
+		case "profile":
+			v.Profile = p.Number("hardware profile", 1, api.NewestProfile)
 		case "user-data":
 			v.UserData = p.Next("file").Text
 		}
@@ -186,7 +189,7 @@ func (v *VM) client() *api.Client { return v.Owner.Tenant() }
 // Do implements stage.Doer: it makes the VM with its service addresses, as a user would.
 func (v *VM) Do(ctx context.Context, s *stage.Stage) error {
 	spec := api.VMSpec{
-		Hardware: api.Hardware{CPUs: v.CPUs, MemoryMiB: v.MemoryMiB}, Image: v.Image.Name, Network: v.Network.Name, Power: api.PowerOn, Place: v.At,
+		Hardware: api.Hardware{CPUs: v.CPUs, MemoryMiB: v.MemoryMiB, Profile: v.Profile}, Image: v.Image.Name, Network: v.Network.Name, Power: api.PowerOn, Place: v.At,
 	}
 	if v.UserData != "" {
 		b, err := os.ReadFile(filepath.Join(s.Dir, v.UserData))
