@@ -124,6 +124,8 @@ export interface components {
             accel?: string;
             arch?: string;
             model?: string;
+            /** Format: int64 */
+            profile?: number;
             usable?: string[] | null;
         };
         Diagnosis: {
@@ -762,6 +764,18 @@ export interface components {
             /** Format: date-time */
             since?: string;
         };
+        Ticket: {
+            /** Format: date-time */
+            expires: string;
+            kind: string;
+            path: string;
+            ticket: string;
+            vm: string;
+        };
+        TicketRequest: {
+            /** @enum {string} */
+            kind: "console" | "display";
+        };
         Token: {
             token: string;
         };
@@ -877,6 +891,8 @@ export interface components {
             network: string;
             place?: string;
             power: string;
+            /** Format: int64 */
+            profile?: number;
             service?: string[] | null;
             sites?: string[] | null;
             ssh_keys?: string[] | null;
