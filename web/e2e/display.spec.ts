@@ -1,16 +1,7 @@
-// The display of a VM in a browser, on the federation of federation.lab: web2 runs at another organisation's site, on real hosts.
+// The display of a VM in a browser, on the federation of examples/browser.lab: web2 runs at another organisation's site, on real hosts.
 import AxeBuilder from '@axe-core/playwright'
-import { expect, test, type Page } from '@playwright/test'
-
-const token = process.env.PAGE_TOKEN ?? ''
-const shots = process.env.PAGE_SHOTS ?? 'shots'
-
-async function login(page: Page) {
-  await page.goto('/')
-  await page.getByLabel('Token').fill(token)
-  await page.keyboard.press('Enter')
-  await expect(page.getByRole('heading', { level: 1 })).toContainText('The federation')
-}
+import { expect, test, type APIRequestContext, type Page } from '@playwright/test'
+import { api, login, shots } from './base.ts'
 
 const connected = (page: Page) => expect(page.getByText('Connected. Click the picture to use keyboard and mouse there.')).toBeVisible()
 
@@ -23,6 +14,15 @@ const lit = (page: Page) =>
     for (let i = 0; i < data.length; i += 4) if (data[i]! + data[i + 1]! + data[i + 2]! > 60) n++
     return n
   })
+
+/** Waits until web2 is at a site, and no job holds it. */
+const moved = (request: APIRequestContext, site: string) =>
+  expect
+    .poll(async () => {
+      const { status } = await api(request, 'GET', '/v1/vms/web2')
+      return `${status.site} ${status.job ?? ''} ${status.phase}`
+    }, { timeout: 150_000 })
+    .toBe(`${site}  running`)
 
 test('the display shows what the guest writes, and the guest hears what is typed', async ({ page }) => {
   const refused: string[] = []
@@ -57,19 +57,19 @@ test('the display shows what the guest writes, and the guest hears what is typed
   expect(refused).toEqual([])
 })
 
-test('the display is connected to again where the VM has moved to', async ({ page }) => {
+test('the display is connected to again where the VM has moved to', async ({ page, request }) => {
   await login(page)
   await page.goto('/vms/web2/display')
   await connected(page)
   const opened: string[] = []
   page.on('websocket', (ws) => ws.url().endsWith('/v1/vms/web2/display') && opened.push(ws.url()))
-  const from = await page.evaluate(async () => (await (await fetch('/v1/vms/web2')).json()).status.site as string)
+  const from = (await api(request, 'GET', '/v1/vms/web2')).status.site as string
   const to = from === 'osaka' ? 'tokyo' : 'osaka'
-  // As another user moves it: this page only sees it.
-  const answer = await page.request.post('/v1/vms/web2/migrate', { data: { target: to }, headers: { Authorization: `Bearer ${token}` } })
-  expect(answer.ok(), await answer.text()).toBe(true)
-  await expect.poll(() => opened.length, { timeout: 150_000 }).toBeGreaterThan(0)
+  await api(request, 'POST', '/v1/vms/web2/migrate', { target: to }) // as another user moves it: this page only sees it
+  await moved(request, to)
+  await expect.poll(() => opened.length, { timeout: 60_000 }).toBeGreaterThan(0)
   await connected(page)
   await expect.poll(() => lit(page)).toBeGreaterThan(100)
-  expect(await page.evaluate(async () => (await (await fetch('/v1/vms/web2')).json()).status.site as string)).toBe(to)
+  await api(request, 'POST', '/v1/vms/web2/migrate', { target: from })
+  await moved(request, from)
 })
