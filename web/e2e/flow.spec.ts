@@ -1,0 +1,88 @@
+// A VM before it is created, and actions on many, on the federation of examples/flow.lab.
+import AxeBuilder from '@axe-core/playwright'
+import { expect, test, type APIRequestContext } from '@playwright/test'
+import { api, fresh, login } from './base.ts'
+
+/** VMs with a label of their own, that do not run. */
+async function make(request: APIRequestContext, label: string, n: number): Promise<string[]> {
+  const like = await api(request, 'GET', '/v1/vms/web1')
+  const names = Array.from({ length: n }, (_, i) => fresh(`${label}${i + 1}`))
+  const spec = { cpus: 1, memory_mib: 64, image: like.spec.image, network: like.spec.network, power: 'off' }
+  for (const name of names) await api(request, 'POST', '/v1/vms', { name, owner: like.owner, labels: { group: label }, spec })
+  return names
+}
+
+test('where a new VM would go is said while it is written', async ({ page }) => {
+  await login(page)
+  await page.goto('/create/vms')
+  const preview = page.getByRole('region', { name: 'Where would it go?' })
+  await expect(preview).toContainText('It would go to tokyo/')
+  await expect(preview).toContainText('possible, too')
+  await expect(preview).toContainText('borrow from it first')
+})
+
+test('the last answer wins, however late those before it come', async ({ page }) => {
+  await login(page)
+  await page.goto('/create/vms')
+  const preview = page.getByRole('region', { name: 'Where would it go?' })
+  await expect(preview).toContainText('It would go to')
+  let held: (() => void) | undefined
+  await page.route('**/v1/vms/dry-run', async (route) => {
+    if (route.request().postData()?.includes('900000')) await new Promise<void>((go) => (held = go))
+    await route.continue().catch(() => {})
+  })
+  await page.getByLabel('Memory (MiB)').fill('900000')
+  await expect.poll(() => !!held).toBe(true)
+  await page.getByLabel('Memory (MiB)').fill('128')
+  await expect(preview).toHaveAttribute('aria-busy', 'false')
+  held!()
+  await expect(preview).toContainText('It would go to tokyo/')
+  await expect(preview).not.toContainText('Nobody has room')
+})
+
+test('many VMs are started by a job that goes on when the page is left', async ({ page, request }) => {
+  const names = await make(request, 'many', 3)
+  await login(page)
+  await page.goto('/vms?q=label:group=many')
+  await expect(page.getByRole('row')).toHaveCount(4)
+  await page.getByRole('checkbox', { name: 'Select all' }).check()
+  await page.getByRole('group', { name: 'Actions on what is selected' }).getByRole('button', { name: 'Start' }).click()
+  const dialog = page.getByRole('dialog', { name: 'Result for each VM' })
+  await expect(dialog).toContainText('started by')
+  await dialog.getByRole('link', { name: "The job's page" }).click()
+  await expect(page).toHaveURL(/jobs\/bulk-/)
+  const job = page.url()
+  await page.goto('/')
+  await page.goto(job)
+  const results = page.getByRole('region', { name: 'Result for each VM' })
+  for (const name of names) await expect(results).toContainText(name)
+  await expect(page.getByText('3 of 3 done')).toBeVisible({ timeout: 150_000 })
+  const { violations } = await new AxeBuilder({ page }).analyze()
+  expect(violations.filter((v) => v.impact === 'serious' || v.impact === 'critical').map((v) => v.id)).toEqual([])
+})
+
+test('what cannot be done to a VM is said beside it', async ({ page, request }) => {
+  await make(request, 'still', 2)
+  await login(page)
+  await page.goto('/vms?q=label:group=still')
+  await page.getByRole('checkbox', { name: 'Select all' }).check()
+  await page.getByRole('group', { name: 'Actions on what is selected' }).getByRole('button', { name: 'Move' }).click()
+  await page.getByLabel('Where to').selectOption('osaka')
+  await page.getByRole('dialog').getByRole('button', { name: 'Move' }).click()
+  const results = page.getByRole('region', { name: 'Result for each VM' })
+  await expect(results.getByText('does not run').first()).toBeVisible({ timeout: 60_000 })
+  await expect(page.getByText('2 failed')).toBeVisible({ timeout: 60_000 })
+})
+
+test('a site that is lost is told by the watch', async ({ page }) => {
+  const asked: string[] = []
+  page.on('request', (r) => r.url().includes('/v1/sites') && asked.push(r.url()))
+  await login(page)
+  await expect(page.getByText('Live', { exact: true })).toBeVisible()
+  expect(asked.length).toBe(1) // with the other lists, and never again
+  const watch = await page.evaluate(async () => {
+    const answer = await fetch('/v1/watch?kinds=sites&from=1')
+    return answer.status
+  })
+  expect([200, 409]).toContain(watch)
+})
