@@ -31,6 +31,10 @@ type PeerStatus struct {
 	Since   time.Time `json:"since,omitzero"`
 	RTT     float64   `json:"rtt_seconds,omitempty"`
 	Message string    `json:"message,omitempty"`
+	// Bytes per second that cross between this site and the peer now, of control, migrations, images and consoles.
+	Sent     float64   `json:"sent_bytes_per_second,omitempty"`
+	Received float64   `json:"received_bytes_per_second,omitempty"`
+	Location *Location `json:"location,omitempty"` // as the peer says
 }
 
 // Kind is KindPeer.

@@ -20,8 +20,9 @@ type Site struct {
 
 // SiteSpec is what a site says of itself.
 type SiteSpec struct {
-	Endpoint string        `json:"endpoint"`        // host:port of the site's one outside port
-	Pools    []AddressPool `json:"pools,omitempty"` // own site only: the parts of its address plan that the reader may use
+	Endpoint string        `json:"endpoint"`           // host:port of the site's one outside port
+	Location *Location     `json:"location,omitempty"` // as the site says; missing: it does not
+	Pools    []AddressPool `json:"pools,omitempty"`    // own site only: the parts of its address plan that the reader may use
 }
 
 // AddressPool is a part of a site's address plan. It is set in the site's configuration.
@@ -40,9 +41,12 @@ type SiteStatus struct {
 	Reached bool      `json:"reached"`        // a control session is up now
 	Since   time.Time `json:"since,omitzero"` // of the last change of Reached
 	RTT     float64   `json:"rtt_seconds,omitempty"`
-	Hosts   int       `json:"hosts"` // own site only
-	Free    Resources `json:"free"`  // own site: not allotted; a peer: what is left of its loans to us
-	Message string    `json:"message,omitempty"`
+	// Bytes per second that cross between this site and the peer now, of control, migrations, images and consoles.
+	Sent     float64   `json:"sent_bytes_per_second,omitempty"`
+	Received float64   `json:"received_bytes_per_second,omitempty"`
+	Hosts    int       `json:"hosts"` // own site only
+	Free     Resources `json:"free"`  // own site: not allotted; a peer: what is left of its loans to us
+	Message  string    `json:"message,omitempty"`
 }
 
 // Kind is KindSite.

@@ -23,6 +23,9 @@ type Sample struct {
 	DiskWritten float64 `json:"disk_written"`
 	Received    float64 `json:"received"`
 	Sent        float64 `json:"sent"`
+	// Requests per second to all disks, the mean. An agent of an earlier release does not count them.
+	Reads  float64 `json:"reads,omitempty" since:"2"`
+	Writes float64 `json:"writes,omitempty" since:"2"`
 }
 
 // Usage is what a VM has used lately.

@@ -29,6 +29,8 @@ type addressGroup struct {
 	Create addressCreateCmd `cmd:"" help:"Hold a service address, and lead it to a VM."`
 	Bind   addressBindCmd   `cmd:"" help:"Lead a service address to another VM, or with no VM to nothing."`
 	Delete addressDeleteCmd `cmd:"" help:"Give service addresses up."`
+
+	Traffic addressTrafficCmd `cmd:"" help:"Show what translators have carried for a service address."`
 }
 
 type addressShowCmd struct {

@@ -27,6 +27,7 @@ type cli struct {
 
 	Pool poolGroup `cmd:"" help:"The site's address plan: where networks and service addresses are taken from."`
 
+	Ledger     ledgerCmd     `cmd:"" help:"What was lent and borrowed over time."`
 	Label      labelCmd      `cmd:"" help:"Set and remove labels of an object."`
 	Watch      watchCmd      `cmd:"" help:"Show every change of several kinds of objects."`
 	Doctor     doctorCmd     `cmd:"" help:"What is wrong at the site, or with this host, and what to do."`

@@ -108,12 +108,14 @@ func runServe(ctx context.Context, site *config.Site, settings []api.Setting, pl
 	}
 	controller := control.New(control.Options{
 		Name: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: plain,
-		Endpoint: site.Outside.Advertise, AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
-		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, Failpoint: failpoint(log),
+		Endpoint: site.Outside.Advertise, Location: site.Location.Where(), AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
+		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, MetricsVMs: site.Metrics.VMs, Failpoint: failpoint(log),
 		Audit: auditLog, Machine: func() doctor.Machine { return machineOf(site, authority, secure) },
 		OnFirstLogin: func() { dropFirstLogin(filepath.Join(site.DataDir, firstLoginFile), log) },
 	})
 	handler = controller.Handler()
+	details := prometheus.NewRegistry()
+	details.MustRegister(controller.Metrics())
 	if err := offerFirstLogin(ctx, controller, site, out, log); err != nil {
 		return err
 	}
@@ -138,7 +140,7 @@ func runServe(ctx context.Context, site *config.Site, settings []api.Setting, pl
 		return outside.Close()
 	})
 	group.Go(func() error {
-		return serveAPI(ctx, site, secure, serve.Options{Controller: controller, Logger: log, Audit: auditLog, Settings: settings})
+		return serveAPI(ctx, site, secure, serve.Options{Controller: controller, Logger: log, Audit: auditLog, Settings: settings, Details: details})
 	})
 	return group.Wait()
 }

@@ -16,4 +16,6 @@ var _ = present[translatorGroup](api.KindTranslator,
 type translatorGroup struct {
 	List listCmd `cmd:"" help:"List translators."`
 	Show showCmd `cmd:"" help:"Show a translator."`
+
+	Traffic translatorTrafficCmd `cmd:"" help:"Show what a translator has carried."`
 }

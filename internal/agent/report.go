@@ -74,6 +74,12 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 		a.mu.Unlock()
 		r.Translator = &t
 	}
+	for _, u := range a.used.Now() {
+		r.Usage = append(r.Usage, wire.VMUsage{
+			VM: u.VM, CPU: u.CPU.Seconds(), Memory: u.Memory, DiskRead: u.DiskRead, DiskWritten: u.DiskWritten,
+			Reads: u.Reads, Writes: u.Writes, Received: u.Received, Sent: u.Sent,
+		})
+	}
 	if a.o.Volumes == nil {
 		return r
 	}

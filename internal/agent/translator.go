@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -84,12 +85,47 @@ func (m *Map646) Report(ctx context.Context) wire.TranslatorReport {
 		}
 	}
 	for _, e := range table {
-		if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimSuffix(e.Outside, "/32"), "/128")); err == nil {
-			r.Mappings = append(r.Mappings, a)
+		a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimSuffix(e.Outside, "/32"), "/128"))
+		if err != nil {
+			continue
+		}
+		r.Mappings = append(r.Mappings, a)
+		if e.MappingCount != (map646.MappingCount{}) && len(r.Traffic) < wire.MaxTraffic {
+			r.Traffic = append(r.Traffic, wire.ServiceTraffic{
+				Service: a, PacketsIn: int64(e.PacketsIn), BytesIn: int64(e.BytesIn), PacketsOut: int64(e.PacketsOut), BytesOut: int64(e.BytesOut),
+			})
 		}
 	}
+	r.Outcomes = m.outcomes(ctx)
 	slices.SortFunc(r.Mappings, netip.Addr.Compare)
 	return r
+}
+
+// outcomes is what map646 has counted of all packets, by both of its paths; nil: it does not say.
+func (m *Map646) outcomes(ctx context.Context) (out []wire.OutcomeCount) {
+	var s map646.Stats
+	if err := map646.Control(ctx, m.Control, "stats", &s); err != nil {
+		return nil
+	}
+	packets, bytes := map[string]uint64{}, map[string]uint64{}
+	add := func(p, b map[string]uint64) {
+		for name, n := range p {
+			packets[name] += n
+			bytes[name] += b[name]
+		}
+	}
+	add(s.Packets, s.Bytes)
+	if s.Fast != nil {
+		left := func(name string, _ uint64) bool { return strings.HasPrefix(name, "pass_") } // to the full path, which counts them
+		maps.DeleteFunc(s.Fast.Packets, left)
+		add(s.Fast.Packets, s.Fast.Bytes)
+	}
+	for _, name := range slices.Sorted(maps.Keys(packets)) {
+		if packets[name] > 0 && len(out) < wire.MaxOutcomes {
+			out = append(out, wire.OutcomeCount{Outcome: name, Packets: int64(packets[name]), Bytes: int64(bytes[name])})
+		}
+	}
+	return out
 }
 
 // replaceFile writes a file wholly or not at all.

@@ -13,22 +13,24 @@ import (
 	"strings"
 	"time"
 
+	"widecloud/api"
 	"widecloud/internal/cloud"
 )
 
 // Site is the configuration of a site's controller, `wcc serve`. examples/site.toml explains every field.
 type Site struct {
-	Site    string              `toml:"site"`
-	DataDir string              `toml:"data_dir"`
-	API     SiteAPI             `toml:"api"`
-	Outside SiteOutside         `toml:"outside"`
-	Network SiteNetwork         `toml:"network"`
-	Pool    map[string]SitePool `toml:"pool"` // the address plan, by the pools' names
-	Lending SiteLending         `toml:"lending"`
-	Volumes SiteVolumes         `toml:"volumes"`
-	Audit   SiteAudit           `toml:"audit"`
-	Log     Log                 `toml:"log"`
-	Metrics MetricsOptions      `toml:"metrics"`
+	Site     string              `toml:"site"`
+	DataDir  string              `toml:"data_dir"`
+	API      SiteAPI             `toml:"api"`
+	Outside  SiteOutside         `toml:"outside"`
+	Location SiteLocation        `toml:"location"`
+	Network  SiteNetwork         `toml:"network"`
+	Pool     map[string]SitePool `toml:"pool"` // the address plan, by the pools' names
+	Lending  SiteLending         `toml:"lending"`
+	Volumes  SiteVolumes         `toml:"volumes"`
+	Audit    SiteAudit           `toml:"audit"`
+	Log      Log                 `toml:"log"`
+	Metrics  MetricsOptions      `toml:"metrics"`
 }
 
 // SiteAPI is how users reach the controller.
@@ -54,6 +56,34 @@ type SiteACME struct {
 type SiteOutside struct {
 	Listen    string `toml:"listen"`    // HOST:PORT
 	Advertise string `toml:"advertise"` // HOST:PORT; empty: peers cannot dial this site, it dials them
+}
+
+// SiteLocation is where the site is on the globe, for maps.
+type SiteLocation struct {
+	Latitude  *float64 `toml:"latitude"`  // degrees, north is positive; nil: not told
+	Longitude *float64 `toml:"longitude"` // degrees, east is positive; nil: not told
+	Place     string   `toml:"place"`     // what people call it
+}
+
+// Where is where the site is; nil: that is not told.
+func (l SiteLocation) Where() *api.Location {
+	if l.Latitude == nil || l.Longitude == nil {
+		return nil
+	}
+	return &api.Location{Latitude: *l.Latitude, Longitude: *l.Longitude, Place: l.Place}
+}
+
+func (l SiteLocation) check(wrong func(field, format string, args ...any)) {
+	at := l.Where()
+	if at == nil {
+		if l != (SiteLocation{}) {
+			wrong("location", "needs both latitude and longitude, in degrees")
+		}
+		return
+	}
+	if fault := at.Fault(); fault != nil {
+		wrong("location."+fault.Field, "%s", strings.TrimPrefix(fault.Message, fault.Field+": "))
+	}
 }
 
 // SiteNetwork is what the site's networks have in common.
@@ -114,6 +144,7 @@ func (l Log) Logger(w io.Writer) *slog.Logger {
 // MetricsOptions says whether GET /metrics is served.
 type MetricsOptions struct {
 	Enabled bool `toml:"enabled"`
+	VMs     int  `toml:"vms"` // a controller's: that have series, at most; 0: none
 }
 
 // DefaultSite is a Site with every default.
@@ -126,7 +157,7 @@ func DefaultSite() *Site {
 		Volumes: SiteVolumes{Reserve: 1 << 30},
 		Audit:   SiteAudit{MaxSize: 64 << 20, Keep: Duration{90 * 24 * time.Hour}},
 		Log:     Log{Level: "info", Format: "text"},
-		Metrics: MetricsOptions{Enabled: true},
+		Metrics: MetricsOptions{Enabled: true, VMs: 2000},
 	}
 }
 
@@ -201,6 +232,7 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 	checkPrefixes(wrong, "network.underlay", s.Network.Underlay)
 	checkPrefixes(wrong, "network.reserved", s.Network.Reserved)
 	s.checkPools(wrong)
+	s.Location.check(wrong)
 	checkPrefixes(wrong, "volumes.fetch_from", s.Volumes.FetchFrom)
 	if l := s.Lending.Lease.Duration; l < 10*time.Second || l > 30*24*time.Hour {
 		wrong("lending.lease", "is %v, must be 10s to 720h", l)
@@ -214,8 +246,14 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 	if k := s.Audit.Keep.Duration; k < 24*time.Hour || k > 10*365*24*time.Hour {
 		wrong("audit.keep", "is %v, must be 24h to 87600h", k)
 	}
+	if n := s.Metrics.VMs; n < 0 || n > maxMetricsVMs {
+		wrong("metrics.vms", "is %d, must be 0 to %d", n, maxMetricsVMs)
+	}
 	s.Log.check(wrong)
 }
+
+// maxMetricsVMs bounds the series of /metrics: eight for each VM.
+const maxMetricsVMs = 50000
 
 func (l Log) check(wrong func(field, format string, args ...any)) {
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, l.Level) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"widecloud/api"
 	"widecloud/internal/access"
 	"widecloud/internal/control/accounts"
@@ -80,6 +82,18 @@ func (c *Controller) Usage(ctx context.Context, p access.Actor, vm string) (*api
 	return c.vms.Usage(ctx, p, vm)
 }
 
+func (c *Controller) Ledger(ctx context.Context, p access.Actor, from string) (*api.Ledger, error) {
+	return c.lending.Ledger(ctx, p, from)
+}
+
+func (c *Controller) AddressTraffic(ctx context.Context, p access.Actor, name string) (*api.Traffic, error) {
+	return c.networks.AddressTraffic(ctx, p, name)
+}
+
+func (c *Controller) TranslatorTraffic(ctx context.Context, p access.Actor, name string) (*api.Traffic, error) {
+	return c.networks.TranslatorTraffic(ctx, p, name)
+}
+
 func (c *Controller) Console(ctx context.Context, p access.Actor, vm string) (io.ReadWriteCloser, error) {
 	return c.vms.Console(ctx, p, vm)
 }
@@ -127,6 +141,9 @@ func (c *Controller) NewToken(ctx context.Context, p access.Actor, user string, 
 func (c *Controller) RevokeToken(ctx context.Context, p access.Actor, user, id string) error {
 	return c.accounts.RevokeToken(objects.AsUser(ctx, p), p, user, id)
 }
+
+// Metrics are the figures of the site's hosts, VMs, migrations, peers and loans, made when they are asked for.
+func (c *Controller) Metrics() prometheus.Collector { return c.meter }
 
 // Bootstrap lets the first admin into a new site: see accounts.Bootstrap.
 func (c *Controller) Bootstrap(ctx context.Context, keep func(token string) error) (waits bool, err error) {

@@ -16,6 +16,7 @@ import (
 	"widecloud/internal/control/jobs"
 	"widecloud/internal/control/joining"
 	"widecloud/internal/control/lending"
+	"widecloud/internal/control/meter"
 	"widecloud/internal/control/networks"
 	"widecloud/internal/control/notices"
 	"widecloud/internal/control/objects"
@@ -37,6 +38,7 @@ type Controller struct {
 	rooms    *rooms.Rooms
 	orders   *orders.Orders
 	jobs     *jobs.Jobs
+	networks *networks.Networks
 	hosts    *hosts.Hosts
 	images   *images.Images
 	guests   *guests.Guests
@@ -47,6 +49,7 @@ type Controller struct {
 	watch    *watch.Watches
 	lending  *lending.Lending
 	notices  *notices.Notices
+	meter    *meter.Meter
 }
 
 var _ serve.Controller = (*Controller)(nil)
@@ -58,6 +61,7 @@ func New(o Options) *Controller {
 	room := rooms.New(site)
 	nets := networks.New(site, room)
 	c.rooms = room
+	c.networks = nets
 	c.orders = orders.New(site, room, nets)
 	c.hosts = hosts.New(site, room, nets, c.orders)
 	c.images = images.New(site, c.jobs)
@@ -71,6 +75,7 @@ func New(o Options) *Controller {
 	c.watch = watch.New(site, c.accounts)
 	c.lending = lending.New(site, room, nets, c.guests, c.vms)
 	c.notices = notices.New(site)
+	c.meter = meter.New(site, c.hosts)
 	return c
 }
 
@@ -106,6 +111,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer stop()
 	c.site.Go(func() { c.watch.Run(ctx) })
 	c.site.Once("hosts", c.hosts.Await)
+	c.site.Once("meter", c.meter.Run)
 	tick := time.NewTicker(c.site.Resync)
 	defer tick.Stop()
 	for {

@@ -143,6 +143,7 @@ func TestHostilePeer(t *testing.T) {
 			{"a view with its prefix", views(network(func(v *wire.NetworkView) { v.Prefix = netip.MustParsePrefix(osakaNet.Spec.Prefix) })), api.CodeExists, "body.networks[0].prefix", ""},
 			{"a view out of the address plan", views(network(func(v *wire.NetworkView) { v.Prefix = netip.MustParsePrefix("2001:4860:4860::/64") })), api.CodeRefused, "body.networks[0].prefix", "no pool of this site's address plan"},
 			{"a mapping out of its network", views(network(func(v *wire.NetworkView) { v.Mappings = mappings(1, "2001:db8:b::1") })), api.CodeInvalid, "body.networks[0].mappings[0].target", ""},
+			{"a place off the globe", document(wire.DocOffers, "", wire.Offers{Location: &api.Location{Latitude: 91}}), api.CodeInvalid, "body.location.latitude", ""},
 			{"gateways of another site", document(wire.DocOffers, "", wire.Offers{Offers: []wire.OfferBody{{Name: "o", Gateways: []api.NetworkMember{{Site: "kyoto", Host: "h1", VTEP: "2001:db8::1"}}}}}), api.CodeForbidden, "body.offers[0].gateways[0].site", ""},
 		} {
 			before := osaka.contents()

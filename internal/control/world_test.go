@@ -258,6 +258,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	s.ctl = control.New(control.Options{
 		Name: s.name, State: s.state, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log, Audit: s.audit,
 		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, JoinLife: 10 * time.Minute, Codec: "none", WatchKept: 64, Failpoint: w.failpoint(p), Plan: w.plan,
+		Location: &api.Location{Latitude: 35.5, Longitude: 139.5, Place: s.name + "'s"}, MetricsVMs: 10,
 	})
 	handler = s.ctl.Handler()
 	if handle != nil {

@@ -68,7 +68,13 @@ type peer struct {
 	dialled  map[wire.Purpose]*wire.Session
 	accepted map[wire.Purpose]*wire.Session
 	since    time.Time
+	why      error // the last session or attempt ended
+	whySince time.Time
+	traffic  traffic
 }
+
+// whyKept is how long a reason why a peer is not reached stays before a newer one takes its place.
+const whyKept = time.Minute
 
 const (
 	keySecret = "fed/secret"
@@ -114,6 +120,7 @@ func (f *Federation) Run(ctx context.Context) error {
 		f.dial(site, p)
 	}
 	f.mu.Unlock()
+	f.work.Go(func() { f.measure(ctx) })
 	<-ctx.Done()
 	f.work.Wait()
 	return nil
@@ -178,8 +185,11 @@ func (f *Federation) dial(site string, p *peer) {
 				Credential: f.o.Credential, Trust: f.o.Trust, Network: f.o.Network, Handler: f.o.Handler, Log: f.o.Logger,
 				KeepAlive: f.o.KeepAlive, DeadAfter: f.o.DeadAfter,
 			},
-			Up:   func(s *wire.Session) { f.set(site, p.dialled, s) },
-			Down: func(error) { f.clear(site, p.dialled, purpose) },
+			Up: func(s *wire.Session) { f.set(site, p.dialled, s) },
+			Down: func(err error) {
+				f.failed(site, purpose, err)
+				f.clear(site, p.dialled, purpose)
+			},
 		}
 		f.work.Go(func() {
 			if err := d.Run(ctx); err != nil {
@@ -201,6 +211,7 @@ func (f *Federation) Accept(s *wire.Session) {
 	}
 	f.set(site, p.accepted, s)
 	<-s.Done()
+	f.failed(site, s.Purpose(), s.Err())
 	f.mu.Lock()
 	mine := p.accepted[s.Purpose()] == s
 	f.mu.Unlock()
@@ -212,6 +223,9 @@ func (f *Federation) Accept(s *wire.Session) {
 func (f *Federation) set(site string, at map[wire.Purpose]*wire.Session, s *wire.Session) {
 	f.mu.Lock()
 	at[s.Purpose()] = s
+	if p := f.peers[site]; p != nil {
+		p.traffic.add(s)
+	}
 	f.mu.Unlock()
 	f.changed(site, s.Purpose(), true)
 }
@@ -219,6 +233,9 @@ func (f *Federation) set(site string, at map[wire.Purpose]*wire.Session, s *wire
 func (f *Federation) clear(site string, at map[wire.Purpose]*wire.Session, purpose wire.Purpose) {
 	f.mu.Lock()
 	had := at[purpose] != nil
+	if p := f.peers[site]; had && p != nil {
+		p.traffic.end(at[purpose])
+	}
 	delete(at, purpose)
 	f.mu.Unlock()
 	if had {
@@ -273,6 +290,31 @@ func (f *Federation) Reached(site string) (up bool, since time.Time, rtt time.Du
 		return false, since, 0
 	}
 	return true, since, s.RTT()
+}
+
+// failed keeps why a peer's control session ended, or could not be made.
+func (f *Federation) failed(site string, purpose wire.Purpose, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.peers[site]
+	if p == nil || purpose != wire.Control || err == nil {
+		return
+	}
+	// What is tried again and again fails with ever new words: a reason stays for a while.
+	ended := p.dialled[purpose] != nil || p.accepted[purpose] != nil
+	if ended || time.Since(p.whySince) >= whyKept {
+		p.why, p.whySince = err, time.Now()
+	}
+}
+
+// Why says why a peer is not reached; nil: nobody has said.
+func (f *Federation) Why(site string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.peers[site]; p != nil {
+		return p.why
+	}
+	return nil
 }
 
 // Send signs a document and gives it to a peer, which has taken it when Send returns nil.

@@ -104,6 +104,7 @@ type Usage struct {
 	CPU                   time.Duration // of its virtual CPUs and what serves them
 	Memory                int64         // bytes of the host's memory that it holds now
 	DiskRead, DiskWritten int64         // bytes, of all its disks
+	Reads, Writes         int64         // requests, of all its disks
 	Received, Sent        int64         // bytes, of all its network cards, as the guest sees them
 }
 

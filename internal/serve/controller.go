@@ -107,6 +107,11 @@ type Controller interface {
 	Reboot(ctx context.Context, p Principal, vm string, hard bool) error
 	// Usage is what a VM has used lately; api.CodeConflict: nothing is known yet.
 	Usage(ctx context.Context, p Principal, vm string) (*api.Usage, error)
+	// Ledger is what was lent and borrowed from a day on (2026-11-30; empty: as long as it is kept).
+	Ledger(ctx context.Context, p Principal, from string) (*api.Ledger, error)
+	// AddressTraffic and TranslatorTraffic are what this site's translators have carried.
+	AddressTraffic(ctx context.Context, p Principal, name string) (*api.Traffic, error)
+	TranslatorTraffic(ctx context.Context, p Principal, name string) (*api.Traffic, error)
 	// Console attaches to the serial console; closing it ends the attachment only. An *api.Error of a Read says why it has ended.
 	Console(ctx context.Context, p Principal, vm string) (io.ReadWriteCloser, error)
 	// Display attaches to the display, as RFB (RFC 6143). api.CodeRefused: the VM's hardware has none.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"widecloud/api"
 )
@@ -44,6 +45,34 @@ func newMetrics(r *prometheus.Registry) metrics {
 	}
 	r.MustRegister(m.requests, m.seconds, m.streams, m.limited, m.tickets)
 	return m
+}
+
+// metricsHandler answers everybody with the figures of the API, and an admin with those of the site's objects, too: they name
+// VMs and organisations.
+func (s *Server) metricsHandler() http.Handler {
+	open := promhttp.HandlerFor(s.o.Metrics, promhttp.HandlerOpts{})
+	if s.o.Details == nil {
+		return open
+	}
+	all := promhttp.HandlerFor(prometheus.Gatherers{s.o.Metrics, s.o.Details}, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			open.ServeHTTP(w, r)
+			return
+		}
+		c, err := s.authenticate(r)
+		refused, _ := w.(*recorder) // as ServeHTTP gives it
+		switch {
+		case err != nil:
+			s.refuse(refused, r, err)
+		case c.First:
+			s.refuse(refused, r, firstOnly())
+		case !c.Admin:
+			s.refuse(refused, r, api.Errorf(api.CodeForbidden, "only admins may read the site's metrics; without a token there are those of the API"))
+		default:
+			all.ServeHTTP(w, r)
+		}
+	})
 }
 
 func (m metrics) observe(method, route string, status int, took time.Duration) {

@@ -289,6 +289,8 @@ func (s *Server) registerVerbs(h huma.API) {
 		return result(s, ctx, u, err)
 	})
 
+	s.registerFigures(h)
+
 	verb(s, h, "cancel-job", "/v1/jobs/{name}/cancel", "jobs", "Cancel a job; it undoes what it did", ctl.Cancel)
 	verb(s, h, "reclaim-loan", "/v1/loans/{name}/reclaim", "loans", "Take a loan back (the lender)", ctl.Reclaim)
 	verb(s, h, "return-loan", "/v1/loans/{name}/return", "loans", "Give a loan back (the borrower)", ctl.Return)
@@ -361,6 +363,31 @@ func (s *Server) registerBulk(h huma.API) {
 			items = []api.BulkResult{}
 		}
 		return result(s, ctx, &api.BulkResults{Items: items}, err)
+	})
+}
+
+// registerFigures makes the paths of what is counted.
+func (s *Server) registerFigures(h huma.API) {
+	ctl := s.o.Controller
+	type ledgerInput struct {
+		From string `query:"from" doc:"the first day, such as 2026-11-30; left out: as long as it is kept"`
+	}
+	op := s.operation("get-ledger", http.MethodGet, "/v1/ledger", "loans", "What was lent and borrowed, by loan and day")
+	op.Description = "As this site has counted it; a day is one of UTC, and the last one goes up to now."
+	huma.Register(h, op, func(ctx context.Context, in *ledgerInput) (*output[*api.Ledger], error) {
+		l, err := ctl.Ledger(ctx, who(ctx), in.From)
+		return result(s, ctx, l, err)
+	})
+	op = s.operation("get-address-traffic", http.MethodGet, "/v1/addresses/{name}/traffic", "addresses", "What translators have carried for a service address")
+	op.Description = "Of this site's translators, as they told last: some seconds ago."
+	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[*api.Traffic], error) {
+		t, err := ctl.AddressTraffic(ctx, who(ctx), in.Name)
+		return result(s, ctx, t, err)
+	})
+	op = s.operation("get-translator-traffic", http.MethodGet, "/v1/translators/{name}/traffic", "translators", "What a translator has carried")
+	huma.Register(h, op, func(ctx context.Context, in *nameInput) (*output[*api.Traffic], error) {
+		t, err := ctl.TranslatorTraffic(ctx, who(ctx), in.Name)
+		return result(s, ctx, t, err)
 	})
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"widecloud/api"
 	"widecloud/internal/audit"
@@ -27,6 +26,7 @@ type Options struct {
 	Controller Controller           // required
 	Logger     *slog.Logger         // required; keys: method, route, status, user, seconds
 	Metrics    *prometheus.Registry // nil: nothing is counted and /metrics is not served
+	Details    prometheus.Gatherer  // what /metrics has for admins beside; nil: nothing
 	Site       string               // its name, shown to users
 	Page       http.Handler         // the web page, for all paths that are not the API's; nil: there is none
 	Version    string               // shown in the OpenAPI description
@@ -83,7 +83,7 @@ func New(o Options) *Server {
 		_, _ = w.Write([]byte("ok\n"))
 	})
 	if o.Metrics != nil {
-		s.mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{}))
+		s.mux.Handle("GET /metrics", s.metricsHandler())
 	}
 	return s
 }

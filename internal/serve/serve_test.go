@@ -561,3 +561,19 @@ func TestEncodedOnce(t *testing.T) {
 		t.Errorf("it was encoded %d times", n)
 	}
 }
+
+// TestMetricsOfObjects: what names VMs and organisations is for admins.
+func TestMetricsOfObjects(t *testing.T) {
+	details := prometheus.NewRegistry()
+	details.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "widecloud_vm_secret", Help: "x"}, func() float64 { return 1 }))
+	s := newSite(t, serve.Options{Metrics: prometheus.NewRegistry(), Details: details})
+	for token, want := range map[string]struct {
+		code  int
+		shown bool
+	}{"": {200, false}, "stolen": {401, false}, "alice-token": {403, false}, "admin-token": {200, true}} {
+		code, body := s.do(token, "GET", "/metrics", "")
+		if code != want.code || strings.Contains(body, "widecloud_vm_secret") != want.shown {
+			t.Errorf("with token %q: %d %s", token, code, body)
+		}
+	}
+}

@@ -72,7 +72,7 @@ func CheckUsage(u api.Usage) error {
 			switch {
 			case i > 0 && !s.At.After(series.samples[i-1].At):
 				return api.Invalidf(at+".at", "is not after the one before it")
-			case min(s.CPU, float64(s.Memory), s.DiskRead, s.DiskWritten, s.Received, s.Sent) < 0:
+			case !(min(s.CPU, float64(s.Memory), s.DiskRead, s.DiskWritten, s.Received, s.Sent, s.Reads, s.Writes) >= 0):
 				return api.Invalidf(at, "has a use below nothing")
 			}
 		}

@@ -161,6 +161,21 @@ type HostReport struct {
 	Images     []string          `json:"images"`
 	Translator *TranslatorReport `json:"translator,omitempty"`
 	Message    string            `json:"message,omitempty"`
+	Usage      []VMUsage         `json:"usage,omitempty" since:"2"` // of the VMs that run
+}
+
+// VMUsage is what a VM has used since it runs on its host. It begins at zero when the VM is started anew or comes from
+// another host.
+type VMUsage struct {
+	VM          string  `json:"vm"` // UID
+	CPU         float64 `json:"cpu_seconds"`
+	Memory      int64   `json:"memory_bytes"` // that it holds now
+	DiskRead    int64   `json:"disk_read_bytes"`
+	DiskWritten int64   `json:"disk_written_bytes"`
+	Reads       int64   `json:"disk_reads"` // requests
+	Writes      int64   `json:"disk_writes"`
+	Received    int64   `json:"received_bytes"`
+	Sent        int64   `json:"sent_bytes"`
 }
 
 // TranslatorReport is what a gateway's agent sees of its map646.
@@ -169,6 +184,33 @@ type TranslatorReport struct {
 	Mappings []netip.Addr     `json:"mappings"`                    // service addresses in its table
 	Refused  []RefusedMapping `json:"refused,omitempty" since:"1"` // what was ordered and is not in it
 	Message  string           `json:"message,omitempty"`
+	// Outcomes and Traffic are what it has counted: of all packets, and of each service address that has carried some.
+	Outcomes []OutcomeCount   `json:"outcomes,omitempty" since:"2"`
+	Traffic  []ServiceTraffic `json:"traffic,omitempty" since:"2"`
+}
+
+// The most that a translator's report has of what it has counted.
+const (
+	MaxOutcomes = 64
+	MaxTraffic  = 10000
+)
+
+// OutcomeCount is how many packets a translator has handled with one outcome ("4to6", "no_mapping", …), since it was
+// started.
+type OutcomeCount struct {
+	Outcome string `json:"outcome"`
+	Packets int64  `json:"packets"`
+	Bytes   int64  `json:"bytes"`
+}
+
+// ServiceTraffic is what a translator has carried for one service address. It begins at zero when the address comes into
+// its table. In is towards the VM.
+type ServiceTraffic struct {
+	Service    netip.Addr `json:"service"`
+	PacketsIn  int64      `json:"packets_in"`
+	BytesIn    int64      `json:"bytes_in"`
+	PacketsOut int64      `json:"packets_out"`
+	BytesOut   int64      `json:"bytes_out"`
 }
 
 // RefusedMapping says why a service address is not translated.
@@ -347,7 +389,8 @@ type ViewsAnswer struct {
 
 // Offers is everything that a lender offers to one peer now; what it does not name is withdrawn.
 type Offers struct {
-	Offers []OfferBody `json:"offers"`
+	Offers   []OfferBody   `json:"offers"`
+	Location *api.Location `json:"location,omitempty" since:"2"` // where the lender is; nil: it does not say
 }
 
 // Views is every network of a home site that concerns one lender now; what it does not name is gone.

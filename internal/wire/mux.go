@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"widecloud/api"
@@ -84,6 +85,8 @@ type mux struct {
 	pingSent time.Time
 	pingSeq  uint64
 	rtt      time.Duration
+
+	sent, received atomic.Int64 // octets, of frames
 
 	accept chan *stream
 	done   chan struct{} // closed once err is set
@@ -291,7 +294,8 @@ func (m *mux) writeLoop() {
 		b, last = m.fill(b[:0])
 		m.writing = time.Now()
 		m.mu.Unlock()
-		_, err := m.conn.Write(b)
+		n, err := m.conn.Write(b)
+		m.sent.Add(int64(n))
 		m.mu.Lock()
 		m.writing = time.Time{}
 		m.mu.Unlock()
@@ -346,6 +350,7 @@ func (m *mux) read() error {
 		if _, err := io.ReadFull(m.conn, p); err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
+		m.received.Add(int64(headerLen + n))
 		if err := m.handle(typ, flags, id, p); err != nil {
 			return err
 		}

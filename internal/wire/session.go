@@ -165,6 +165,9 @@ func (s *Session) RTT() time.Duration {
 	return s.m.rtt
 }
 
+// Traffic is how many bytes the session has sent and received, before they are encrypted.
+func (s *Session) Traffic() (sent, received int64) { return s.m.sent.Load(), s.m.received.Load() }
+
 // Close ends the session with all its calls and streams, and waits until its goroutines have ended (requests of the
 // peer that are being handled get their context cancelled, and are not waited for).
 func (s *Session) Close() error {

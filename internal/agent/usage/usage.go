@@ -6,6 +6,7 @@
 package usage
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 type History struct {
 	mu  sync.Mutex
 	vms map[string]*[2]series // fine and coarse
+	now []hyper.Usage         // as taken last
 }
 
 // series is one resolution of a VM's history.
@@ -38,6 +40,7 @@ type series struct {
 func (h *History) Take(now time.Time, all []hyper.Usage) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.now = slices.Clone(all)
 	was := h.vms
 	h.vms = make(map[string]*[2]series, len(all))
 	for _, u := range all {
@@ -62,6 +65,13 @@ func (h *History) Of(vm string) (u api.Usage, ok bool) {
 	return api.Usage{Recent: append([]api.Sample{}, v[0].samples...), Day: append([]api.Sample{}, v[1].samples...)}, true
 }
 
+// Now is what the VMs that run have used since they run on this host, as it was taken last.
+func (h *History) Now() []hyper.Usage {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.now)
+}
+
 // take ends the interval that is open if it has lasted long enough: a clock that ticks a little early counts as in time.
 func (s *series) take(now time.Time, u hyper.Usage, step time.Duration, kept int) {
 	took := now.Sub(s.at)
@@ -84,6 +94,7 @@ func sample(at time.Time, took time.Duration, from, to hyper.Usage) api.Sample {
 	return api.Sample{
 		At: at, CPU: (to.CPU - from.CPU).Seconds() / took.Seconds(), Memory: to.Memory,
 		DiskRead: rate(from.DiskRead, to.DiskRead), DiskWritten: rate(from.DiskWritten, to.DiskWritten),
+		Reads: rate(from.Reads, to.Reads), Writes: rate(from.Writes, to.Writes),
 		Received: rate(from.Received, to.Received), Sent: rate(from.Sent, to.Sent),
 	}
 }

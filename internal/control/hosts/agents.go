@@ -179,6 +179,8 @@ func (t *teller) tellAll(ctx context.Context, state *wire.HostState, revision in
 
 // hostDown shows that a host's agent is not reached.
 func (hs *Hosts) hostDown(ctx context.Context, host string) {
+	hs.used.set(host, nil)
+	hs.networks.Silent(host)
 	err := hs.Write(ctx, func(tx *state.Tx) error {
 		h, err := objects.Get[api.Host](tx, host)
 		if err != nil {

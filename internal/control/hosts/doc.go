@@ -25,6 +25,7 @@ type Hosts struct {
 	networks  *networks.Networks
 	orders    *orders.Orders
 	agents    *agents
+	used      used
 	observers []Observer
 	lost      []func(tx *state.Tx, host string) error
 }

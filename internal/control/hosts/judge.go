@@ -61,11 +61,53 @@ func (hs *Hosts) judgeReport(r *wire.HostReport) error {
 			return err
 		}
 	}
+	if err := judgeUsage(r.Usage); err != nil {
+		return err
+	}
 	r.Message, r.Hypervisor, r.Boot = cloud.Line(r.Message, objects.MaxText), cloud.Line(r.Hypervisor, 100), cloud.Line(r.Boot, 100)
 	if t := r.Translator; t != nil {
 		t.Message = cloud.Line(t.Message, objects.MaxText)
+		if err := judgeTraffic(t); err != nil {
+			return err
+		}
 		for i := range t.Refused {
 			t.Refused[i].Message = cloud.Line(t.Refused[i].Message, objects.MaxText)
+		}
+	}
+	return nil
+}
+
+// judgeUsage looks at what VMs are said to have used.
+func judgeUsage(all []wire.VMUsage) error {
+	if len(all) > maxReportVMs {
+		return api.Invalidf("usage", "has %d VMs, more than %d", len(all), maxReportVMs)
+	}
+	for i, u := range all {
+		at := fmt.Sprintf("usage[%d]", i)
+		if err := cloud.CheckUID(at+".vm", u.VM); err != nil {
+			return err
+		}
+		if !(u.CPU >= 0) || min(u.Memory, u.DiskRead, u.DiskWritten, u.Reads, u.Writes, u.Received, u.Sent) < 0 {
+			return api.Invalidf(at, "has a use below nothing")
+		}
+	}
+	return nil
+}
+
+// judgeTraffic looks at what a translator is said to have carried.
+func judgeTraffic(t *wire.TranslatorReport) error {
+	if len(t.Outcomes) > wire.MaxOutcomes || len(t.Traffic) > wire.MaxTraffic {
+		return api.Invalidf("translator", "has %d outcomes and %d addresses, more than %d or %d", len(t.Outcomes), len(t.Traffic), wire.MaxOutcomes, wire.MaxTraffic)
+	}
+	for i := range t.Outcomes {
+		o := &t.Outcomes[i]
+		if o.Outcome = cloud.Line(o.Outcome, 40); min(o.Packets, o.Bytes) < 0 {
+			return api.Invalidf(fmt.Sprintf("translator.outcomes[%d]", i), "has a count below nothing")
+		}
+	}
+	for i, a := range t.Traffic {
+		if !a.Service.IsValid() || min(a.PacketsIn, a.BytesIn, a.PacketsOut, a.BytesOut) < 0 {
+			return api.Invalidf(fmt.Sprintf("translator.traffic[%d]", i), "names no address, or has a count below nothing")
 		}
 	}
 	return nil

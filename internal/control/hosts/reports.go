@@ -68,6 +68,10 @@ func (hs *Hosts) Report(ctx context.Context, host string, said wire.HostReport) 
 	if err != nil {
 		return err
 	}
+	hs.used.set(host, said.Usage)
+	if t := said.Translator; t != nil {
+		hs.networks.Carried(host, t.Outcomes, t.Traffic)
+	}
 	for _, f := range then {
 		f()
 	}

@@ -188,13 +188,24 @@ func (jn *Joining) peerLife() objects.Life[api.Peer] {
 		Done:   func(p *api.Peer, _ bool) { jn.Federation.RemovePeer(p.Name) },
 		Show: func(_ *state.Tx, _ access.Actor, p *api.Peer) error {
 			up, since, rtt := jn.Federation.Reached(p.Name)
-			p.Status = api.PeerStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds()}
-			if !up {
-				p.Status.Message = "no session is up"
+			p.Status = api.PeerStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds(), Location: p.Status.Location}
+			if up {
+				t := jn.Federation.Traffic(p.Name)
+				p.Status.Sent, p.Status.Received = t.SentRate, t.ReceivedRate
+			} else {
+				p.Status.Message = jn.unreached(p.Name)
 			}
 			return nil
 		},
 	}
+}
+
+// unreached says why a peer is not reached.
+func (jn *Joining) unreached(peer string) string {
+	if why := jn.Federation.Why(peer); why != nil {
+		return cloud.Line("no session is up: "+why.Error(), objects.MaxText)
+	}
+	return "no session is up"
 }
 
 // decodeInfo reads what another site told when certificates were exchanged.

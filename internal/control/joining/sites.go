@@ -19,7 +19,7 @@ import (
 
 // sites lists this site, with the pools that an actor may use, and its peers, in the order of their names.
 func (jn *Joining) sites(tx *state.Tx, p access.Actor) []*api.Site {
-	self := &api.Site{Meta: api.Meta{Name: jn.Name, Home: jn.Name, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: jn.Endpoint, Pools: jn.networks.PoolsFor(p)}, Status: api.SiteStatus{Self: true, Reached: true}}
+	self := &api.Site{Meta: api.Meta{Name: jn.Name, Home: jn.Name, Revision: tx.Revision()}, Spec: api.SiteSpec{Endpoint: jn.Endpoint, Location: jn.Location, Pools: jn.networks.PoolsFor(p)}, Status: api.SiteStatus{Self: true, Reached: true}}
 	for h := range objects.Each[api.Host](tx) {
 		self.Status.Hosts++
 		used, err := jn.rooms.Allotted(tx, h.Name, "")
@@ -38,7 +38,13 @@ func (jn *Joining) sites(tx *state.Tx, p access.Actor) []*api.Site {
 		up, since, rtt := jn.Federation.Reached(p.Name)
 		site := &api.Site{Meta: api.Meta{Name: p.Name, Home: p.Name, Revision: tx.Revision()}, Status: api.SiteStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds()}}
 		if peer, err := objects.Find[api.Peer](tx, p.Name); err == nil {
-			site.Spec.Endpoint = peer.Spec.Endpoint
+			site.Spec.Endpoint, site.Spec.Location = peer.Spec.Endpoint, peer.Status.Location
+		}
+		if up {
+			t := jn.Federation.Traffic(p.Name)
+			site.Status.Sent, site.Status.Received = t.SentRate, t.ReceivedRate
+		} else {
+			site.Status.Message = jn.unreached(p.Name)
 		}
 		for _, l := range p.Loans {
 			if l.State == api.LoanActive {
@@ -108,12 +114,21 @@ func (jn *Joining) KeepSites(ctx context.Context) error {
 	})
 }
 
-// differs tells whether a site is another than what is kept of it. A round trip that is a little longer or shorter is no news.
+// differs tells whether a site is another than what is kept of it. A round trip that is a little longer or shorter is no news, and a rate
+// neither.
 func differs(have, now *api.Site) bool {
 	kept := *have
 	kept.Revision = 0
 	if near := math.Abs(kept.Status.RTT-now.Status.RTT) <= 0.2*kept.Status.RTT+0.001; near {
 		kept.Status.RTT = now.Status.RTT
+	}
+	for _, rate := range []struct {
+		kept *float64
+		now  float64
+	}{{&kept.Status.Sent, now.Status.Sent}, {&kept.Status.Received, now.Status.Received}} {
+		if math.Abs(*rate.kept-rate.now) <= 0.2*max(*rate.kept, rate.now)+8<<10 {
+			*rate.kept = rate.now
+		}
 	}
 	return !reflect.DeepEqual(&kept, now)
 }

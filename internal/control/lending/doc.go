@@ -4,6 +4,7 @@
 // Invariants:
 //   - a loan is kept only if it was asked for here, and does not change;
 //   - a loan that is over holds nothing: what runs under it is sent home or stopped;
+//   - what was lent is counted from one change to the next, by whoever runs the controller then: a restart loses no hour;
 //   - a document takes effect once, and an older one never after a newer one.
 package lending
 
@@ -14,6 +15,7 @@ import (
 	"widecloud/internal/control/objects"
 	"widecloud/internal/control/rooms"
 	"widecloud/internal/control/vms"
+	"widecloud/internal/lend"
 	"widecloud/internal/state"
 	"widecloud/internal/wire"
 )
@@ -48,5 +50,7 @@ func Tables() state.Schema {
 		),
 		objects.RecordTable[loanRequest](objects.PrefixRequests),
 		objects.RecordTable[wire.OfferBody](objects.PrefixOffers),
+		objects.RecordTable[lend.Account](prefixAccounts),
+		objects.RecordTable[api.LedgerDay](prefixLedger),
 	}
 }

@@ -47,6 +47,9 @@ func (ln *Lending) takeOffers(ctx context.Context, d wire.Verified) (any, error)
 	if err := ln.judgeOffers(d.From, body.Offers); err != nil {
 		return nil, err
 	}
+	if err := judgeLocation(body.Location); err != nil {
+		return nil, err
+	}
 	return nil, ln.Write(ctx, func(tx *state.Tx) error {
 		if err := ln.Federation.Advance(tx, d); err != nil {
 			return err
@@ -68,6 +71,9 @@ func (ln *Lending) takeOffers(ctx context.Context, d wire.Verified) (any, error)
 				return err
 			}
 		}
+		if err := showLocation(tx, d.From, body.Location); err != nil {
+			return err
+		}
 		for name := range old {
 			if err := objects.Remove(tx, objects.PrefixOffers+d.From+"/"+name); err != nil {
 				return err
@@ -78,6 +84,16 @@ func (ln *Lending) takeOffers(ctx context.Context, d wire.Verified) (any, error)
 		}
 		return nil
 	})
+}
+
+// showLocation keeps where a peer says that it is.
+func showLocation(tx *state.Tx, peer string, at *api.Location) error {
+	p, err := objects.Get[api.Peer](tx, peer)
+	if err != nil {
+		return err
+	}
+	p.Status.Location = at
+	return objects.Put(tx, p)
 }
 
 // takeLoanRequest grants a loan if the offer has room for it, and tells the borrower before it answers.
@@ -273,7 +289,10 @@ func (ln *Lending) Prune(ctx context.Context) error {
 			}
 		}
 		return err
-	}); err != nil || len(old)+len(unanswered) == 0 {
+	}); err != nil {
+		return err
+	}
+	if err := ln.pruneLedger(ctx); err != nil || len(old)+len(unanswered) == 0 {
 		return err
 	}
 	return ln.Write(store.Urgent(ctx), func(tx *state.Tx) error {
@@ -288,6 +307,9 @@ func (ln *Lending) Prune(ctx context.Context) error {
 				peer = l.Spec.Borrower
 			}
 			if err := ln.Federation.ForgetSubject(tx, peer, l.Name, wire.DocLoan, wire.DocLoanRequest, wire.DocLoanRenew); err != nil {
+				return err
+			}
+			if err := ln.closeAccount(tx, l.Name); err != nil {
 				return err
 			}
 			if err := objects.Remove(tx, objects.Key(api.KindLoan, l.Name)); err != nil {
@@ -393,7 +415,7 @@ func (ln *Lending) write(tx *state.Tx) (out []letter, err error) {
 		return nil, err
 	}
 	for _, p := range peers {
-		theirs := wire.Offers{Offers: []wire.OfferBody{}}
+		theirs := wire.Offers{Offers: []wire.OfferBody{}, Location: ln.Location}
 		for _, o := range offers {
 			if lend.Addressed(api.Offer{Meta: api.Meta{Home: ln.Name}, Spec: o.Spec}, p.Name) {
 				theirs.Offers = append(theirs.Offers, o)

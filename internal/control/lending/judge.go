@@ -45,6 +45,18 @@ func (ln *Lending) judgeOffers(from string, offers []wire.OfferBody) error {
 	return nil
 }
 
+// judgeLocation looks at where a peer says that it is. Its name becomes a line that can be shown.
+func judgeLocation(l *api.Location) error {
+	if l == nil {
+		return nil
+	}
+	if fault := l.Fault(); fault != nil {
+		return api.Invalidf("body.location."+fault.Field, "%s", fault.Message)
+	}
+	l.Place = cloud.Line(l.Place, api.MaxPlace)
+	return nil
+}
+
 // judgeLoan looks at a loan that a lender tells of, by itself.
 func (ln *Lending) judgeLoan(from string, b wire.LoanBody) error {
 	if b.Spec.Lender != from || b.Spec.Borrower != ln.Name {

@@ -172,17 +172,27 @@ func (ln *Lending) count(tx *state.Tx) (d due, err error) {
 	}
 	lent := map[string]api.Resources{}
 	for _, l := range loans {
+		vms := 0
 		if l.Spec.Lender != ln.Name {
 			err = ln.countBorrowed(tx, l, &d)
-		} else if err = ln.countLent(tx, l, offers[l.Spec.Offer]); err == nil {
+			for range objects.By[api.VM](tx, "loan", l.Name) {
+				vms++
+			}
+		} else if err = ln.countLent(tx, l, offers[l.Spec.Offer], &vms); err == nil {
 			lent[l.Spec.Offer] = lend.Add(lent[l.Spec.Offer], lend.Held(*l))
 		}
 		if err == nil {
 			err = objects.Put(tx, l)
 		}
+		if err == nil {
+			err = ln.account(tx, l, vms)
+		}
 		if err != nil {
 			return d, err
 		}
+	}
+	if err := ln.closeForgotten(tx); err != nil {
+		return d, err
 	}
 	for name, o := range offers {
 		o.Status.Lent = lent[name]
@@ -194,12 +204,13 @@ func (ln *Lending) count(tx *state.Tx) (d due, err error) {
 }
 
 // countLent brings a loan from us up to date. When it has ended, so have its guests.
-func (ln *Lending) countLent(tx *state.Tx, l *api.Loan, o *api.Offer) error {
+func (ln *Lending) countLent(tx *state.Tx, l *api.Loan, o *api.Offer, vms *int) error {
 	guests, err := ln.rooms.LoanUse(tx, l.Name, "")
 	if err != nil {
 		return err
 	}
 	l.Status.Used = lend.Used(l.Name, guests)
+	*vms = len(guests)
 	moved := false
 	if *l, moved = lend.Advance(*l, ln.graceOf(o), ln.Now()); moved {
 		ln.Event(tx, "loan."+string(l.Status.State), "loans/"+l.Name, "", l.Status.Message)
@@ -281,6 +292,9 @@ func (ln *Lending) loanLife() objects.Life[api.Loan] {
 	return objects.Life[api.Loan]{Delete: func(tx *state.Tx, l *api.Loan) error {
 		if l.Status.State != api.LoanEnded {
 			return api.Errorf(api.CodeConflict, "loan %s is %s; return or reclaim it first", l.Name, l.Status.State)
+		}
+		if err := ln.closeAccount(tx, l.Name); err != nil {
+			return err
 		}
 		return objects.Gone(tx, l)
 	}}

@@ -23,6 +23,8 @@ type Networks struct {
 	rooms *rooms.Rooms
 	plans state.Memo[*SitePlan]
 	plan  atomic.Pointer[SitePlan] // the newest
+
+	carried carried
 }
 
 // New begins the life of a site's networks and service addresses.

@@ -45,6 +45,7 @@ type Options struct {
 	Logger      *slog.Logger
 	Audit       *audit.Log     // who did what; nil: it is not noted
 	Endpoint    string         // host:port of the one outside port, as peers dial it
+	Location    *api.Location  // of the site; nil: it does not say
 	AnycastVTEP netip.Addr     // of the gateways
 	Pref64      netip.Prefix   // IPv4 clients appear under it (RFC 6052)
 	MTU         int            // of networks that do not say; default 1430
@@ -56,6 +57,7 @@ type Options struct {
 	FetchFrom   []netip.Prefix // of no global reach, that users' URLs may lead to all the same
 	ImageKept   time.Duration  // a base image that nothing needs is removed after so long; default 1 h
 	Codec       string         // of migrations' streams; default zstd
+	MetricsVMs  int            // VMs that have series in the metrics, at most
 	WatchKept   int            // changes in memory for watchers that come late, at least; default 4096
 
 	Retry         time.Duration // between repetitions of a call that has to succeed; default 500 ms

@@ -23,7 +23,7 @@ func (st *Site) Go(f func()) { st.work.Go(f) }
 // Concerns tells whether anybody has something to do because of a change of a key. Events and progress come often, and
 // nothing follows from them; Cancel pokes by itself.
 func Concerns(key string) bool {
-	for _, prefix := range []string{Key(api.KindEvent, ""), Key(api.KindJob, ""), Key(api.KindVolume, ""), Key(api.KindSite, ""), PrefixTokens, PrefixJoins, PrefixAnswers, PrefixResults, "fed/"} {
+	for _, prefix := range []string{Key(api.KindEvent, ""), Key(api.KindJob, ""), Key(api.KindVolume, ""), Key(api.KindSite, ""), PrefixTokens, PrefixJoins, PrefixAnswers, PrefixResults, "accounts/", "ledger/", "fed/"} {
 		if strings.HasPrefix(key, prefix) {
 			return false
 		}

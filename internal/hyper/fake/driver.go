@@ -334,7 +334,7 @@ func (d *driver) Usage(ctx context.Context) ([]hyper.Usage, error) {
 			if m.state == hyper.Running {
 				ticks := int64(d.h.count(m) - m.before)
 				list = append(list, hyper.Usage{
-					VM: m.spec.VM, CPU: time.Duration(ticks) * d.h.o.Tick, Memory: int64(m.spec.MemoryMiB) << 20, DiskWritten: 8 * ticks,
+					VM: m.spec.VM, CPU: time.Duration(ticks) * d.h.o.Tick, Memory: int64(m.spec.MemoryMiB) << 20, DiskWritten: 8 * ticks, Writes: ticks,
 				})
 			}
 		}

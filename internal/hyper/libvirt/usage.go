@@ -58,6 +58,10 @@ func usageOf(r golibvirt.DomainStatsRecord) (u hyper.Usage, ok bool) {
 			blocks = true
 		case strings.HasPrefix(p.Field, "block.") && strings.HasSuffix(p.Field, ".wr.bytes"):
 			u.DiskWritten += v
+		case strings.HasPrefix(p.Field, "block.") && strings.HasSuffix(p.Field, ".rd.reqs"):
+			u.Reads += v
+		case strings.HasPrefix(p.Field, "block.") && strings.HasSuffix(p.Field, ".wr.reqs"):
+			u.Writes += v
 		case strings.HasPrefix(p.Field, "net.") && strings.HasSuffix(p.Field, ".rx.bytes"):
 			u.Received += v
 		case strings.HasPrefix(p.Field, "net.") && strings.HasSuffix(p.Field, ".tx.bytes"):

@@ -614,6 +614,38 @@ func (m *Memory) Usage(_ context.Context, p serve.Principal, vm string) (*api.Us
 	return &api.Usage{Recent: []api.Sample{{At: at, CPU: 0.5, Memory: 64 << 20, DiskRead: 1, DiskWritten: 2, Received: 3, Sent: 4}}, Day: []api.Sample{}}, nil
 }
 
+// Ledger is that of serve.Controller.
+func (m *Memory) Ledger(_ context.Context, p serve.Principal, from string) (*api.Ledger, error) {
+	if !p.Admin {
+		return nil, api.Errorf(api.CodeForbidden, "only admins may read the ledger")
+	}
+	rows := []api.LedgerDay{{Day: "2026-11-30", Loan: "loan-1", Lender: "osaka", Borrower: "tokyo", Granted: api.Hours{CPUs: 96}, Used: api.Hours{CPUs: 24, Memory: 12}, VMs: 24}}
+	if from > rows[0].Day {
+		rows = []api.LedgerDay{}
+	}
+	return &api.Ledger{Days: rows}, nil
+}
+
+// AddressTraffic is that of serve.Controller.
+func (m *Memory) AddressTraffic(_ context.Context, p serve.Principal, name string) (*api.Traffic, error) {
+	return m.traffic(p, api.KindAddress, name)
+}
+
+// TranslatorTraffic is that of serve.Controller.
+func (m *Memory) TranslatorTraffic(_ context.Context, p serve.Principal, name string) (*api.Traffic, error) {
+	return m.traffic(p, api.KindTranslator, name)
+}
+
+func (m *Memory) traffic(p serve.Principal, k api.Kind, name string) (*api.Traffic, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, err := m.find(p, k, name); err != nil {
+		return nil, err
+	}
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	return &api.Traffic{Translators: []api.TranslatorTraffic{{Translator: "tokyo/gw", At: at, PacketsIn: 1, BytesIn: 60, RateIn: 6}}}, nil
+}
+
 // Console is that of serve.Controller.
 func (m *Memory) Console(_ context.Context, p serve.Principal, vm string) (io.ReadWriteCloser, error) {
 	m.mu.Lock()

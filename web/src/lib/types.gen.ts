@@ -45,6 +45,21 @@ export interface components {
             target?: string;
             translators?: string[] | null;
         };
+        AddressTraffic: {
+            address: string;
+            /** Format: int64 */
+            bytes_in: number;
+            /** Format: double */
+            bytes_in_per_second: number;
+            /** Format: int64 */
+            bytes_out: number;
+            /** Format: double */
+            bytes_out_per_second: number;
+            /** Format: int64 */
+            packets_in: number;
+            /** Format: int64 */
+            packets_out: number;
+        };
         Audit: {
             items: components["schemas"]["AuditEntry"][] | null;
             /** Format: int64 */
@@ -234,6 +249,16 @@ export interface components {
             since?: string;
             vtep?: string;
         };
+        Hours: {
+            /** Format: double */
+            address_hours: number;
+            /** Format: double */
+            cpu_hours: number;
+            /** Format: double */
+            disk_gib_hours: number;
+            /** Format: double */
+            memory_gib_hours: number;
+        };
         Image: {
             /** Format: date-time */
             readonly created?: string;
@@ -317,6 +342,19 @@ export interface components {
             step: string;
             /** Format: date-time */
             time: string;
+        };
+        Ledger: {
+            days: components["schemas"]["LedgerDay"][] | null;
+        };
+        LedgerDay: {
+            borrower: string;
+            day: string;
+            granted: components["schemas"]["Hours"];
+            lender: string;
+            loan?: string;
+            used: components["schemas"]["Hours"];
+            /** Format: double */
+            vm_hours: number;
         };
         ListingAddress: {
             items: components["schemas"]["Address"][] | null;
@@ -467,6 +505,13 @@ export interface components {
             lender: string;
             loan: string;
         };
+        Location: {
+            /** Format: double */
+            latitude: number;
+            /** Format: double */
+            longitude: number;
+            place?: string;
+        };
         Login: {
             token: string;
         };
@@ -573,6 +618,13 @@ export interface components {
             /** Format: int64 */
             serial: number;
         };
+        Outcome: {
+            /** Format: int64 */
+            bytes: number;
+            outcome: string;
+            /** Format: int64 */
+            packets: number;
+        };
         Owner: {
             /** Format: date-time */
             readonly created?: string;
@@ -618,10 +670,15 @@ export interface components {
             fingerprint: string;
         };
         PeerStatus: {
+            location?: components["schemas"]["Location"];
             message?: string;
             reached: boolean;
             /** Format: double */
+            received_bytes_per_second?: number;
+            /** Format: double */
             rtt_seconds?: number;
+            /** Format: double */
+            sent_bytes_per_second?: number;
             /** Format: date-time */
             since?: string;
         };
@@ -710,9 +767,13 @@ export interface components {
             /** Format: int64 */
             memory_bytes: number;
             /** Format: double */
+            reads?: number;
+            /** Format: double */
             received: number;
             /** Format: double */
             sent: number;
+            /** Format: double */
+            writes?: number;
         };
         Session: {
             admin?: boolean;
@@ -750,6 +811,7 @@ export interface components {
         };
         SiteSpec: {
             endpoint: string;
+            location?: components["schemas"]["Location"];
             pools?: components["schemas"]["AddressPool"][] | null;
         };
         SiteStatus: {
@@ -759,8 +821,12 @@ export interface components {
             message?: string;
             reached: boolean;
             /** Format: double */
+            received_bytes_per_second?: number;
+            /** Format: double */
             rtt_seconds?: number;
             self: boolean;
+            /** Format: double */
+            sent_bytes_per_second?: number;
             /** Format: date-time */
             since?: string;
         };
@@ -783,6 +849,9 @@ export interface components {
             /** Format: double */
             expires_seconds?: number;
             note?: string;
+        };
+        Traffic: {
+            translators: components["schemas"]["TranslatorTraffic"][] | null;
         };
         Translator: {
             /** Format: date-time */
@@ -808,6 +877,25 @@ export interface components {
             mappings: number;
             message?: string;
             running: boolean;
+        };
+        TranslatorTraffic: {
+            /** Format: date-time */
+            at: string;
+            busiest?: components["schemas"]["AddressTraffic"][] | null;
+            /** Format: int64 */
+            bytes_in: number;
+            /** Format: double */
+            bytes_in_per_second: number;
+            /** Format: int64 */
+            bytes_out: number;
+            /** Format: double */
+            bytes_out_per_second: number;
+            outcomes?: components["schemas"]["Outcome"][] | null;
+            /** Format: int64 */
+            packets_in: number;
+            /** Format: int64 */
+            packets_out: number;
+            translator: string;
         };
         Usage: {
             day: components["schemas"]["Sample"][] | null;

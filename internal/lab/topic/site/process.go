@@ -86,6 +86,9 @@ func (f *Federation) controllerConfig(s *Site, release *Release) string {
 	if release.hasPlan() {
 		conf += fmt.Sprintf("underlay = [%q]\n%s", underlay(s.number), pools(f.services))
 	}
+	if at := s.location; at != nil {
+		conf += fmt.Sprintf("[location]\nlatitude = %v\nlongitude = %v\nplace = %q\n", at.Latitude, at.Longitude, s.name)
+	}
 	return conf
 }
 

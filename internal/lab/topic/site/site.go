@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,9 +23,10 @@ var Topic = script.Topic{
 		"An AMOUNT is any of `2 cpu`, `512MiB memory`, `4GiB disk`, `4 addresses`.",
 	Statements: []script.Entry{
 		{
-			Form: "site NAME hosts N [simulated] [gateway [path fast|full]] [systemd] [lend 50% to *] [grace TIME] [controller RELEASE] [agents RELEASE]",
+			Form: "site NAME hosts N [simulated] [gateway [path fast|full]] [systemd] [lend 50% to *] [grace TIME] [location LATITUDE,LONGITUDE] [controller RELEASE] [agents RELEASE]",
 			Part: script.Declares, Builds: true,
 			Doc: "`lend` also takes an AMOUNT, and site names instead of `*`. `grace`: what a borrower has to leave when a loan is taken back (2m). " +
+				"`location`: where the site says that it is, in degrees (`35.68,139.77`), for maps. " +
 				"`systemd`: controller, gateway and hypervisors are each a Debian of its own that systemd has booted, with our units " +
 				"([below](#machines-with-systemd)). `controller`, `agents`: the site's controller, or the programs of its hosts and its gateway, are " +
 				"of another release. Up to 500 sites of up to 1,000 hosts, 13 of them with a gateway. `simulated`: the hosts are agents over " +
@@ -90,6 +92,8 @@ type Site struct {
 	Congestion string
 	// Controller and Agents are releases; nil: the one that is tested.
 	Controller, Agents *Release
+
+	location *api.Location // nil: it does not say
 
 	systemd bool // the controller's machine is a Debian of its own, booted by systemd
 
@@ -230,7 +234,7 @@ func Place(p *script.Parser) string {
 }
 
 // siteWords are what a site's statement can have.
-var siteWords = []string{"hosts", "simulated", "gateway", "systemd", "lend", "grace", "controller", "agents"}
+var siteWords = []string{"hosts", "simulated", "gateway", "systemd", "lend", "grace", "location", "controller", "agents"}
 
 func parseSite(p *script.Parser) any {
 	f := federation(p)
@@ -253,6 +257,8 @@ func parseSite(p *script.Parser) any {
 			s.parseLend(p)
 		case "grace":
 			s.Grace = p.Duration(24 * time.Hour)
+		case "location":
+			s.parseLocation(p)
 		case "controller":
 			s.Controller = script.Ref[*Release](p, "release")
 		case "agents":
@@ -268,6 +274,9 @@ func parseSite(p *script.Parser) any {
 		}
 	}
 	s.checkSimulated(p)
+	if s.location != nil && s.Controller != nil {
+		p.Fail(p.First(), "a location is for the release that is tested: another one may not know it")
+	}
 	if systemd {
 		s.setSystemd()
 	}
@@ -279,6 +288,17 @@ func parseSite(p *script.Parser) any {
 	}
 	s.fleet.declare(p)
 	return nil
+}
+
+func (s *Site) parseLocation(p *script.Parser) {
+	w := p.Next("location")
+	latitude, longitude, _ := strings.Cut(w.Text, ",")
+	lat, err := strconv.ParseFloat(latitude, 64)
+	lon, err2 := strconv.ParseFloat(longitude, 64)
+	s.location = &api.Location{Latitude: lat, Longitude: lon}
+	if err != nil || err2 != nil || s.location.Fault() != nil {
+		p.Fail(w, "%q is not LATITUDE,LONGITUDE in degrees, such as 35.68,139.77", w.Text)
+	}
 }
 
 func (s *Site) parseGateway(p *script.Parser) {

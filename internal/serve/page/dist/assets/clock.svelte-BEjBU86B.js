@@ -1,1 +1,0 @@
-import{$ as e,dt as t,ft as n,ut as r}from"./api-CnMn96JU.js";var i=new class{#e=n(r(Date.now()));get now(){return e(this.#e)}set now(e){t(this.#e,e,!0)}constructor(){setInterval(()=>this.now=Date.now(),1e3)}};export{i as t};
