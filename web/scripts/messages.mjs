@@ -22,7 +22,7 @@ for (const key of Object.keys(en)) {
 for (const key of Object.keys(ja)) if (!(key in en)) faults.push(`en.json has no ${key}`)
 
 // Groups whose keys are made of words of the API, or of a list in code.
-const groups = ['state', 'bulk_state', 'quota', 'role', 'reclaim', 'power', 'pool', 'origin', 'job', 'step', 'settings', 'connection', 'console', 'display', 'editor', 'level', 'finding', 'change', 'source']
+const groups = ['state', 'bulk_state', 'quota', 'role', 'reclaim', 'power', 'pool', 'origin', 'job', 'step', 'settings', 'connection', 'console', 'display', 'editor', 'level', 'finding', 'change', 'source', 'outcome']
 const code = []
 const files = readdirSync(src, { recursive: true }).filter((f) => /\.(svelte|ts)$/.test(f))
 for (const file of files) code.push(readFileSync(join(src, file), 'utf8'))

@@ -10,9 +10,16 @@ export function add(a: Resources, b: Partial<Resources>): Resources {
   }
 }
 
+/** What is left of an amount; never below nothing. */
+function left(all: Resources, used: Resources): Resources {
+  const less = (k: keyof Resources) => Math.max(0, all[k] - used[k])
+  return { cpus: less('cpus'), memory_mib: less('memory_mib'), disk_gib: less('disk_gib'), addresses: 0 }
+}
+
 export interface Capacity {
   own: Resources // of all hosts that are connected
   used: Resources // given to VMs and guests there
+  free: Resources
   lent: Resources
   lentUsed: Resources
   borrowed: Resources
@@ -20,11 +27,12 @@ export interface Capacity {
 }
 
 export function capacityOf(site: string, hosts: Host[], loans: Loan[]): Capacity {
-  const c: Capacity = { own: none, used: none, lent: none, lentUsed: none, borrowed: none, borrowedUsed: none }
+  const c: Capacity = { own: none, used: none, free: none, lent: none, lentUsed: none, borrowed: none, borrowedUsed: none }
   for (const h of hosts) {
     if (!h.status.connected) continue
     c.own = add(c.own, h.status.capacity)
     c.used = add(c.used, h.status.allotted)
+    c.free = add(c.free, left(h.status.capacity, h.status.allotted))
   }
   for (const l of loans) {
     if (l.status.state === 'ended') continue

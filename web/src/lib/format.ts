@@ -46,6 +46,18 @@ export function moment(d: Date): string {
   return d.toLocaleString(settings.language, { dateStyle: 'medium', timeStyle: 'medium' })
 }
 
+/** A time of an axis, in seconds since 1970: the hour, and at midnight the day. */
+export function timeAxis(seconds: number): string {
+  const d = new Date(seconds * 1000)
+  if (d.getHours() === 0 && d.getMinutes() === 0) return d.toLocaleDateString(settings.language, { month: 'short', day: 'numeric' })
+  return d.toLocaleTimeString(settings.language, { hour: '2-digit', minute: '2-digit' })
+}
+
+/** A day of UTC that the API has: 2026-11-30. */
+export function day(text: string): string {
+  return new Date(`${text}T00:00:00Z`).toLocaleDateString(settings.language, { timeZone: 'UTC', year: 'numeric', month: 'short', day: 'numeric' })
+}
+
 /** How long ago a time is, roughly. */
 export function ago(d: Date, now: number): string {
   const s = Math.round((d.getTime() - now) / 1000)

@@ -45,20 +45,37 @@ export interface components {
             target?: string;
             translators?: string[] | null;
         };
-        AddressTraffic: {
-            address: string;
+        Audit: {
+            items: components["schemas"]["AuditEntry"][] | null;
             /** Format: int64 */
-            bytes_in: number;
-            /** Format: double */
-            bytes_in_per_second: number;
+            next?: number;
+        };
+        AuditChange: {
+            change: string;
+            fields?: string[] | null;
+            object: string;
+        };
+        AuditEntry: {
+            actor?: string;
+            address?: string;
+            changes?: components["schemas"]["AuditChange"][] | null;
+            code?: string;
+            field?: string;
             /** Format: int64 */
-            bytes_out: number;
-            /** Format: double */
-            bytes_out_per_second: number;
+            id: number;
+            kind?: string;
+            message?: string;
             /** Format: int64 */
-            packets_in: number;
+            more?: number;
+            name?: string;
             /** Format: int64 */
-            packets_out: number;
+            omitted?: number;
+            owner?: string;
+            result: string;
+            /** Format: date-time */
+            time: string;
+            token?: string;
+            verb: string;
         };
         Audit: {
             items: components["schemas"]["AuditEntry"][] | null;
@@ -249,16 +266,6 @@ export interface components {
             since?: string;
             vtep?: string;
         };
-        Hours: {
-            /** Format: double */
-            address_hours: number;
-            /** Format: double */
-            cpu_hours: number;
-            /** Format: double */
-            disk_gib_hours: number;
-            /** Format: double */
-            memory_gib_hours: number;
-        };
         Image: {
             /** Format: date-time */
             readonly created?: string;
@@ -342,19 +349,6 @@ export interface components {
             step: string;
             /** Format: date-time */
             time: string;
-        };
-        Ledger: {
-            days: components["schemas"]["LedgerDay"][] | null;
-        };
-        LedgerDay: {
-            borrower: string;
-            day: string;
-            granted: components["schemas"]["Hours"];
-            lender: string;
-            loan?: string;
-            used: components["schemas"]["Hours"];
-            /** Format: double */
-            vm_hours: number;
         };
         ListingAddress: {
             items: components["schemas"]["Address"][] | null;
@@ -505,13 +499,6 @@ export interface components {
             lender: string;
             loan: string;
         };
-        Location: {
-            /** Format: double */
-            latitude: number;
-            /** Format: double */
-            longitude: number;
-            place?: string;
-        };
         Login: {
             token: string;
         };
@@ -618,13 +605,6 @@ export interface components {
             /** Format: int64 */
             serial: number;
         };
-        Outcome: {
-            /** Format: int64 */
-            bytes: number;
-            outcome: string;
-            /** Format: int64 */
-            packets: number;
-        };
         Owner: {
             /** Format: date-time */
             readonly created?: string;
@@ -670,15 +650,10 @@ export interface components {
             fingerprint: string;
         };
         PeerStatus: {
-            location?: components["schemas"]["Location"];
             message?: string;
             reached: boolean;
             /** Format: double */
-            received_bytes_per_second?: number;
-            /** Format: double */
             rtt_seconds?: number;
-            /** Format: double */
-            sent_bytes_per_second?: number;
             /** Format: date-time */
             since?: string;
         };
@@ -767,13 +742,9 @@ export interface components {
             /** Format: int64 */
             memory_bytes: number;
             /** Format: double */
-            reads?: number;
-            /** Format: double */
             received: number;
             /** Format: double */
             sent: number;
-            /** Format: double */
-            writes?: number;
         };
         Session: {
             admin?: boolean;
@@ -811,7 +782,6 @@ export interface components {
         };
         SiteSpec: {
             endpoint: string;
-            location?: components["schemas"]["Location"];
             pools?: components["schemas"]["AddressPool"][] | null;
         };
         SiteStatus: {
@@ -821,12 +791,8 @@ export interface components {
             message?: string;
             reached: boolean;
             /** Format: double */
-            received_bytes_per_second?: number;
-            /** Format: double */
             rtt_seconds?: number;
             self: boolean;
-            /** Format: double */
-            sent_bytes_per_second?: number;
             /** Format: date-time */
             since?: string;
         };
@@ -849,9 +815,6 @@ export interface components {
             /** Format: double */
             expires_seconds?: number;
             note?: string;
-        };
-        Traffic: {
-            translators: components["schemas"]["TranslatorTraffic"][] | null;
         };
         Translator: {
             /** Format: date-time */
@@ -877,25 +840,6 @@ export interface components {
             mappings: number;
             message?: string;
             running: boolean;
-        };
-        TranslatorTraffic: {
-            /** Format: date-time */
-            at: string;
-            busiest?: components["schemas"]["AddressTraffic"][] | null;
-            /** Format: int64 */
-            bytes_in: number;
-            /** Format: double */
-            bytes_in_per_second: number;
-            /** Format: int64 */
-            bytes_out: number;
-            /** Format: double */
-            bytes_out_per_second: number;
-            outcomes?: components["schemas"]["Outcome"][] | null;
-            /** Format: int64 */
-            packets_in: number;
-            /** Format: int64 */
-            packets_out: number;
-            translator: string;
         };
         Usage: {
             day: components["schemas"]["Sample"][] | null;
