@@ -6,8 +6,8 @@ export const shots = process.env.PAGE_SHOTS ?? 'shots'
 export const here = process.env.PAGE_SITE ?? 'tokyo'
 
 /** Every page of the site's that there is; web1 is its VM, blue its network. */
-export const pages = ['/', '/vms', '/vms/web1', '/vms/web1/edit', '/vms/web1/move', '/create/vms', '/jobs', '/events', '/networks', '/networks/blue', '/create/networks', '/addresses',
-  '/images', '/create/images', '/volumes', '/offers', '/loans', '/create/loans', '/guests', '/sites', '/sites/tokyo', '/peers', '/create/peers', '/hosts', '/hosts/h1', '/create/hosts', '/translators',
+export const pages = ['/', '/vms', '/vms/web1', '/vms/web1/usage', '/ledger', '/vms/web1/edit', '/vms/web1/move', '/create/vms', '/jobs', '/events', '/networks', '/networks/blue', '/create/networks', '/addresses',
+  '/images', '/create/images', '/volumes', '/offers', '/loans', '/create/loans', '/guests', '/sites', '/sites/tokyo', '/peers', '/create/peers', '/hosts', '/hosts/h1', '/create/hosts', '/translators', '/translators/gw',
   '/owners', '/users', '/users/admin', '/notices', '/create/notices', '/audit', '/doctor', '/settings', '/nowhere']
 
 export async function login(page: Page, secret = token) {

@@ -2,7 +2,7 @@
 import { expect, test } from '@playwright/test'
 import { login, shots } from './base.ts'
 
-const pages = ['/', '/vms', '/vms/web1', '/vms/web1/move', '/vms/web1/edit', '/create/vms', '/jobs', '/events', '/networks/blue', '/images', '/loans', '/offers', '/sites/tokyo', '/hosts', '/hosts/h1', '/users/admin', '/notices', '/create/notices', '/audit', '/doctor', '/settings']
+const pages = ['/', '/vms', '/vms/web1', '/vms/web1/move', '/vms/web1/usage', '/ledger', '/vms/web1/edit', '/create/vms', '/jobs', '/events', '/networks/blue', '/images', '/loans', '/offers', '/sites/tokyo', '/hosts', '/hosts/h1', '/users/admin', '/notices', '/create/notices', '/audit', '/doctor', '/settings']
 
 for (const language of ['en-GB', 'ja-JP']) {
   test(`pictures of the pages, on which nothing is wider than the window: ${language.slice(0, 2)}`, async ({ browser }) => {
