@@ -45,37 +45,20 @@ export interface components {
             target?: string;
             translators?: string[] | null;
         };
-        Audit: {
-            items: components["schemas"]["AuditEntry"][] | null;
+        AddressTraffic: {
+            address: string;
             /** Format: int64 */
-            next?: number;
-        };
-        AuditChange: {
-            change: string;
-            fields?: string[] | null;
-            object: string;
-        };
-        AuditEntry: {
-            actor?: string;
-            address?: string;
-            changes?: components["schemas"]["AuditChange"][] | null;
-            code?: string;
-            field?: string;
+            bytes_in: number;
+            /** Format: double */
+            bytes_in_per_second: number;
             /** Format: int64 */
-            id: number;
-            kind?: string;
-            message?: string;
+            bytes_out: number;
+            /** Format: double */
+            bytes_out_per_second: number;
             /** Format: int64 */
-            more?: number;
-            name?: string;
+            packets_in: number;
             /** Format: int64 */
-            omitted?: number;
-            owner?: string;
-            result: string;
-            /** Format: date-time */
-            time: string;
-            token?: string;
-            verb: string;
+            packets_out: number;
         };
         Audit: {
             items: components["schemas"]["AuditEntry"][] | null;
@@ -266,6 +249,16 @@ export interface components {
             since?: string;
             vtep?: string;
         };
+        Hours: {
+            /** Format: double */
+            address_hours: number;
+            /** Format: double */
+            cpu_hours: number;
+            /** Format: double */
+            disk_gib_hours: number;
+            /** Format: double */
+            memory_gib_hours: number;
+        };
         Image: {
             /** Format: date-time */
             readonly created?: string;
@@ -349,6 +342,19 @@ export interface components {
             step: string;
             /** Format: date-time */
             time: string;
+        };
+        Ledger: {
+            days: components["schemas"]["LedgerDay"][] | null;
+        };
+        LedgerDay: {
+            borrower: string;
+            day: string;
+            granted: components["schemas"]["Hours"];
+            lender: string;
+            loan?: string;
+            used: components["schemas"]["Hours"];
+            /** Format: double */
+            vm_hours: number;
         };
         ListingAddress: {
             items: components["schemas"]["Address"][] | null;
@@ -499,6 +505,13 @@ export interface components {
             lender: string;
             loan: string;
         };
+        Location: {
+            /** Format: double */
+            latitude: number;
+            /** Format: double */
+            longitude: number;
+            place?: string;
+        };
         Login: {
             token: string;
         };
@@ -605,6 +618,13 @@ export interface components {
             /** Format: int64 */
             serial: number;
         };
+        Outcome: {
+            /** Format: int64 */
+            bytes: number;
+            outcome: string;
+            /** Format: int64 */
+            packets: number;
+        };
         Owner: {
             /** Format: date-time */
             readonly created?: string;
@@ -650,10 +670,15 @@ export interface components {
             fingerprint: string;
         };
         PeerStatus: {
+            location?: components["schemas"]["Location"];
             message?: string;
             reached: boolean;
             /** Format: double */
+            received_bytes_per_second?: number;
+            /** Format: double */
             rtt_seconds?: number;
+            /** Format: double */
+            sent_bytes_per_second?: number;
             /** Format: date-time */
             since?: string;
         };
@@ -742,9 +767,13 @@ export interface components {
             /** Format: int64 */
             memory_bytes: number;
             /** Format: double */
+            reads?: number;
+            /** Format: double */
             received: number;
             /** Format: double */
             sent: number;
+            /** Format: double */
+            writes?: number;
         };
         Session: {
             admin?: boolean;
@@ -782,6 +811,7 @@ export interface components {
         };
         SiteSpec: {
             endpoint: string;
+            location?: components["schemas"]["Location"];
             pools?: components["schemas"]["AddressPool"][] | null;
         };
         SiteStatus: {
@@ -791,8 +821,12 @@ export interface components {
             message?: string;
             reached: boolean;
             /** Format: double */
+            received_bytes_per_second?: number;
+            /** Format: double */
             rtt_seconds?: number;
             self: boolean;
+            /** Format: double */
+            sent_bytes_per_second?: number;
             /** Format: date-time */
             since?: string;
         };
@@ -815,6 +849,9 @@ export interface components {
             /** Format: double */
             expires_seconds?: number;
             note?: string;
+        };
+        Traffic: {
+            translators: components["schemas"]["TranslatorTraffic"][] | null;
         };
         Translator: {
             /** Format: date-time */
@@ -840,6 +877,25 @@ export interface components {
             mappings: number;
             message?: string;
             running: boolean;
+        };
+        TranslatorTraffic: {
+            /** Format: date-time */
+            at: string;
+            busiest?: components["schemas"]["AddressTraffic"][] | null;
+            /** Format: int64 */
+            bytes_in: number;
+            /** Format: double */
+            bytes_in_per_second: number;
+            /** Format: int64 */
+            bytes_out: number;
+            /** Format: double */
+            bytes_out_per_second: number;
+            outcomes?: components["schemas"]["Outcome"][] | null;
+            /** Format: int64 */
+            packets_in: number;
+            /** Format: int64 */
+            packets_out: number;
+            translator: string;
         };
         Usage: {
             day: components["schemas"]["Sample"][] | null;
