@@ -22,6 +22,7 @@ type Site struct {
 	Hosts   []Host    // own site only
 	Loans   []Loan    // peers only: what was borrowed from it
 	CPUs    []api.CPU // peers only: the kinds of CPU that its hosts have; empty: not known
+	Profile int       // peers only, as long as CPUs is not known: the newest hardware profile that its release knows
 }
 
 // Loan is a loan from a peer. Only active ones are of use.
@@ -97,7 +98,7 @@ func (s Snapshot) Profile(c Choice, newest int) int {
 		switch site := &s.Sites[i]; {
 		case site.Name != c.Site:
 		case !site.Self && len(site.CPUs) == 0:
-			return 1
+			newest = min(newest, max(1, site.Profile))
 		case !site.Self:
 			for j := range site.CPUs {
 				newest = min(newest, profile(&site.CPUs[j]))

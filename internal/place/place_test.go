@@ -449,3 +449,34 @@ func TestGrouped(t *testing.T) {
 		t.Errorf("the reasons of 500 sites are %d, the last one %+v", len(got), got[len(got)-1])
 	}
 }
+
+// TestProfileOfAPeer: before a peer has told its CPUs, its release says which hardware profiles it knows; then its hosts do.
+func TestProfileOfAPeer(t *testing.T) {
+	loan := []place.Loan{{Name: "l", State: api.LoanActive, Amount: api.Resources{CPUs: 4, MemoryMiB: 1024, DiskGiB: 10}}}
+	needs := api.Resources{CPUs: 1, MemoryMiB: 128, DiskGiB: 1}
+	for name, c := range map[string]struct {
+		site    place.Site
+		newest  int
+		takes2  bool
+		because string
+	}{
+		"of an old release":        {place.Site{}, 1, false, "the site's CPUs are not known"},
+		"not told yet":             {place.Site{Profile: 2}, 2, true, ""},
+		"older hosts":              {place.Site{Profile: 2, CPUs: []api.CPU{{Arch: "x86_64", Profile: 1}}}, 1, false, "it needs a newer release"},
+		"hosts of both":            {place.Site{Profile: 2, CPUs: []api.CPU{{Arch: "x86_64", Profile: 2}, {Arch: "arm", Profile: 1}}}, 1, true, ""},
+		"hosts that do not say so": {place.Site{CPUs: []api.CPU{{Arch: "x86_64"}}}, 1, false, "it needs a newer release"},
+	} {
+		c.site.Name, c.site.Reached, c.site.Loans = "osaka", true, loan
+		s := place.Snapshot{Sites: []place.Site{{Name: "tokyo", Self: true}, c.site}}
+		if got := s.Profile(place.Choice{Site: "osaka"}, 2); got != c.newest {
+			t.Errorf("%s: a new VM gets %d, want %d", name, got, c.newest)
+		}
+		p := place.Decide(s, place.Request{Needs: needs, Profile: 2})
+		if (p.Chosen != nil) != c.takes2 {
+			t.Errorf("%s: %+v", name, p)
+		}
+		if c.because != "" && !slices.ContainsFunc(p.Refused, func(r api.Reason) bool { return strings.Contains(r.Message, c.because) }) {
+			t.Errorf("%s: %v, want %q", name, p.Refused, c.because)
+		}
+	}
+}

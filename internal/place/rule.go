@@ -124,8 +124,8 @@ var (
 	}
 	peerCPU = rule{
 		func(q *search, c *candidate) bool {
-			if q.CPUModel == "" && q.Arch == "" && q.Accel == "" && q.Profile <= 1 {
-				return true
+			if q.CPUModel == "" && q.Arch == "" && q.Accel == "" && (q.Profile <= 1 || len(c.site.CPUs) == 0 && q.Profile <= c.site.Profile) {
+				return true // the site itself judges by its hosts
 			}
 			for i := range c.site.CPUs {
 				if q.runsOn(&c.site.CPUs[i]) {

@@ -7,6 +7,7 @@ import (
 	"widecloud/internal/control/objects"
 	"widecloud/internal/place"
 	"widecloud/internal/state"
+	"widecloud/internal/wire"
 )
 
 // Here is this site as placement sees it.
@@ -65,8 +66,11 @@ func (rs *Rooms) Only(tx *state.Tx, c place.Choice) (out place.Snapshot, err err
 
 // peer is a peer as placement sees it.
 func (rs *Rooms) peer(tx *state.Tx, name, exceptVM string) (place.Site, error) {
-	_, err := rs.Federation.Session(name, false)
+	session, err := rs.Federation.Session(name, false)
 	s := place.Site{Name: name, Reached: err == nil}
+	if err == nil && session.Can(wire.CapDisplay) {
+		s.Profile = api.NewestProfile
+	}
 	for l := range objects.By[api.Loan](tx, "lender", name) {
 		if l.Spec.Borrower != rs.Name {
 			continue

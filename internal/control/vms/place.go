@@ -244,7 +244,7 @@ func (vs *VMs) askLender(ctx context.Context, v *api.VM, call wire.ClaimCall, no
 	if refused := refusal(err); refused != nil {
 		no[v.Status.Site] = reasonsOf(refused, v.Status.Site)
 		if _, err = objects.Change(asking, vs.Site, v.Name, func(_ *state.Tx, v *api.VM) error {
-			v.Status.Site, v.Status.Loan = "", ""
+			v.Status.Site, v.Status.Loan, v.Status.CPU = "", "", api.CPU{}
 			v.Status.Message, v.Status.Reasons = refused.Message, place.Grouped(refused.Reasons)
 			return nil
 		}); err != nil {
