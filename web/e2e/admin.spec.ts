@@ -15,6 +15,7 @@ const remove = (request: APIRequestContext, name: string) => request.fetch(`/v1/
 test('a notice is written, shown to everybody at once, and put away in one browser', async ({ page, browser, request }) => {
   const carol = await member(request, fresh('carol'), fresh('readers'))
   const works = fresh('works')
+  const title = `Maintenance ${works}`
   const other = await browser.newContext()
   const reader = await other.newPage()
   await login(reader, carol)
@@ -22,23 +23,23 @@ test('a notice is written, shown to everybody at once, and put away in one brows
 
   await page.goto('/create/notices')
   await page.getByRole('textbox', { name: /^Name/ }).fill(works)
-  await page.getByLabel('Title').fill('Maintenance tonight')
+  await page.getByLabel('Title').fill(title)
   await page.getByRole('textbox', { name: /^Text/ }).fill('VMs stay up.\nThe page may be slow.')
   await page.getByLabel('Level').selectOption('urgent')
   await page.getByRole('button', { name: 'Create' }).click()
 
   const banner = reader.getByRole('region', { name: 'Notices of this site' })
-  await expect(banner).toContainText('Maintenance tonight')
+  await expect(banner).toContainText(title)
   await expect(banner).toContainText('urgent')
-  await banner.getByRole('button', { name: 'Put away in this browser: Maintenance tonight' }).click()
-  await expect(reader.getByText('Maintenance tonight')).toHaveCount(0)
+  await banner.getByRole('button', { name: `Put away in this browser: ${title}` }).click()
+  await expect(reader.getByText(title)).toHaveCount(0)
   await reader.reload()
   await expect(reader.getByText('Live', { exact: true })).toBeVisible()
-  await expect(reader.getByText('Maintenance tonight')).toHaveCount(0)
+  await expect(reader.getByText(title)).toHaveCount(0)
   await expect(page.getByRole('region', { name: 'Notices of this site' })).toContainText('VMs stay up.')
 
   await remove(request, works)
-  await expect(page.getByRole('region', { name: 'Notices of this site' }).getByText('Maintenance tonight')).toHaveCount(0)
+  await expect(page.getByRole('region', { name: 'Notices of this site' }).getByText(title)).toHaveCount(0)
   await other.close()
 })
 
