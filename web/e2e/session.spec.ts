@@ -30,6 +30,7 @@ test('a member sees its organisation, and is told why it may not', async ({ page
   await expect(page.getByRole('link', { name: 'Hosts' })).toHaveCount(0)
   await page.goto('/create/vms')
   await page.getByRole('textbox', { name: /^Name/ }).fill('theirs')
+  await page.getByRole('combobox', { name: 'Image', exact: true }).selectOption('tiny')
   await page.getByRole('combobox', { name: 'Network', exact: true }).selectOption(sketches)
   await page.getByLabel('Organisation').fill(others)
   await page.getByRole('textbox', { name: /^Name/ }).press('Enter')
