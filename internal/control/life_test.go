@@ -280,7 +280,7 @@ func TestCPU(t *testing.T) {
 		tokyo.ready("2001:db8:a::/64")
 		tokyo.newVM("web1", "tokyo")
 		tokyo.runs("web1")
-		has := api.CPU{Arch: "x86_64", Accel: "tcg", Model: "Nehalem"}
+		has := api.CPU{Arch: "x86_64", Accel: "tcg", Model: "Nehalem", Profile: api.NewestProfile}
 		if diff := cmp.Diff(has, tokyo.vm("web1").Status.CPU); diff != "" {
 			t.Error(diff)
 		}
