@@ -227,7 +227,12 @@ func (c *labFlags) run(a *app, verb, file string, keep bool) error {
 func (c *labFlags) hold(a *app, st *stage.Stage) {
 	r := st.Result()
 	_, failed := r.Counts()
-	fmt.Fprint(a.out.raw, play.Hints(st))
+	hints, err := play.Keep(st)
+	if err != nil {
+		failed++
+		a.err.printf("wcc: %v\n", err)
+	}
+	fmt.Fprint(a.out.raw, hints)
 	a.out.printf("  %s lab down --name %s\n", os.Args[0], c.Name)
 	r.Report(stage.NewConsole(a.out.raw, c.TTY))
 	code := 0

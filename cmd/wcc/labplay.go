@@ -40,6 +40,11 @@ func (c *labStatusCmd) Run(a *app) error {
 			return err
 		}
 	}
+	for _, d := range p.Doors {
+		if err := a.out.printf("%s: http://%s/ (token %s)\n", d.Name, d.Address, d.Secret); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

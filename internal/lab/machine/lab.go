@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,7 +51,10 @@ type Lab struct {
 	nodes  map[string]*Node
 	wans   []*WAN
 	names  map[string][]netip.Addr // for /etc/hosts
+	doors  []net.Listener
 	closed bool
+
+	visits sync.WaitGroup // of doors
 }
 
 // ErrRunning says that a lab of that name is in use by a live program.
@@ -246,7 +250,7 @@ func (l *Lab) Close() error {
 		return nil
 	}
 	l.closed = true
-	wans := l.wans
+	wans, doors := l.wans, l.doors
 	l.mu.Unlock()
 	var (
 		errs []error
@@ -255,6 +259,9 @@ func (l *Lab) Close() error {
 	)
 	for _, w := range wans {
 		errs = append(errs, w.Close())
+	}
+	for _, d := range doors {
+		errs = append(errs, d.Close())
 	}
 	for _, n := range l.Nodes() {
 		wg.Go(func() {
@@ -266,6 +273,7 @@ func (l *Lab) Close() error {
 		})
 	}
 	wg.Wait()
+	l.visits.Wait() // their other ends are gone with the nodes
 	err := errors.Join(errs...)
 	if err == nil { // what is left stays on record, for Sweep
 		err = os.RemoveAll(l.dir)

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -33,12 +32,7 @@ func (l *Lab) note(a, b End, wan bool) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f, err := os.OpenFile(linksFile(l.dir), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(line, '\n'))
-	return errors.Join(err, f.Close())
+	return appendLine(linksFile(l.dir), line, 0o644)
 }
 
 // Seen is a machine of a lab that another program runs.
@@ -54,6 +48,7 @@ type Picture struct {
 	LogDir   string // "": logs are in the state directory
 	Machines []Seen // by name
 	Cables   []Cable
+	Doors    []Door
 }
 
 // Look sees what is up in a lab. base is "" for BaseDir(). ErrOff when there is none
@@ -88,18 +83,39 @@ func Look(base, name string) (*Picture, error) {
 		}
 		p.Machines = append(p.Machines, s)
 	}
-	text, err := os.ReadFile(linksFile(dir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if p.Cables, err = readLines[Cable](linksFile(dir)); err == nil {
+		p.Doors, err = readLines[Door](doorsFile(dir))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("look at lab %s: %w", name, err)
 	}
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		var c Cable
-		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
-			return nil, fmt.Errorf("look at lab %s: links: %w", name, err)
-		}
-		p.Cables = append(p.Cables, c)
-	}
 	return p, nil
+}
+
+// appendLine adds a line to a file.
+func appendLine(path string, line []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(line, '\n'))
+	return errors.Join(err, f.Close())
+}
+
+// readLines are the values of a file, JSON, one a line; none if there is no such file.
+func readLines[T any](path string) (all []T, _ error) {
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for line := range bytes.Lines(text) {
+		var v T
+		if err := json.Unmarshal(line, &v); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		all = append(all, v)
+	}
+	return all, nil
 }
 
 // Machine finds one by its name, or by that which scripts have for it: tokyo/h1, or

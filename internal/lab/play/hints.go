@@ -9,8 +9,17 @@ import (
 	"widecloud/internal/lab/stage"
 )
 
-// Hints are commands for a person to play with what is up.
-func Hints(st *stage.Stage) string {
+// Keep makes ready what a person needs who plays with what is up, and says how: commands, and where pages are.
+func Keep(st *stage.Stage) (string, error) {
+	for _, k := range script.SharedAll[stage.Keeper](st.Script) {
+		if err := k.Keep(st); err != nil {
+			return "", err
+		}
+	}
+	return hints(st), nil
+}
+
+func hints(st *stage.Stage) string {
 	var b strings.Builder
 	self := os.Args[0]
 	b.WriteString("\nThe machines are up. To play with them:\n")

@@ -201,6 +201,11 @@ func StartRouter(n *machine.Node, r machine.Routing) error {
 	return n.StartRouting(r)
 }
 
+// Keeper is a builder with something that a person needs while the machines are left up.
+type Keeper interface {
+	Keep(*Stage) error
+}
+
 // Hinter has commands for a person to play with what is up; self is this program.
 type Hinter interface{ Hints(self string) string }
 

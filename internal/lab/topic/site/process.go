@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -24,6 +25,8 @@ import (
 
 // APIAddress is where a controller's machine has its API and page, for itself.
 const APIAddress = "[::1]:7646"
+
+const apiPort = 7646
 
 const outsidePort = "7647"
 
@@ -355,9 +358,27 @@ func (s *Site) copies(ctx context.Context, uids []string, found func(uid, host, 
 	return nil
 }
 
+// Keep implements stage.Keeper: each site's page is at a loopback address of this machine, of its own, since a browser
+// tells sessions apart by addresses and not by ports.
+func (f *Federation) Keep(st *stage.Stage) error {
+	for _, s := range f.Sites {
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(s.number >> 8), byte(s.number)}), apiPort)
+		d, err := st.Lab.AddDoor(machine.Door{Name: "page of " + s.name, Address: at, Secret: s.token}, s.ctl, APIAddress)
+		if err != nil {
+			return err
+		}
+		s.door = d
+	}
+	return nil
+}
+
 // Hints implements stage.Hinter.
 func (f *Federation) Hints(self string) string {
 	var b strings.Builder
+	b.WriteString("  # the web pages, for a browser on this machine: log in with the token\n")
+	for _, s := range f.Sites {
+		fmt.Fprintf(&b, "  http://%s/  %s, token %s\n", s.door.Address, s.name, s.token)
+	}
 	for _, s := range f.Sites {
 		fmt.Fprintf(&b, "  # %s\n  ip netns exec %s env WCC_SERVER=http://%s WCC_TOKEN=%s %s vm list\n", s.name, s.ctl.NSName(), APIAddress, s.token, self)
 	}

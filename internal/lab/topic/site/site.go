@@ -109,8 +109,9 @@ type Site struct {
 	ctl    *machine.Node
 	user   *machine.Node
 	token  string
-	client *api.Client // of its operator
-	tenant *api.Client // of the owner of what the script makes, if that is not the operator
+	client *api.Client  // of its operator
+	door   machine.Door // to its page; of a lab that is left up
+	tenant *api.Client  // of the owner of what the script makes, if that is not the operator
 }
 
 // Host is a machine of a site with an agent: a hypervisor or a gateway.
