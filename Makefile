@@ -4,6 +4,7 @@
 # make check   format, vet, linters, import law, race, short fuzz, govulncheck
 # make bench-map646   the translator beside plain forwarding and TAYGA (ARGS="-quick", -h for more)
 # make bench-controller   a site with 1,000 simulated agents and 5,000 watchers (ARGS="-quick", -h for more)
+# make bench-page         the web page of a site with 1,000 hosts and 20,000 VMs, in Chromium; ten minutes (ARGS="-quick", -h)
 # make bench-koshien      the viewers' server beside Debian's nginx (ARGS="-quick", -h for more)
 # make lab     FILE=examples/page.lab runs one script
 
@@ -13,7 +14,7 @@ BIN   := bin
 LABS  := $(filter-out examples/tour.lab examples/debian.lab,$(wildcard examples/*.lab))
 export GOFLAGS := -trimpath -buildvcs=false
 
-.PHONY: build deps deps-test demo lab test test-long check real bench-map646 bench-controller bench-koshien clean
+.PHONY: build deps deps-test demo lab test test-long check real bench-map646 bench-controller bench-page bench-koshien clean
 
 deps:
 	@scripts/deps
@@ -54,6 +55,10 @@ bench-map646: deps-test build
 
 bench-controller:
 	$(GO) run ./internal/control/bench $(ARGS)
+
+bench-page: deps-test
+	scripts/page --deps
+	$(GO) run ./internal/control/bench -page $(ARGS)
 
 bench-koshien: deps-test
 	$(GO) run ./internal/sentry/bench $(ARGS)

@@ -25,7 +25,7 @@ func TestMeasure(t *testing.T) {
 	r, err := measure(t.Context(), plan{
 		Hosts: 5, VMs: 100, Stopped: 10, Watchers: 30, Changes: 20, Reads: 10, Load: 4 * time.Second, Warm: time.Second, Report: time.Second,
 		Curve: []int{10, 1000}, CurveTime: 50 * time.Millisecond,
-	})
+	}, (*run).phases)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, r.lines())
 	}
@@ -39,6 +39,23 @@ func TestMeasure(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestPage is a whole run of the page's benchmark on a small site: each figure of the aims is there.
+func TestPage(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	r, err := measure(t.Context(), plan{Hosts: 5, VMs: 200, Watchers: 1, Changes: 20, Reads: 1, Load: 5 * time.Second, Report: time.Second}, (*run).pagePhases)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, r.lines())
+	}
+	for _, want := range []string{
+		"page.first_load_kb", "page.first_rows_ms", "page.all_rows_ms", "page.vms", "page.filter_ms", "page.scroll_ms", "page.event_p50_ms", "page.event_p99_ms",
+		"page.heap_start_mb", "page.heap_mb", "page.changes_per_second",
+	} {
+		if i := slices.IndexFunc(r.figures, func(f figure) bool { return f.Name == want }); i < 0 || r.figures[i].Value <= 0 {
+			t.Errorf("no figure %s in\n%s", want, r.lines())
+		}
 	}
 }
 

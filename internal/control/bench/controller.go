@@ -25,6 +25,7 @@ import (
 	"widecloud/internal/control"
 	"widecloud/internal/fed"
 	"widecloud/internal/serve"
+	"widecloud/internal/serve/page"
 	"widecloud/internal/state"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/volume"
@@ -103,7 +104,13 @@ func runController(ctx context.Context, o controllerOptions) error {
 	if err != nil {
 		return err
 	}
-	group.Go(func() error { return serve.New(serve.Options{Controller: c, Logger: log}).Serve(ctx, listener, nil) })
+	web, err := page.Handler()
+	if err != nil {
+		return err
+	}
+	group.Go(func() error {
+		return serve.New(serve.Options{Controller: c, Logger: log, Site: siteName, Page: web}).Serve(ctx, listener, nil)
+	})
 	group.Go(func() error { return answer(os.Stdin, os.Stdout) })
 	return group.Wait()
 }

@@ -42,8 +42,8 @@ type traffic struct {
 	beacons int // sent
 }
 
-// load runs the load and adds its figures.
-func (r *run) load(ctx context.Context, _ *errgroup.Group) error {
+// newTraffic is the requests of a load on a site.
+func newTraffic(r *run) *traffic {
 	t := &traffic{r: r, client: newClient(r.site), owner: map[string]string{}}
 	for i := range r.plan.VMs {
 		if i%r.plan.owners() != 0 { // the first organisation's are left to the beacon
@@ -51,6 +51,12 @@ func (r *run) load(ctx context.Context, _ *errgroup.Group) error {
 		}
 	}
 	rand.Shuffle(len(t.order), func(i, j int) { t.order[i], t.order[j] = t.order[j], t.order[i] })
+	return t
+}
+
+// load runs the load and adds its figures.
+func (r *run) load(ctx context.Context, _ *errgroup.Group) error {
+	t := newTraffic(r)
 	r.step("load: %d changes and %d reads a second for %v", r.plan.Changes, r.plan.Reads, r.plan.Load)
 	if r.plan.Profile != "" {
 		if err := r.ctl.ask("profile "+r.plan.Profile, nil); err != nil {

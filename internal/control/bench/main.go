@@ -58,6 +58,7 @@ func realMain() error {
 	defer stop()
 	var c controllerOptions
 	p := full
+	web := flag.Bool("page", false, "measure the web page of a large site in Chromium, instead of the controller")
 	small := flag.Bool("quick", false, "a small site and a short load: a look, not a figure")
 	role := flag.String("role", "", "what this process does in a benchmark that runs already: controller")
 	flag.StringVar(&c.Dir, "dir", "", "for -role: the controller's directory")
@@ -76,42 +77,51 @@ func realMain() error {
 	if *role == "controller" {
 		return runController(ctx, c)
 	}
-	if *small {
+	switch {
+	case *web && *small:
+		p = merged(p, quickPage)
+	case *web:
+		p = merged(p, largePage)
+	case *small:
 		p = merged(p, quick)
 	}
 	if err := p.check(); err != nil {
 		return err
 	}
-	r, err := measure(ctx, p)
+	phases := (*run).phases
+	if *web {
+		phases = (*run).pagePhases
+	}
+	r, err := measure(ctx, p, phases)
 	fmt.Print(r.lines())
 	return err
 }
 
-// merged is small with what was set on the command line.
-func merged(set, small plan) plan {
+// merged is another plan with what was set on the command line.
+func merged(set, other plan) plan {
 	flag.Visit(func(f *flag.Flag) {
 		switch f.Name {
 		case "hosts":
-			small.Hosts = set.Hosts
+			other.Hosts = set.Hosts
 		case "vms":
-			small.VMs = set.VMs
+			other.VMs = set.VMs
 		case "stopped":
-			small.Stopped = set.Stopped
+			other.Stopped = set.Stopped
 		case "watchers":
-			small.Watchers = set.Watchers
+			other.Watchers = set.Watchers
 		case "changes":
-			small.Changes = set.Changes
+			other.Changes = set.Changes
 		case "reads":
-			small.Reads = set.Reads
+			other.Reads = set.Reads
 		case "load":
-			small.Load = set.Load
+			other.Load = set.Load
 		case "warm":
-			small.Warm = set.Warm
+			other.Warm = set.Warm
 		case "cpuprofile":
-			small.Profile = set.Profile
+			other.Profile = set.Profile
 		}
 	})
-	return small
+	return other
 }
 
 // check refuses what cannot be measured.
@@ -153,29 +163,37 @@ func (r *run) step(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%6.1fs  %s\n", time.Since(r.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// measure does a whole run. The report has what was measured until an error.
-func measure(ctx context.Context, p plan) (_ *report, err error) {
+// measure does a whole run of some phases. The report has what was measured until an error.
+func measure(ctx context.Context, p plan, phases func(*run, context.Context) error) (_ *report, err error) {
 	r := &run{plan: p, began: time.Now(), report: &report{}}
 	dir, err := os.MkdirTemp("", "controller-bench-")
 	if err != nil {
 		return r.report, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	r.step("placement")
-	if err := r.placement(ctx); err != nil {
-		return r.report, err
-	}
 	r.step("making a site of %d hosts and %d VMs", p.Hosts, p.VMs+p.Stopped)
 	if r.site, err = newSite(filepath.Join(dir, "site"), p); err != nil {
 		return r.report, err
 	}
 	r.ctl = &controller{site: r.site}
 	defer func() { r.ctl.kill() }()
-	return r.report, r.phases(ctx)
+	return r.report, phases(r, ctx)
 }
 
-// phases are what is done with a site.
+// phases are what is done to measure a controller.
 func (r *run) phases(ctx context.Context) error {
+	r.step("placement")
+	if err := r.placement(ctx); err != nil {
+		return err
+	}
+	return r.do(ctx, r.agents, r.watchers, r.load, r.lists, r.restart)
+}
+
+// pagePhases are what is done to measure the web page.
+func (r *run) pagePhases(ctx context.Context) error { return r.do(ctx, r.agents, r.page) }
+
+// do starts the controller and does some phases, one after the other.
+func (r *run) do(ctx context.Context, phases ...func(context.Context, *errgroup.Group) error) error {
 	took, err := r.ctl.start(ctx)
 	if err != nil {
 		return err
@@ -186,7 +204,7 @@ func (r *run) phases(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	defer group.Wait()
 	defer cancel()
-	for _, phase := range []func(context.Context, *errgroup.Group) error{r.agents, r.watchers, r.load, r.lists, r.restart} {
+	for _, phase := range phases {
 		if err := phase(ctx, group); err != nil {
 			return err
 		}
