@@ -6,7 +6,7 @@ test('a loan is borrowed, and is active', async ({ page }) => {
   await login(page)
   await page.goto('/create/loans')
   await page.getByLabel('Offer').selectOption({ label: await page.getByLabel('Offer').locator('option', { hasText: 'osaka' }).innerText() })
-  await page.getByLabel('CPUs').fill('1')
+  await page.getByRole('spinbutton', { name: 'CPUs' }).fill('1')
   await page.getByLabel('Memory (MiB)').fill('256')
   await page.getByLabel('Disk (GiB)').fill('2')
   await page.getByRole('button', { name: 'Borrow' }).click()
