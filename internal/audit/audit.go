@@ -3,9 +3,11 @@ package audit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,18 +93,23 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
+// settle syncs what was written, without keeping those who write waiting for the disk.
 func (l *Log) settle(expire bool) (err error) {
+	var dirty []*os.File
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, b := range l.books {
-		if serr := b.sync(); serr != nil {
-			err = serr
+		if b.dirty && b.out != nil {
+			dirty = append(dirty, b.out)
 		}
-		if !expire {
-			continue
+		b.dirty = false
+		if expire {
+			err = errors.Join(err, b.expire(l.o.Now().Add(-l.o.MaxAge)))
 		}
-		if eerr := b.expire(l.o.Now().Add(-l.o.MaxAge)); eerr != nil {
-			err = eerr
+	}
+	l.mu.Unlock()
+	for _, f := range dirty {
+		if serr := f.Sync(); !errors.Is(serr, os.ErrClosed) { // a file that was closed meanwhile was synced before that
+			err = errors.Join(err, serr)
 		}
 	}
 	return err

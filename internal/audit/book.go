@@ -152,14 +152,6 @@ func (b *book) expire(before time.Time) error {
 	return nil
 }
 
-func (b *book) sync() error {
-	if !b.dirty || b.out == nil {
-		return nil
-	}
-	b.dirty = false
-	return b.out.Sync()
-}
-
 // newestFirst gives the entries of files that are older than the one of an id, the newest first. A file that is gone meanwhile has none.
 func newestFirst(files []part, before int64) iter.Seq[api.AuditEntry] {
 	return func(yield func(api.AuditEntry) bool) {
