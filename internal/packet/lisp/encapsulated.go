@@ -32,7 +32,7 @@ func (m *Encapsulated) append(b []byte) ([]byte, error) {
 	if !from.IsValid() || from.BitLen() != to.BitLen() || from.Is4In6() || to.Is4In6() || from.Zone()+to.Zone() != "" {
 		return nil, fmt.Errorf("from %v to %v: both must be IPv4, or both IPv6", from, to)
 	}
-	b = binary.BigEndian.AppendUint32(b, flags(typeEncapsulated<<28, map[int]bool{5: m.DDT}))
+	b = binary.BigEndian.AppendUint32(b, typeEncapsulated<<28|flag(5, m.DDT))
 	ip := len(b)
 	size := ipv6Header
 	if from.Is4() {

@@ -47,7 +47,7 @@ func (h Header) Put(b []byte) error {
 		}
 		low |= h.Status
 	}
-	high := flags(0, map[int]bool{0: h.HasNonce, 1: h.HasStatus, 2: h.EchoNonce, 3: h.HasVersions, 4: h.HasInstance})
+	high := flag(0, h.HasNonce) | flag(1, h.HasStatus) | flag(2, h.EchoNonce) | flag(3, h.HasVersions) | flag(4, h.HasInstance)
 	if h.HasNonce {
 		high |= h.Nonce
 	}

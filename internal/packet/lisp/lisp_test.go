@@ -1,7 +1,11 @@
 package lisp_test
 
 import (
+	"crypto/hmac"
+	"crypto/sha1"
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"net/netip"
 	"strings"
 	"testing"
@@ -185,27 +189,33 @@ func TestAuthentication(t *testing.T) {
 	}
 }
 
-// TestTruncated: the lengths that the algorithms' names speak of are taken, too.
+// TestTruncated: data of the lengths that the algorithms' names speak of is taken, too, and must be as right.
 func TestTruncated(t *testing.T) {
-	b, err := lisp.Sign(nil, &lisp.MapNotify{Auth: lisp.Auth{Key: 7, Algorithm: lisp.HMACSHA1}}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lisp.Decode(b); err != nil {
-		t.Fatal(err)
-	}
-	// RFC 2202, made short: nothing but the length of the field differs, so the digest is another one.
-	short := append([]byte(nil), b[:16+12]...)
-	short[15] = 12
-	if err := lisp.Verify(short, keyring); !errors.Is(err, lisp.ErrAuth) {
-		t.Errorf("a digest of another message: %v", err)
-	}
-	if _, err := lisp.Decode(short); err != nil {
-		t.Errorf("12 bytes: %v", err)
-	}
-	short[15] = 11
-	if _, err := lisp.Decode(short[:16+11]); err == nil {
-		t.Error("11 bytes are taken")
+	for _, c := range []struct {
+		algorithm lisp.Algorithm
+		hash      func() hash.Hash
+		cut       int
+	}{{lisp.HMACSHA1, sha1.New, 12}, {lisp.HMACSHA256, sha256.New, 16}} {
+		// A Map-Notify without records: type, nonce, key ID, algorithm, length, and the data.
+		m := append([]byte{0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 7, byte(c.algorithm), 0, byte(c.cut)}, make([]byte, c.cut)...)
+		h := hmac.New(c.hash, key)
+		h.Write(m)
+		copy(m[16:], h.Sum(nil))
+		if err := lisp.Verify(m, keyring); err != nil {
+			t.Errorf("algorithm %d: %v", c.algorithm, err)
+		}
+		want := &lisp.MapNotify{Nonce: 1, Auth: lisp.Auth{Key: 7, Algorithm: c.algorithm}}
+		if got, err := lisp.Decode(m); err != nil || !cmp.Equal(want, got, comparers) {
+			t.Errorf("algorithm %d: %+v, %v", c.algorithm, got, err)
+		}
+		m[len(m)-1] ^= 1
+		if err := lisp.Verify(m, keyring); !errors.Is(err, lisp.ErrAuth) {
+			t.Errorf("algorithm %d, its last bit: %v", c.algorithm, err)
+		}
+		m[15]--
+		if _, err := lisp.Decode(m[:len(m)-1]); err == nil {
+			t.Errorf("algorithm %d: %d bytes are taken", c.algorithm, c.cut-1)
+		}
 	}
 }
 

@@ -143,14 +143,12 @@ func Decode(b []byte) (Message, error) {
 	return m, nil
 }
 
-// flags puts bits into a word of 32, the first of which is bit 0, as RFCs count.
-func flags(word uint32, at map[int]bool) uint32 {
-	for bit, set := range at {
-		if set {
-			word |= 1 << (31 - bit)
-		}
+// flag is a word of 32 with one bit set, or none; the first bit is 0, as RFCs count.
+func flag(n int, set bool) uint32 {
+	if set {
+		return 1 << (31 - n)
 	}
-	return word
+	return 0
 }
 
 func bit(word uint32, n int) bool { return word&(1<<(31-n)) != 0 }
@@ -170,9 +168,9 @@ func (m *MapRequest) append(b []byte) ([]byte, error) {
 	if err := count("EIDs", len(m.EIDs), 1, 255); err != nil {
 		return nil, err
 	}
-	b = binary.BigEndian.AppendUint32(b, flags(typeMapRequest<<28|uint32(len(m.Locators)-1)<<8|uint32(len(m.EIDs)), map[int]bool{
-		4: m.Authoritative, 6: m.Probe, 7: m.Solicit, 8: m.FromPITR, 9: m.SMRInvoked, 11: m.XTR != nil, 17: m.LocalXTR, 18: m.DontReply,
-	}))
+	b = binary.BigEndian.AppendUint32(b, typeMapRequest<<28|uint32(len(m.Locators)-1)<<8|uint32(len(m.EIDs))|
+		flag(4, m.Authoritative)|flag(6, m.Probe)|flag(7, m.Solicit)|flag(8, m.FromPITR)|flag(9, m.SMRInvoked)|
+		flag(11, m.XTR != nil)|flag(17, m.LocalXTR)|flag(18, m.DontReply))
 	b = binary.BigEndian.AppendUint64(b, m.Nonce)
 	if p := m.Source.Prefix; p.IsValid() && !p.IsSingleIP() {
 		return nil, fmt.Errorf("source EID %s: it must be a host's", m.Source)
@@ -226,7 +224,7 @@ func (m *MapReply) append(b []byte) ([]byte, error) {
 	if err := count("records", len(m.Records), 0, 255); err != nil {
 		return nil, err
 	}
-	b = binary.BigEndian.AppendUint32(b, flags(typeMapReply<<28|uint32(len(m.Records)), map[int]bool{4: m.Probe, 5: m.EchoNonce}))
+	b = binary.BigEndian.AppendUint32(b, typeMapReply<<28|uint32(len(m.Records))|flag(4, m.Probe)|flag(5, m.EchoNonce))
 	return appendRecords(binary.BigEndian.AppendUint64(b, m.Nonce), m.Records)
 }
 
@@ -244,9 +242,8 @@ func (m *MapRegister) append(b []byte) ([]byte, error) {
 	if err := count("records", len(m.Records), 1, 255); err != nil {
 		return nil, err
 	}
-	b = binary.BigEndian.AppendUint32(b, flags(typeMapRegister<<28|uint32(len(m.Records)), map[int]bool{
-		4: m.ProxyReply, 6: m.XTR != nil, 19: m.Dynamic, 20: m.UseTTL, 21: m.Merge, 23: m.WantNotify,
-	}))
+	b = binary.BigEndian.AppendUint32(b, typeMapRegister<<28|uint32(len(m.Records))|
+		flag(4, m.ProxyReply)|flag(6, m.XTR != nil)|flag(19, m.Dynamic)|flag(20, m.UseTTL)|flag(21, m.Merge)|flag(23, m.WantNotify))
 	b, err := m.Auth.append(binary.BigEndian.AppendUint64(b, m.Nonce))
 	if err != nil {
 		return nil, err

@@ -105,9 +105,14 @@ func (r *reader) eid(bits int) (e EID) {
 		}
 		afi = in.uint16()
 	}
-	size := map[uint16]int{afiNone: 0, afiIPv4: 4, afiIPv6: 16}
-	n, known := size[afi]
-	if !known {
+	n := 0
+	switch afi {
+	case afiNone:
+	case afiIPv4:
+		n = 4
+	case afiIPv6:
+		n = 16
+	default:
 		r.failf("EID of address family %d: %w", afi, ErrUnsupported)
 		return EID{}
 	}
@@ -163,12 +168,7 @@ func (c *Record) append(b []byte) ([]byte, error) {
 		return nil, err
 	}
 	for _, l := range c.Locators {
-		var flags uint16
-		for i, set := range []bool{l.Reachable, l.Probed, l.Local} {
-			if set {
-				flags |= 1 << i
-			}
-		}
+		flags := flag(31, l.Reachable) | flag(30, l.Probed) | flag(29, l.Local)
 		b = append(b, l.Priority, l.Weight, l.MulticastPriority, l.MulticastWeight, 0, byte(flags))
 		if b, err = appendAddress(b, l.Address); err != nil {
 			return nil, fmt.Errorf("EID %s: %w", c.EID, err)
