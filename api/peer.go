@@ -30,7 +30,10 @@ type PeerStatus struct {
 	Reached bool      `json:"reached"`
 	Since   time.Time `json:"since,omitzero"`
 	RTT     float64   `json:"rtt_seconds,omitempty"`
-	Message string    `json:"message,omitempty"`
+	// Answered is when the peer was asked for the newest sign of life that it has given. Reached is true for some seconds after a
+	// link was cut: nobody knows yet.
+	Answered time.Time `json:"answered,omitzero"`
+	Message  string    `json:"message,omitempty"`
 	// Bytes per second that cross between this site and the peer now, of control, migrations, images and consoles.
 	Sent     float64   `json:"sent_bytes_per_second,omitempty"`
 	Received float64   `json:"received_bytes_per_second,omitempty"`

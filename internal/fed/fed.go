@@ -292,6 +292,16 @@ func (f *Federation) Reached(site string) (up bool, since time.Time, rtt time.Du
 	return true, since, s.RTT()
 }
 
+// Answered is when a peer was asked for the newest sign of life that it has given on its control session; zero: it has given
+// none, or is not reached.
+func (f *Federation) Answered(site string) time.Time {
+	s, err := f.Session(site, false)
+	if err != nil {
+		return time.Time{}
+	}
+	return s.Answered()
+}
+
 // failed keeps why a peer's control session ended, or could not be made.
 func (f *Federation) failed(site string, purpose wire.Purpose, err error) {
 	f.mu.Lock()

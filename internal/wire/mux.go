@@ -85,6 +85,7 @@ type mux struct {
 	pingSent time.Time
 	pingSeq  uint64
 	rtt      time.Duration
+	answered time.Time // when the newest ping that was answered had been sent
 
 	sent, received atomic.Int64 // octets, of frames
 
@@ -377,7 +378,7 @@ func (m *mux) handle(typ, flags byte, id uint32, p []byte) error {
 			} else {
 				m.rtt += (d - m.rtt) / 4
 			}
-			m.pingSent = time.Time{}
+			m.answered, m.pingSent = m.pingSent, time.Time{}
 		}
 		return nil
 	case frameBye:

@@ -165,6 +165,14 @@ func (s *Session) RTT() time.Duration {
 	return s.m.rtt
 }
 
+// Answered is when the newest ping that the other end has answered was sent: both directions have worked since. Zero
+// before the first answer.
+func (s *Session) Answered() time.Time {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	return s.m.answered
+}
+
 // Traffic is how many bytes the session has sent and received, before they are encrypted.
 func (s *Session) Traffic() (sent, received int64) { return s.m.sent.Load(), s.m.received.Load() }
 

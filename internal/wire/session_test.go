@@ -239,6 +239,27 @@ func TestShortCut(t *testing.T) {
 	})
 }
 
+// TestAnswered: a session that nothing gets through is up until its end is noticed, and says since when nobody has answered.
+func TestAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, wire.Control, nil)
+		defer p.close()
+		time.Sleep(time.Minute)
+		cut := time.Now()
+		p.net.Cut("tokyo", "osaka")
+		time.Sleep(8 * time.Second)
+		if at := p.s.Answered(); p.s.Err() != nil || at.IsZero() || at.After(cut) {
+			t.Errorf("8 s after the cut: %v, answered %v before it", p.s.Err(), cut.Sub(at))
+		}
+		healed := time.Now()
+		p.net.Heal("tokyo", "osaka")
+		time.Sleep(time.Minute)
+		if at := p.s.Answered(); p.s.Err() != nil || !at.After(healed) {
+			t.Errorf("a minute after it was healed: %v, answered %v after that", p.s.Err(), at.Sub(healed))
+		}
+	})
+}
+
 func TestDialer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, wire.Control, nil)

@@ -188,7 +188,7 @@ func (jn *Joining) peerLife() objects.Life[api.Peer] {
 		Done:   func(p *api.Peer, _ bool) { jn.Federation.RemovePeer(p.Name) },
 		Show: func(_ *state.Tx, _ access.Actor, p *api.Peer) error {
 			up, since, rtt := jn.Federation.Reached(p.Name)
-			p.Status = api.PeerStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds(), Location: p.Status.Location}
+			p.Status = api.PeerStatus{Reached: up, Since: since.UTC(), RTT: rtt.Seconds(), Answered: jn.Federation.Answered(p.Name).UTC(), Location: p.Status.Location}
 			if up {
 				t := jn.Federation.Traffic(p.Name)
 				p.Status.Sent, p.Status.Received = t.SentRate, t.ReceivedRate

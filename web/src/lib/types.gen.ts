@@ -670,6 +670,8 @@ export interface components {
             fingerprint: string;
         };
         PeerStatus: {
+            /** Format: date-time */
+            answered?: string;
             location?: components["schemas"]["Location"];
             message?: string;
             reached: boolean;

@@ -170,6 +170,6 @@ func parseExpectPeer(p *script.Parser) any {
 // Judge implements stage.Judge.
 func (e *ExpectPeer) Judge(ctx context.Context, _ *stage.Stage) (string, error) {
 	start := time.Now()
-	err := stage.Until(ctx, e.Within, func(ctx context.Context) error { return e.Of.reaches(ctx, e.Peer.name) })
+	err := stage.Until(ctx, e.Within, func(ctx context.Context) error { return e.Of.reaches(ctx, e.Peer.name, start) })
 	return after(start), err
 }

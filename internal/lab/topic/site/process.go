@@ -272,13 +272,20 @@ func reached(p *api.Peer) error {
 	return nil
 }
 
-// reaches tells whether the site's controller has a session with another one's.
-func (s *Site) reaches(ctx context.Context, site string) error {
+// reaches tells whether the site's controller has a session with another one's that has worked in both directions since. A session
+// that a cut has killed is up until both ends have found out.
+func (s *Site) reaches(ctx context.Context, site string, since time.Time) error {
 	p, err := api.Get[api.Peer](ctx, s.client, site)
 	if err != nil {
 		return err
 	}
-	return reached(p)
+	if err := reached(p); err != nil {
+		return err
+	}
+	if !p.Status.Answered.After(since) {
+		return fmt.Errorf("peer %s has not answered since", site)
+	}
+	return nil
 }
 
 // lends is what the site offers.

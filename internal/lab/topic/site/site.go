@@ -63,7 +63,7 @@ var Topic = script.Topic{
 		},
 		{
 			Form: "expect peer SITE of SITE reached [within TIME]", Part: script.Checks,
-			Doc:   "the second site's controller has a session with the first one's, as after `heal`, when both have to find out first",
+			Doc:   "the second site's controller has a session with the first one's, which answers it now, as after `heal`, when both have to find out first",
 			Parse: parseExpectPeer,
 		},
 		{
