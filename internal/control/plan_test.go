@@ -14,6 +14,8 @@ import (
 	"widecloud/internal/cloud"
 	"widecloud/internal/serve"
 	"widecloud/internal/store"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // wantField fails the test unless the error names the field.
@@ -255,6 +257,40 @@ func TestManyKeys(t *testing.T) {
 		}
 		if got := len(tokyo.hosts["h1"].orders().VMs); got != n+1 {
 			t.Errorf("the host has orders for %d VMs, want %d", got, n+1)
+		}
+	})
+}
+
+// TestNetworkMembers: a network shows which hosts carry it, and is found by them; that is planned, and not kept.
+func TestNetworkMembers(t *testing.T) {
+	federation(t, options{sites: []string{"tokyo"}, hosts: 2}, func(t *testing.T, w *world) {
+		tokyo := w.sites["tokyo"]
+		tokyo.ready("2001:db8:a::/64")
+		shown := func() *api.Network {
+			o, err := tokyo.ctl.Get(t.Context(), tokyo.admin, api.KindNetwork, "blue")
+			w.must(err)
+			return o.(*api.Network)
+		}
+		if got := shown().Status.Members; len(got) > 0 {
+			t.Errorf("before there is a VM: %+v", got)
+		}
+		tokyo.newVM("web1", "tokyo/h2")
+		tokyo.runs("web1")
+		want := []api.NetworkMember{{Site: "tokyo", Host: "h2", VTEP: tokyo.hosts["h2"].vtep.String(), Role: api.RoleHypervisor}}
+		if d := cmp.Diff(want, shown().Status.Members); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+		for host, found := range map[string]int{"h1": 0, "h2": 1} {
+			all, _, err := tokyo.ctl.List(t.Context(), tokyo.admin, api.KindNetwork, serve.Query{Selector: api.Selector{Hosts: []string{host}}})
+			if err != nil || len(all) != found {
+				t.Errorf("networks of %s: %v, %v", host, all, err)
+			}
+		}
+		n := shown()
+		n.Labels = map[string]string{"tier": "web"}
+		w.must(second(tokyo.ctl.Update(t.Context(), tokyo.admin, n)))
+		if kept := valueOf(tokyo.proc, "objects/networks/blue"); strings.Contains(kept, "members") {
+			t.Errorf("kept is %s", kept)
 		}
 	})
 }

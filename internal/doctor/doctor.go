@@ -503,12 +503,6 @@ func (f *finder) networks() {
 		f.say(api.Finding{ID: "network.gateway", Severity: api.SeverityBad, Message: fmt.Sprintf("none of %s is reached: %s may have no way out", plural(gateways, "gateway"), plural(len(f.Networks), "network")),
 			Advice: "look at the gateways' machines and agents; their data path goes on by itself while they run"})
 	}
-	for _, n := range f.Networks {
-		if up > 0 && len(n.Status.Members) > 0 && !slices.ContainsFunc(n.Status.Members, func(m api.NetworkMember) bool { return m.Role == api.RoleGateway }) {
-			f.say(api.Finding{ID: "network.no_way", Severity: api.SeverityWarn, Object: object(n), Owner: n.Owner,
-				Message: "network " + n.Name + " is carried by hosts, and by no gateway: it has no way out", Advice: "see the gateways' messages: wcc host list"})
-		}
-	}
 	for _, t := range f.Translators {
 		switch {
 		case !t.Status.Running:

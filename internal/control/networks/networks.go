@@ -3,6 +3,7 @@ package networks
 import (
 	"errors"
 	"net/netip"
+	"slices"
 
 	"widecloud/api"
 	"widecloud/internal/access"
@@ -14,12 +15,21 @@ import (
 // networkLife is what users do with networks.
 func (ns *Networks) networkLife() objects.Life[api.Network] {
 	return objects.Life[api.Network]{
-		Known: ns.known, Complete: ns.allotPrefix, Faults: ns.networkFaults, Create: ns.createNetwork, Change: objects.Keep[api.Network],
+		Known: ns.known, Complete: ns.allotPrefix, Faults: ns.networkFaults, Create: ns.createNetwork,
+		Change: func(tx *state.Tx, _ access.Actor, _, n *api.Network) error {
+			n.Status = api.NetworkStatus{} // it is planned, not kept
+			return objects.Put(tx, n)
+		},
 		Delete: func(tx *state.Tx, n *api.Network) error {
 			for v := range objects.By[api.VM](tx, "network", n.Name) {
 				return objects.InUse(n, "spec.network", "VM %s", v.Name)
 			}
 			return objects.Gone(tx, n)
+		},
+		Show: func(tx *state.Tx, _ access.Actor, n *api.Network) error {
+			planned, err := ns.OwnNetwork(tx, n)
+			n.Status.Members = slices.Clone(planned.View.Members)
+			return err
 		},
 	}
 }
