@@ -54,9 +54,13 @@ func (ts *tickets) add(t ticket, now time.Time) (string, error) {
 			own++
 		}
 	}
-	if own >= ticketsOfUser || len(ts.open) >= ticketsOfAll {
+	if own >= ticketsOfUser {
 		return "", errorBody{header: retryIn(ticketTime), apiError: api.Errorf(api.CodeTooMany,
 			"user %s has %d tickets that are not used: use one, or wait until they expire, %v after they were made", t.by.User, own, ticketTime)}
+	}
+	if len(ts.open) >= ticketsOfAll {
+		return "", errorBody{header: retryIn(ticketTime), apiError: api.Errorf(api.CodeTooMany,
+			"all users together have %d tickets that are not used: wait until some expire, %v after they were made", len(ts.open), ticketTime)}
 	}
 	if ts.open == nil {
 		ts.open = map[[sha256.Size]byte]ticket{}

@@ -135,7 +135,7 @@ func (b *Bulk) begin(ctx context.Context, r *record, t *turn) bool {
 		case errors.Is(err, objects.ErrHalt):
 			return false // outcome says so of all that are left
 		case errors.As(err, &refused) && refused.Code != api.CodeInternal && refused.Code != api.CodeUnavailable:
-			t.State, t.Message, t.Reasons, t.Ended = api.BulkRefused, cloud.Line(refused.Message, objects.MaxText), place.Grouped(refused.Reasons), b.Now()
+			t.State, t.Message, t.Reasons = api.BulkRefused, cloud.Line(refused.Message, objects.MaxText), place.Grouped(refused.Reasons)
 			b.keep(ctx, r, *t, api.BulkWaiting)
 			return false
 		}
