@@ -40,7 +40,7 @@ type vmGroup struct {
 	Stop       vmStopCmd       `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
 	Resize     vmResizeCmd     `cmd:"" help:"Change the CPUs, the memory and the hardware profile of a stopped VM."`
-	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host, alive, with its disk."`
+	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host with its disk: alive, or stopped if it is."`
 	Why        vmWhyCmd        `cmd:"" help:"Say why a VM is not at a site."`
 	Usage      vmUsageCmd      `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
 	Console    vmConsoleCmd    `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`

@@ -36,6 +36,11 @@ type Volumes interface {
 	Seed(ctx context.Context, order wire.VMOrder) (hyper.Disk, error)
 	// Allocated is the size in bytes of what differs from the base; 0 when there is no disk.
 	Allocated(ctx context.Context, vm string) (int64, error)
+	// Export opens a disk, which no domain uses, for sending it elsewhere.
+	Export(ctx context.Context, d hyper.Disk) (Export, error)
+	// Fill makes a disk, which Create has made, what an Export has sent, and returns the same digest. The disk is as it was until all
+	// has come and is right.
+	Fill(ctx context.Context, d hyper.Disk, r io.Reader) (digest string, err error)
 	// Remove removes the VM's disk and seed; nil when there are none.
 	Remove(ctx context.Context, vm string) error
 }

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,6 +35,12 @@ func (noVolumes) Seed(context.Context, wire.VMOrder) (hyper.Disk, error) {
 }
 func (noVolumes) Allocated(context.Context, string) (int64, error) { return 0, nil }
 func (noVolumes) Remove(context.Context, string) error             { return nil }
+func (noVolumes) Export(context.Context, hyper.Disk) (agent.Export, error) {
+	return nil, errors.ErrUnsupported
+}
+func (noVolumes) Fill(context.Context, hyper.Disk, io.Reader) (string, error) {
+	return "", errors.ErrUnsupported
+}
 func (noVolumes) Create(context.Context, string, string, int64) (hyper.Disk, error) {
 	return hyper.Disk{Target: "vda", Path: "/disk", Format: "qcow2"}, nil
 }

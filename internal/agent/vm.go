@@ -30,6 +30,7 @@ type record struct {
 	Network *wire.NetworkOrder `json:"network,omitempty"` // of an incoming migration, until the state has it
 	Job     string             `json:"job,omitempty"`     // the migration that the copy is part of
 	Role    role               `json:"role,omitempty"`
+	Copied  string             `json:"copied,omitempty"` // digests of the disks that are here, of a stopped VM that comes
 }
 
 // vm is one VM that the agent knows.
@@ -44,6 +45,7 @@ type vm struct {
 	stopping time.Time // of the ACPI request, zero: none was made
 	worked   int       // counts what makeTrue has done: a list of domains that is older says nothing about the VM
 	progress progressSource
+	copying  context.CancelCauseFunc // while the disks of a stopped VM are sent or taken in
 }
 
 const keyVMs = "vms/"
@@ -295,12 +297,9 @@ func (a *Agent) stop(ctx context.Context, v *vm) (wire.VMState, bool, error) {
 
 // ready brings image, disk, seed and network about, and says what domain they make.
 func (a *Agent) ready(ctx context.Context, o wire.VMOrder) (hyper.Spec, error) {
-	if err := a.image(ctx, o.Image); err != nil {
-		return hyper.Spec{}, fmt.Errorf("image: %w", err)
-	}
-	disk, err := a.o.Volumes.Create(ctx, o.VM, o.Image, o.DiskMiB)
+	disks, err := a.disks(ctx, o)
 	if err != nil {
-		return hyper.Spec{}, fmt.Errorf("volume: %w", err)
+		return hyper.Spec{}, err
 	}
 	seed, err := a.o.Volumes.Seed(ctx, o)
 	if err != nil {
@@ -312,7 +311,7 @@ func (a *Agent) ready(ctx context.Context, o wire.VMOrder) (hyper.Spec, error) {
 	}
 	return hyper.Spec{
 		VM: o.VM, Name: o.Name, Epoch: o.Epoch, Hardware: o.Hardware,
-		Disks: []hyper.Disk{disk, seed},
+		Disks: append(disks, seed),
 		NICs:  []hyper.NIC{{Bridge: bridge, MAC: o.NIC.MAC, MTU: o.NIC.MTU}},
 	}, nil
 }

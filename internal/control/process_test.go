@@ -15,8 +15,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"widecloud/internal/agent"
 	"widecloud/internal/agent/network"
 	"widecloud/internal/hyper"
+	"widecloud/internal/hyper/fake"
 	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/wire"
@@ -207,6 +209,19 @@ func (g disksGrip) Allocated(_ context.Context, vm string) (int64, error) {
 		return 0, g.check()
 	}
 	return 1 << 20, g.check()
+}
+
+func (g disksGrip) Export(_ context.Context, k hyper.Disk) (agent.Export, error) {
+	return fake.Sending{Host: g.d.h.machine, Path: k.Path}, g.check()
+}
+
+func (g disksGrip) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
+	counter, digest, err := g.d.h.machine.TakeDisk(ctx, r)
+	if err := errors.Join(err, g.check()); err != nil {
+		return "", err
+	}
+	g.d.h.machine.WriteDisk(k.Path, counter)
+	return digest, nil
 }
 
 func (g disksGrip) Remove(_ context.Context, vm string) error {

@@ -88,8 +88,12 @@ func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimC
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
+	running := v.Status.CPU
+	if v.Spec.Power != api.PowerOn {
+		running = api.CPU{Arch: running.Arch}
+	}
 	return wire.ClaimCall{
-		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: v.Status.CPU, Order: order,
+		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: running, Order: order,
 		Network: np.Order(netplan.Host{Hypervisor: true}),
 	}, nil
 }
@@ -125,8 +129,8 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 	switch {
 	case v.Deleting:
 		o.Run = wire.RunGone
-	case v.Spec.Power == api.PowerOff:
-		o.Run = wire.RunOff
+	case v.Spec.Power == api.PowerOff, objects.ColdMove(tx, v.Status.Job):
+		o.Run = wire.RunOff // a start that is wished for while a stopped VM moves waits for the end of that
 	case v.Spec.Power == api.PowerOffHard:
 		o.Run = wire.RunHard
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"widecloud/internal/agent"
 	"widecloud/internal/hyper"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/wire"
@@ -82,6 +83,19 @@ func (d *disks) Seed(_ context.Context, o wire.VMOrder) (hyper.Disk, error) {
 
 // Allocated: nothing is written to a disk without content.
 func (d *disks) Allocated(context.Context, string) (int64, error) { return 0, nil }
+
+// Export and Fill carry what a guest that starts from the disk goes on with.
+func (d *disks) Export(_ context.Context, k hyper.Disk) (agent.Export, error) {
+	return fake.Sending{Host: d.machine, Path: k.Path}, nil
+}
+
+func (d *disks) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
+	counter, digest, err := d.machine.TakeDisk(ctx, r)
+	if err == nil {
+		d.machine.WriteDisk(k.Path, counter)
+	}
+	return digest, err
+}
 
 func (d *disks) Remove(_ context.Context, vm string) error {
 	d.mu.Lock()
