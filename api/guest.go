@@ -33,6 +33,7 @@ type GuestStatus struct {
 	Phase   VMPhase   `json:"phase"`
 	Since   time.Time `json:"since,omitzero"`
 	Message string    `json:"message,omitempty"`
+	Has     Resources `json:"has,omitzero"` // what it was seen to take; a change that waits is not in it
 }
 
 // Kind is KindGuest.

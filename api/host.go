@@ -56,6 +56,8 @@ type CPU struct {
 	Usable []string `json:"usable,omitempty"` // guest CPU models that can run here
 	// Profile is the newest hardware profile that the hypervisor makes, or of a VM, the one that it has. 0: 1.
 	Profile int `json:"profile,omitempty" since:"2"`
+	// Disks is how many disks beside the root disk the hypervisor's agent gives a VM. 0: its release gives none.
+	Disks int `json:"disks,omitempty" since:"2"`
 }
 
 // Kind is KindHost.

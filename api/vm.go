@@ -42,10 +42,27 @@ func ProfileOf(v *VM) int { return cmp.Or(v.Spec.Profile, v.Status.CPU.Profile) 
 // HasDisplay tells whether VMs of a hardware profile have a display. 0 is that of VMs of older releases.
 func HasDisplay(profile int) bool { return profile >= 2 }
 
+// Disk is a disk of a VM beside its root disk: empty at first. It lives, moves and ends with the VM.
+type Disk struct {
+	// Name is unique in the VM, and the disk's serial number: in a Linux guest it is /dev/disk/by-id/virtio-NAME.
+	Name    string `json:"name"`
+	SizeGiB int    `json:"size_gib"` // 1 to 65536; it can grow
+}
+
+// The limits of disks beside the root disk.
+const (
+	MaxDisks    = 10 // of a VM
+	MaxDiskName = 20 // bytes: a virtio disk's serial number has no more
+)
+
+// RootDisk is what the disk over the image is called among a VM's disks.
+const RootDisk = "root"
+
 // VMSpec is what its user wants.
 type VMSpec struct {
 	Hardware
-	DiskGiB  int      `json:"disk_gib,omitempty"`  // size of the root volume; 0: the image's own size
+	DiskGiB  int      `json:"disk_gib,omitempty"`  // size of the root disk; 0: the image's own size; it can grow
+	Disks    []Disk   `json:"disks,omitempty"`     // beside the root disk
 	Image    string   `json:"image"`               // name of an Image of the home site
 	Network  string   `json:"network"`             // name of a Network of the home site
 	Power    Power    `json:"power"`               // on, off or off-hard
@@ -101,8 +118,37 @@ type VMStatus struct {
 	Since     time.Time   `json:"since,omitzero"` // of the last change of Phase
 	Message   string      `json:"message,omitempty"`
 	Reasons   []Reason    `json:"reasons,omitempty"` // of the last placement
-	// PowerChanges is how often its power was changed: a report says which of these it answers.
+	// PowerChanges is how often its power or its disks were changed: a report says which of these it answers.
 	PowerChanges uint64 `json:"power_changes,omitempty"`
+	// Disks are those of the spec, and those that were taken out of it and are still there.
+	Disks []VMDisk `json:"disks,omitempty"`
+	// Machine is what the copy that runs has, as far as that is not what the spec says.
+	Machine Machine `json:"machine,omitzero"`
+	// Pending are the changes of the spec that are not in effect yet.
+	Pending []Pending `json:"pending,omitempty"`
+}
+
+// VMDisk is what is seen of a disk of a VM.
+type VMDisk struct {
+	Name    string `json:"name"`
+	Slot    int    `json:"slot"`               // the place in the machine that it keeps, from 1 on
+	SizeMiB int64  `json:"size_mib,omitempty"` // 0: it was not seen yet
+	Plugged bool   `json:"plugged,omitempty"`  // the guest that runs has it
+}
+
+// Machine is what of a machine is changed by its next start. A zero is "as the spec says".
+type Machine struct {
+	CPUs      int   `json:"cpus,omitempty"`
+	MemoryMiB int   `json:"memory_mib,omitempty"`
+	DiskMiB   int64 `json:"disk_mib,omitempty"` // of the root disk
+}
+
+// Pending is a change that is not in effect yet.
+type Pending struct {
+	Field  string `json:"field"`            // cpus, memory_mib, disk_gib, disks.NAME, disks.NAME.size_gib
+	Now    string `json:"now,omitempty"`    // "" of a disk that is to come
+	Wanted string `json:"wanted,omitempty"` // "" of a disk that is to go
+	Waits  string `json:"waits"`            // for what: "for its next start", "for the guest", "for its host"
 }
 
 // VMAddress is an address that a VM has, and from where it is known.

@@ -8,7 +8,8 @@ var _ = describe[Volume](Noun{
 	Owned: true, See: ItsOwner,
 })
 
-// Volume is a VM's disk: a qcow2 overlay over its image. It lives on the VM's host.
+// Volume is a VM's disk: its root disk is a qcow2 overlay over its image, and is called as the VM; another one is an empty qcow2
+// image at first, and is called VM.DISK. It lives on the VM's host.
 type Volume struct {
 	Meta
 	Spec   VolumeSpec   `json:"spec"`
@@ -18,7 +19,8 @@ type Volume struct {
 // VolumeSpec says what a volume is over.
 type VolumeSpec struct {
 	VM      string `json:"vm"`
-	Image   string `json:"image"` // digest of the base
+	Disk    string `json:"disk,omitempty"`  // name in the VM; root: the one over the image
+	Image   string `json:"image,omitempty"` // digest of the base; "": it has none
 	SizeMiB int64  `json:"size_mib"`
 }
 
@@ -26,7 +28,7 @@ type VolumeSpec struct {
 type VolumeStatus struct {
 	Site           string `json:"site,omitempty"`
 	Host           string `json:"host,omitempty"`
-	AllocatedBytes int64  `json:"allocated_bytes,omitempty"` // the difference from the base
+	AllocatedBytes int64  `json:"allocated_bytes,omitempty"` // on the host: of a root disk, the difference from the base
 }
 
 // Kind is KindVolume.

@@ -29,6 +29,23 @@ var _ = present[vmGroup](api.KindVM,
 	wide("LOAN", func(o *api.VM) string { return o.Status.Loan }),
 	wide("JOB", func(o *api.VM) string { return o.Status.Job }),
 	wide("SINCE", func(o *api.VM) string { return stamp(o.Status.Since) }),
+	wide("DISKS", func(o *api.VM) string {
+		l := []string{}
+		if o.Spec.DiskGiB > 0 {
+			l = append(l, fmt.Sprintf("%s=%dG", api.RootDisk, o.Spec.DiskGiB))
+		}
+		for _, k := range o.Spec.Disks {
+			l = append(l, fmt.Sprintf("%s=%dG", k.Name, k.SizeGiB))
+		}
+		return list(l)
+	}),
+	wide("PENDING", func(o *api.VM) string {
+		var l []string
+		for _, p := range o.Status.Pending {
+			l = append(l, p.Field)
+		}
+		return list(l)
+	}),
 	wide("MESSAGE", func(o *api.VM) string { return o.Status.Message }),
 )
 
@@ -39,8 +56,9 @@ type vmGroup struct {
 	Start      vmStartCmd      `cmd:"" help:"Start VMs."`
 	Stop       vmStopCmd       `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
-	Resize     vmResizeCmd     `cmd:"" help:"Change the CPUs, the memory and the hardware profile of a stopped VM."`
-	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host with its disk: alive, or stopped if it is."`
+	Resize     vmResizeCmd     `cmd:"" help:"Change CPUs and memory, from the next start on."`
+	Disk       vmDiskCmd       `cmd:"" help:"Add, remove and grow the disks of a VM."`
+	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host, alive, with its disks."`
 	Why        vmWhyCmd        `cmd:"" help:"Say why a VM is not at a site."`
 	Usage      vmUsageCmd      `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
 	Console    vmConsoleCmd    `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
@@ -56,7 +74,7 @@ type vmCreateCmd struct {
 	Network  string        `required:"" help:"Network to be in." complete:"networks"`
 	CPUs     int           `name:"cpus" default:"1" help:"Virtual CPUs."`
 	Memory   mebibytes     `default:"512MiB" help:"Memory: 512MiB, 2GiB." placeholder:"SIZE"`
-	Disk     gibibytes     `help:"Size of the disk: 10GiB. Left out: the image's." placeholder:"SIZE"`
+	Disk     []diskFlag    `help:"Size of the root disk: 10GiB (left out: the image's), or NAME=SIZE: a disk beside it, empty at first; may be repeated." placeholder:"[NAME=]SIZE"`
 	Site     string        `help:"Where to start it: SITE or SITE/HOST. Left out: wherever there is room." placeholder:"SITE[/HOST]" complete:"sites"`
 	Permit   []string      `help:"Sites where it may run; left out: any." placeholder:"SITE" complete:"sites"`
 	SSHKey   []string      `name:"ssh-key" sep:"none" help:"authorized_keys line, or @FILE with such lines." placeholder:"KEY|@FILE"`
@@ -79,8 +97,11 @@ func (c *vmCreateCmd) Run(a *app) error {
 		return err
 	}
 	v := &api.VM{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.VMSpec{
-		Hardware: api.Hardware{CPUs: c.CPUs, MemoryMiB: int(c.Memory), CPUModel: c.CPUModel, Profile: c.Profile}, DiskGiB: int(c.Disk), Image: c.Image, Network: c.Network, Power: api.PowerOn,
+		Hardware: api.Hardware{CPUs: c.CPUs, MemoryMiB: int(c.Memory), CPUModel: c.CPUModel, Profile: c.Profile}, Image: c.Image, Network: c.Network, Power: api.PowerOn,
 		Sites: c.Permit, Place: c.Site, Service: c.Service}}
+	if v.Spec.DiskGiB, v.Spec.Disks, err = disksOf(c.Disk); err != nil {
+		return err
+	}
 	if c.Stopped {
 		v.Spec.Power = api.PowerOff
 	}
@@ -164,7 +185,13 @@ func (c *vmResizeCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return c.done(a, v, fmt.Sprintf("has %d CPUs and %s of memory", v.Spec.CPUs, size(int64(v.Spec.MemoryMiB)<<20)))
+	what := fmt.Sprintf("has %d CPUs and %s of memory", v.Spec.CPUs, size(int64(v.Spec.MemoryMiB)<<20))
+	for _, p := range v.Status.Pending {
+		if p.Field == "cpus" || p.Field == "memory_mib" {
+			what = fmt.Sprintf("is to have %d CPUs and %s of memory at its next start", v.Spec.CPUs, size(int64(v.Spec.MemoryMiB)<<20))
+		}
+	}
+	return c.done(a, v, what)
 }
 
 type vmStartCmd struct {

@@ -30,18 +30,18 @@ type Volumes interface {
 	Import(ctx context.Context, digest, format string, content io.Reader) error
 	// Sweep removes the base images that no disk is over and that keep does not want. keep must not call Volumes.
 	Sweep(ctx context.Context, keep func(digest string) bool) error
-	// Create makes a VM's disk over a base, or finds it there. sizeMiB 0 is the base's own size.
+	// Create makes a VM's root disk over a base, or finds it there; a smaller one is made larger. sizeMiB 0 is the base's own size.
+	// No guest has it.
 	Create(ctx context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error)
+	// CreateDisk makes a disk of the VM beside the root disk, or finds it there; a smaller one is made larger. No guest has it.
+	CreateDisk(ctx context.Context, vm, name string, sizeMiB int64) (hyper.Disk, error)
+	// RemoveDisk removes a disk of the VM beside the root disk; nil when there is none. No guest has it.
+	RemoveDisk(ctx context.Context, vm, name string) error
 	// Seed makes the VM's cloud-init disk, or finds it there.
 	Seed(ctx context.Context, order wire.VMOrder) (hyper.Disk, error)
-	// Allocated is the size in bytes of what differs from the base; 0 when there is no disk.
-	Allocated(ctx context.Context, vm string) (int64, error)
-	// Export opens a disk, which no domain uses, for sending it elsewhere.
-	Export(ctx context.Context, d hyper.Disk) (Export, error)
-	// Fill makes a disk, which Create has made, what an Export has sent, and returns the same digest. The disk is as it was until all
-	// has come and is right.
-	Fill(ctx context.Context, d hyper.Disk, r io.Reader) (digest string, err error)
-	// Remove removes the VM's disk and seed; nil when there are none.
+	// Disks are the VM's disks that are here, the root disk first. Guests may have them.
+	Disks(ctx context.Context, vm string) ([]wire.DiskReport, error)
+	// Remove removes the VM's disks and seed; nil when there are none.
 	Remove(ctx context.Context, vm string) error
 }
 
@@ -240,6 +240,13 @@ func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
 			continue
 		}
 		if !a.needsWork(v, domains[v.uid]) {
+			if a.disksToChange(ctx, v, domains[v.uid]) {
+				work.Go(func() {
+					defer v.busy.Unlock()
+					a.changeDisks(ctx, v, domains[v.uid])
+				})
+				continue
+			}
 			v.busy.Unlock()
 			continue
 		}

@@ -2,7 +2,6 @@ package agent_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,14 +32,12 @@ func (noVolumes) Sweep(context.Context, func(string) bool) error          { retu
 func (noVolumes) Seed(context.Context, wire.VMOrder) (hyper.Disk, error) {
 	return hyper.Disk{Target: "vdb", Path: "/seed", Format: "raw", ReadOnly: true}, nil
 }
-func (noVolumes) Allocated(context.Context, string) (int64, error) { return 0, nil }
+func (noVolumes) Disks(context.Context, string) ([]wire.DiskReport, error) { return nil, nil }
+func (noVolumes) CreateDisk(_ context.Context, _, name string, _ int64) (hyper.Disk, error) {
+	return hyper.Disk{Path: "/disk." + name, Format: "qcow2"}, nil
+}
+func (noVolumes) RemoveDisk(context.Context, string, string) error { return nil }
 func (noVolumes) Remove(context.Context, string) error             { return nil }
-func (noVolumes) Export(context.Context, hyper.Disk) (agent.Export, error) {
-	return nil, errors.ErrUnsupported
-}
-func (noVolumes) Fill(context.Context, hyper.Disk, io.Reader) (string, error) {
-	return "", errors.ErrUnsupported
-}
 func (noVolumes) Create(context.Context, string, string, int64) (hyper.Disk, error) {
 	return hyper.Disk{Target: "vda", Path: "/disk", Format: "qcow2"}, nil
 }

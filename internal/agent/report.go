@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"widecloud/api"
 	"widecloud/internal/wire"
 )
 
@@ -33,6 +34,11 @@ func (a *Agent) message() string {
 	for _, err := range a.unread {
 		parts = append(parts, err.Error())
 	}
+	return joined(parts...)
+}
+
+// joined makes one line of texts, without the empty ones.
+func joined(parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "; ")
 }
 
@@ -46,6 +52,9 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 	}
 	r.CPU.Arch, r.CPU.Accel, r.CPU.Model, r.CPU.Usable = a.caps.Arch, a.caps.Accel, a.caps.CPUModel, a.caps.CPUUsable
 	r.CPU.Profile = a.caps.Profile
+	if a.o.Hypervisor != nil {
+		r.CPU.Disks = api.MaxDisks
+	}
 	if r.Capacity.CPUs == 0 {
 		r.Capacity.CPUs = a.caps.CPUs
 	}
@@ -53,16 +62,17 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 		r.Capacity.MemoryMiB = a.caps.MemoryMiB
 	}
 	type ask struct {
-		uid, network, mac string
+		*vm
+		network, mac string
 	}
 	var asks []ask
 	for _, v := range a.vms {
 		if v.record.Order.VM == "" {
 			continue // a call named it, and nothing came of it
 		}
-		r.VMs = append(r.VMs, wire.VMReport{VM: v.uid, Epoch: v.record.Order.Epoch, Serial: v.record.Order.Serial, State: v.state, Job: v.record.Job, Message: v.message})
+		r.VMs = append(r.VMs, wire.VMReport{VM: v.uid, Epoch: v.record.Order.Epoch, Serial: v.record.Order.Serial, State: v.state, Job: v.record.Job, Message: joined(v.message, v.diskMessage)})
 		if v.record.Order.Run != wire.RunGone {
-			asks = append(asks, ask{v.uid, v.record.Order.NIC.Network, v.record.Order.NIC.MAC})
+			asks = append(asks, ask{v, v.record.Order.NIC.Network, v.record.Order.NIC.MAC})
 		}
 	}
 	a.mu.Unlock()
@@ -88,8 +98,11 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 	}
 	for _, q := range asks {
 		i := slices.IndexFunc(r.VMs, func(x wire.VMReport) bool { return x.VM == q.uid })
-		if n, err := a.o.Volumes.Allocated(ctx, q.uid); err == nil {
-			r.VMs[i].DiskBytes = n
+		if m := a.machine(ctx, q.vm); m != nil {
+			r.VMs[i].Machine = m
+			for _, k := range m.Disks {
+				r.VMs[i].DiskBytes += k.Bytes
+			}
 		}
 		if mac, err := net.ParseMAC(q.mac); err == nil && r.VMs[i].State == wire.CopyRunning {
 			r.VMs[i].IPv4Seen, r.VMs[i].IPv6Seen = a.o.Networks.Seen(ctx, q.network, mac)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 
+	"widecloud/api"
 	"widecloud/internal/agent/network"
 	"widecloud/internal/hyper"
 	"widecloud/internal/volume"
@@ -55,11 +56,27 @@ func (d Disks) Create(ctx context.Context, vm, base string, sizeMiB int64) (hype
 	if err != nil {
 		return hyper.Disk{}, err
 	}
+	if sizeMiB > 0 {
+		if err := d.Store.Grow(ctx, vm, sizeMiB); err != nil && !errors.Is(err, volume.ErrNotFound) {
+			return hyper.Disk{}, err
+		}
+	}
 	v, err := d.Store.Create(ctx, vm, digest, sizeMiB)
 	if err != nil {
 		return hyper.Disk{}, err
 	}
-	return hyper.Disk{Target: "vda", Path: v.Path, Format: string(v.Format), Base: v.BasePath, BaseFormat: string(v.BaseFormat)}, nil
+	return hyper.Disk{Path: v.Path, Format: string(v.Format), Base: v.BasePath, BaseFormat: string(v.BaseFormat)}, nil
+}
+
+// CreateDisk is Volumes's. The guest finds the disk by its name.
+func (d Disks) CreateDisk(ctx context.Context, vm, name string, sizeMiB int64) (hyper.Disk, error) {
+	k, err := d.Store.CreateDisk(ctx, vm, name, sizeMiB)
+	return hyper.Disk{Serial: name, Path: k.Path, Format: string(volume.Qcow2)}, err
+}
+
+// RemoveDisk is Volumes's.
+func (d Disks) RemoveDisk(ctx context.Context, vm, name string) error {
+	return d.Store.RemoveDisk(ctx, vm, name)
 }
 
 // Seed is Volumes's.
@@ -72,35 +89,23 @@ func (d Disks) Seed(ctx context.Context, o wire.VMOrder) (hyper.Disk, error) {
 	if err != nil {
 		return hyper.Disk{}, err
 	}
-	return hyper.Disk{Target: "vdb", Path: path, Format: "raw", ReadOnly: true}, nil
+	return hyper.Disk{Path: path, Format: "raw", ReadOnly: true}, nil
 }
 
-// Allocated is Volumes's.
-func (d Disks) Allocated(ctx context.Context, vm string) (int64, error) {
+// Disks is Volumes's.
+func (d Disks) Disks(ctx context.Context, vm string) (out []wire.DiskReport, err error) {
 	u, err := d.Store.Stat(ctx, vm)
-	if errors.Is(err, volume.ErrNotFound) {
-		return 0, nil
-	}
-	return u.AllocatedBytes, err
-}
-
-// Export is Volumes's.
-func (d Disks) Export(ctx context.Context, k hyper.Disk) (Export, error) {
-	e, err := d.Store.Export(ctx, k.Path)
-	if err != nil {
+	switch {
+	case err == nil:
+		out = append(out, wire.DiskReport{Name: api.RootDisk, SizeMiB: u.VirtualBytes >> 20, Bytes: u.AllocatedBytes})
+	case !errors.Is(err, volume.ErrNotFound):
 		return nil, err
 	}
-	return export{e}, nil
-}
-
-// export is an Export of a volume.
-type export struct{ *volume.Export }
-
-func (e export) Size() int64 { return e.Bytes }
-
-// Fill is Volumes's.
-func (d Disks) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
-	return d.Store.Fill(ctx, k.Path, r)
+	disks, err := d.Store.Disks(ctx, vm)
+	for _, k := range disks {
+		out = append(out, wire.DiskReport{Name: k.Name, SizeMiB: k.VirtualBytes >> 20, Bytes: k.AllocatedBytes})
+	}
+	return out, err
 }
 
 // Remove is Volumes's.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -129,6 +130,44 @@ func hardwareFaults(field string, h api.Hardware) []*api.Error {
 		checkCPUModel(field+".cpu_model", h.CPUModel),
 		checkRange(field+".profile", h.Profile, 0, api.NewestProfile),
 	)
+}
+
+// CheckDiskName judges what a disk beside the root disk is called.
+func CheckDiskName(field, name string) error {
+	if fault := checkDiskName(field, name); fault != nil {
+		return fault
+	}
+	return nil
+}
+
+func checkDiskName(field, name string) *api.Error {
+	switch err := checkName(field, name); {
+	case err != nil:
+		return err
+	case len(name) > api.MaxDiskName:
+		return api.Invalidf(field, "%q has %d characters, at most %d are possible: it is the disk's serial number", name, len(name), api.MaxDiskName)
+	case name == api.RootDisk:
+		return api.Invalidf(field, "%q is the disk over the image; its size is spec.disk_gib", name)
+	}
+	return nil
+}
+
+// diskFaults are what is wrong about the disks of a VM beside its root disk.
+func diskFaults(field string, disks []api.Disk) (faults []*api.Error) {
+	if len(disks) > api.MaxDisks {
+		return some(api.Invalidf(field, "has %d disks, at most %d are possible beside the root disk", len(disks), api.MaxDisks))
+	}
+	for i, k := range disks {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		faults = append(faults, some(
+			checkDiskName(at+".name", k.Name),
+			checkRange(at+".size_gib", k.SizeGiB, 1, MaxDiskGiB),
+		)...)
+		if slices.ContainsFunc(disks[:i], func(o api.Disk) bool { return o.Name == k.Name }) {
+			faults = append(faults, api.Invalidf(at+".name", "%.40q is another disk's name already", k.Name))
+		}
+	}
+	return faults
 }
 
 // CheckSeed judges what cloud-init is told. Its limits are those of the oldest release, whose VMs run on.

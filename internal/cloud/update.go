@@ -1,7 +1,9 @@
 package cloud
 
 import (
+	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"widecloud/api"
@@ -74,20 +76,48 @@ func checkVMUpdate(was, now *api.VM) []*api.Error {
 	faults := some(
 		stays("spec.image", a.Image, b.Image, "the VM's disk is over it"),
 		stays("spec.network", a.Network, b.Network, "the VM has its address in it"),
-		stays("spec.disk_gib", a.DiskGiB, b.DiskGiB, "the volume was made with it"),
+		grows("spec.disk_gib", a.DiskGiB, b.DiskGiB),
 		stays("spec.place", a.Place, b.Place, "it is for the creation; migrate the VM"),
 	)
-	switch was.Status.Phase {
-	case "", api.PhasePending, api.PhaseStopped:
+	for i, k := range b.Disks {
+		if old := slices.IndexFunc(a.Disks, func(o api.Disk) bool { return o.Name == k.Name }); old >= 0 {
+			faults = append(faults, some(grows(fmt.Sprintf("spec.disks[%d].size_gib", i), a.Disks[old].SizeGiB, k.SizeGiB))...)
+		}
+	}
+	if Stopped(was) {
 		return faults
 	}
 	for _, field := range changedFields(a.Hardware, b.Hardware) {
+		if slices.Contains(atNextStart, field) {
+			continue
+		}
 		faults = append(faults, &api.Error{
 			Code: api.CodeConflict, Field: "spec." + field,
 			Message: "can be changed only while the VM is stopped; it is " + string(was.Status.Phase),
 		})
 	}
 	return faults
+}
+
+// atNextStart are the fields of api.Hardware that are changed while the VM runs, and are in effect when it starts next. Of the
+// others a migration would find another machine than the one that runs.
+var atNextStart = []string{"cpus", "memory_mib"}
+
+// Stopped tells whether no copy of a VM runs, for certain.
+func Stopped(v *api.VM) bool {
+	switch v.Status.Phase {
+	case "", api.PhasePending, api.PhaseStopped:
+		return true
+	}
+	return false
+}
+
+// grows refuses a smaller size.
+func grows(field string, was, now int) *api.Error {
+	if now >= was {
+		return nil
+	}
+	return api.Invalidf(field, "cannot shrink from %d to %d: the guest's data may be there; make a smaller disk, and copy them in the guest", was, now)
 }
 
 // changedFields are the names, as in JSON, of a struct's fields that differ.

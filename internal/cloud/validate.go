@@ -225,6 +225,7 @@ func checkVM(v, was *api.VM) []*api.Error {
 		checkPower("spec.power", s.Power),
 		CheckPlace("spec.place", s.Place, s.Sites),
 	)...)
+	faults = append(faults, diskFaults("spec.disks", s.Disks)...)
 	faults = append(faults, checkNames("spec.sites", s.Sites, false)...)
 	faults = append(faults, some(checkService("spec.service", s.Service, was))...)
 	if len(s.UserData) > MaxUserData {

@@ -148,12 +148,19 @@ func TestAllFaults(t *testing.T) {
 			[]string{"invalid", "name", "owner", "spec.cpus", "spec.memory_mib", "spec.network", "spec.power", "spec.ssh_keys[0]", "spec.ssh_keys[2]"}},
 		{"a network", cloud.Validate(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: "2001:db8:1::/64", IPv4: "8.8.8.0/24", VNI: 7, MTU: 9000}}, known),
 			[]string{"invalid", "spec.ipv4", "spec.mtu", "spec.prefix", "spec.vni"}},
+		{"disks", cloud.Validate(&api.VM{Meta: api.Meta{Name: "web1", Owner: "a"}, Spec: api.VMSpec{
+			Hardware: api.Hardware{CPUs: 1, MemoryMiB: 64}, Image: "tiny", Network: "blue", Power: "on",
+			Disks: []api.Disk{disk("data", 1), disk("data", 1), disk("root", 0), disk("a-name-that-is-too-long", 1), disk("A", cloud.MaxDiskGiB+1)}}}, known),
+			[]string{"invalid", "spec.disks[1].name", "spec.disks[2].name", "spec.disks[2].size_gib", "spec.disks[3].name", "spec.disks[4].name", "spec.disks[4].size_gib"}},
+		{"too many disks", cloud.Validate(&api.VM{Meta: api.Meta{Name: "web1", Owner: "a"}, Spec: api.VMSpec{
+			Hardware: api.Hardware{CPUs: 0, MemoryMiB: 64}, Image: "tiny", Network: "blue", Power: "on", Disks: make([]api.Disk, api.MaxDisks+1)}}, known),
+			[]string{"invalid", "spec.cpus", "spec.disks"}},
 		{"of one code", cloud.Validate(&api.Network{Meta: api.Meta{Name: "blue"}, Spec: api.NetworkSpec{Prefix: "2001:db8:1::/64", VNI: 7}}, known),
 			[]string{"already-exists", "spec.prefix", "spec.vni"}},
 		{"an offer", cloud.Validate(&api.Offer{Meta: api.Meta{Name: "x"}, Spec: api.OfferSpec{To: []string{"a", "B"}, LendLimit: api.Resources{CPUs: -1}}}, known),
 			[]string{"invalid", "spec.to[1]", "spec.lend_limit.cpus", "spec.lease_seconds", "spec.on_reclaim"}},
-		{"a change", update(vm(api.PhaseRunning, api.VMSpec{Hardware: api.Hardware{CPUs: 1}, Image: "a", Network: "n"}), vm("", api.VMSpec{Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512}, Image: "b", Network: "m"})),
-			[]string{"invalid", "spec.image", "spec.network", "spec.cpus", "spec.memory_mib"}},
+		{"a change", update(vm(api.PhaseRunning, api.VMSpec{Hardware: api.Hardware{CPUs: 1}, Image: "a", Network: "n"}), vm("", api.VMSpec{Hardware: api.Hardware{CPUs: 2, MemoryMiB: 512, CPUModel: "x"}, Image: "b", Network: "m"})),
+			[]string{"invalid", "spec.image", "spec.network", "spec.cpu_model"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if d := cmp.Diff(tc.want, fields(tc.err)); d != "" {
@@ -374,12 +381,15 @@ func TestUpdateFaults(t *testing.T) {
 		{"home", vm(api.PhaseRunning, nil), vm("", func(v *api.VM) { v.Home = "osaka" }), "invalid home"},
 		{"image", vm(api.PhaseStopped, nil), vm("", func(v *api.VM) { v.Spec.Image = "big" }), "invalid spec.image"},
 		{"network", vm(api.PhaseStopped, nil), vm("", func(v *api.VM) { v.Spec.Network = "red" }), "invalid spec.network"},
-		{"disk", vm(api.PhaseStopped, nil), vm("", func(v *api.VM) { v.Spec.DiskGiB = 9 }), "invalid spec.disk_gib"},
+		{"a larger disk", vm(api.PhaseRunning, nil), vm("", func(v *api.VM) { v.Spec.DiskGiB = 9 }), ""},
+		{"a smaller disk", vm(api.PhaseStopped, func(v *api.VM) { v.Spec.DiskGiB = 9 }), vm("", func(v *api.VM) { v.Spec.DiskGiB = 8 }), "invalid spec.disk_gib"},
+		{"other disks", vm(api.PhaseRunning, func(v *api.VM) { v.Spec.Disks = []api.Disk{disk("a", 2), disk("b", 2)} }), vm("", func(v *api.VM) { v.Spec.Disks = []api.Disk{disk("c", 1), disk("b", 3)} }), ""},
+		{"a smaller other disk", vm(api.PhaseRunning, func(v *api.VM) { v.Spec.Disks = []api.Disk{disk("a", 2), disk("b", 2)} }), vm("", func(v *api.VM) { v.Spec.Disks = []api.Disk{disk("b", 1)} }), "invalid spec.disks[0].size_gib"},
 		{"place", vm(api.PhaseStopped, nil), vm("", func(v *api.VM) { v.Spec.Place = "osaka" }), "invalid spec.place"},
-		{"cpus while running", vm(api.PhaseRunning, nil), vm("", func(v *api.VM) { v.Spec.CPUs = 2 }), "conflict spec.cpus"},
-		{"cpus in doubt", vm(api.PhaseUnknown, nil), vm("", func(v *api.VM) { v.Spec.CPUs = 2 }), "conflict spec.cpus"},
+		{"cpus while running", vm(api.PhaseRunning, nil), vm("", func(v *api.VM) { v.Spec.CPUs = 2 }), ""},
+		{"profile in doubt", vm(api.PhaseUnknown, nil), vm("", func(v *api.VM) { v.Spec.Profile = 2 }), "conflict spec.profile"},
 		{"cpus while stopped", vm(api.PhaseStopped, nil), vm("", func(v *api.VM) { v.Spec.CPUs = 2 }), ""},
-		{"memory while migrating", vm(api.PhaseMigrating, nil), vm("", func(v *api.VM) { v.Spec.MemoryMiB = 128 }), "conflict spec.memory_mib"},
+		{"memory while running", vm(api.PhaseRunning, nil), vm("", func(v *api.VM) { v.Spec.MemoryMiB = 128 }), ""},
 		{"model while running", vm(api.PhaseRunning, nil), vm("", func(v *api.VM) { v.Spec.CPUModel = "x" }), "conflict spec.cpu_model"},
 		{"prefix", network("2001:db8:1::/64", 1), network("2001:db8:2::/64", 1), "invalid spec.prefix"},
 		{"vni", network("2001:db8:1::/64", 1), network("2001:db8:1::/64", 2), "invalid spec.vni"},
@@ -535,3 +545,5 @@ func TestVNI(t *testing.T) {
 		t.Errorf("none is free, got %d", got)
 	}
 }
+
+func disk(name string, gib int) api.Disk { return api.Disk{Name: name, SizeGiB: gib} }

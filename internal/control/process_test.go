@@ -15,10 +15,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"widecloud/internal/agent"
+	"widecloud/api"
 	"widecloud/internal/agent/network"
 	"widecloud/internal/hyper"
-	"widecloud/internal/hyper/fake"
 	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/wire"
@@ -133,7 +132,8 @@ type disks struct {
 	h       *host
 	mu      sync.Mutex
 	bases   map[string]bool
-	volumes map[string]string // VM -> base
+	volumes map[string]string           // VM -> base
+	sizes   map[string]map[string]int64 // VM -> disk -> MiB
 }
 
 type disksGrip struct {
@@ -195,33 +195,66 @@ func (g disksGrip) Create(_ context.Context, vm, base string, sizeMiB int64) (hy
 		g.d.volumes[vm] = base
 		g.d.h.machine.WriteDisk(g.d.path(vm), 0)
 	}
-	return hyper.Disk{Target: "vda", Path: g.d.path(vm), Format: "qcow2", Base: "/bases/" + base, BaseFormat: "raw"}, nil
+	g.d.size(vm, api.RootDisk, sizeMiB)
+	return hyper.Disk{Path: g.d.path(vm), Format: "qcow2", Base: "/bases/" + base, BaseFormat: "raw"}, nil
 }
 
 func (g disksGrip) Seed(_ context.Context, o wire.VMOrder) (hyper.Disk, error) {
-	return hyper.Disk{Target: "vdb", Path: "/seeds/" + o.VM, Format: "raw", ReadOnly: true}, g.check()
+	return hyper.Disk{Path: "/seeds/" + o.VM, Format: "raw", ReadOnly: true}, g.check()
 }
 
-func (g disksGrip) Allocated(_ context.Context, vm string) (int64, error) {
+// size makes a disk, or makes it larger; true when it was not there.
+func (d *disks) size(vm, name string, sizeMiB int64) bool {
+	if d.sizes[vm] == nil {
+		d.sizes[vm] = map[string]int64{}
+	}
+	have, there := d.sizes[vm][name]
+	d.sizes[vm][name] = max(have, sizeMiB)
+	return !there
+}
+
+func (d *disks) diskPath(vm, name string) string {
+	if name == api.RootDisk {
+		return d.path(vm)
+	}
+	return d.path(vm) + "." + name
+}
+
+func (g disksGrip) CreateDisk(_ context.Context, vm, name string, sizeMiB int64) (hyper.Disk, error) {
 	g.d.mu.Lock()
 	defer g.d.mu.Unlock()
-	if _, ok := g.d.volumes[vm]; !ok {
-		return 0, g.check()
+	if err := g.check(); err != nil {
+		return hyper.Disk{}, err
 	}
-	return 1 << 20, g.check()
+	if g.d.size(vm, name, sizeMiB) {
+		g.d.h.machine.WriteDisk(g.d.diskPath(vm, name), 0)
+	}
+	return hyper.Disk{Serial: name, Path: g.d.diskPath(vm, name), Format: "qcow2"}, nil
 }
 
-func (g disksGrip) Export(_ context.Context, k hyper.Disk) (agent.Export, error) {
-	return fake.Sending{Host: g.d.h.machine, Path: k.Path}, g.check()
+func (g disksGrip) RemoveDisk(_ context.Context, vm, name string) error {
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	if err := g.check(); err != nil {
+		return err
+	}
+	delete(g.d.sizes[vm], name)
+	return nil
 }
 
-func (g disksGrip) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
-	counter, digest, err := g.d.h.machine.TakeDisk(ctx, r)
-	if err := errors.Join(err, g.check()); err != nil {
-		return "", err
+func (g disksGrip) Disks(_ context.Context, vm string) ([]wire.DiskReport, error) {
+	return g.d.list(vm), g.check()
+}
+
+// list are a VM's disks.
+func (d *disks) list(vm string) (out []wire.DiskReport) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(d.sizes[vm])) {
+		size := max(d.sizes[vm][name], d.h.machine.Grown(d.diskPath(vm, name))>>20)
+		out = append(out, wire.DiskReport{Name: name, SizeMiB: size, Bytes: 1 << 20})
 	}
-	g.d.h.machine.WriteDisk(k.Path, counter)
-	return digest, nil
+	return out
 }
 
 func (g disksGrip) Remove(_ context.Context, vm string) error {
@@ -231,6 +264,7 @@ func (g disksGrip) Remove(_ context.Context, vm string) error {
 		return err
 	}
 	delete(g.d.volumes, vm)
+	delete(g.d.sizes, vm)
 	return nil
 }
 
@@ -244,7 +278,7 @@ func (d *disks) has(vm string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_, ok := d.volumes[vm]
-	return ok
+	return ok || len(d.sizes[vm]) > 0
 }
 
 // bridges carry what they are told to.

@@ -24,7 +24,6 @@ func TestResizeAtLender(t *testing.T) {
 		tokyo.ready("2001:db8:a::/64")
 		tokyo.newVM("web1", "osaka")
 		tokyo.runs("web1")
-		wantError(t, "while it runs", tokyo.resize("web1", 2, 512), api.CodeConflict)
 		tokyo.setPower("web1", api.PowerOff)
 		tokyo.phase("web1", api.PhaseStopped)
 		wantError(t, "more than the loan has", tokyo.resize("web1", 11, 512), api.CodeRefused)

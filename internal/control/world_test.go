@@ -94,7 +94,6 @@ type host struct {
 	machine *fake.Host // nil: a gateway, without a hypervisor
 	cred    *wire.Credential
 	disks   *disks
-	real    agent.Volumes // in the place of disks, in tests of their content
 	vtep    netip.Addr
 	room    api.Resources
 	roles   []api.HostRole // of its join token
@@ -315,7 +314,7 @@ func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
 			Accel: cpu.Accel, CPUModel: cpu.Model, CPUUsable: cpu.Usable, Profile: cpu.Profile,
 		}),
 	}
-	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}}
+	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}}
 	s.hosts[name] = h
 	h.join()
 	h.start()
@@ -326,7 +325,7 @@ func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
 func (s *site) addGateway(name string, vtep netip.Addr) *host {
 	s.w.t.Helper()
 	h := &host{site: s, name: name, vtep: vtep, roles: []api.HostRole{api.RoleGateway}}
-	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}}
+	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}}
 	s.hosts[name] = h
 	h.join()
 	h.start()
@@ -373,9 +372,6 @@ func (h *host) startWith(wrap func(store.Store) store.Store, roles ...api.HostRo
 		driver := h.machine.Connect()
 		p.ends = append(p.ends, func() { driver.Close() })
 		o.Hypervisor, o.Volumes = driver, disksGrip{h.disks, grip{p}}
-		if h.real != nil {
-			o.Volumes = h.real
-		}
 	}
 	a, err := agent.New(p.ctx, o)
 	w.must(err)
@@ -534,33 +530,28 @@ func (s *site) ended(job string) {
 	s.w.until("job "+job+" ends", func() bool { return s.ctl != nil && s.proc != nil && s.job(job).Status.State.Ended() })
 }
 
-// runs waits until exactly one copy of a VM runs, where its home says, and nothing of it is anywhere else. Of a VM that is to be
-// stopped there is one volume, and it runs nowhere.
+// runs waits until exactly one copy of a VM runs, where its home says, and nothing of it is anywhere else.
 func (s *site) runs(vm string) {
 	s.w.t.Helper()
-	s.w.until("one copy of "+vm+" is as it is to be, and nothing is left over", func() bool { return s.wrong(vm) == "" })
+	s.w.until("one copy of "+vm+" runs, and nothing is left over", func() bool { return s.wrong(vm) == "" })
 }
 
-// wrong says what is not as it should be about a VM that has no job; "" is well.
+// wrong says what is not as it should be about a VM that is to run and has no job; "" is well.
 func (s *site) wrong(name string) string {
 	v := s.vm(name)
 	at := v.Status.Site + "/" + v.Status.Host
-	phase, runs := api.PhaseRunning, []string{at}
-	if v.Spec.Power != api.PowerOn {
-		phase, runs = api.PhaseStopped, nil
-	}
-	if v.Status.Phase != phase || v.Status.Job != "" {
+	if v.Status.Phase != api.PhaseRunning || v.Status.Job != "" {
 		return fmt.Sprintf("%s is %s (%s), job %q", name, v.Status.Phase, v.Status.Message, v.Status.Job)
 	}
-	if on := s.w.fake.Running(v.UID); !slices.Equal(on, runs) {
-		return fmt.Sprintf("%s runs on %v, not on %v", name, on, runs)
+	if on := s.w.fake.Running(v.UID); len(on) != 1 || on[0] != at {
+		return fmt.Sprintf("%s runs on %v, not only on %s", name, on, at)
 	}
 	for _, h := range s.w.hosts() {
 		here := h.site.name+"/"+h.name == at
 		if h.disks.has(v.UID) != here {
 			return fmt.Sprintf("a volume of %s on %s/%s: %t", name, h.site.name, h.name, !here)
 		}
-		if h.machine != nil && slices.Contains(h.machine.VMs(), v.UID) != (here && len(runs) > 0) {
+		if h.machine != nil && slices.Contains(h.machine.VMs(), v.UID) != here {
 			return fmt.Sprintf("a domain of %s on %s/%s: %t", name, h.site.name, h.name, !here)
 		}
 	}

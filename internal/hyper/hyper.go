@@ -44,6 +44,8 @@ var (
 	ErrState = errors.New("domain is in another state")
 	// ErrNoDisplay: the domain's hardware profile has none.
 	ErrNoDisplay = errors.New("the domain has no display")
+	// ErrNoPlug: the domain's hardware profile has no ports into which disks are plugged while it runs.
+	ErrNoPlug = errors.New("disks cannot be plugged into the domain while it runs")
 	// ErrParted: the memory stream ended in a way that leaves the source paused and the other end unknown.
 	ErrParted = errors.New("migration ended in doubt")
 )
@@ -60,7 +62,8 @@ type Spec struct {
 
 // Disk is a file that the guest sees as a virtio disk.
 type Disk struct {
-	Target string // vda, vdb
+	Target string // vda, vdb: says where in the machine it is; see Target and SeedTarget
+	Serial string // that the guest reads, at most 20 letters, digits, '-' and '_'; empty: none
 	Path   string // absolute, on this host
 	Format string // qcow2 or raw
 	Base   string // backing file, absolute, or empty; it has no backing file of its own
@@ -96,6 +99,8 @@ type Domain struct {
 	MemoryMiB int
 	CPUs      int
 	Migrating bool // an outgoing migration is active
+	// Disks are the targets of its writable disks, sorted. One that was to be detached is among them until its guest has let it go.
+	Disks []string
 }
 
 // Usage is what a domain has used on this host since it runs here.
@@ -179,6 +184,14 @@ type Driver interface {
 	Display(ctx context.Context, vm string) (io.ReadWriteCloser, error)
 	// Usage tells what each domain that runs has used. A domain that cannot be asked just now is left out.
 	Usage(ctx context.Context) ([]Usage, error)
+	// AttachDisk plugs a disk into a domain that runs; nil when it is there already. ErrNoPlug; ErrState: it does not run.
+	AttachDisk(ctx context.Context, vm string, k Disk) error
+	// DetachDisk asks the guest to let a disk go, which it may do later or never: until it has, the disk is among the domain's. nil
+	// when it is not there. It may be repeated. ErrNoPlug; ErrState: it does not run.
+	DetachDisk(ctx context.Context, vm, target string) error
+	// GrowDisk makes a disk of a domain that runs, and its file, larger, to so many bytes; nil when it has as many already. The guest
+	// sees it at once.
+	GrowDisk(ctx context.Context, vm, target string, bytes int64) error
 	// Watch tells of changes until ctx ends; then the channel is closed. It reconnects by itself.
 	Watch(ctx context.Context) (<-chan Event, error)
 

@@ -13,8 +13,26 @@ var (
 	reTarget = regexp.MustCompile(`^vd[a-z]$`)
 	reBridge = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 	reMAC    = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){5}$`)
+	reSerial = regexp.MustCompile(`^[A-Za-z0-9_-]{0,20}$`)
 	reModel  = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 )
+
+// Target is where a disk of a VM is: slot 0 is the root disk's, the others follow. In profile 1 the cloud-init seed stands between
+// them, as it always has.
+func Target(profile, slot int) string {
+	if slot > 0 && profile <= 1 {
+		slot++
+	}
+	return "vd" + string(rune('a'+slot))
+}
+
+// SeedTarget is where the cloud-init seed is.
+func SeedTarget(profile int) string {
+	if profile <= 1 {
+		return "vdb"
+	}
+	return "vdz" // the last: no other disk comes after it
+}
 
 // Validate refuses a Spec that no driver can make a domain of; the error names the field.
 func (s Spec) Validate() error {
@@ -32,17 +50,11 @@ func (s Spec) Validate() error {
 	}
 	targets := map[string]bool{}
 	for i, d := range s.Disks {
-		switch {
-		case !reTarget.MatchString(d.Target) || targets[d.Target]:
-			return fmt.Errorf("spec.disks[%d].target: %q is not vda, vdb, … or is there twice", i, d.Target)
-		case !filepath.IsAbs(d.Path):
-			return fmt.Errorf("spec.disks[%d].path: %q is not absolute", i, d.Path)
-		case d.Format != "qcow2" && d.Format != "raw":
-			return fmt.Errorf("spec.disks[%d].format: %q is neither qcow2 nor raw", i, d.Format)
-		case d.Base != "" && !filepath.IsAbs(d.Base):
-			return fmt.Errorf("spec.disks[%d].base: %q is not absolute", i, d.Base)
-		case d.BaseFormat != "" && d.BaseFormat != "qcow2" && d.BaseFormat != "raw":
-			return fmt.Errorf("spec.disks[%d].baseFormat: %q is neither qcow2 nor raw", i, d.BaseFormat)
+		if targets[d.Target] {
+			return fmt.Errorf("spec.disks[%d].target: %q is there twice", i, d.Target)
+		}
+		if err := ValidateDisk(d); err != nil {
+			return fmt.Errorf("spec.disks[%d].%w", i, err)
 		}
 		targets[d.Target] = true
 	}
@@ -55,6 +67,28 @@ func (s Spec) Validate() error {
 		case n.MTU < 0 || n.MTU > 65535:
 			return fmt.Errorf("spec.nics[%d].mtu: %d is out of range", i, n.MTU)
 		}
+	}
+	return nil
+}
+
+// IsTarget tells whether a text names a disk's place.
+func IsTarget(s string) bool { return reTarget.MatchString(s) }
+
+// ValidateDisk refuses a disk that no driver can give a domain; the error names the field.
+func ValidateDisk(d Disk) error {
+	switch {
+	case !IsTarget(d.Target):
+		return fmt.Errorf("target: %q is not vda, vdb, …", d.Target)
+	case !filepath.IsAbs(d.Path):
+		return fmt.Errorf("path: %q is not absolute", d.Path)
+	case !reSerial.MatchString(d.Serial):
+		return fmt.Errorf("serial: %q is not up to 20 letters, digits, '-' and '_'", d.Serial)
+	case d.Format != "qcow2" && d.Format != "raw":
+		return fmt.Errorf("format: %q is neither qcow2 nor raw", d.Format)
+	case d.Base != "" && !filepath.IsAbs(d.Base):
+		return fmt.Errorf("base: %q is not absolute", d.Base)
+	case d.BaseFormat != "" && d.BaseFormat != "qcow2" && d.BaseFormat != "raw":
+		return fmt.Errorf("baseFormat: %q is neither qcow2 nor raw", d.BaseFormat)
 	}
 	return nil
 }

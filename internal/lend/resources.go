@@ -56,6 +56,11 @@ func Sub(a, b api.Resources) api.Resources {
 	})
 }
 
+// Max is the larger of a and b, field by field.
+func Max(a, b api.Resources) api.Resources {
+	return each(a, b, func(x, y int) int { return max(x, y) })
+}
+
 // Negative returns the name of the first field below zero, as it stands in documents (memory_mib); "" if there is none.
 func Negative(r api.Resources) string {
 	for _, d := range fields {

@@ -23,6 +23,7 @@ type Site struct {
 	Loans   []Loan    // peers only: what was borrowed from it
 	CPUs    []api.CPU // peers only: the kinds of CPU that its hosts have; empty: not known
 	Profile int       // peers only, as long as CPUs is not known: the newest hardware profile that its release knows
+	Disks   int       // as Profile: how many disks beside the root disk its release gives a VM
 }
 
 // Loan is a loan from a peer. Only active ones are of use.
@@ -53,6 +54,7 @@ type Request struct {
 	Arch     string        // empty: any
 	Accel    string        // a running VM keeps its accelerator, kvm or tcg; empty: any
 	Profile  int           // hardware profile; 0: any
+	Disks    int           // disks beside the root disk
 	Sites    []string      // permitted sites; empty: any
 	Place    string        // SITE or SITE/HOST wanted; empty: wherever there is room
 	Image    string        // digest of the base image

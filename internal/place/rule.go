@@ -124,7 +124,11 @@ var (
 	}
 	peerCPU = rule{
 		func(q *search, c *candidate) bool {
-			if q.CPUModel == "" && q.Arch == "" && q.Accel == "" && (q.Profile <= 1 || len(c.site.CPUs) == 0 && q.Profile <= c.site.Profile) {
+			profile, disks := 1, 0
+			if len(c.site.CPUs) == 0 {
+				profile, disks = max(1, c.site.Profile), c.site.Disks
+			}
+			if q.CPUModel == "" && q.Arch == "" && q.Accel == "" && q.Profile <= profile && q.Disks <= disks {
 				return true // the site itself judges by its hosts
 			}
 			for i := range c.site.CPUs {
@@ -154,7 +158,7 @@ const cpuAdvice = "choose a CPU model that both ends have (it is set while the V
 // runsOn tells whether a guest of the request runs on a CPU: whether lacks would say nothing.
 func (q *search) runsOn(c *api.CPU) bool {
 	return (q.Arch == "" || c.Arch == q.Arch) && (q.Accel == "" || c.Accel == q.Accel) &&
-		(q.CPUModel == "" || slices.Contains(c.Usable, q.CPUModel)) && q.Profile <= profile(c)
+		(q.CPUModel == "" || slices.Contains(c.Usable, q.CPUModel)) && q.Profile <= profile(c) && q.Disks <= c.Disks
 }
 
 // profile is the newest hardware profile that a hypervisor makes. The oldest releases do not say it.
@@ -175,6 +179,9 @@ func lacks(c api.CPU, r Request) []string {
 	}
 	if r.Profile > profile(&c) {
 		ms = append(ms, fmt.Sprintf("the VM has hardware profile %d, the hypervisor's agent makes up to %d: it needs a newer release", r.Profile, profile(&c)))
+	}
+	if r.Disks > c.Disks {
+		ms = append(ms, fmt.Sprintf("the VM has %d disks beside its root disk, or a change that waits for its next start; the hypervisor's agent knows up to %d such disks: it needs a newer release", r.Disks, c.Disks))
 	}
 	return ms
 }

@@ -161,7 +161,7 @@ func (s *Store) list() ([]Usage, error) {
 	return out, nil
 }
 
-// Remove removes a VM's volume and seed; nil when there are none. That no domain has them open is the caller's to know:
+// Remove removes a VM's volume, seed and further disks; nil when there are none. That no domain has them open is the caller's to know:
 // one that has keeps what it opened, without a name.
 func (s *Store) Remove(ctx context.Context, id string) error {
 	if err := checkID(id); err != nil {
@@ -172,18 +172,18 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, path := range []string{s.volumePath(id), filepath.Join(s.dir, seedDir, id+".iso")} {
-		err := os.Remove(path)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("remove volume %s: %w", id, err)
-		}
-		if err := syncDir(filepath.Dir(path)); err != nil {
+	names, err := s.diskNames(id)
+	if err != nil {
+		return fmt.Errorf("remove volume %s: %w", id, err)
+	}
+	paths := []string{s.volumePath(id), filepath.Join(s.dir, seedDir, id+".iso")}
+	for _, name := range names {
+		paths = append(paths, s.diskPath(id, name))
+	}
+	for _, path := range paths {
+		if err := s.removeFile(id, path); err != nil {
 			return err
 		}
-		s.log.Info("removed", "vm", id, "file", filepath.Base(path))
 	}
 	return nil
 }

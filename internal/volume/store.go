@@ -121,6 +121,7 @@ const (
 	baseDir   = "base"
 	volumeDir = "volume"
 	seedDir   = "seed"
+	diskDir   = "disk"
 	tmpDir    = "tmp"
 )
 
@@ -150,7 +151,7 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("open volume directory: %w", err)
 	}
 	// 0711: a QEMU that does not run as root must reach the files that libvirt gave it, and nobody needs to list them.
-	for _, d := range []string{"", baseDir, volumeDir, seedDir} {
+	for _, d := range []string{"", baseDir, volumeDir, seedDir, diskDir} {
 		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o711); err != nil {
 			return nil, fmt.Errorf("make volume directory: %w", err)
 		}

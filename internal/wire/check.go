@@ -37,6 +37,25 @@ func (o VMOrder) Check(field string) error {
 	case o.DiskMiB < 1 || o.DiskMiB > cloud.MaxDiskGiB*1024:
 		return api.Invalidf(at("disk_mib"), "%d is not between 1 and %d", o.DiskMiB, cloud.MaxDiskGiB*1024)
 	}
+	return checkDisks(at("disks"), o.Disks)
+}
+
+// checkDisks judges the disks beside the root disk: each has a name and a place of its own.
+func checkDisks(field string, disks []DiskOrder) error {
+	for i, k := range disks {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if err := cloud.CheckDiskName(at+".name", k.Name); err != nil {
+			return err
+		}
+		switch {
+		case k.Slot < 1 || k.Slot > api.MaxDisks:
+			return api.Invalidf(at+".slot", "%d is not between 1 and %d", k.Slot, api.MaxDisks)
+		case k.SizeMiB < 1 || k.SizeMiB > cloud.MaxDiskGiB*1024:
+			return api.Invalidf(at+".size_mib", "%d is not between 1 and %d", k.SizeMiB, cloud.MaxDiskGiB*1024)
+		case slices.ContainsFunc(disks[:i], func(o DiskOrder) bool { return o.Name == k.Name || o.Slot == k.Slot }):
+			return api.Invalidf(at, "its name %q or its slot %d is another disk's", k.Name, k.Slot)
+		}
+	}
 	return nil
 }
 

@@ -77,10 +77,20 @@ type VMOrder struct {
 	// Serial counts the changes of Run at the home site. A report says which one it answers.
 	Serial uint64 `json:"serial,omitempty" since:"1"`
 	api.Hardware
-	Image   string    `json:"image"` // digest of the base image
-	DiskMiB int64     `json:"disk_mib"`
+	Image   string    `json:"image"`    // digest of the base image
+	DiskMiB int64     `json:"disk_mib"` // of the root disk
 	NIC     NICOrder  `json:"nic"`
 	Seed    SeedOrder `json:"seed"`
+	// Disks are those beside the root disk; CapDisks. One that is not named is left alone: only Gone removes a disk.
+	Disks []DiskOrder `json:"disks,omitempty" since:"2"`
+}
+
+// DiskOrder is a VM's disk beside its root disk.
+type DiskOrder struct {
+	Name    string `json:"name"`
+	Slot    int    `json:"slot"` // its place in the machine, 1 to api.MaxDisks; it keeps it
+	SizeMiB int64  `json:"size_mib"`
+	Gone    bool   `json:"gone,omitempty"` // it is to be removed, as soon as no guest has it
 }
 
 // NICOrder is a VM's network card.
@@ -132,6 +142,23 @@ type VMReport struct {
 	IPv4Seen  netip.Addr `json:"ipv4_seen,omitzero"`
 	IPv6Seen  netip.Addr `json:"ipv6_seen,omitzero"`
 	Message   string     `json:"message,omitempty"`
+	// Machine is what the copy is made of; nil: nothing is said of it.
+	Machine *MachineReport `json:"machine,omitempty" since:"2"`
+}
+
+// MachineReport is what a VM's copy is made of now, which may not be what was ordered yet.
+type MachineReport struct {
+	CPUs      int          `json:"cpus,omitempty"` // 0: it does not run
+	MemoryMiB int          `json:"memory_mib,omitempty"`
+	Disks     []DiskReport `json:"disks"` // that are on the host, api.RootDisk first
+}
+
+// DiskReport is what is seen of a VM's disk.
+type DiskReport struct {
+	Name    string `json:"name"` // api.RootDisk, or as ordered
+	SizeMiB int64  `json:"size_mib"`
+	Bytes   int64  `json:"bytes,omitempty"`   // that it takes of the host's disk
+	Plugged bool   `json:"plugged,omitempty"` // the guest that runs has it
 }
 
 // VMState is what an agent sees of a VM's copy.
@@ -255,8 +282,7 @@ type MigrateCall struct {
 	Job   string `json:"job"`
 	VM    string `json:"vm"`
 	Epoch uint64 `json:"epoch"`
-	Host  string `json:"host,omitempty"`           // of the source; empty: where its site knows the VM to be
-	Cold  bool   `json:"cold,omitempty" since:"2"` // CapMoveStopped: the VM is stopped, and only its disks move
+	Host  string `json:"host,omitempty"` // of the source; empty: where its site knows the VM to be
 }
 
 // MigrateOffer is what the source's hypervisor says first.
@@ -315,9 +341,9 @@ type ClaimCall struct {
 	Image   int64         `json:"image_bytes,omitempty" since:"1"` // size of the base image's file, bytes; the loan's disk counts it
 	Host    string        `json:"host,omitempty"`                  // wanted; empty: the site chooses
 	Avoid   string        `json:"avoid,omitempty"`                 // host to avoid (where it runs now)
-	Order   VMOrder       `json:"order"`                           // of a migration: RunOff (CapMoveStopped) when the VM is stopped, and stays so
+	Order   VMOrder       `json:"order"`
 	Network NetworkOrder  `json:"network"`
-	Running api.CPU       `json:"running,omitzero"` // what the copy that is to move runs on; a running VM keeps architecture and accelerator, a stopped one the former
+	Running api.CPU       `json:"running,omitzero"` // what the copy that is to move runs on; a running VM keeps architecture and accelerator
 	Start   bool          `json:"start,omitempty"`  // a new VM: run it here; otherwise a migration follows
 }
 
@@ -352,10 +378,12 @@ type GuestOrder struct {
 	Size   *GuestSize `json:"size,omitempty" since:"1"`   // CapGuestSize: to have from its next start on; nil: the one that it has
 }
 
-// GuestSize is what a stopped guest can be changed to.
+// GuestSize is what a guest can be changed to: one that runs, by a lender with CapDisks, and others.
 type GuestSize struct {
 	api.Hardware
-	Needs api.Resources `json:"needs"` // what the loan is to count
+	Needs   api.Resources `json:"needs"`                        // what the loan is to count
+	DiskMiB int64         `json:"disk_mib,omitempty" since:"2"` // of the root disk; 0: nothing is said of disks
+	Disks   []DiskOrder   `json:"disks,omitempty" since:"2"`    // as in VMOrder
 }
 
 // GuestReport is what a lender sees of a guest.

@@ -1,14 +1,18 @@
 package guests
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"time"
 
 	"widecloud/api"
 	"widecloud/internal/control/objects"
+	"widecloud/internal/control/rooms"
+	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/state"
 	"widecloud/internal/store"
@@ -74,6 +78,11 @@ func (gs *Guests) seeGuest(tx *state.Tx, claim wire.Claim, s wire.VMReport) erro
 		g.Status.Phase, g.Status.Since = phase, gs.Now()
 	}
 	g.Status.Message, g.Spec.Epoch, g.Spec.Job = s.Message, claim.Order.Epoch, s.Job
+	if s.Machine != nil {
+		if err := gs.seeNeeds(tx, &claim, g, s.Machine); err != nil {
+			return err
+		}
+	}
 	return objects.Put(tx, g)
 }
 
@@ -96,15 +105,28 @@ func PhaseOf(run wire.Run, serial uint64, s wire.VMReport) api.VMPhase {
 	return api.PhaseStopping
 }
 
-// resize gives a stopped guest another size, if its loan and its host have room for it.
+// resize gives a guest another size or other disks, if its loan and its host have room for them. Of one that runs, its agent changes
+// at once what can be changed, and the rest when it starts next; until then it takes the larger one of both.
 func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
 	order := g.Order
 	order.Hardware = size.Hardware
-	if order.Hardware == g.Order.Hardware && size.Needs == g.Needs {
+	if size.DiskMiB > 0 { // an older release says nothing of disks
+		order.DiskMiB, order.Disks = size.DiskMiB, size.Disks
+	}
+	guest, err := objects.Get[api.Guest](tx, g.Order.Name+"@"+g.Home)
+	if err != nil {
+		return err
+	}
+	has := guest.Status.Has
+	if g.Order.Run == wire.RunOn && has.CPUs == 0 {
+		has = lend.Max(has, api.Resources{CPUs: g.Order.CPUs, MemoryMiB: g.Order.MemoryMiB}) // as it is being started
+	}
+	size.Needs = lend.Max(size.Needs, has)
+	if reflect.DeepEqual(order, g.Order) && size.Needs == g.Needs {
 		return nil
 	}
-	if g.Order.Run == wire.RunOn {
-		return &api.Error{Code: api.CodeConflict, Field: "size", Message: fmt.Sprintf("guest %s is to run: its size changes while it is stopped", g.Order.Name)}
+	if err := gs.changesRunning(tx, g, order); err != nil {
+		return err
 	}
 	if err := order.Check("order"); err != nil {
 		return err
@@ -136,12 +158,45 @@ func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error
 		return &api.Error{Code: api.CodeRefused, Field: "size", Message: "there is no room for guest " + g.Order.Name + " at its new size", Reasons: reasons}
 	}
 	g.Order, g.Needs = order, size.Needs
-	guest, err := objects.Get[api.Guest](tx, g.Order.Name+"@"+g.Home)
+	guest.Spec.Needs = g.Needs
+	return objects.Put(tx, guest)
+}
+
+// changesRunning refuses a change of a guest that is to run, if it is another machine then, or if the release of its host's agent
+// cannot change it.
+func (gs *Guests) changesRunning(tx *state.Tx, g *wire.Claim, order wire.VMOrder) error {
+	h, err := objects.Find[api.Host](tx, g.Host)
 	if err != nil {
 		return err
 	}
-	guest.Spec.Needs = g.Needs
-	return objects.Put(tx, guest)
+	model := cmp.Or(g.Order.CPUModel, g.CPU.Model) // the first order leaves it to the host
+	same := order.Profile == g.Order.Profile && cmp.Or(order.CPUModel, model) == model
+	switch {
+	case g.Order.Run == wire.RunOn && (!same || h.Status.CPU.Disks == 0 && order.Hardware != g.Order.Hardware):
+		return &api.Error{Code: api.CodeConflict, Field: "size", Message: fmt.Sprintf("guest %s is to run: its size changes while it is stopped", g.Order.Name)}
+	case h.Status.CPU.Disks == 0 && (len(order.Disks) > 0 || order.DiskMiB != g.Order.DiskMiB):
+		return &api.Error{Code: api.CodeRefused, Field: "size", Message: "the disks of guest " + g.Order.Name + " cannot be changed", Reasons: []api.Reason{{
+			Site: gs.Name, Host: g.Host, Code: "release", Message: "the release of the host's agent knows no other disk than the root disk at its first size"}}}
+	}
+	return nil
+}
+
+// seeNeeds keeps what a guest was seen to take. It is never less than what its loan counts.
+func (gs *Guests) seeNeeds(tx *state.Tx, claim *wire.Claim, g *api.Guest, m *wire.MachineReport) error {
+	var mib int64
+	for _, k := range m.Disks {
+		mib += k.SizeMiB
+	}
+	g.Status.Has = api.Resources{CPUs: m.CPUs, MemoryMiB: m.MemoryMiB}
+	if mib > 0 {
+		g.Status.Has.DiskGiB = rooms.LentDisk(mib, claim.Image)
+	}
+	needs := lend.Max(claim.Needs, g.Status.Has)
+	if needs == claim.Needs {
+		return nil
+	}
+	claim.Needs, g.Spec.Needs = needs, needs
+	return objects.PutRecord(tx, objects.PrefixOrders+claim.VM, *claim)
 }
 
 // rehouse puts a guest whose loan is over under another one of its home's.
@@ -226,9 +281,6 @@ func (gs *Guests) takeIn(tx *state.Tx, claim wire.Claim) error {
 		Meta:   gs.NewMeta(claim.Order.Name+"@"+claim.Home, claim.Owner),
 		Spec:   api.GuestSpec{VM: claim.Order.Name, VMUID: claim.VM, Loan: claim.Loan, Needs: claim.Needs, Host: claim.Host, Epoch: claim.Order.Epoch},
 		Status: api.GuestStatus{Phase: api.PhaseStarting, Since: gs.Now()},
-	}
-	if claim.Order.Run != wire.RunOn {
-		g.Status.Phase = api.PhaseStopped
 	}
 	if have, err := objects.Get[api.Guest](tx, g.Name); err == nil {
 		g.Meta = have.Meta

@@ -27,8 +27,8 @@ func (gs *Guests) judgeClaim(tx *state.Tx, call wire.ClaimCall) error {
 	switch {
 	case call.Job == "" || len(call.Job) > 80 || strings.ContainsAny(call.Job, "/@ ") || cloud.Line(call.Job, 80) != call.Job:
 		return api.Invalidf("job", "%.80q is not a job's name", call.Job)
-	case o.Run != wire.RunOn && (call.Start || o.Run != wire.RunOff):
-		return api.Invalidf("order.run", "%q is asked for with room; a new VM is to be on, and one that moves on or off", o.Run)
+	case o.Run != wire.RunOn:
+		return api.Invalidf("order.run", "%q is asked for with room; only on makes sense", o.Run)
 	case call.Network.UID != o.NIC.Network:
 		return api.Invalidf("network.uid", "is %q, and the VM's is %q", call.Network.UID, o.NIC.Network)
 	case call.Network.Home != home:
@@ -69,18 +69,27 @@ func (gs *Guests) judgeClaim(tx *state.Tx, call wire.ClaimCall) error {
 // own counts with the disk over it.
 func honest(o wire.VMOrder, n api.Resources, image int64) error {
 	switch {
-	case n.CPUs != o.CPUs:
+	case n.CPUs < o.CPUs:
 		return api.Invalidf("needs.cpus", "is %d, and the VM has %d", n.CPUs, o.CPUs)
-	case n.MemoryMiB != o.MemoryMiB:
+	case n.MemoryMiB < o.MemoryMiB:
 		return api.Invalidf("needs.memory_mib", "is %d, and the VM has %d", n.MemoryMiB, o.MemoryMiB)
 	case image < 0 || image > maxImage:
 		return api.Invalidf("image_bytes", "%d is not between 0 and %d", image, int64(maxImage))
-	case n.DiskGiB < rooms.LentDisk(o.DiskMiB, image):
-		return api.Invalidf("needs.disk_gib", "is %d, and the VM's volume has %d MiB over an image of %d bytes: %d are needed", n.DiskGiB, o.DiskMiB, image, rooms.LentDisk(o.DiskMiB, image))
+	case n.DiskGiB < rooms.LentDisk(disksMiB(o), image):
+		return api.Invalidf("needs.disk_gib", "is %d, and the VM's disks have %d MiB over an image of %d bytes: %d are needed", n.DiskGiB, disksMiB(o), image, rooms.LentDisk(disksMiB(o), image))
 	case n.Addresses != 0:
 		return api.Invalidf("needs.addresses", "is %d: a VM's room has none", n.Addresses)
 	}
 	return nil
+}
+
+// disksMiB is what the disks of an order take when they are full. One that is to go takes its room until it is gone.
+func disksMiB(o wire.VMOrder) int64 {
+	sum := o.DiskMiB
+	for _, k := range o.Disks {
+		sum += k.SizeMiB
+	}
+	return sum
 }
 
 // maxImage bounds the size of an image's file, in bytes, so that sums do not overflow.

@@ -125,6 +125,20 @@ func JudgeVMReport(field string, v *wire.VMReport) error {
 	case v.DiskBytes < 0:
 		return api.Invalidf(field+".disk_bytes", "%d is negative", v.DiskBytes)
 	}
+	if m := v.Machine; m != nil {
+		if m.CPUs < 0 || m.CPUs > maxHostCPUs || m.MemoryMiB < 0 || m.MemoryMiB > maxHostMemoryMiB || len(m.Disks) > 2*api.MaxDisks {
+			return api.Invalidf(field+".machine", "%d CPUs, %d MiB of memory and %d disks are not a machine's", m.CPUs, m.MemoryMiB, len(m.Disks))
+		}
+		for i, k := range m.Disks {
+			at := fmt.Sprintf("%s.machine.disks[%d]", field, i)
+			if err := cloud.ValidateName(at+".name", k.Name); err != nil {
+				return err
+			}
+			if k.SizeMiB < 0 || k.SizeMiB > maxHostDiskGiB<<10 || k.Bytes < 0 {
+				return api.Invalidf(at, "%d MiB, and %d bytes of the host's disk, are not a disk's", k.SizeMiB, k.Bytes)
+			}
+		}
+	}
 	v.Job, v.Message = cloud.Line(v.Job, 80), cloud.Line(v.Message, objects.MaxText)
 	return nil
 }

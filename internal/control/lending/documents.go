@@ -474,10 +474,10 @@ func (ln *Lending) cpuKinds(tx *state.Tx) ([]api.CPU, error) {
 		cpu := h.Status.CPU
 		i := slices.IndexFunc(kinds, func(k api.CPU) bool { return k.Arch == cpu.Arch && k.Accel == cpu.Accel })
 		if i < 0 {
-			kinds = append(kinds, api.CPU{Arch: cpu.Arch, Accel: cpu.Accel, Usable: slices.Clone(cpu.Usable), Profile: cpu.Profile})
+			kinds = append(kinds, api.CPU{Arch: cpu.Arch, Accel: cpu.Accel, Usable: slices.Clone(cpu.Usable), Profile: cpu.Profile, Disks: cpu.Disks})
 			continue
 		}
-		kinds[i].Profile = min(kinds[i].Profile, cpu.Profile)
+		kinds[i].Profile, kinds[i].Disks = min(kinds[i].Profile, cpu.Profile), min(kinds[i].Disks, cpu.Disks)
 		kinds[i].Usable = slices.DeleteFunc(kinds[i].Usable, func(m string) bool { return !slices.Contains(cpu.Usable, m) })
 	}
 	return kinds, nil

@@ -1,6 +1,7 @@
 package orders
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -66,9 +67,13 @@ func (ord *Orders) NetworkFor(ctx context.Context, uid, vtep string) (out wire.N
 	return out, err
 }
 
-// Claim is what a VM asks a site for.
+// Claim is what a VM asks a site for: one without a place as its spec says, another one as it runs now.
 func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimCall, error) {
-	order, err := ord.Of(tx, v)
+	made := ord.Of
+	if v.Status.Host != "" {
+		made = ord.live
+	}
+	order, err := made(tx, v)
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
@@ -88,14 +93,25 @@ func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimC
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
-	running := v.Status.CPU
-	if v.Spec.Power != api.PowerOn {
-		running = api.CPU{Arch: running.Arch}
-	}
 	return wire.ClaimCall{
-		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: running, Order: order,
+		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: v.Status.CPU, Order: order,
 		Network: np.Order(netplan.Host{Hypervisor: true}),
 	}, nil
+}
+
+// live is the order of a VM as its copy that runs is made, whatever of its spec is still pending: the other end of a migration
+// makes the same machine.
+func (ord *Orders) live(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
+	o, err := ord.Of(tx, v)
+	had := v.Status.Machine
+	o.CPUs, o.MemoryMiB, o.DiskMiB = cmp.Or(had.CPUs, o.CPUs), cmp.Or(had.MemoryMiB, o.MemoryMiB), cmp.Or(had.DiskMiB, o.DiskMiB)
+	o.Disks = nil
+	for _, k := range v.Status.Disks {
+		if k.Plugged {
+			o.Disks = append(o.Disks, wire.DiskOrder{Name: k.Name, Slot: k.Slot, SizeMiB: k.SizeMiB})
+		}
+	}
+	return o, err
 }
 
 // Of is a VM of ours as an agent is told of it.
@@ -114,6 +130,13 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
 		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
 	}
+	for _, k := range v.Status.Disks {
+		d := wire.DiskOrder{Name: k.Name, Slot: k.Slot, SizeMiB: max(1, k.SizeMiB), Gone: true}
+		if i := slices.IndexFunc(v.Spec.Disks, func(s api.Disk) bool { return s.Name == k.Name }); i >= 0 {
+			d.SizeMiB, d.Gone = int64(v.Spec.Disks[i].SizeGiB)*1024, false
+		}
+		o.Disks = append(o.Disks, d)
+	}
 	o.CPUModel = rooms.CPUModel(v)
 	if o.Profile = api.ProfileOf(v); o.Profile == 1 {
 		o.Profile = 0 // as releases that know no other say it
@@ -129,8 +152,8 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 	switch {
 	case v.Deleting:
 		o.Run = wire.RunGone
-	case v.Spec.Power == api.PowerOff, objects.ColdMove(tx, v.Status.Job):
-		o.Run = wire.RunOff // a start that is wished for while a stopped VM moves waits for the end of that
+	case v.Spec.Power == api.PowerOff:
+		o.Run = wire.RunOff
 	case v.Spec.Power == api.PowerOffHard:
 		o.Run = wire.RunHard
 	}

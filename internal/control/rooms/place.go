@@ -71,6 +71,9 @@ func (rs *Rooms) peer(tx *state.Tx, name, exceptVM string) (place.Site, error) {
 	if err == nil && session.Can(wire.CapDisplay) {
 		s.Profile = api.NewestProfile
 	}
+	if err == nil && session.Can(wire.CapDisks) {
+		s.Disks = api.MaxDisks
+	}
 	for l := range objects.By[api.Loan](tx, "lender", name) {
 		if l.Spec.Borrower != rs.Name {
 			continue
@@ -98,12 +101,12 @@ func (rs *Rooms) Request(tx *state.Tx, v *api.VM) (place.Request, error) {
 	if err != nil {
 		return place.Request{}, err
 	}
-	r := place.Request{Needs: needs, Lent: lent, CPUModel: CPUModel(v), Profile: api.ProfileOf(v), Sites: v.Spec.Sites}
-	if v.Status.Host != "" {
-		r.Arch = v.Status.CPU.Arch // what is on its disk
+	r := place.Request{Needs: needs, Lent: lent, CPUModel: CPUModel(v), Profile: api.ProfileOf(v), Disks: len(v.Status.Disks), Sites: v.Spec.Sites}
+	if v.Status.Machine != (api.Machine{}) {
+		r.Disks = max(r.Disks, 1) // releases without further disks have no pending changes either
 	}
 	if v.Status.Host != "" && v.Spec.Power == api.PowerOn {
-		r.Accel = v.Status.CPU.Accel
+		r.Arch, r.Accel = v.Status.CPU.Arch, v.Status.CPU.Accel
 	}
 	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil {
 		r.Image = img.Status.Digest

@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"errors"
+	"slices"
 
 	"widecloud/api"
 	"widecloud/internal/control/objects"
@@ -43,7 +44,7 @@ func (rs *Rooms) Allotted(tx *state.Tx, host, except string) (api.Resources, err
 	return lend.Sub(sum, g.Needs), err
 }
 
-// Needs is what a VM takes.
+// Needs is what a VM takes. While a change of it is pending, that is the larger one of what it has and what it is to have.
 func (rs *Rooms) Needs(tx *state.Tx, v *api.VM) (api.Resources, error) {
 	disk := v.Spec.DiskGiB
 	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil {
@@ -51,8 +52,29 @@ func (rs *Rooms) Needs(tx *state.Tx, v *api.VM) (api.Resources, error) {
 	} else if !errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
 		return api.Resources{}, err
 	}
-	return api.Resources{CPUs: v.Spec.CPUs, MemoryMiB: v.Spec.MemoryMiB, DiskGiB: disk}, nil
+	had := v.Status.Machine
+	return api.Resources{CPUs: max(v.Spec.CPUs, had.CPUs), MemoryMiB: max(v.Spec.MemoryMiB, had.MemoryMiB), DiskGiB: disk + further(v)}, nil
 }
+
+// further is what the disks of a VM beside its root disk take, in GiB: those of its spec, and those that are still there.
+func further(v *api.VM) (sum int) {
+	for _, k := range v.Spec.Disks {
+		size := k.SizeGiB
+		if i := slices.IndexFunc(v.Status.Disks, func(s api.VMDisk) bool { return s.Name == k.Name }); i >= 0 {
+			size = max(size, gib(v.Status.Disks[i].SizeMiB))
+		}
+		sum += size
+	}
+	for _, k := range v.Status.Disks {
+		if !slices.ContainsFunc(v.Spec.Disks, func(s api.Disk) bool { return s.Name == k.Name }) {
+			sum += gib(k.SizeMiB)
+		}
+	}
+	return sum
+}
+
+// gib rounds up.
+func gib(mib int64) int { return int((mib + 1023) / 1024) }
 
 // NeedsAt is what a VM takes at a site: at a lender its image counts with it, since it is there for this VM.
 func (rs *Rooms) NeedsAt(tx *state.Tx, v *api.VM, site string) (api.Resources, error) {
@@ -69,12 +91,12 @@ func (rs *Rooms) lentNeeds(tx *state.Tx, v *api.VM, needs api.Resources) (api.Re
 		return needs, nil
 	}
 	if err == nil {
-		needs.DiskGiB = max(needs.DiskGiB, LentDisk(DiskMiB(v, img), img.Status.Bytes))
+		needs.DiskGiB = max(needs.DiskGiB, LentDisk(DiskMiB(v, img)+int64(further(v))*1024, img.Status.Bytes))
 	}
 	return needs, err
 }
 
-// DiskMiB is the size of a VM's volume.
+// DiskMiB is the size that a VM's root disk is to have.
 func DiskMiB(v *api.VM, img *api.Image) int64 {
 	return max(int64(v.Spec.DiskGiB)*1024, img.Status.VirtualMiB)
 }

@@ -13,7 +13,8 @@ import (
 	"widecloud/internal/wire"
 )
 
-// Power passes on what is wished of VMs that run at a lender: their power, and, of those that are stopped, their size.
+// Power passes on what is wished of VMs that run at a lender: their power, their size and their disks; to one of an older release,
+// of those that are stopped alone.
 func (vs *VMs) Power(ctx context.Context) error {
 	var wishes []guestWish
 	if err := vs.Read(ctx, func(tx *state.Tx) error {
@@ -55,12 +56,12 @@ func (vs *VMs) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 	running := v.Status.Phase == api.PhaseRunning
 	settled := running && o.Run == wire.RunOn || v.Status.Phase == api.PhaseStopped && o.Run != wire.RunOn
 	w := &guestWish{vm: v, call: wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run, Serial: o.Serial}}
-	if !running {
+	if !running || (peer{vs, v.Status.Site}).can(wire.CapDisks) {
 		needs, err := vs.rooms.NeedsAt(tx, v, v.Status.Site)
 		if err != nil {
 			return nil, err
 		}
-		w.call.Size = &wire.GuestSize{Hardware: o.Hardware, Needs: needs}
+		w.call.Size = &wire.GuestSize{Hardware: o.Hardware, Needs: needs, DiskMiB: o.DiskMiB, Disks: o.Disks}
 		w.size = fmt.Sprintf("%d %+v", v.Status.Epoch, *w.call.Size)
 		settled = settled && vs.sizes.Is(v.UID, w.size)
 	}

@@ -70,7 +70,7 @@ func Tables() state.Schema {
 			objects.Index("network", func(v *api.VM) string { return v.Spec.Network }),
 			objects.Index("todo", vmTodo),
 		),
-		objects.NounTable[api.Volume](),
+		objects.NounTable(objects.Index("vm", func(v *api.Volume) string { return v.Spec.VM })),
 		objects.RecordTable(objects.PrefixMigrations,
 			objects.Index("target", func(m *objects.Migration) string { return m.Target.Loan }),
 			objects.Index("network", func(m *objects.Migration) string { return m.Call.Order.NIC.Network })),

@@ -11,6 +11,7 @@ import (
 	"widecloud/internal/access"
 	"widecloud/internal/cloud"
 	"widecloud/internal/control/objects"
+	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/saga"
 	"widecloud/internal/state"
@@ -26,7 +27,15 @@ func (vs *VMs) growth(tx *state.Tx, was, now *api.VM) error {
 	if err != nil || after == before {
 		return err
 	}
-	if err := vs.rooms.Quota(tx, now.Owner, api.Resources{CPUs: after.CPUs - before.CPUs, MemoryMiB: after.MemoryMiB - before.MemoryMiB}); err != nil {
+	had, err := vs.rooms.Needs(tx, was)
+	if err != nil {
+		return err
+	}
+	needs, err := vs.rooms.Needs(tx, now)
+	if err != nil {
+		return err
+	}
+	if err := vs.rooms.Quota(tx, now.Owner, lend.Sub(needs, had)); err != nil {
 		return err
 	}
 	var reasons []api.Reason
@@ -92,6 +101,7 @@ func (vs *VMs) createVM(tx *state.Tx, by access.Actor, v *api.VM) error {
 	if err := vs.newVM(tx, v); err != nil {
 		return err
 	}
+	firstDisks(v)
 	if err := objects.Put(tx, v); err != nil {
 		return err
 	}
@@ -115,12 +125,14 @@ func (vs *VMs) createVM(tx *state.Tx, by access.Actor, v *api.VM) error {
 }
 
 func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
-	// While a stopped VM moves the wish is kept for the end of that (orders.Of).
-	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power && !objects.ColdMove(tx, was.Status.Job) {
+	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power {
 		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
 	}
 	if now.Spec.Power != was.Spec.Power {
 		now.Status.PowerChanges++
+	}
+	if err := vs.changeMachine(tx, was, now); err != nil {
+		return err
 	}
 	if err := vs.growth(tx, was, now); err != nil {
 		return err

@@ -82,6 +82,12 @@ func (p peer) Order(ctx context.Context, o wire.GuestOrder) error {
 	return wire.Call(ctx, s, http.MethodPost, wire.PathFedOrder, o, &wire.Empty{})
 }
 
+// can tells whether a lender is reached and has a capability.
+func (p peer) can(c wire.Capability) bool {
+	s, err := p.c.Federation.Session(p.site, false)
+	return err == nil && s.Can(c)
+}
+
 // cannotResize says why a lender does not change the size of guests; nil: it does, or is not reached, so that it is not known.
 func (p peer) cannotResize() []api.Reason {
 	s, err := p.c.Federation.Session(p.site, false)
@@ -92,18 +98,6 @@ func (p peer) cannotResize() []api.Reason {
 		Site: p.site, Code: "release", Message: "its release cannot change the size of a guest",
 		Advice: "move the VM away first, or ask the site's operator for an upgrade",
 	}}
-}
-
-// cannotMoveStopped says why a lender sends and takes in no stopped VM; nil: it does, or is not reached, so that it is not known.
-func (p peer) cannotMoveStopped() *api.Reason {
-	s, err := p.c.Federation.Session(p.site, false)
-	if err != nil || s.Can(wire.CapMoveStopped) {
-		return nil
-	}
-	return &api.Reason{
-		Site: p.site, Code: "release", Message: "its release moves only VMs that run",
-		Advice: "start the VM first, or ask the site's operator for an upgrade",
-	}
 }
 
 func (p peer) Channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {

@@ -71,10 +71,12 @@ func (vs *VMs) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 	if v.Deleting && s.State == wire.CopyGone {
 		return vs.forgetVM(tx, v)
 	}
-	if err := vs.seeVolume(tx, v, s); err != nil {
+	if err := vs.seeVolumes(tx, v, s); err != nil {
 		return err
 	}
-	if now := vs.seenStatus(tx, v, s); !reflect.DeepEqual(now, v.Status) {
+	now := vs.seenStatus(tx, v, s)
+	vs.seeMachine(tx, v, &now, s)
+	if !reflect.DeepEqual(now, v.Status) {
 		v = state.Clone(v)
 		v.Status = now
 		return objects.Put(tx, v)
@@ -109,27 +111,6 @@ func (vs *VMs) seenStatus(tx *state.Tx, v *api.VM, s wire.VMReport) api.VMStatus
 }
 
 func isAddress(a netip.Addr, text string) bool { return a.IsValid() && a.String() == text }
-
-// seeVolume keeps what is seen of a VM's volume.
-func (vs *VMs) seeVolume(tx *state.Tx, v *api.VM, s wire.VMReport) error {
-	now := api.VolumeStatus{Site: v.Status.Site, Host: v.Status.Host, AllocatedBytes: s.DiskBytes}
-	vol, err := objects.Find[api.Volume](tx, v.Name)
-	switch {
-	case errors.Is(err, &api.Error{Code: api.CodeNotFound}):
-		vol = &api.Volume{Meta: vs.NewMeta(v.Name, v.Owner), Spec: api.VolumeSpec{VM: v.Name}}
-	case err != nil:
-		return err
-	case vol.Status == now && vol.Spec.Image != "":
-		return nil
-	default:
-		vol = state.Clone(vol)
-	}
-	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil && vol.Spec.Image == "" {
-		vol.Spec.Image, vol.Spec.SizeMiB = img.Status.Digest, max(img.Status.VirtualMiB, int64(v.Spec.DiskGiB)*1024)
-	}
-	vol.Status = now
-	return objects.Put(tx, vol)
-}
 
 // own reads a VM that the actor may act on.
 func (vs *VMs) own(tx *state.Tx, p access.Actor, vm string) (*api.VM, error) {

@@ -103,7 +103,7 @@ func (d *driver) Domains(ctx context.Context) ([]hyper.Domain, error) {
 		for _, m := range d.h.domains {
 			list = append(list, hyper.Domain{
 				VM: m.spec.VM, Name: m.spec.Name, Epoch: m.spec.Epoch, State: m.state, MemoryMiB: m.spec.MemoryMiB,
-				CPUs: m.spec.CPUs, Migrating: m.out != nil && m.out.cancel != nil,
+				CPUs: m.spec.CPUs, Migrating: m.out != nil && m.out.cancel != nil, Disks: m.writable(),
 			})
 		}
 		return nil
@@ -182,6 +182,8 @@ func (d *driver) Reboot(ctx context.Context, vm string, hard bool) error {
 			return err
 		}
 		m.guest.resets++
+		d.h.unplug(m, m.leaving...)
+		m.leaving = nil
 		return nil
 	})
 }
@@ -208,6 +210,63 @@ func (d *driver) resume(vm string) error {
 	m.out = nil
 	d.h.run(m)
 	return nil
+}
+
+func (d *driver) AttachDisk(ctx context.Context, vm string, k hyper.Disk) error {
+	return d.call(ctx, "AttachDisk", vm, func() error {
+		m, err := d.pluggable(vm)
+		if err != nil {
+			return err
+		}
+		if err := hyper.ValidateDisk(k); err != nil {
+			return err
+		}
+		if !slices.Contains(m.writable(), k.Target) {
+			m.spec.Disks = append(slices.Clone(m.spec.Disks), k)
+		}
+		return nil
+	})
+}
+
+// DetachDisk: a guest that is deaf does not let the disk go until it boots anew, as those of real machines.
+func (d *driver) DetachDisk(ctx context.Context, vm, target string) error {
+	return d.call(ctx, "DetachDisk", vm, func() error {
+		m, err := d.pluggable(vm)
+		switch {
+		case err != nil:
+			return err
+		case d.h.deaf[vm]:
+			m.leaving = append(m.leaving, target)
+		default:
+			d.h.unplug(m, target)
+		}
+		return nil
+	})
+}
+
+// pluggable is a running domain into which disks can be plugged.
+func (d *driver) pluggable(vm string) (*domain, error) {
+	m, err := d.running(vm)
+	if err == nil && m.spec.Profile < 2 {
+		err = fmt.Errorf("%w: hardware profile %d", hyper.ErrNoPlug, m.spec.Profile)
+	}
+	return m, err
+}
+
+func (d *driver) GrowDisk(ctx context.Context, vm, target string, bytes int64) error {
+	return d.call(ctx, "GrowDisk", vm, func() error {
+		m, err := d.running(vm)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(m.spec.Disks, func(k hyper.Disk) bool { return k.Target == target && !k.ReadOnly })
+		if i < 0 {
+			return fmt.Errorf("the domain has no disk %s", target)
+		}
+		path := m.spec.Disks[i].Path
+		d.h.sizes[path] = max(d.h.sizes[path], bytes)
+		return nil
+	})
 }
 
 // Close is idempotent.

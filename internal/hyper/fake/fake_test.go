@@ -34,6 +34,13 @@ func end(h *fake.Host) hypertest.Host {
 			h.WriteDisk(s.Disks[0].Path, 0)
 			return s
 		},
+		Disk: func(_ *testing.T, vm, target string) hyper.Disk {
+			k := hyper.Disk{Target: target, Serial: target, Path: "/volumes/" + vm + "." + target, Format: "qcow2"}
+			h.WriteDisk(k.Path, 0)
+			return k
+		},
+		Size: func(_ *testing.T, _ string, k hyper.Disk) int64 { return h.Grown(k.Path) },
+		Deaf: func(vm string) { h.SetDeaf(vm, true) },
 		Guest: func(t *testing.T, _ hyper.Driver, vm string) hypertest.Guest {
 			g, _ := h.Guest(vm)
 			return hypertest.Guest{Boot: fmt.Sprint(g.Boot, "/", g.Resets), Counter: g.Counter}

@@ -42,6 +42,7 @@ type Host struct {
 	daemon  bool
 	domains map[string]*domain
 	disks   map[string]uint64 // path -> the counter that was written last
+	sizes   map[string]int64  // path -> the bytes to which the disk has grown here
 	deaf    map[string]bool
 	free    int64 // bytes for incoming disks; negative: no limit
 	faults  map[string][]*Fault
@@ -89,7 +90,7 @@ func New(o Options) *Host {
 	}
 	return &Host{
 		o: o, power: true, daemon: true, free: -1,
-		domains: map[string]*domain{}, disks: map[string]uint64{}, deaf: map[string]bool{},
+		domains: map[string]*domain{}, disks: map[string]uint64{}, sizes: map[string]int64{}, deaf: map[string]bool{},
 		faults: map[string][]*Fault{}, conns: map[*driver]struct{}{},
 	}
 }
@@ -245,11 +246,21 @@ func (h *Host) Written(path string) uint64 {
 	return h.disks[path]
 }
 
+// Grown is to how many bytes a running guest's disk at a path has grown; 0: it has not.
+func (h *Host) Grown(path string) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.sizes[path]
+}
+
 // WriteDisk sets what the disk at a path holds, for a volume that was copied or made afresh (0) beside the hypervisor.
 func (h *Host) WriteDisk(path string, counter uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.disks[path] = counter
+	if counter == 0 {
+		delete(h.sizes, path)
+	}
 }
 
 // VMs lists the UIDs of the domains on the host, sorted, incoming and paused ones too.
@@ -266,20 +277,43 @@ type domain struct {
 	guest guest
 	since time.Time // when the counter's count began; state Running only
 
-	ran    bool
-	before uint64 // the counter when it first ran here
-	stop   *time.Timer
-	out    *outgoing // begun as the source of a migration
-	in     *incoming // the target of one
-	came   string    // the migration that brought it
-	term   *console
-	views  map[*view]struct{} // of its display
+	ran     bool
+	before  uint64 // the counter when it first ran here
+	stop    *time.Timer
+	out     *outgoing // begun as the source of a migration
+	in      *incoming // the target of one
+	came    string    // the migration that brought it
+	leaving []string  // targets that the guest was asked to let go, and has not
+	term    *console
+	views   map[*view]struct{} // of its display
 }
 
 type guest struct {
 	boot    string
 	counter uint64
 	resets  int
+}
+
+// writable are the targets of the disks that the guest writes to, sorted.
+func (d *domain) writable() (targets []string) {
+	for _, k := range d.spec.Disks {
+		if !k.ReadOnly {
+			targets = append(targets, k.Target)
+		}
+	}
+	slices.Sort(targets)
+	return targets
+}
+
+// unplug takes disks out of a guest, which has written to them until now.
+func (h *Host) unplug(d *domain, targets ...string) {
+	d.spec.Disks = slices.DeleteFunc(slices.Clone(d.spec.Disks), func(k hyper.Disk) bool {
+		gone := !k.ReadOnly && slices.Contains(targets, k.Target)
+		if gone {
+			h.disks[k.Path] = h.count(d)
+		}
+		return gone
+	})
 }
 
 func (h *Host) count(d *domain) uint64 {

@@ -93,13 +93,7 @@ func (d *driver) MigrateBegin(ctx context.Context, vm string) ([]byte, error) {
 			return fmt.Errorf("%w: migrates already", hyper.ErrState)
 		}
 		m.out = &outgoing{id: d.h.o.World.newBoot("migration of "+vm, d.h.o.Name), owner: d}
-		p := offer{ID: m.out.id, VM: vm, Boot: m.guest.boot}
-		for _, k := range m.spec.Disks {
-			if !k.ReadOnly {
-				p.Disks = append(p.Disks, k.Target)
-			}
-		}
-		out = paper(p)
+		out = paper(offer{ID: m.out.id, VM: vm, Boot: m.guest.boot, Disks: m.writable()})
 		return nil
 	})
 	return out, err
@@ -125,6 +119,7 @@ func (d *driver) MigratePrepare(ctx context.Context, s hyper.Spec, data []byte) 
 			return err
 		}
 		need := int64(0)
+		var copied []string
 		in := &incoming{id: p.ID, owner: d, written: map[string]uint64{}}
 		for _, k := range s.Disks {
 			if k.ReadOnly {
@@ -133,10 +128,14 @@ func (d *driver) MigratePrepare(ctx context.Context, s hyper.Spec, data []byte) 
 			if !slices.Contains(p.Disks, k.Target) {
 				return fmt.Errorf("disk %s is not in the offer", k.Target)
 			}
+			copied = append(copied, k.Target)
 			need += int64(d.h.o.GuestDisk)
 			if d.h.free >= 0 && need > d.h.free {
 				return fmt.Errorf("%w: %s", hyper.ErrNoSpace, k.Path)
 			}
+		}
+		if slices.Sort(copied); !slices.Equal(copied, p.Disks) {
+			return fmt.Errorf("offer: list of disks is %v at the source, %v here", p.Disks, copied)
 		}
 		in.ctx, in.cancel = context.WithCancelCause(context.Background())
 		d.h.domains[s.VM] = &domain{spec: s, state: hyper.Incoming, in: in}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"image"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,12 @@ type Host struct {
 	// Spec makes a VM's disks afresh on this host and returns a spec with at least one writable disk and a guest that
 	// answers ACPI and echoes on its serial console.
 	Spec func(t *testing.T, vm string, epoch uint64) hyper.Spec
+	// Disk makes a further disk afresh on this host, of a MiB, for a VM of Spec.
+	Disk func(t *testing.T, vm, target string) hyper.Disk
+	// Size is the size in bytes of a disk that a guest has now.
+	Size func(t *testing.T, vm string, k hyper.Disk) int64
+	// Deaf makes the guest of a VM keep the disks that it is asked to let go, until it boots anew; nil: it does so anyhow.
+	Deaf func(vm string)
 	// Guest looks into a running guest. Boot differs for every boot and reset; Counter grows while the guest runs.
 	Guest func(t *testing.T, d hyper.Driver, vm string) Guest
 	// Fill makes the file system of the disks of s full; it is undone at the test's end.
@@ -60,8 +67,12 @@ func Run(t *testing.T, env func(t *testing.T) Env) {
 		{"display", testDisplay},
 		{"no display", testNoDisplay},
 		{"usage", testUsage},
+		{"disks", testDisks},
+		{"disks cannot be plugged", testNoPlug},
 		{"migrate", testMigrate},
 		{"migrate back and forth", testBackAndForth},
+		{"migrate disks", testMigrateDisks(api.NewestProfile)},
+		{"migrate disks of the first profile", testMigrateDisks(1)},
 		{"migrate prepare refuses", testPrepareRefuses},
 		{"migrate abort before copy", testAbortBeforeCopy},
 		{"migrate abort after copy", testAbortAfterCopy},
@@ -316,8 +327,8 @@ func testLifeCycle(t *testing.T, x *bench) {
 	s := x.A.Spec(t, x.vm, 3)
 	ok(t, x.a.Start(x.ctx, s))
 	m, there := x.see(t, x.a)
-	want := hyper.Domain{VM: x.vm, Name: s.Name, Epoch: 3, State: hyper.Running, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs}
-	if !there || m != want {
+	want := hyper.Domain{VM: x.vm, Name: s.Name, Epoch: 3, State: hyper.Running, MemoryMiB: s.MemoryMiB, CPUs: s.CPUs, Disks: []string{"vda"}}
+	if !there || !reflect.DeepEqual(m, want) {
 		t.Fatalf("domain is %+v, want %+v", m, want)
 	}
 	s.Epoch = 4

@@ -291,7 +291,7 @@ func inspect(l *golibvirt.Libvirt, dom golibvirt.Domain) (hyper.Domain, live, er
 	if err != nil {
 		return hyper.Domain{}, live{}, err
 	}
-	m := hyper.Domain{VM: uid(dom.UUID), Name: v.Meta.Name, Epoch: v.Meta.Epoch, MemoryMiB: int(v.Memory.KiB >> 10), CPUs: v.VCPU}
+	m := hyper.Domain{VM: uid(dom.UUID), Name: v.Meta.Name, Epoch: v.Meta.Epoch, MemoryMiB: int(v.Memory.KiB >> 10), CPUs: v.VCPU, Disks: v.writable()}
 	m.State, m.Migrating, err = state(l, dom)
 	return m, v, err
 }

@@ -233,7 +233,24 @@ func (h *host) env() hypertest.Host {
 	return hypertest.Host{
 		Connect: func(t *testing.T) hyper.Driver { return h.driver(t) },
 		Spec:    func(t *testing.T, vm string, epoch uint64) hyper.Spec { return h.spec(t, vm, epoch) },
-		Guest:   func(t *testing.T, d hyper.Driver, vm string) hypertest.Guest { return look(t, d, vm) },
+		Disk: func(t *testing.T, vm, target string) hyper.Disk {
+			path := h.vol + "/" + vm + "." + target + ".qcow2"
+			h.run(t, "sh", "-ec", fmt.Sprintf("rm -f %[1]s; qemu-img create -q -f qcow2 %[1]s 1M", path))
+			return hyper.Disk{Target: target, Serial: "disk-" + target, Path: path, Format: "qcow2"}
+		},
+		Size: func(t *testing.T, vm string, k hyper.Disk) int64 {
+			out := h.run(t, "virsh", "-q", "-c", "qemu+unix:///system?socket="+h.dir+"/libvirt-sock", "domblkinfo", vm, k.Path)
+			m := regexp.MustCompile(`Capacity: *([0-9]+)`).FindStringSubmatch(out)
+			if m == nil {
+				t.Fatalf("domblkinfo says %q", out)
+			}
+			n, err := strconv.ParseInt(m[1], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		},
+		Guest: func(t *testing.T, d hyper.Driver, vm string) hypertest.Guest { return look(t, d, vm) },
 		Fill: func(t *testing.T, s hyper.Spec) {
 			h.in("dd", "if=/dev/zero", "of="+h.vol+"/fill", "bs=4k").Run() // ends with "no space left"
 			t.Cleanup(func() { h.run(t, "rm", "-f", h.vol+"/fill") })

@@ -216,11 +216,7 @@ func (d *Driver) begin(ctx context.Context, vm string) ([]byte, error) {
 			return fmt.Errorf("%w: %s", hyper.ErrState, m.State)
 		}
 		p.Type, p.Machine, p.CPUModel, p.CPUs, p.MemoryMiB = v.Type, v.OS.Type.Machine, v.CPU.Model, m.CPUs, m.MemoryMiB
-		for _, k := range v.Disks {
-			if k.ReadOnly == nil {
-				f.disks = append(f.disks, k.Target.Dev)
-			}
-		}
+		f.disks = v.writable()
 		p.Disks = f.disks
 		for _, n := range v.NICs {
 			p.NICs = append(p.NICs, offerNIC{n.MAC.Address, n.MTU.Size})

@@ -11,9 +11,9 @@ import (
 type profile struct {
 	machine  string         // libvirt makes a versioned name of it; the offer of a migration carries that one
 	versions *regexp.Regexp // the versioned names
-	disks    []pci          // in the order of the spec
+	disks    []pci          // vda, vdb, …
 	nics     []pci
-	seed     pci // of the disk that is only read; zero: it is one of the disks
+	seed     pci // of the disk that is only read; zero: its target says where it is
 	RNG      pci
 	Ports    []port   // to plug into
 	Display  *display // nil: there is none

@@ -51,6 +51,7 @@ func (d *Driver) fits(p offer, s hyper.Spec, accel Accel) error {
 			disks = append(disks, k.Target)
 		}
 	}
+	slices.Sort(disks)
 	if !slices.Equal(p.Disks, disks) {
 		differ("list of disks", p.Disks, disks)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -55,27 +56,7 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
   <devices>
     <emulator>{{x .Emulator}}</emulator>
 {{- range .Disks}}
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='{{.Format}}' discard='unmap'/>
-      <source file='{{x .Path}}'/>
-{{- if .Base}}
-      <backingStore type='file'>
-        <format type='{{.BaseFormat}}'/>
-        <source file='{{x .Base}}'/>
-        <backingStore/>
-      </backingStore>
-{{- else}}
-      <backingStore/>
-{{- end}}
-      <target dev='{{.Target}}' bus='virtio'/>
-{{- if .ReadOnly}}
-      <readonly/>
-{{- end}}
-{{- if .Boot}}
-      <boot order='{{.Boot}}'/>
-{{- end}}
-      {{.At}}
-    </disk>
+{{template "disk" .}}
 {{- end}}
 {{- range .NICs}}
     <interface type='bridge'>
@@ -141,7 +122,31 @@ var domainTemplate = template.Must(template.New("domain").Funcs(template.FuncMap
   </qemu:commandline>
 {{- end}}
 </domain>
-`))
+{{define "disk"}}    <disk type='file' device='disk'>
+      <driver name='qemu' type='{{.Format}}' discard='unmap'/>
+      <source file='{{x .Path}}'/>
+{{- if .Base}}
+      <backingStore type='file'>
+        <format type='{{.BaseFormat}}'/>
+        <source file='{{x .Base}}'/>
+        <backingStore/>
+      </backingStore>
+{{- else}}
+      <backingStore/>
+{{- end}}
+      <target dev='{{.Target}}' bus='virtio'/>
+{{- if .ReadOnly}}
+      <readonly/>
+{{- end}}
+{{- if .Serial}}
+      <serial>{{.Serial}}</serial>
+{{- end}}
+{{- if .Boot}}
+      <boot order='{{.Boot}}'/>
+{{- end}}
+      {{.At}}
+    </disk>
+{{- end}}`))
 
 type domainData struct {
 	Spec                                            hyper.Spec
@@ -181,8 +186,8 @@ func virtType(a Accel) string {
 // render makes libvirt's document of a spec.
 func (d *Driver) render(s hyper.Spec, machine string, accel Accel) (string, error) {
 	p := profileOf(s.Profile)
-	if len(s.Disks) > len(p.disks) || len(s.NICs) > len(p.nics) {
-		return "", fmt.Errorf("spec: more than %d disks or %d nics", len(p.disks), len(p.nics))
+	if len(s.NICs) > len(p.nics) {
+		return "", fmt.Errorf("spec: more than %d nics", len(p.nics))
 	}
 	v := domainData{
 		Spec: s, Virt: virtType(accel), Name: namePrefix + s.VM, NS: metaNS, Machine: machine, Model: s.CPUModel,
@@ -195,19 +200,12 @@ func (d *Driver) render(s hyper.Spec, machine string, accel Accel) (string, erro
 		v.OddKiB = oddKiB(s.MemoryMiB)
 	}
 	for i, k := range s.Disks {
-		if k.Base != "" && k.BaseFormat == "" {
-			f, err := baseFormat(k.Base)
-			if err != nil {
-				return "", fmt.Errorf("spec.disks[%d].base: %w", i, err)
-			}
-			k.BaseFormat = f
+		data, err := p.disk(k)
+		if err != nil {
+			return "", fmt.Errorf("spec.disks[%d]: %w", i, err)
 		}
-		data := diskData{Disk: k, At: p.disks[i]}
 		if i == 0 {
 			data.Boot = 1
-		}
-		if k.ReadOnly && p.seed != (pci{}) {
-			data.Target, data.At = seedTarget, p.seed
 		}
 		v.Disks = append(v.Disks, data)
 	}
@@ -219,6 +217,28 @@ func (d *Driver) render(s hyper.Spec, machine string, accel Accel) (string, erro
 		return "", fmt.Errorf("make domain document: %w", err)
 	}
 	return b.String(), nil
+}
+
+// disk is what is written of a disk: where it is follows from its target.
+func (p *profile) disk(k hyper.Disk) (diskData, error) {
+	data := diskData{Disk: k}
+	at := int(k.Target[2] - 'a') // hyper.Spec.Validate has seen to it
+	switch {
+	case k.ReadOnly && p.seed != (pci{}):
+		data.Target, data.At = seedTarget, p.seed
+	case at >= len(p.disks):
+		return data, fmt.Errorf("target: %s is beyond the %d disks of the hardware profile", k.Target, len(p.disks))
+	default:
+		data.At = p.disks[at]
+	}
+	if k.Base != "" && k.BaseFormat == "" {
+		f, err := baseFormat(k.Base)
+		if err != nil {
+			return data, fmt.Errorf("base: %w", err)
+		}
+		data.BaseFormat = f
+	}
+	return data, nil
 }
 
 // baseFormat looks at a base image. A raw image that pretends to be qcow2 gains nothing by it: the document ends the chain of
@@ -296,6 +316,17 @@ func parseLive(doc string) (live, error) {
 		return live{}, fmt.Errorf("parse domain document: %w", err)
 	}
 	return v, nil
+}
+
+// writable are the targets of the disks that the guest writes to, sorted.
+func (v live) writable() (targets []string) {
+	for _, k := range v.Disks {
+		if k.ReadOnly == nil {
+			targets = append(targets, k.Target.Dev)
+		}
+	}
+	slices.Sort(targets)
+	return targets
 }
 
 func (v live) console() string {

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"sync"
 
-	"widecloud/internal/agent"
+	"widecloud/api"
 	"widecloud/internal/hyper"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/wire"
@@ -22,11 +22,12 @@ type disks struct {
 
 	mu      sync.Mutex
 	bases   map[string]bool
-	volumes map[string]string // VM -> base
+	volumes map[string]string           // VM -> base
+	sizes   map[string]map[string]int64 // VM -> disk -> MiB
 }
 
 func newDisks(m *fake.Host) *disks {
-	return &disks{machine: m, bases: map[string]bool{}, volumes: map[string]string{}}
+	return &disks{machine: m, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}}
 }
 
 // Bases is agent.Volumes's, as what follows.
@@ -61,7 +62,7 @@ func (d *disks) Sweep(_ context.Context, keep func(string) bool) error {
 	return nil
 }
 
-func (d *disks) Create(_ context.Context, vm, base string, _ int64) (hyper.Disk, error) {
+func (d *disks) Create(_ context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.bases[base] {
@@ -74,32 +75,62 @@ func (d *disks) Create(_ context.Context, vm, base string, _ int64) (hyper.Disk,
 		d.volumes[vm] = base
 		d.machine.WriteDisk(path, 0)
 	}
-	return hyper.Disk{Target: "vda", Path: path, Format: "qcow2", Base: "/bases/" + base, BaseFormat: "raw"}, nil
+	d.size(vm, api.RootDisk, sizeMiB)
+	return hyper.Disk{Path: path, Format: "qcow2", Base: "/bases/" + base, BaseFormat: "raw"}, nil
 }
 
 func (d *disks) Seed(_ context.Context, o wire.VMOrder) (hyper.Disk, error) {
-	return hyper.Disk{Target: "vdb", Path: "/seeds/" + o.VM, Format: "raw", ReadOnly: true}, nil
+	return hyper.Disk{Path: "/seeds/" + o.VM, Format: "raw", ReadOnly: true}, nil
 }
 
-// Allocated: nothing is written to a disk without content.
-func (d *disks) Allocated(context.Context, string) (int64, error) { return 0, nil }
-
-// Export and Fill carry what a guest that starts from the disk goes on with.
-func (d *disks) Export(_ context.Context, k hyper.Disk) (agent.Export, error) {
-	return fake.Sending{Host: d.machine, Path: k.Path}, nil
-}
-
-func (d *disks) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
-	counter, digest, err := d.machine.TakeDisk(ctx, r)
-	if err == nil {
-		d.machine.WriteDisk(k.Path, counter)
+// size makes a disk, or makes it larger; true when it was not there.
+func (d *disks) size(vm, name string, sizeMiB int64) bool {
+	if d.sizes[vm] == nil {
+		d.sizes[vm] = map[string]int64{}
 	}
-	return digest, err
+	have, there := d.sizes[vm][name]
+	d.sizes[vm][name] = max(have, sizeMiB)
+	return !there
+}
+
+func diskPath(vm, name string) string {
+	if name == api.RootDisk {
+		return "/volumes/" + vm
+	}
+	return "/volumes/" + vm + "." + name
+}
+
+func (d *disks) CreateDisk(_ context.Context, vm, name string, sizeMiB int64) (hyper.Disk, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.size(vm, name, sizeMiB) {
+		d.machine.WriteDisk(diskPath(vm, name), 0)
+	}
+	return hyper.Disk{Serial: name, Path: diskPath(vm, name), Format: "qcow2"}, nil
+}
+
+func (d *disks) RemoveDisk(_ context.Context, vm, name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.sizes[vm], name)
+	return nil
+}
+
+// Disks: nothing is written to a disk without content.
+func (d *disks) Disks(_ context.Context, vm string) (out []wire.DiskReport, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(d.sizes[vm])) {
+		size := max(d.sizes[vm][name], d.machine.Grown(diskPath(vm, name))>>20)
+		out = append(out, wire.DiskReport{Name: name, SizeMiB: size})
+	}
+	return out, nil
 }
 
 func (d *disks) Remove(_ context.Context, vm string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.volumes, vm)
+	delete(d.sizes, vm)
 	return nil
 }

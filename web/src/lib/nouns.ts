@@ -37,8 +37,6 @@ export interface Noun<K extends Kind = Kind> {
   /** Qualifiers of its own, beside owner, site, host, state and label. */
   facets?: Record<string, (o: Kinds[K]) => (string | undefined)[]>
   fields: Field<Kinds[K]>[]
-  /** The key of the field that stands first in a list and leads to the object's page; left out: its name. */
-  lead?: string
 }
 
 const date = (text: string | undefined) => timeOf(text)?.toISOString() ?? ''
@@ -203,10 +201,11 @@ export const nouns: { [K in Kind]: Noun<K> } = {
     fields: [
       owner(),
       { key: 'vm', title: 'field.vm', text: (o) => o.spec.vm, column: 'first', width: '10rem', href: (o) => pathTo('vms', o.spec.vm) },
+      { key: 'disk', title: 'field.disk_name', text: (o) => o.spec.disk ?? 'root', column: 'first', width: '8rem' },
       { key: 'size', title: 'field.size', text: (o) => mib(o.spec.size_mib), sort: (o) => o.spec.size_mib, column: 'first', width: '7rem', phone: 'side' },
       { key: 'allocated', title: 'field.allocated', text: (o) => (o.status.allocated_bytes ? bytes(o.status.allocated_bytes) : ''), sort: (o) => o.status.allocated_bytes ?? 0, column: 'first', width: '8rem' },
       { key: 'place', title: 'field.place', text: (o) => place(o.status.site, o.status.host), column: 'first', width: '9rem', phone: 'line' },
-      { key: 'base', title: 'field.base', as: 'mono', text: (o) => o.spec.image, column: 'never' },
+      { key: 'base', title: 'field.base', as: 'mono', text: (o) => o.spec.image ?? '', column: 'never' },
     ],
   },
   networks: {
@@ -239,6 +238,8 @@ export const nouns: { [K in Kind]: Noun<K> } = {
       { key: 'cpus', title: 'field.cpus', text: (o) => number(o.spec.cpus), sort: (o) => o.spec.cpus, column: 'first', width: '5rem' },
       { key: 'memory', title: 'field.memory', text: (o) => mib(o.spec.memory_mib), sort: (o) => o.spec.memory_mib, column: 'first', width: '6.5rem' },
       { key: 'disk', title: 'field.disk', text: (o) => (o.spec.disk_gib ? gib(o.spec.disk_gib) : t('vm.image_size')), sort: (o) => o.spec.disk_gib ?? 0, column: 'more', width: '6.5rem' },
+      { key: 'disks', title: 'field.disks', text: (o) => list((o.spec.disks ?? []).map((k) => `${k.name} ${gib(k.size_gib)}`)), column: 'more', width: '9rem' },
+      { key: 'pending', title: 'field.pending', text: (o) => list((o.status.pending ?? []).map((p) => `${p.field}: ${p.now || '–'} → ${p.wanted || '–'}`)), column: 'more', width: '10rem' },
       { key: 'addresses', title: 'field.addresses', as: 'mono', text: (o) => list((o.status.addresses ?? []).map((a) => a.address)), column: 'first', width: 'minmax(12rem, 2fr)' },
       { key: 'network', title: 'field.network', text: (o) => o.spec.network, column: 'more', width: '8rem', href: (o) => pathTo('networks', o.spec.network) },
       { key: 'image', title: 'field.image', text: (o) => o.spec.image, column: 'more', width: '8rem', href: (o) => pathTo('images', o.spec.image) },
@@ -327,12 +328,12 @@ export const nouns: { [K in Kind]: Noun<K> } = {
     ],
   },
   events: {
-    kind: 'events', title: 'events.title', one: 'events.one', help: 'events.help', states: [], state: () => [], lead: 'type',
+    kind: 'events', title: 'events.title', one: 'events.one', help: 'events.help', states: [], state: () => [],
     facets: { type: (o) => [o.type], object: (o) => [o.object], actor: (o) => [o.actor] },
     fields: [
       { key: 'time', title: 'field.time', as: 'time', text: (o) => date(o.time), column: 'first', width: '9rem', phone: 'side' },
       { key: 'type', title: 'field.type', as: 'mono', text: (o) => o.type, column: 'first', width: '10rem' },
-      { key: 'object', title: 'field.object', text: (o) => o.object, column: 'first', width: '12rem', href: (o) => hrefOf(o.object), phone: 'line' },
+      { key: 'object', title: 'field.object', text: (o) => o.object, column: 'first', width: '12rem', href: (o) => hrefOf(o.object) },
       { key: 'actor', title: 'field.actor', text: (o) => o.actor || t('events.site_itself'), column: 'first', width: '8rem' },
       message((o) => o.message), owner('more'),
     ],
