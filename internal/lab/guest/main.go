@@ -18,9 +18,11 @@
 //	                              second (0: as fast as it can); mb=0 ends that;
 //	                              507 if it has not got so much memory
 //	PUT  /disk?mb=N&seed=S        write N MiB of pseudo-random data to the second
-//	                              partition, flush, answer its SHA-256
-//	GET  /disk?mb=N               SHA-256 of the first N MiB of that partition, as
-//	                              read from the disk
+//	                              partition, flush, answer its SHA-256; with
+//	                              &name=NAME to the disk with that serial number
+//	GET  /disk?mb=N               SHA-256 of the first N MiB of that partition, or
+//	                              with &name=NAME that disk, as read from it
+//	GET  /disks                   disks with a serial number, and bytes, one a line
 //	POST /poweroff                turn off
 package main
 

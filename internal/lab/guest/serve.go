@@ -8,11 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +28,32 @@ import (
 
 // dataPartition is what /disk writes: raw, without a file system.
 const dataPartition = "/dev/vda2"
+
+// disks are the sizes in bytes of the disks with a serial number, and their devices.
+func disks() (sizes map[string]int64, devices map[string]string) {
+	sizes, devices = map[string]int64{}, map[string]string{}
+	blocks, _ := filepath.Glob("/sys/block/vd*")
+	for _, b := range blocks {
+		serial := strings.TrimSpace(read(b + "/serial"))
+		sectors, err := strconv.ParseInt(strings.TrimSpace(read(b+"/size")), 10, 64) // of 512 bytes, whatever the disk's are
+		if serial != "" && err == nil {
+			sizes[serial], devices[serial] = sectors*512, "/dev/"+filepath.Base(b)
+		}
+	}
+	return sizes, devices
+}
+
+// dataDevice is what /disk writes: the disk of a name, or without one the partition.
+func dataDevice(name string) (string, error) {
+	if name == "" {
+		return dataPartition, nil
+	}
+	_, devices := disks()
+	if devices[name] == "" {
+		return "", fmt.Errorf("there is no disk %s", name)
+	}
+	return devices[name], nil
+}
 
 func (g *guest) serve() {
 	var (
@@ -78,7 +107,7 @@ func (g *guest) serve() {
 		}
 		disk.Lock()
 		defer disk.Unlock()
-		answer(w, func() (string, error) { return writeDisk(mb, uint64(seed)) })
+		answer(w, func() (string, error) { return writeDisk(q.Get("name"), mb, uint64(seed)) })
 	})
 	mux.HandleFunc("GET /disk", func(w http.ResponseWriter, r *http.Request) {
 		mb, err := number(r.URL.Query(), "mb", 1)
@@ -88,7 +117,13 @@ func (g *guest) serve() {
 		}
 		disk.Lock()
 		defer disk.Unlock()
-		answer(w, func() (string, error) { return hashDisk(mb) })
+		answer(w, func() (string, error) { return hashDisk(r.URL.Query().Get("name"), mb) })
+	})
+	mux.HandleFunc("GET /disks", func(w http.ResponseWriter, r *http.Request) {
+		sizes, _ := disks()
+		for _, name := range slices.Sorted(maps.Keys(sizes)) {
+			fmt.Fprintln(w, name, sizes[name])
+		}
 	})
 	mux.HandleFunc("POST /poweroff", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "power off")
@@ -194,8 +229,12 @@ func (d *dirtier) set(size int, rate int64) {
 	}()
 }
 
-func writeDisk(mb int64, seed uint64) (string, error) {
-	f, err := os.OpenFile(dataPartition, os.O_WRONLY, 0)
+func writeDisk(name string, mb int64, seed uint64) (string, error) {
+	device, err := dataDevice(name)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile(device, os.O_WRONLY, 0)
 	if err != nil {
 		return "", err
 	}
@@ -220,8 +259,12 @@ func writeDisk(mb int64, seed uint64) (string, error) {
 	return fmt.Sprintf("%x", h.Sum(nil)), nil
 }
 
-func hashDisk(mb int64) (string, error) {
-	f, err := os.Open(dataPartition)
+func hashDisk(name string, mb int64) (string, error) {
+	device, err := dataDevice(name)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(device)
 	if err != nil {
 		return "", err
 	}

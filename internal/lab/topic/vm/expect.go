@@ -219,30 +219,6 @@ func (v *VM) rememberBoot(ctx context.Context, s *stage.Stage) {
 	}
 }
 
-// Disk expects that the disk has what was written.
-type Disk struct{ VM *VM }
-
-func parseDisk(p *script.Parser) any {
-	at := p.Peek()
-	d := &Disk{reachable(p)}
-	if !d.VM.writes {
-		p.Fail(at, "nothing was written to %s's disk", d.VM.name)
-	}
-	p.OneOf("disk")
-	p.OneOf("unchanged")
-	return d
-}
-
-// Judge implements stage.Judge.
-func (d *Disk) Judge(ctx context.Context, s *stage.Stage) (string, error) {
-	v := d.VM
-	sum, err := v.ask(ctx, s, http.MethodGet, fmt.Sprintf("/disk?mb=%d", v.diskMiB))
-	if err == nil && (sum != v.disk || sum == "") {
-		err = fmt.Errorf("digest %s, but %s was written", sum, v.disk)
-	}
-	return fmt.Sprintf("%d MiB, as written", v.diskMiB), err
-}
-
 // Boot expects that the guest has not booted again.
 type Boot struct{ VM *VM }
 

@@ -17,8 +17,8 @@ var Topic = script.Topic{
 		},
 		{Form: "network NAME owner SITE prefix PREFIX [ipv4 PREFIX]", Part: script.Declares, Doc: "an IPv6 prefix of length 64 goes where its VMs go", Parse: parseNetwork},
 		{
-			Form: "vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at PLACE] [cpus N] [memory SIZE] [profile N] [user-data FILE]", Part: script.Declares,
-			Doc: "1 CPU and 128 MiB if not said; FILE is beside the script. `profile`: the hardware profile, the newest if not said", Parse: parseVM,
+			Form: "vm NAME owner SITE network NETWORK [image IMAGE] [service ADDRESS…] [at PLACE] [cpus N] [memory SIZE] [profile N] [disk NAME SIZE]… [user-data FILE]", Part: script.Declares,
+			Doc: "1 CPU and 128 MiB if not said; FILE is beside the script. `profile`: the hardware profile, the newest if not said. `disk`: one beside the root disk", Parse: parseVM,
 		},
 		{
 			Form: "vms NAME N owner SITE network NETWORK [image IMAGE] [at PLACE] [cpus N] [memory SIZE] [profile N]", Part: script.Declares,
@@ -37,7 +37,10 @@ var Topic = script.Topic{
 		{Form: "start vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("start")},
 		{Form: "reboot vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("reboot")},
 		{Form: "delete vm VM", Part: script.Happens, Doc: "the same, until it is gone", Parse: parsePower("delete")},
-		{Form: "write VM SIZE", Part: script.Happens, Doc: "the guest writes random data to its disk and syncs; at most 64MiB", Parse: parseWrite},
+		{Form: "write VM SIZE [disk NAME]", Part: script.Happens, Doc: "the guest writes random data to its disk, or another one of its disks, and syncs; at most 64MiB", Parse: parseWrite},
+		{Form: "plug VM NAME SIZE", Part: script.Happens, Doc: "its user gives it one more disk", Parse: parseChangeDisk("plug")},
+		{Form: "grow VM NAME SIZE", Part: script.Happens, Doc: "its user makes a disk larger; `root` is the one over the image", Parse: parseChangeDisk("grow")},
+		{Form: "unplug VM NAME", Part: script.Happens, Doc: "its user takes a disk away", Parse: parseChangeDisk("unplug")},
 		{Form: "dirty VM SIZE rate RATE", Part: script.Happens, Doc: "the guest writes memory over and over: at most its own without 80 MiB, so 48 MiB of the usual 128", Parse: parseDirty},
 		{
 			Form: "expect VM running [exactly-once] [at PLACE] [as USER] [address unchanged] [within TIME]", Part: script.Checks,
@@ -50,7 +53,16 @@ var Topic = script.Topic{
 			Doc: "each of them exactly once, where its home controller says", Parse: parseManyRunning,
 		},
 		{Form: "expect VM stopped [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
-		{Form: "expect VM disk unchanged", Part: script.Checks, Doc: "what was written is read back from the disk", Parse: parseDisk},
+		{
+			Form: "expect VM disk [NAME] unchanged|is|gone [SIZE] [within TIME]", Part: script.Checks,
+			Doc: "`unchanged`: what was written is read back from the disk, the root disk if none is named. `is`: the guest sees a disk of that size, " +
+				"`gone`: none; and the controller shows nothing of it as pending", Parse: parseDisk,
+		},
+		{
+			Form: "expect plug VM NAME SIZE refused [because WORD]", Part: script.Checks,
+			Doc: "WORD is a reason's code: `disk`, `release`, …", Parse: parseDiskRefused("plug"),
+		},
+		{Form: "expect grow VM NAME SIZE refused [because WORD]", Part: script.Checks, Doc: "the same", Parse: parseDiskRefused("grow")},
 		{Form: "expect VM boot unchanged", Part: script.Checks, Doc: "the guest has not booted since it was first seen running", Parse: parseBoot},
 		{
 			Form: "expect VM display shows|none [within TIME]", Part: script.Checks,

@@ -86,15 +86,22 @@ type VM struct {
 	CPUs, MemoryMiB int
 	Profile         int    // 0: the newest
 	UserData        string // a file beside the script
+	Disks           []api.Disk
 	// So far in the script:
-	migrates, writes bool
+	migrates bool
+	written  map[string]bool // disks; "": the root disk
 
 	uid       string
-	addresses map[string]bool // at its first running
-	boot      string          // its boot id, once asked
-	disk      string          // digest of what was written
-	diskMiB   int
-	job       jobRef // its last migration
+	addresses map[string]bool    // at its first running
+	boot      string             // its boot id, once asked
+	data      map[string]written // by disk
+	job       jobRef             // its last migration
+}
+
+// written is what was written to a disk.
+type written struct {
+	digest string
+	mib    int
 }
 
 // Name is the VM's name.
@@ -123,7 +130,7 @@ func (v *VM) HostFor(c stage.Client) (string, error) {
 func ref(p *script.Parser) *VM { return script.Ref[*VM](p, "vm") }
 
 // words are what a VM's statement can have.
-var words = []string{"owner", "network", "image", "service", "at", "cpus", "memory", "profile", "user-data"}
+var words = []string{"owner", "network", "image", "service", "at", "cpus", "memory", "profile", "disk", "user-data"}
 
 func parseVM(p *script.Parser) any {
 	v := &VM{name: p.NewName("vm")}
@@ -154,6 +161,8 @@ func (v *VM) parse(p *script.Parser, words []string) {
 			v.MemoryMiB = p.MiB("size")
 		case "profile":
 			v.Profile = p.Number("hardware profile", 1, api.NewestProfile)
+		case "disk":
+			v.Disks = append(v.Disks, parseDiskSize(p))
 		case "user-data":
 			v.UserData = p.Next("file").Text
 		}
@@ -189,7 +198,7 @@ func (v *VM) client() *api.Client { return v.Owner.Tenant() }
 // Do implements stage.Doer: it makes the VM with its service addresses, as a user would.
 func (v *VM) Do(ctx context.Context, s *stage.Stage) error {
 	spec := api.VMSpec{
-		Hardware: api.Hardware{CPUs: v.CPUs, MemoryMiB: v.MemoryMiB, Profile: v.Profile}, Image: v.Image.Name, Network: v.Network.Name, Power: api.PowerOn, Place: v.At,
+		Hardware: api.Hardware{CPUs: v.CPUs, MemoryMiB: v.MemoryMiB, Profile: v.Profile}, Image: v.Image.Name, Network: v.Network.Name, Power: api.PowerOn, Place: v.At, Disks: v.Disks,
 	}
 	if v.UserData != "" {
 		b, err := os.ReadFile(filepath.Join(s.Dir, v.UserData))
@@ -255,33 +264,6 @@ func reachable(p *script.Parser) *VM {
 		p.Fail(w, "vm %s has no service address by which it could be asked", v.name)
 	}
 	return v
-}
-
-// Write lets the guest write to its disk.
-type Write struct {
-	VM  *VM
-	MiB int
-}
-
-// maxWrite is the size of the partition that the tiny guest has for it, in MiB.
-const maxWrite = 64
-
-func parseWrite(p *script.Parser) any {
-	w := &Write{VM: reachable(p)}
-	at := p.Peek()
-	if w.MiB = p.MiB("size"); w.MiB > maxWrite {
-		p.Fail(at, "more than the %d MiB that the guest has for it", maxWrite)
-	}
-	w.VM.writes = true
-	return w
-}
-
-// Do implements stage.Doer.
-func (w *Write) Do(ctx context.Context, s *stage.Stage) (err error) {
-	v := w.VM
-	v.diskMiB = w.MiB
-	v.disk, err = v.ask(ctx, s, http.MethodPut, fmt.Sprintf("/disk?mb=%d&seed=%d", w.MiB, time.Now().UnixNano()&0xffff))
-	return err
 }
 
 // guestMiB is the memory that the tiny guest, its kernel included, does not do without.
