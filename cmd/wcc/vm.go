@@ -58,7 +58,7 @@ type vmGroup struct {
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
 	Resize     vmResizeCmd     `cmd:"" help:"Change CPUs and memory, from the next start on."`
 	Disk       vmDiskCmd       `cmd:"" help:"Add, remove and grow the disks of a VM."`
-	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host, alive, with its disks."`
+	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host with its disks: alive, or stopped if it is."`
 	Why        vmWhyCmd        `cmd:"" help:"Say why a VM is not at a site."`
 	Usage      vmUsageCmd      `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
 	Console    vmConsoleCmd    `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`

@@ -41,6 +41,11 @@ type Volumes interface {
 	Seed(ctx context.Context, order wire.VMOrder) (hyper.Disk, error)
 	// Disks are the VM's disks that are here, the root disk first. Guests may have them.
 	Disks(ctx context.Context, vm string) ([]wire.DiskReport, error)
+	// Export opens a disk, which no domain uses, for sending it elsewhere.
+	Export(ctx context.Context, d hyper.Disk) (Export, error)
+	// Fill makes a disk, which Create or CreateDisk has made, what an Export has sent, and returns the same digest. The disk is as it was
+	// until all has come and is right.
+	Fill(ctx context.Context, d hyper.Disk, r io.Reader) (digest string, err error)
 	// Remove removes the VM's disks and seed; nil when there are none.
 	Remove(ctx context.Context, vm string) error
 }

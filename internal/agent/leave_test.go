@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -38,6 +39,12 @@ func (noVolumes) CreateDisk(_ context.Context, _, name string, _ int64) (hyper.D
 }
 func (noVolumes) RemoveDisk(context.Context, string, string) error { return nil }
 func (noVolumes) Remove(context.Context, string) error             { return nil }
+func (noVolumes) Export(context.Context, hyper.Disk) (agent.Export, error) {
+	return nil, errors.ErrUnsupported
+}
+func (noVolumes) Fill(context.Context, hyper.Disk, io.Reader) (string, error) {
+	return "", errors.ErrUnsupported
+}
 func (noVolumes) Create(context.Context, string, string, int64) (hyper.Disk, error) {
 	return hyper.Disk{Target: "vda", Path: "/disk", Format: "qcow2"}, nil
 }

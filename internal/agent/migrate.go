@@ -19,6 +19,7 @@ type progressSource struct {
 	job   string
 	since time.Time
 	conns []wire.Coded // guarded by Agent.mu
+	cold  *copied      // of a stopped VM; nil: the hypervisor knows
 }
 
 // codecs are what this agent can speak, the preferred first.
@@ -33,8 +34,10 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 			return api.Errorf(api.CodeStale, "epoch %d of VM %s is not %d, the one that runs here", c.Epoch, c.VM, r.Order.Epoch)
 		case r.Job != "" && r.Job != c.Job:
 			return api.Errorf(api.CodeConflict, "VM %s is part of migration %s", c.VM, r.Job)
-		case r.Order.Run != wire.RunOn:
+		case !c.Cold && r.Order.Run != wire.RunOn:
 			return api.Errorf(api.CodeConflict, "VM %s is not to run here (%s)", c.VM, r.Order.Run)
+		case c.Cold && r.Order.Run != wire.RunOff && r.Order.Run != wire.RunHard:
+			return api.Errorf(api.CodeConflict, "VM %s is not stopped here, but %s", c.VM, r.Order.Run)
 		}
 		r.Job, r.Role = c.Job, source
 		network = r.Order.NIC.Network
@@ -45,6 +48,9 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 	}
 	defer unlock()
 	a.o.Failpoint("source.begin")
+	if c.Cold {
+		return wire.MigrateOffer{}, a.still(ctx, v.uid)
+	}
 	if err := a.unsettled(ctx, v); err != nil {
 		return wire.MigrateOffer{}, fmt.Errorf("begin at the source: %w", err)
 	}
@@ -77,8 +83,10 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 		case c.Order.Epoch < r.Order.Epoch, c.Order.Epoch == r.Order.Epoch && r.Job != c.Job:
 			return api.Errorf(api.CodeStale, "epoch %d of VM %s is not higher than %d, the highest seen", c.Order.Epoch, c.Order.VM, r.Order.Epoch)
 		}
-		r.Order, r.Network, r.Job, r.Role = c.Order, &n, c.Job, target
-		r.Order.Run = wire.RunOn
+		r.Order, r.Network, r.Job, r.Role, r.Copied = c.Order, &n, c.Job, target, ""
+		if r.Order.Run != wire.RunOn {
+			r.Order.Run = wire.RunOff // it comes as a stopped one
+		}
 		return nil
 	})
 	if err != nil {
@@ -92,6 +100,13 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 	spec, err := a.ready(ctx, c.Order)
 	if err != nil {
 		return wire.MigrateAnswer{}, refusal(fmt.Errorf("prepare: %w", err))
+	}
+	if c.Order.Run != wire.RunOn {
+		if err := a.still(ctx, v.uid); err != nil {
+			return wire.MigrateAnswer{}, err
+		}
+		a.o.Failpoint("target.prepared")
+		return wire.MigrateAnswer{}, nil
 	}
 	// A repeated call finds the incoming domain of the first one; its answer is lost, so it starts anew.
 	if err := a.o.Hypervisor.MigrateFinish(ctx, v.uid, nil, false); err != nil {
@@ -119,6 +134,10 @@ func (a *Agent) Perform(ctx context.Context, c wire.PerformCall) (wire.MigrateRe
 	}
 	a.mu.Lock()
 	v.progress = progressSource{job: c.Job, since: time.Now()}
+	cold := v.record.cold()
+	if cold {
+		v.progress.cold = &copied{}
+	}
 	a.mu.Unlock()
 	dial := func(ctx context.Context, ch hyper.Channel) (net.Conn, error) {
 		conn, err := a.o.Controller.Channel(ctx, wire.ChannelHeader{Job: c.Job, VM: c.VM, Channel: string(ch), Codec: c.Codec})
@@ -136,7 +155,12 @@ func (a *Agent) Perform(ctx context.Context, c wire.PerformCall) (wire.MigrateRe
 		a.mu.Unlock()
 		return coded, nil
 	}
-	result, err := a.o.Hypervisor.MigratePerform(ctx, v.uid, hyper.Outgoing{Answer: c.Answer, Dial: dial, Bandwidth: c.Bandwidth, Downtime: wantedDowntime})
+	var result []byte
+	if cold {
+		result, err = a.sendDisks(ctx, v, c, dial)
+	} else {
+		result, err = a.o.Hypervisor.MigratePerform(ctx, v.uid, hyper.Outgoing{Answer: c.Answer, Dial: dial, Bandwidth: c.Bandwidth, Downtime: wantedDowntime})
+	}
 	paused := time.Now()
 	if err != nil {
 		return wire.MigrateResult{}, refusal(err)
@@ -170,6 +194,7 @@ func (a *Agent) Finish(ctx context.Context, c wire.FinishCall) error {
 	if !c.Commit {
 		return a.abandon(ctx, c)
 	}
+	cold := false
 	v, unlock, err := a.claim(ctx, c.VM, func(r *record) error {
 		switch {
 		case c.Epoch < r.Order.Epoch:
@@ -178,8 +203,11 @@ func (a *Agent) Finish(ctx context.Context, c wire.FinishCall) error {
 			return errUnchanged // done before; the answer was lost
 		case r.Job != c.Job || r.Role != target:
 			return api.Errorf(api.CodeNotFound, "no incoming migration %s of VM %s", c.Job, c.VM)
+		case r.cold() && (r.Copied == "" || r.Copied != string(c.Result)):
+			// As of a live one whose copy is lost: the source has the only one that is whole.
+			return api.Errorf(api.CodeNotFound, "the disks of VM %s have not come here by migration %s", c.VM, c.Job)
 		}
-		r.Order.Epoch = c.Epoch
+		r.Order.Epoch, cold = c.Epoch, r.cold()
 		return nil
 	})
 	if errors.Is(err, errUnchanged) {
@@ -190,19 +218,22 @@ func (a *Agent) Finish(ctx context.Context, c wire.FinishCall) error {
 	}
 	defer unlock()
 	a.o.Failpoint("target.committed")
-	if err := a.o.Hypervisor.MigrateFinish(ctx, v.uid, c.Result, true); err != nil {
-		// ErrNotFound is the definite answer that this copy never ran and never will: the record still names the job,
-		// so nothing here starts it.
-		return refusal(fmt.Errorf("finish at the target: %w", err))
+	if !cold {
+		if err := a.o.Hypervisor.MigrateFinish(ctx, v.uid, c.Result, true); err != nil {
+			// ErrNotFound is the definite answer that this copy never ran and never will: the record still names the job,
+			// so nothing here starts it.
+			return refusal(fmt.Errorf("finish at the target: %w", err))
+		}
 	}
 	a.o.Failpoint("target.switched")
 	defer a.poke()
-	_, err = a.remember(ctx, c.VM, func(r *record) error { r.Job, r.Role = "", ""; return nil })
+	_, err = a.remember(ctx, c.VM, func(r *record) error { r.Job, r.Role, r.Copied = "", "", ""; return nil })
 	return err
 }
 
 // abandon is the target's part of an abort: the copy is removed and its epoch fenced off.
 func (a *Agent) abandon(ctx context.Context, c wire.FinishCall) error {
+	a.stopCopying(c.VM, c.Job, target, api.Errorf(api.CodeConflict, "the migration was called off"))
 	_, unlock, err := a.claim(ctx, c.VM, func(r *record) error {
 		if r.Role == source || (r.Job == "" && r.Order.Run != wire.RunGone && r.Order.Epoch >= c.Epoch) {
 			return api.Errorf(api.CodeConflict, "VM %s is not an incoming copy here", c.VM)
@@ -226,7 +257,7 @@ func (a *Agent) abandon(ctx context.Context, c wire.FinishCall) error {
 		return fmt.Errorf("remove the target's volume: %w", err)
 	}
 	defer a.poke()
-	_, err = a.remember(ctx, c.VM, func(r *record) error { r.Job, r.Role, r.Network = "", "", nil; return nil })
+	_, err = a.remember(ctx, c.VM, func(r *record) error { r.Job, r.Role, r.Network, r.Copied = "", "", nil, ""; return nil })
 	return err
 }
 
@@ -282,8 +313,13 @@ func (a *Agent) Cancel(ctx context.Context, c wire.MigrateCall) error {
 	a.mu.Lock()
 	v := a.vms[c.VM]
 	mine := v != nil && v.record.Job == c.Job && v.record.Role == source
+	cold := mine && v.record.cold()
 	a.mu.Unlock()
 	if !mine {
+		return nil
+	}
+	if cold {
+		a.stopCopying(c.VM, c.Job, source, hyper.ErrCancelled)
 		return nil
 	}
 	return a.o.Hypervisor.MigrateCancel(ctx, c.VM)
@@ -307,7 +343,9 @@ func (a *Agent) seen(ctx context.Context, v *vm) api.Progress {
 	src := v.progress
 	a.mu.Unlock()
 	var p api.Progress
-	if h, err := a.o.Hypervisor.MigrateProgress(ctx, v.uid); err == nil {
+	if src.cold != nil {
+		p.DiskDone, p.DiskTotal = src.cold.done.Load(), src.cold.total.Load()
+	} else if h, err := a.o.Hypervisor.MigrateProgress(ctx, v.uid); err == nil {
 		p = api.Progress{
 			MemoryDone: h.MemoryDone, MemoryTotal: h.MemoryTotal, DiskDone: h.DiskDone, DiskTotal: h.DiskTotal,
 			DirtyRate: h.DirtyRate, Downtime: h.Downtime.Seconds(),
@@ -333,9 +371,16 @@ func (a *Agent) Channel(ctx context.Context, h wire.ChannelHeader, conn *wire.St
 	a.mu.Lock()
 	v := a.vms[h.VM]
 	mine := v != nil && v.record.Job == h.Job && v.record.Role == target
+	cold := mine && v.record.cold()
 	a.mu.Unlock()
 	if !mine {
 		return api.Errorf(api.CodeNotFound, "no incoming migration %s of VM %s", h.Job, h.VM)
+	}
+	if cold != (h.Channel == coldChannel) {
+		return api.Invalidf("channel", "%.20q is none of migration %s", h.Channel, h.Job)
+	}
+	if cold {
+		return a.receiveDisks(ctx, h, conn)
 	}
 	codec, err := wire.PickCodec(codecs, h.Codec)
 	if err != nil {

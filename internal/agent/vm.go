@@ -30,6 +30,7 @@ type record struct {
 	Network *wire.NetworkOrder `json:"network,omitempty"` // of an incoming migration, until the state has it
 	Job     string             `json:"job,omitempty"`     // the migration that the copy is part of
 	Role    role               `json:"role,omitempty"`
+	Copied  string             `json:"copied,omitempty"` // digests of the disks that are here, of a stopped VM that comes
 }
 
 // vm is one VM that the agent knows.
@@ -44,12 +45,13 @@ type vm struct {
 	stopping    time.Time // of the ACPI request, zero: none was made
 	worked      int       // counts what makeTrue has done: a list of domains that is older says nothing about the VM
 	progress    progressSource
-	rootMiB     int64                // size of the root disk when it was looked at last
-	diskMessage string               // what is wrong about its disks
-	plugged     []string             // targets of the disks that its guest has
-	cpus        int                  // of its domain; 0: there is none
-	memory      int                  // MiB
-	asked       map[string]time.Time // when its guest was asked to let a disk go, by target
+	copying     context.CancelCauseFunc // while the disks of a stopped VM are sent or taken in
+	rootMiB     int64                   // size of the root disk when it was looked at last
+	diskMessage string                  // what is wrong about its disks
+	plugged     []string                // targets of the disks that its guest has
+	cpus        int                     // of its domain; 0: there is none
+	memory      int                     // MiB
+	asked       map[string]time.Time    // when its guest was asked to let a disk go, by target
 }
 
 const keyVMs = "vms/"
@@ -302,27 +304,20 @@ func (a *Agent) stop(ctx context.Context, v *vm) (wire.VMState, bool, error) {
 
 // ready brings image, disk, seed and network about, and says what domain they make.
 func (a *Agent) ready(ctx context.Context, o wire.VMOrder) (hyper.Spec, error) {
-	if err := a.image(ctx, o.Image); err != nil {
-		return hyper.Spec{}, fmt.Errorf("image: %w", err)
-	}
-	disk, err := a.o.Volumes.Create(ctx, o.VM, o.Image, o.DiskMiB)
+	disks, err := a.disks(ctx, o)
 	if err != nil {
-		return hyper.Spec{}, fmt.Errorf("volume: %w", err)
+		return hyper.Spec{}, err
 	}
-	disk.Target = hyper.Target(o.Profile, 0)
 	seed, err := a.o.Volumes.Seed(ctx, o)
 	if err != nil {
 		return hyper.Spec{}, fmt.Errorf("cloud-init seed: %w", err)
 	}
 	seed.Target = hyper.SeedTarget(o.Profile)
-	disks := []hyper.Disk{disk, seed}
 	for _, k := range o.Disks {
-		if k.Gone {
-			err = a.o.Volumes.RemoveDisk(ctx, o.VM, k.Name)
-		} else if disk, err = a.disk(ctx, o, k); err == nil {
-			disks = append(disks, disk)
+		if !k.Gone {
+			continue
 		}
-		if err != nil {
+		if err := a.o.Volumes.RemoveDisk(ctx, o.VM, k.Name); err != nil {
 			return hyper.Spec{}, fmt.Errorf("disk %s: %w", k.Name, err)
 		}
 	}
@@ -332,7 +327,7 @@ func (a *Agent) ready(ctx context.Context, o wire.VMOrder) (hyper.Spec, error) {
 	}
 	return hyper.Spec{
 		VM: o.VM, Name: o.Name, Epoch: o.Epoch, Hardware: o.Hardware,
-		Disks: disks,
+		Disks: slices.Insert(disks, 1, seed),
 		NICs:  []hyper.NIC{{Bridge: bridge, MAC: o.NIC.MAC, MTU: o.NIC.MTU}},
 	}, nil
 }

@@ -108,6 +108,25 @@ func (d Disks) Disks(ctx context.Context, vm string) (out []wire.DiskReport, err
 	return out, err
 }
 
+// Export is Volumes's.
+func (d Disks) Export(ctx context.Context, k hyper.Disk) (Export, error) {
+	e, err := d.Store.Export(ctx, k.Path)
+	if err != nil {
+		return nil, err
+	}
+	return export{e}, nil
+}
+
+// export is an Export of a volume.
+type export struct{ *volume.Export }
+
+func (e export) Size() int64 { return e.Bytes }
+
+// Fill is Volumes's.
+func (d Disks) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
+	return d.Store.Fill(ctx, k.Path, r)
+}
+
 // Remove is Volumes's.
 func (d Disks) Remove(ctx context.Context, vm string) error { return d.Store.Remove(ctx, vm) }
 

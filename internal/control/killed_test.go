@@ -23,7 +23,12 @@ var points = map[string][]string{
 }
 
 // TestKilled kills, with -9, each of the processes of a migration at each point of each of them, in every direction.
-func TestKilled(t *testing.T) {
+func TestKilled(t *testing.T) { killedEverywhere(t, api.PowerOn) }
+
+// TestKilledStopped is TestKilled with a stopped VM. What is on its disk goes with it.
+func TestKilledStopped(t *testing.T) { killedEverywhere(t, api.PowerOff) }
+
+func killedEverywhere(t *testing.T, power api.Power) {
 	for _, way := range []struct {
 		name, source, target string
 		victims              []string
@@ -44,9 +49,13 @@ func TestKilled(t *testing.T) {
 					tokyo := w.sites["tokyo"]
 					tokyo.newVM("web1", way.source)
 					tokyo.runs("web1")
+					disk := tokyo.rests("web1", power)
 					for _, at := range []string{"coordinator", "source agent", "target agent", "target controller", "source controller"} {
 						for _, point := range points[at] {
 							w.killedAt(way.source, way.target, victim, at, point)
+							if now := tokyo.onDisk("web1"); power != api.PowerOn && now != disk {
+								t.Errorf("%s killed at %s: the disk is at %d, was at %d", victim, point, now, disk)
+							}
 							if t.Failed() {
 								return
 							}

@@ -115,7 +115,12 @@ func (t *countedTx) Delete(key string) error {
 
 // TestEachWriteFails has every single write of every store that takes part in a migration fail once, with and without taking
 // effect, in every direction: there are never two running copies, the job ends, and nothing is left over.
-func TestEachWriteFails(t *testing.T) {
+func TestEachWriteFails(t *testing.T) { eachWriteFails(t, api.PowerOn) }
+
+// TestEachWriteFailsStopped is TestEachWriteFails with a stopped VM.
+func TestEachWriteFailsStopped(t *testing.T) { eachWriteFails(t, api.PowerOff) }
+
+func eachWriteFails(t *testing.T, power api.Power) {
 	for _, way := range []struct {
 		name, source, target string
 		stores               []string
@@ -138,11 +143,15 @@ func TestEachWriteFails(t *testing.T) {
 					w.connected()
 					tokyo.newVM("web1", way.source)
 					tokyo.runs("web1")
+					disk := tokyo.rests("web1", power)
 					for _, committed := range []bool{false, true} {
 						for strike := 1; ; strike++ {
 							st.arm(strike, committed)
 							w.migratesOnce(way.source, way.target, fmt.Sprintf("write %d fails, takes effect: %t", strike, committed))
 							writes := st.disarm()
+							if now := tokyo.onDisk("web1"); power != api.PowerOn && now != disk {
+								t.Errorf("write %d fails, takes effect: %t: the disk is at %d, was at %d", strike, committed, now, disk)
+							}
 							if t.Failed() {
 								return
 							}

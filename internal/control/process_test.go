@@ -16,8 +16,10 @@ import (
 	"testing"
 
 	"widecloud/api"
+	"widecloud/internal/agent"
 	"widecloud/internal/agent/network"
 	"widecloud/internal/hyper"
+	"widecloud/internal/hyper/fake"
 	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
 	"widecloud/internal/wire"
@@ -255,6 +257,19 @@ func (d *disks) list(vm string) (out []wire.DiskReport) {
 		out = append(out, wire.DiskReport{Name: name, SizeMiB: size, Bytes: 1 << 20})
 	}
 	return out
+}
+
+func (g disksGrip) Export(_ context.Context, k hyper.Disk) (agent.Export, error) {
+	return fake.Sending{Host: g.d.h.machine, Path: k.Path}, g.check()
+}
+
+func (g disksGrip) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
+	counter, digest, err := g.d.h.machine.TakeDisk(ctx, r)
+	if err := errors.Join(err, g.check()); err != nil {
+		return "", err
+	}
+	g.d.h.machine.WriteDisk(k.Path, counter)
+	return digest, nil
 }
 
 func (g disksGrip) Remove(_ context.Context, vm string) error {

@@ -94,6 +94,7 @@ type host struct {
 	machine *fake.Host // nil: a gateway, without a hypervisor
 	cred    *wire.Credential
 	disks   *disks
+	real    agent.Volumes // in the place of disks, in tests of their content
 	vtep    netip.Addr
 	room    api.Resources
 	roles   []api.HostRole // of its join token
@@ -372,6 +373,9 @@ func (h *host) startWith(wrap func(store.Store) store.Store, roles ...api.HostRo
 		driver := h.machine.Connect()
 		p.ends = append(p.ends, func() { driver.Close() })
 		o.Hypervisor, o.Volumes = driver, disksGrip{h.disks, grip{p}}
+		if h.real != nil {
+			o.Volumes = h.real
+		}
 	}
 	a, err := agent.New(p.ctx, o)
 	w.must(err)
@@ -530,28 +534,33 @@ func (s *site) ended(job string) {
 	s.w.until("job "+job+" ends", func() bool { return s.ctl != nil && s.proc != nil && s.job(job).Status.State.Ended() })
 }
 
-// runs waits until exactly one copy of a VM runs, where its home says, and nothing of it is anywhere else.
+// runs waits until exactly one copy of a VM runs, where its home says, and nothing of it is anywhere else. Of a VM that is to be
+// stopped there is one volume, and it runs nowhere.
 func (s *site) runs(vm string) {
 	s.w.t.Helper()
-	s.w.until("one copy of "+vm+" runs, and nothing is left over", func() bool { return s.wrong(vm) == "" })
+	s.w.until("one copy of "+vm+" is as it is to be, and nothing is left over", func() bool { return s.wrong(vm) == "" })
 }
 
-// wrong says what is not as it should be about a VM that is to run and has no job; "" is well.
+// wrong says what is not as it should be about a VM that has no job; "" is well.
 func (s *site) wrong(name string) string {
 	v := s.vm(name)
 	at := v.Status.Site + "/" + v.Status.Host
-	if v.Status.Phase != api.PhaseRunning || v.Status.Job != "" {
+	phase, runs := api.PhaseRunning, []string{at}
+	if v.Spec.Power != api.PowerOn {
+		phase, runs = api.PhaseStopped, nil
+	}
+	if v.Status.Phase != phase || v.Status.Job != "" {
 		return fmt.Sprintf("%s is %s (%s), job %q", name, v.Status.Phase, v.Status.Message, v.Status.Job)
 	}
-	if on := s.w.fake.Running(v.UID); len(on) != 1 || on[0] != at {
-		return fmt.Sprintf("%s runs on %v, not only on %s", name, on, at)
+	if on := s.w.fake.Running(v.UID); !slices.Equal(on, runs) {
+		return fmt.Sprintf("%s runs on %v, not on %v", name, on, runs)
 	}
 	for _, h := range s.w.hosts() {
 		here := h.site.name+"/"+h.name == at
 		if h.disks.has(v.UID) != here {
 			return fmt.Sprintf("a volume of %s on %s/%s: %t", name, h.site.name, h.name, !here)
 		}
-		if h.machine != nil && slices.Contains(h.machine.VMs(), v.UID) != here {
+		if h.machine != nil && slices.Contains(h.machine.VMs(), v.UID) != (here && len(runs) > 0) {
 			return fmt.Sprintf("a domain of %s on %s/%s: %t", name, h.site.name, h.name, !here)
 		}
 	}

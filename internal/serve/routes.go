@@ -228,7 +228,7 @@ func (s *Server) registerVerbs(h huma.API) {
 		Status int
 		Body   api.MigrateResult
 	}
-	op := s.operation("migrate-vm", http.MethodPost, "/v1/vms/{name}/migrate", "vms", "Move a VM to another site or host, alive")
+	op := s.operation("migrate-vm", http.MethodPost, "/v1/vms/{name}/migrate", "vms", "Move a VM to another site or host with its disk: alive, or stopped if it is")
 	op.DefaultStatus = http.StatusAccepted
 	op.Description = "202 with a job; 200 with dry_run, where no reasons mean that it would be accepted; 422 with all reasons when refused."
 	huma.Register(h, op, func(ctx context.Context, in *verbInput[api.MigrateRequest]) (*migrateOutput, error) {

@@ -23,5 +23,7 @@
 //   - Fetch connects to no address that is not public or permitted, and no error of it has words of the server in it;
 //   - nothing outside the directory is written or, but for Fetch within its permitted directories, read: ids and digests
 //     are checked against their syntax before they become part of a path;
+//   - a volume goes to another host as what its guest would see (Export, Fill): the receiver opens no header that a stranger has
+//     written, and a volume is filled as a whole or not at all;
 //   - the bytes of a seed depend on its data only, so two hosts make the same.
 package volume

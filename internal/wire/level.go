@@ -19,12 +19,13 @@ type Capability string
 
 // The capabilities of this release.
 const (
-	CapStateParts Capability = "state-parts"   // an agent takes a HostState in parts
-	CapGuestSize  Capability = "guest-size"    // a lender changes a guest's size by GuestOrder.Size
-	CapChanges    Capability = "state-changes" // an agent takes a StateChange
-	CapUsage      Capability = "usage"         // an agent keeps what VMs use, and a lender tells it
-	CapDisplay    Capability = "display"       // an agent makes VMs with a display, and it and a lender relay it
-	CapDisks      Capability = "disks"         // an agent gives VMs several disks, and a lender changes guests that run
+	CapStateParts  Capability = "state-parts"   // an agent takes a HostState in parts
+	CapGuestSize   Capability = "guest-size"    // a lender changes a guest's size by GuestOrder.Size
+	CapChanges     Capability = "state-changes" // an agent takes a StateChange
+	CapUsage       Capability = "usage"         // an agent keeps what VMs use, and a lender tells it
+	CapDisplay     Capability = "display"       // an agent makes VMs with a display, and it and a lender relay it
+	CapDisks       Capability = "disks"         // an agent gives VMs several disks, and a lender changes guests that run
+	CapMoveStopped Capability = "move-stopped"  // an agent, and a lender, moves a stopped VM; MigrateCall.Cold
 )
 
 // Release is what one end of a session says of itself in its hello.
@@ -35,7 +36,7 @@ type Release struct {
 
 // ThisRelease is what this program is.
 func ThisRelease() Release {
-	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks}}
+	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks, CapMoveStopped}}
 }
 
 // agreement is what two releases have in common.

@@ -282,7 +282,8 @@ type MigrateCall struct {
 	Job   string `json:"job"`
 	VM    string `json:"vm"`
 	Epoch uint64 `json:"epoch"`
-	Host  string `json:"host,omitempty"` // of the source; empty: where its site knows the VM to be
+	Host  string `json:"host,omitempty"`           // of the source; empty: where its site knows the VM to be
+	Cold  bool   `json:"cold,omitempty" since:"2"` // CapMoveStopped: the VM is stopped, and only its disks move
 }
 
 // MigrateOffer is what the source's hypervisor says first.
@@ -341,9 +342,9 @@ type ClaimCall struct {
 	Image   int64         `json:"image_bytes,omitempty" since:"1"` // size of the base image's file, bytes; the loan's disk counts it
 	Host    string        `json:"host,omitempty"`                  // wanted; empty: the site chooses
 	Avoid   string        `json:"avoid,omitempty"`                 // host to avoid (where it runs now)
-	Order   VMOrder       `json:"order"`
+	Order   VMOrder       `json:"order"`                           // of a migration: RunOff (CapMoveStopped) when the VM is stopped, and stays so
 	Network NetworkOrder  `json:"network"`
-	Running api.CPU       `json:"running,omitzero"` // what the copy that is to move runs on; a running VM keeps architecture and accelerator
+	Running api.CPU       `json:"running,omitzero"` // what the copy that is to move runs on; a running VM keeps architecture and accelerator, a stopped one the former
 	Start   bool          `json:"start,omitempty"`  // a new VM: run it here; otherwise a migration follows
 }
 

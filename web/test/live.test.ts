@@ -7,7 +7,7 @@ const vm = (name: string, revision: number, uid = 'u'): Meta => ({ name, revisio
 /** A collection with web at revision 5. */
 function collection(): Collection<Meta> {
   const c = new Collection<Meta>()
-  c.reset(new Map([['web', vm('web', 5)]]))
+  c.reset([vm('web', 5)])
   return c
 }
 
@@ -23,6 +23,28 @@ describe('a change', () => {
     c.apply(type, object, revision)
     c.changed()
     expect(c.all.map((o) => o.revision)).toEqual(want)
+  })
+
+  test('what is replaced stays where it is, beside what comes and goes', () => {
+    const c = new Collection<Meta>()
+    c.reset(['web2', 'web10', 'app'].map((n) => vm(n, 1)))
+    const before = c.all
+    const seen = () => c.all.map((o) => `${o.name} ${o.revision}`)
+    const step = (...changes: [string, Meta][]) => {
+      for (const [type, o] of changes) c.apply(type, o, o.revision ?? 0)
+      c.changed()
+    }
+    step(['put', vm('web10', 2)], ['put', vm('app', 2)])
+    expect(seen()).toEqual(['app 2', 'web2 1', 'web10 2'])
+    expect(before.map((o) => o.revision)).toEqual([1, 1, 1])
+    step(['put', vm('web10', 3)], ['put', vm('web3', 3)], ['put', vm('app', 3)])
+    expect(seen()).toEqual(['app 3', 'web2 1', 'web3 3', 'web10 3'])
+    step(['put', vm('web3', 4)], ['delete', vm('app', 4)], ['put', vm('web10', 4)])
+    expect(seen()).toEqual(['web2 1', 'web3 4', 'web10 4'])
+    step(['delete', vm('web3', 5)], ['put', vm('web3', 6)], ['put', vm('web2', 5)])
+    expect(seen()).toEqual(['web2 5', 'web3 6', 'web10 4'])
+    step(['put', vm('web3', 7)])
+    expect(seen()).toEqual(['web2 5', 'web3 7', 'web10 4'])
   })
 
   test('the order is that of names, and the array the same while nothing changes', () => {

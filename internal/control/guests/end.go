@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"widecloud/api"
 	"widecloud/internal/control/objects"
@@ -56,6 +57,10 @@ func (gs *Guests) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Re
 	if err != nil {
 		return nil, nil, err
 	}
+	var old []api.Reason
+	if !call.Start && call.Order.Run != wire.RunOn {
+		self.Hosts, old = gs.movingStopped(self.Hosts)
+	}
 	request := place.Request{
 		Needs: call.Needs, CPUModel: call.Order.CPUModel, Profile: call.Order.Profile, Disks: len(call.Order.Disks), Arch: call.Running.Arch, Accel: call.Running.Accel, Image: call.Order.Image,
 	}
@@ -67,10 +72,35 @@ func (gs *Guests) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Re
 	}
 	plan := place.Decide(place.Snapshot{Sites: []place.Site{self}}, request)
 	if plan.Chosen == nil || len(reasons) > 0 {
-		return nil, append(reasons, plan.Refused...), nil
+		return nil, slices.Concat(reasons, old, plan.Refused), nil
 	}
 	host, err := objects.Get[api.Host](tx, plan.Chosen.Host)
 	return host, nil, err
+}
+
+// movingStopped leaves out the hosts whose agents cannot take a stopped VM in, and says why.
+func (gs *Guests) movingStopped(hosts []place.Host) (able []place.Host, reasons []api.Reason) {
+	for _, h := range hosts {
+		if r := gs.CannotMoveStopped(h.Name); r != nil {
+			reasons = append(reasons, *r)
+			continue
+		}
+		able = append(able, h)
+	}
+	return able, reasons
+}
+
+// CannotMoveStopped says why a host's agent cannot send or take in a stopped VM; nil: it can, or is not reached, so that it is not
+// known.
+func (gs *Guests) CannotMoveStopped(host string) *api.Reason {
+	s, err := gs.hosts.Session(host, false)
+	if err != nil || s.Can(wire.CapMoveStopped) {
+		return nil
+	}
+	return &api.Reason{
+		Site: gs.Name, Host: host, Code: "release", Message: "the release of the host's agent moves only VMs that run",
+		Advice: "start the VM first, or upgrade the agent",
+	}
 }
 
 // Reserve keeps room for a job, and for a new VM takes it in at once.
@@ -168,6 +198,9 @@ func (gs *Guests) Begin(ctx context.Context, c wire.MigrateCall) (out wire.Migra
 	if err != nil {
 		return out, err
 	}
+	if r := gs.CannotMoveStopped(host); c.Cold && r != nil {
+		return out, &api.Error{Code: api.CodeRefused, Message: "the stopped VM cannot leave host " + host, Reasons: []api.Reason{*r}}
+	}
 	err = gs.agent(ctx, host, wire.PathBegin, c, &out)
 	return out, err
 }
@@ -241,7 +274,7 @@ func (gs *Guests) Finish(ctx context.Context, c wire.FinishCall) error {
 		if !c.Commit || claim.Home == gs.Name {
 			return nil
 		}
-		claim.Order.Epoch, claim.Order.Run = c.Epoch, wire.RunOn
+		claim.Order.Epoch = c.Epoch
 		return gs.takeIn(tx, claim)
 	})
 }

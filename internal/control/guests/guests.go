@@ -282,6 +282,9 @@ func (gs *Guests) takeIn(tx *state.Tx, claim wire.Claim) error {
 		Spec:   api.GuestSpec{VM: claim.Order.Name, VMUID: claim.VM, Loan: claim.Loan, Needs: claim.Needs, Host: claim.Host, Epoch: claim.Order.Epoch},
 		Status: api.GuestStatus{Phase: api.PhaseStarting, Since: gs.Now()},
 	}
+	if claim.Order.Run != wire.RunOn {
+		g.Status.Phase = api.PhaseStopped
+	}
 	if have, err := objects.Get[api.Guest](tx, g.Name); err == nil {
 		g.Meta = have.Meta
 	}

@@ -27,8 +27,8 @@ func (gs *Guests) judgeClaim(tx *state.Tx, call wire.ClaimCall) error {
 	switch {
 	case call.Job == "" || len(call.Job) > 80 || strings.ContainsAny(call.Job, "/@ ") || cloud.Line(call.Job, 80) != call.Job:
 		return api.Invalidf("job", "%.80q is not a job's name", call.Job)
-	case o.Run != wire.RunOn:
-		return api.Invalidf("order.run", "%q is asked for with room; only on makes sense", o.Run)
+	case o.Run != wire.RunOn && (call.Start || o.Run != wire.RunOff):
+		return api.Invalidf("order.run", "%q is asked for with room; a new VM is to be on, and one that moves on or off", o.Run)
 	case call.Network.UID != o.NIC.Network:
 		return api.Invalidf("network.uid", "is %q, and the VM's is %q", call.Network.UID, o.NIC.Network)
 	case call.Network.Home != home:

@@ -222,9 +222,6 @@ func setStatus(o, from api.Object) {
 // judgeNew gives everything that is wrong about a new object at once. It gives the object what its user left to the site first.
 func (st *Site) judgeNew(tx *state.Tx, by access.Actor, o api.Object) error {
 	m := o.Metadata()
-	if err := cloud.ValidateName("name", m.Name); err != nil {
-		return err // the name is in what follows
-	}
 	l := st.lifeOf(o.Kind())
 	k, err := l.known(tx)
 	if err != nil {
@@ -232,6 +229,9 @@ func (st *Site) judgeNew(tx *state.Tx, by access.Actor, o api.Object) error {
 	}
 	if err := l.complete(nil, o, k); err != nil {
 		return err
+	}
+	if cloud.ValidateName("name", m.Name) != nil {
+		return cloud.Validate(o, k) // what the store is asked has the name in it
 	}
 	faults := cloud.FaultsOf(o, k)
 	if m.Owner != "" && o.Kind() != api.KindOwner {

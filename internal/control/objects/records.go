@@ -45,6 +45,7 @@ type Migration struct {
 	Answer []byte         `json:"answer,omitempty"`
 	Result []byte         `json:"result,omitempty"`
 	Fenced bool           `json:"fenced,omitempty"` // the target was told to commit: it hears of the abort first
+	CPU    api.CPU        `json:"cpu,omitzero"`     // of a stopped VM: what it has at the target when it is started there
 
 	// What the work of a step leaves for the transaction that journals the next one.
 	Measured *api.Progress `json:"-"` // of the whole copying
@@ -66,9 +67,21 @@ type Debris struct {
 	Call   wire.FinishCall `json:"call"`
 }
 
+// Cold tells whether the VM is a stopped one, of which only the disks move.
+func (m *Migration) Cold() bool { return m.Call.Order.Run != wire.RunOn }
+
+// ColdMove tells whether a job moves a stopped VM.
+func ColdMove(tx *state.Tx, job string) bool {
+	if job == "" {
+		return false
+	}
+	m, err := Record[Migration](tx, PrefixMigrations+job)
+	return err == nil && m.Cold()
+}
+
 // ToSource names the migration to its source.
 func (m *Migration) ToSource() wire.MigrateCall {
-	return wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Host: m.Source.Host}
+	return wire.MigrateCall{Job: m.Job, VM: m.UID, Epoch: m.Epoch, Host: m.Source.Host, Cold: m.Cold()}
 }
 
 // Member is the location as a member of a network.

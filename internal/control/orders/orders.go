@@ -67,11 +67,14 @@ func (ord *Orders) NetworkFor(ctx context.Context, uid, vtep string) (out wire.N
 	return out, err
 }
 
-// Claim is what a VM asks a site for: one without a place as its spec says, another one as it runs now.
+// Claim is what a VM asks a site for: one without a place as its spec says, another one as it runs now, or as it is stopped.
 func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimCall, error) {
 	made := ord.Of
-	if v.Status.Host != "" {
+	switch {
+	case v.Status.Host != "" && v.Spec.Power == api.PowerOn:
 		made = ord.live
+	case v.Status.Host != "":
+		made = ord.stopped
 	}
 	order, err := made(tx, v)
 	if err != nil {
@@ -93,10 +96,21 @@ func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimC
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
+	running := v.Status.CPU
+	if v.Spec.Power != api.PowerOn {
+		running = api.CPU{Arch: running.Arch}
+	}
 	return wire.ClaimCall{
-		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: v.Status.CPU, Order: order,
+		Job: job, Owner: v.Owner, Needs: needs, Image: img.Status.Bytes, Running: running, Order: order,
 		Network: np.Order(netplan.Host{Hypervisor: true}),
 	}, nil
+}
+
+// stopped is the order of a VM that moves as a stopped one: it takes along what it has when it starts next.
+func (ord *Orders) stopped(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
+	o, err := ord.Of(tx, v)
+	o.Disks = slices.DeleteFunc(o.Disks, func(k wire.DiskOrder) bool { return k.Gone })
+	return o, err
 }
 
 // live is the order of a VM as its copy that runs is made, whatever of its spec is still pending: the other end of a migration
@@ -152,8 +166,8 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 	switch {
 	case v.Deleting:
 		o.Run = wire.RunGone
-	case v.Spec.Power == api.PowerOff:
-		o.Run = wire.RunOff
+	case v.Spec.Power == api.PowerOff, objects.ColdMove(tx, v.Status.Job):
+		o.Run = wire.RunOff // a start that is wished for while a stopped VM moves waits for the end of that
 	case v.Spec.Power == api.PowerOffHard:
 		o.Run = wire.RunHard
 	}

@@ -102,11 +102,14 @@ func (rs *Rooms) Request(tx *state.Tx, v *api.VM) (place.Request, error) {
 		return place.Request{}, err
 	}
 	r := place.Request{Needs: needs, Lent: lent, CPUModel: CPUModel(v), Profile: api.ProfileOf(v), Disks: len(v.Status.Disks), Sites: v.Spec.Sites}
+	if v.Status.Host != "" {
+		r.Arch = v.Status.CPU.Arch // what is on its disk
+	}
 	if v.Status.Machine != (api.Machine{}) {
 		r.Disks = max(r.Disks, 1) // releases without further disks have no pending changes either
 	}
 	if v.Status.Host != "" && v.Spec.Power == api.PowerOn {
-		r.Arch, r.Accel = v.Status.CPU.Arch, v.Status.CPU.Accel
+		r.Accel = v.Status.CPU.Accel
 	}
 	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil {
 		r.Image = img.Status.Digest

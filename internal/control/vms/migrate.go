@@ -32,11 +32,7 @@ func (vs *VMs) Migrate(ctx context.Context, p access.Actor, vm, target string, d
 		if to, err = vs.locate(tx, v, site, host); err != nil {
 			return err
 		}
-		call, err = vs.orders.Claim(tx, v, "check-"+vs.ShortID(), site)
-		call.Loan, call.Host, call.Order.Epoch = to.Loan, host, v.Status.Epoch+1
-		if site == v.Status.Site {
-			call.Avoid = v.Status.Host
-		}
+		call, err = vs.moveClaim(tx, v, "check-"+vs.ShortID(), to, host)
 		return err
 	}); err != nil {
 		return nil, nil, err
@@ -93,6 +89,11 @@ func (vs *VMs) locate(tx *state.Tx, v *api.VM, site, host string) (to objects.Lo
 
 // Leave migrates a VM away from where it is: home if there is room, or to another lender.
 func (vs *VMs) Leave(ctx context.Context, v *api.VM) ([]api.Reason, error) {
+	if v.Spec.Power != api.PowerOn {
+		if r := vs.cannotLeaveStopped(v); r != nil {
+			return []api.Reason{*r}, nil
+		}
+	}
 	var to objects.Location
 	var reasons []api.Reason
 	if err := vs.Read(ctx, func(tx *state.Tx) error {
@@ -154,13 +155,12 @@ func (vs *VMs) beginMigration(tx *state.Tx, job *api.Job, v *api.VM, to objects.
 	if v.Deleting {
 		return api.Errorf(api.CodeConflict, "VM %s is being deleted", v.Name)
 	}
-	call, err := vs.orders.Claim(tx, v, job.Name, to.Site)
+	if r := restless(v); r != nil {
+		return &api.Error{Code: api.CodeConflict, Message: r.Message, Reasons: []api.Reason{*r}}
+	}
+	call, err := vs.moveClaim(tx, v, job.Name, to, wantHost)
 	if err != nil {
 		return err
-	}
-	call.Loan, call.Host, call.Order.Epoch = to.Loan, wantHost, v.Status.Epoch+1
-	if to.Site == v.Status.Site {
-		call.Avoid = v.Status.Host
 	}
 	m := objects.Migration{
 		VM: v.Name, UID: v.UID, Epoch: v.Status.Epoch, Target: to, Call: call,
@@ -175,6 +175,33 @@ func (vs *VMs) beginMigration(tx *state.Tx, job *api.Job, v *api.VM, to objects.
 		return err
 	}
 	return vs.migrations.Begin(tx, job, &m)
+}
+
+// moveClaim is what a VM that is to move asks of its target. One that is not to run stays stopped.
+func (vs *VMs) moveClaim(tx *state.Tx, v *api.VM, job string, to objects.Location, host string) (wire.ClaimCall, error) {
+	call, err := vs.orders.Claim(tx, v, job, to.Site)
+	if err != nil {
+		return call, err
+	}
+	call.Loan, call.Host, call.Order.Epoch = to.Loan, host, v.Status.Epoch+1
+	if to.Site == v.Status.Site {
+		call.Avoid = v.Status.Host
+	}
+	if call.Order.Run != wire.RunOn {
+		call.Order.Run = wire.RunOff
+	}
+	return call, nil
+}
+
+// restless says that a VM which is not to run has not stopped yet; nil: it runs, or has stopped.
+func restless(v *api.VM) *api.Reason {
+	if v.Spec.Power == api.PowerOn || v.Status.Host == "" || v.Status.Phase == api.PhaseStopped {
+		return nil
+	}
+	return &api.Reason{
+		Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("VM %s is to be stopped, and is %s", v.Name, v.Status.Phase),
+		Advice: "wait until it has stopped: wcc vm show " + v.Name,
+	}
 }
 
 // newMigrations is the kind of job that migrates.
@@ -225,6 +252,9 @@ func (vs *VMs) migrateReserve(ctx context.Context, m *objects.Migration) (saga.S
 		}
 	}
 	m.Target.Host, m.Target.VTEP = claim.Host, claim.VTEP.String()
+	if m.Cold() {
+		m.CPU = claim.CPU
+	}
 	return cloud.StepReserved, nil
 }
 
@@ -327,16 +357,23 @@ func (vs *VMs) migrationMeans(tx *state.Tx, j *api.Job, m *objects.Migration) er
 	switch m.Step {
 	case cloud.StepCommitted:
 		setPlace(v, m.Target, m.Committed())
+		if m.Cold() {
+			v.Status.CPU.Arch, v.Status.CPU.Accel = m.CPU.Arch, m.CPU.Accel
+		}
 	case cloud.StepUndo:
 		setPlace(v, m.Source, m.Aborted())
 	case cloud.StepSwitched:
-		vs.Event(tx, "vm.moved", "vms/"+m.VM, v.Owner, fmt.Sprintf("runs at %s/%s at epoch %d", m.Target.Site, m.Target.Host, m.Committed()))
+		does := "runs"
+		if m.Cold() {
+			does = "is stopped"
+		}
+		vs.Event(tx, "vm.moved", "vms/"+m.VM, v.Owner, fmt.Sprintf("%s at %s/%s at epoch %d", does, m.Target.Site, m.Target.Host, m.Committed()))
 	case cloud.StepFailed:
 		vs.Event(tx, "migrate.failed", "vms/"+m.VM, v.Owner, j.Status.Message)
 	}
 	if cloud.Migrate.Ended(m.Step) {
 		saga.Release(&v.Status.Job, m.Job)
-		v.Status.Phase, v.Status.Since = api.PhaseRunning, vs.Now()
+		v.Status.Phase, v.Status.Since = phaseAfter(m, v), vs.Now()
 	}
 	if m.Left != nil {
 		if err := objects.PutRecord(tx, objects.PrefixDebris+m.Job, m.Left); err != nil {
@@ -344,6 +381,17 @@ func (vs *VMs) migrationMeans(tx *state.Tx, j *api.Job, m *objects.Migration) er
 		}
 	}
 	return objects.Put(tx, v)
+}
+
+// phaseAfter is the phase of a VM whose migration has ended, until its host reports.
+func phaseAfter(m *objects.Migration, v *api.VM) api.VMPhase {
+	switch {
+	case !m.Cold():
+		return api.PhaseRunning
+	case v.Spec.Power == api.PowerOn: // its user has wished so meanwhile
+		return api.PhaseStarting
+	}
+	return api.PhaseStopped
 }
 
 // setPlace writes into a VM's status where it is, and at which epoch.
@@ -354,45 +402,16 @@ func setPlace(v *api.VM, l objects.Location, epoch uint64) {
 // checkMigration gives every reason at once why a VM cannot move.
 func (vs *VMs) checkMigration(ctx context.Context, vm string, call wire.ClaimCall, to objects.Location) ([]api.Reason, error) {
 	var reasons []api.Reason
-	err := vs.Read(ctx, func(tx *state.Tx) error {
-		v, err := objects.Get[api.VM](tx, vm)
-		if err != nil {
-			return err
-		}
-		if v.Spec.Power != api.PowerOn || v.Status.Host == "" {
-			reasons = append(reasons, api.Reason{Site: v.Status.Site, Code: "power", Message: fmt.Sprintf("VM %s does not run (%s)", v.Name, v.Status.Phase), Advice: "start it first: wcc vm start " + v.Name})
-		}
-		reasons = append(reasons, unplugged(v)...)
-		if to.Site == v.Status.Site && (call.Host == "" || call.Host == v.Status.Host) && to.Site != vs.Name {
-			reasons = append(reasons, api.Reason{Site: to.Site, Code: "place", Message: fmt.Sprintf("VM %s is at %s already", v.Name, to.Site)})
-		}
-		if call.Host != "" && to.Site == v.Status.Site && call.Host == v.Status.Host {
-			reasons = append(reasons, api.Reason{Site: to.Site, Host: call.Host, Code: "place", Message: fmt.Sprintf("VM %s is on host %s already", v.Name, call.Host)})
-		}
-		if to.Site == vs.Name {
-			if len(v.Spec.Sites) > 0 && !slices.Contains(v.Spec.Sites, vs.Name) {
-				reasons = append(reasons, api.Reason{Site: to.Site, Code: "permit", Message: fmt.Sprintf("VM %s may only be at %s", v.Name, strings.Join(v.Spec.Sites, ", ")), Advice: "add the site to spec.sites"})
-			}
-			return nil
-		}
-		s, err := vs.rooms.Snapshot(tx, v.Name)
-		if err != nil {
-			return err
-		}
-		r, err := vs.rooms.Request(tx, v)
-		if err != nil {
-			return err
-		}
-		r.Place = to.Site
-		r.CPUModel, r.Arch, r.Accel = "", "", "" // the lender judges by its hosts, and is asked below
-		plan := place.Decide(s, r)
-		if plan.Chosen == nil {
-			reasons = append(reasons, place.Why(plan, to.Site)...)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := vs.Read(ctx, func(tx *state.Tx) (err error) {
+		reasons, err = vs.againstMove(tx, vm, call, to)
+		return err
+	}); err != nil {
 		return nil, err
+	}
+	if to.Site != vs.Name && call.Order.Run != wire.RunOn {
+		if r := (peer{vs, to.Site}).cannotMoveStopped(); r != nil {
+			return append(reasons, *r), nil // it does not know what is asked
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -410,4 +429,65 @@ func (vs *VMs) checkMigration(ctx context.Context, vm string, call wire.ClaimCal
 		}
 	}
 	return reasons, nil
+}
+
+// againstMove is what this site knows against a VM's move.
+func (vs *VMs) againstMove(tx *state.Tx, vm string, call wire.ClaimCall, to objects.Location) (reasons []api.Reason, err error) {
+	v, err := objects.Get[api.VM](tx, vm)
+	if err != nil {
+		return nil, err
+	}
+	add := func(r *api.Reason) {
+		if r != nil {
+			reasons = append(reasons, *r)
+		}
+	}
+	if v.Status.Host == "" {
+		add(&api.Reason{Code: "power", Message: fmt.Sprintf("VM %s has no place yet (%s)", v.Name, v.Status.Phase), Advice: "start it first: wcc vm start " + v.Name})
+	}
+	if call.Order.Run != wire.RunOn {
+		if v.Status.Job == "" {
+			add(restless(v))
+		}
+		add(vs.cannotLeaveStopped(v))
+	} else {
+		reasons = append(reasons, unplugged(v)...)
+	}
+	if to.Site == v.Status.Site && (call.Host == "" || call.Host == v.Status.Host) && to.Site != vs.Name {
+		add(&api.Reason{Site: to.Site, Code: "place", Message: fmt.Sprintf("VM %s is at %s already", v.Name, to.Site)})
+	}
+	if call.Host != "" && to.Site == v.Status.Site && call.Host == v.Status.Host {
+		add(&api.Reason{Site: to.Site, Host: call.Host, Code: "place", Message: fmt.Sprintf("VM %s is on host %s already", v.Name, call.Host)})
+	}
+	if to.Site == vs.Name {
+		if len(v.Spec.Sites) > 0 && !slices.Contains(v.Spec.Sites, vs.Name) {
+			add(&api.Reason{Site: to.Site, Code: "permit", Message: fmt.Sprintf("VM %s may only be at %s", v.Name, strings.Join(v.Spec.Sites, ", ")), Advice: "add the site to spec.sites"})
+		}
+		return reasons, nil
+	}
+	s, err := vs.rooms.Snapshot(tx, v.Name)
+	if err != nil {
+		return nil, err
+	}
+	r, err := vs.rooms.Request(tx, v)
+	if err != nil {
+		return nil, err
+	}
+	r.Place = to.Site
+	r.CPUModel, r.Arch, r.Accel = "", "", "" // the lender judges by its hosts, and is asked
+	if plan := place.Decide(s, r); plan.Chosen == nil {
+		reasons = append(reasons, place.Why(plan, to.Site)...)
+	}
+	return reasons, nil
+}
+
+// cannotLeaveStopped says why a stopped VM cannot leave where it is; nil: it can, as far as is known here.
+func (vs *VMs) cannotLeaveStopped(v *api.VM) *api.Reason {
+	switch v.Status.Site {
+	case "":
+		return nil
+	case vs.Name:
+		return vs.guests.CannotMoveStopped(v.Status.Host)
+	}
+	return peer{vs, v.Status.Site}.cannotMoveStopped()
 }

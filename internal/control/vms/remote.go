@@ -100,6 +100,18 @@ func (p peer) cannotResize() []api.Reason {
 	}}
 }
 
+// cannotMoveStopped says why a lender sends and takes in no stopped VM; nil: it does, or is not reached, so that it is not known.
+func (p peer) cannotMoveStopped() *api.Reason {
+	s, err := p.c.Federation.Session(p.site, false)
+	if err != nil || s.Can(wire.CapMoveStopped) {
+		return nil
+	}
+	return &api.Reason{
+		Site: p.site, Code: "release", Message: "its release moves only VMs that run",
+		Advice: "start the VM first, or ask the site's operator for an upgrade",
+	}
+}
+
 func (p peer) Channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
 	return p.stream(ctx, wire.PathFedChannel, h)
 }

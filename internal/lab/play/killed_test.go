@@ -28,8 +28,9 @@ import (
 // world is two sites with one hypervisor each and a VM of the first one's.
 type world struct {
 	*testing.T
-	fed federation
-	uid string
+	fed     federation
+	uid     string
+	stopped bool // the VM is to be stopped
 }
 
 // federation is sites that are up.
@@ -215,7 +216,31 @@ func (w *world) move(to string) {
 	}
 }
 
-// settled waits until the one copy runs at a site and there is no trace of another anywhere: no domain, process, file,
+// power stops or starts the VM and waits until it is so.
+func (w *world) power(p api.Power) {
+	w.Helper()
+	w.until(30*time.Second, "power "+string(p), func(ctx context.Context) error {
+		_, err := api.Edit(ctx, w.fed.Client("alpha"), "web", func(v *api.VM) error { v.Spec.Power = p; return nil })
+		return err
+	})
+	w.stopped = p != api.PowerOn
+	w.until(time.Minute, "the VM is "+string(p), func(ctx context.Context) error {
+		v, err := api.Get[api.VM](ctx, w.fed.Client("alpha"), "web")
+		if err == nil && v.Status.Phase != w.phase() {
+			err = fmt.Errorf("%s %s", v.Status.Phase, v.Status.Message)
+		}
+		return err
+	})
+}
+
+func (w *world) phase() api.VMPhase {
+	if w.stopped {
+		return api.PhaseStopped
+	}
+	return api.PhaseRunning
+}
+
+// settled waits until the one copy is at a site, runs if it is to, and there is no trace of another anywhere: no domain, process, file,
 // device, guest, claim.
 func (w *world) settled(site string) {
 	w.Helper()
@@ -224,14 +249,18 @@ func (w *world) settled(site string) {
 		if err != nil {
 			return err
 		}
-		if here := site + "/" + worldHost[site]; len(found.Defined) != 1 || !maps.Equal(found.Active, map[string]string{here: "running"}) {
+		want := map[string]string{}
+		if !w.stopped {
+			want[site+"/"+worldHost[site]] = "running"
+		}
+		if len(found.Defined) != len(want) || !maps.Equal(found.Active, want) {
 			return fmt.Errorf("copies: %v, defined at %v", found.Active, found.Defined)
 		}
 		v, err := api.Get[api.VM](ctx, w.fed.Client("alpha"), "web")
 		if err != nil {
 			return err
 		}
-		if v.Status.Site != site || v.Status.Phase != api.PhaseRunning || v.Status.Job != "" {
+		if v.Status.Site != site || v.Status.Phase != w.phase() || v.Status.Job != "" {
 			return fmt.Errorf("its home says %s at %s, job %q: %s", v.Status.Phase, v.Status.Site, v.Status.Job, v.Status.Message)
 		}
 		for s, host := range worldHost {
@@ -243,12 +272,12 @@ func (w *world) settled(site string) {
 		if err != nil {
 			return err
 		}
-		want := 0
+		there := 0
 		if site == "beta" {
-			want = 1
+			there = 1
 		}
-		if len(guests) != want || want == 1 && (guests[0].Spec.VMUID != w.uid || guests[0].Spec.Job != "" || guests[0].Spec.Epoch != v.Status.Epoch) {
-			return fmt.Errorf("beta has %d guests, not %d: %+v", len(guests), want, guests)
+		if len(guests) != there || there == 1 && (guests[0].Spec.VMUID != w.uid || guests[0].Spec.Job != "" || guests[0].Spec.Epoch != v.Status.Epoch) {
+			return fmt.Errorf("beta has %d guests, not %d: %+v", len(guests), there, guests)
 		}
 		return nil
 	})
@@ -280,7 +309,11 @@ func (w *world) traces(ctx context.Context, site, host string, here bool) error 
 			dnsmasq = append(dnsmasq, line)
 		}
 	}
-	errs = append(errs, count("QEMUs", qemu, 1), count("dnsmasqs", dnsmasq, 2))
+	runs, plugs := 1, 1
+	if w.stopped {
+		runs, plugs = 0, 0
+	}
+	errs = append(errs, count("QEMUs", qemu, runs), count("dnsmasqs", dnsmasq, 2))
 	links, err := h.Command(ctx, "ip", "-br", "link").Output()
 	if err != nil {
 		return err
@@ -291,10 +324,14 @@ func (w *world) traces(ctx context.Context, site, host string, here bool) error 
 			devices = append(devices, name)
 		}
 	}
-	errs = append(errs, count("devices", devices, 3))
-	var files, sockets []string
+	errs = append(errs, count("devices", devices, 2+plugs))
+	var files, halves, sockets []string
 	err = filepath.WalkDir(h.Path("/var/lib/widecloud/agent/vms"), func(path string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && strings.Contains(path, w.uid) {
+		switch {
+		case err != nil || d.IsDir():
+		case filepath.Base(filepath.Dir(path)) == "tmp":
+			halves = append(halves, d.Name())
+		case strings.Contains(path, w.uid):
 			files = append(files, d.Name())
 		}
 		return err
@@ -303,6 +340,7 @@ func (w *world) traces(ctx context.Context, site, host string, here bool) error 
 		return err
 	}
 	errs = append(errs, count("files of the VM", files, 2)) // the disk's difference and the seed
+	errs = append(errs, count("files that are not whole", halves, 0))
 	entries, err := os.ReadDir(h.Path("/run/widecloud/hyper"))
 	if err != nil {
 		return err
@@ -310,7 +348,7 @@ func (w *world) traces(ctx context.Context, site, host string, here bool) error 
 	for _, e := range entries {
 		sockets = append(sockets, e.Name())
 	}
-	errs = append(errs, count("sockets", sockets, 2)) // the console's and the display's
+	errs = append(errs, count("sockets", sockets, 2*runs)) // the console's and the display's
 	o, err := api.Get[api.Host](ctx, w.fed.Client(site), host)
 	if err != nil {
 		return err
@@ -321,72 +359,82 @@ func (w *world) traces(ctx context.Context, site, host string, here bool) error 
 	return errors.Join(errs...)
 }
 
+// strike is a process that is killed at a point of a migration.
+type strike struct {
+	from    string // where the VM is
+	site    string // whose process is killed
+	process string
+	point   string
+	moved   bool // the migration ends at the target
+	stopped bool // that of a stopped VM does
+}
+
+var strikes = []strike{
+	// Before the decision the source goes on, whoever died. Its agent's link with libvirtd holds the job: libvirtd
+	// gives the copying up when the agent is gone.
+	{"alpha", "alpha", "agent", "source.copying", false, false},
+	{"beta", "beta", "agent", "source.copied", false, false},
+	{"alpha", "beta", "agent", "target.prepared", false, false},
+	// The target's agent heard the decision and died before its copy ran: libvirtd destroyed that copy with the
+	// agent's link. The agent says so and the source, which still has everything, goes on. The disk of a stopped VM is
+	// there still.
+	{"beta", "alpha", "agent", "target.committed", false, true},
+	{"alpha", "beta", "agent", "target.switched", true, true},
+	// The home controller: a copy that it cannot know of is undone; what it has journalled is carried out.
+	{"beta", "alpha", "controller", "coordinator.copied", true, true},
+	{"alpha", "alpha", "controller", "coordinator.committed", true, true},
+	{"beta", "alpha", "controller", "coordinator.switched", true, true},
+	{"alpha", "beta", "controller", "target-controller.finished", true, true},
+	{"beta", "beta", "controller", "source-controller.confirmed", true, true},
+}
+
 // TestKilled kills processes with kill -9 at points of a migration, on real parts. Whatever died, and wherever: one copy
 // runs, with its memory; the job ends; nothing is left behind; and the next migration works.
 func TestKilled(t *testing.T) {
 	w := newWorld(t)
 	boot := w.ask(http.MethodGet, "/boot")
+	w.killed(func(w *world, when string) {
+		if got := w.ask(http.MethodGet, "/boot"); got != boot {
+			w.Errorf("boot id %s %s, was %s: the memory is lost", got, when, boot)
+			boot = got
+		}
+	})
+}
+
+// TestKilledStopped is TestKilled with a stopped VM: one copy of its disk is there, whole.
+func TestKilledStopped(t *testing.T) {
+	w := newWorld(t)
+	disk := w.ask(http.MethodPut, "/disk?mb=8&seed=7")
+	w.power(api.PowerOff)
+	w.killed(func(*world, string) {})
+	w.power(api.PowerOn)
+	if got := w.ask(http.MethodGet, "/disk?mb=8"); got != disk {
+		t.Errorf("what is read from the disk has the digest %s, what was written %s", got, disk)
+	}
+}
+
+// killed strikes once in each way. whole looks at the VM after each migration.
+func (w *world) killed(whole func(w *world, when string)) {
 	other := map[string]string{"alpha": "beta", "beta": "alpha"}
 	at := "alpha"
-	for _, c := range []struct {
-		from    string
-		site    string // whose process is killed
-		process string
-		point   string
-		moved   bool // the migration ends at the target
-	}{
-		// Before the decision the source goes on, whoever died. Its agent's link with libvirtd holds the job: libvirtd
-		// gives the copying up when the agent is gone.
-		{"alpha", "alpha", "agent", "source.copying", false},
-		{"beta", "beta", "agent", "source.copied", false},
-		{"alpha", "beta", "agent", "target.prepared", false},
-		// The target's agent heard the decision and died before its copy ran: libvirtd destroyed that copy with the
-		// agent's link. The agent says so and the source, which still has everything, goes on.
-		{"beta", "alpha", "agent", "target.committed", false},
-		{"alpha", "beta", "agent", "target.switched", true},
-		// The home controller: a copy that it cannot know of is undone; what it has journalled is carried out.
-		{"beta", "alpha", "controller", "coordinator.copied", true},
-		{"alpha", "alpha", "controller", "coordinator.committed", true},
-		{"beta", "alpha", "controller", "coordinator.switched", true},
-		{"alpha", "beta", "controller", "target-controller.finished", true},
-		{"beta", "beta", "controller", "source-controller.confirmed", true},
-	} {
-		ok := t.Run(fmt.Sprintf("%s of %s, from %s", c.point, c.site, c.from), func(t *testing.T) {
-			w := &world{T: t, fed: w.fed, uid: w.uid}
+	for _, c := range strikes {
+		ok := w.Run(fmt.Sprintf("%s of %s, from %s", c.point, c.site, c.from), func(t *testing.T) {
+			w := &world{T: t, fed: w.fed, uid: w.uid, stopped: w.stopped}
 			step := func(what string, start time.Time) { t.Logf("%s: %.1f s", what, time.Since(start).Seconds()) }
 			if at != c.from {
 				w.move(c.from)
 				at = c.from
 				w.settled(at)
 			}
-			node := w.fed.Controller(c.site)
-			if c.process == "agent" {
-				node = w.host(c.site).Node
-			}
+			job := w.strike(c, other[c.from])
 			now := time.Now()
-			p, err := node.RestartWith(c.process, "WCC_FAILPOINT="+c.point)
-			must(t, err)
-			w.connected(now, c.site)
-			step("armed", now)
-
-			now = time.Now()
-			job := w.begin(other[c.from])
-			select {
-			case <-p.Done():
-			case <-time.After(time.Minute):
-				t.Fatalf("nothing died at %s", c.point)
-			}
-			var exit *exec.ExitError
-			if !errors.As(p.Err(), &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-				t.Fatalf("the process ended by itself: %v", p.Err())
-			}
-			step("died", now)
-			now = time.Now()
-			_, err = node.RestartWith(c.process)
-			must(t, err)
 			j := w.ended(job)
 			step("job ended", now)
-			if done := j.Status.State == api.JobDone; done != c.moved {
+			moved := c.moved
+			if w.stopped {
+				moved = c.stopped
+			}
+			if done := j.Status.State == api.JobDone; done != moved {
 				t.Errorf("job is %s at step %s: %s", j.Status.State, j.Status.Step, j.Status.Message)
 			} else if !done {
 				t.Logf("the job says: %s", j.Status.Message)
@@ -397,23 +445,48 @@ func TestKilled(t *testing.T) {
 			now = time.Now()
 			w.settled(at)
 			step("settled", now)
-			if got := w.ask(http.MethodGet, "/boot"); got != boot {
-				t.Errorf("boot id %s, was %s: the memory is lost", got, boot)
-				boot = got
-			}
+			whole(w, "after it")
 			now = time.Now()
 			w.connected(time.Time{})
 			w.move(other[at])
 			at = other[at]
 			w.settled(at)
-			if got := w.ask(http.MethodGet, "/boot"); got != boot {
-				t.Errorf("boot id after the next migration %s, was %s", got, boot)
-				boot = got
-			}
+			whole(w, "after the next migration")
 			step("next migration", now)
 		})
-		if !ok && t.Context().Err() != nil {
+		if !ok && w.Context().Err() != nil {
 			break
 		}
 	}
+}
+
+// strike begins a migration, waits until the process has died of it, and starts that anew.
+func (w *world) strike(c strike, to string) (job string) {
+	w.Helper()
+	step := func(what string, start time.Time) { w.Logf("%s: %.1f s", what, time.Since(start).Seconds()) }
+	node := w.fed.Controller(c.site)
+	if c.process == "agent" {
+		node = w.host(c.site).Node
+	}
+	now := time.Now()
+	p, err := node.RestartWith(c.process, "WCC_FAILPOINT="+c.point)
+	must(w.T, err)
+	w.connected(now, c.site)
+	step("armed", now)
+
+	now = time.Now()
+	job = w.begin(to)
+	select {
+	case <-p.Done():
+	case <-time.After(time.Minute):
+		w.Fatalf("nothing died at %s", c.point)
+	}
+	var exit *exec.ExitError
+	if !errors.As(p.Err(), &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		w.Fatalf("the process ended by itself: %v", p.Err())
+	}
+	step("died", now)
+	_, err = node.RestartWith(c.process)
+	must(w.T, err)
+	return job
 }

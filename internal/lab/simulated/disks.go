@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"widecloud/api"
+	"widecloud/internal/agent"
 	"widecloud/internal/hyper"
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/wire"
@@ -125,6 +126,19 @@ func (d *disks) Disks(_ context.Context, vm string) (out []wire.DiskReport, err 
 		out = append(out, wire.DiskReport{Name: name, SizeMiB: size})
 	}
 	return out, nil
+}
+
+// Export and Fill carry what a guest that starts from the disk goes on with.
+func (d *disks) Export(_ context.Context, k hyper.Disk) (agent.Export, error) {
+	return fake.Sending{Host: d.machine, Path: k.Path}, nil
+}
+
+func (d *disks) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, error) {
+	counter, digest, err := d.machine.TakeDisk(ctx, r)
+	if err == nil {
+		d.machine.WriteDisk(k.Path, counter)
+	}
+	return digest, err
 }
 
 func (d *disks) Remove(_ context.Context, vm string) error {

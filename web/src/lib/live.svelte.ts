@@ -5,38 +5,40 @@ import { Parser } from './sse.ts'
 import type { Kind, Kinds, Meta } from './types.ts'
 
 const pageSize = 1000
-const flushEvery = 100 // ms: what arrives meanwhile is shown together
+// What arrives is shown together: after so many ms, and longer where showing it takes long, so that most of the time is left
+// for who types and scrolls.
+const flushEvery = 100
+const flushMost = 500
+const flushShare = 4 // times what the last flush has taken
 const silence = 40_000 // ms: the server gives a sign of life every 15 s
 const retryMin = 500
 const retryMax = 10_000
 
-const orders = new WeakMap<object, string>()
-
 /** What a name is sorted by: web2 comes before web10. */
-export function orderOf(o: { name: string }): string {
-  let order = orders.get(o)
-  if (order === undefined) {
-    order = o.name.replace(/\d+/g, (digits) => digits.padStart(10, '0'))
-    orders.set(o, order)
-  }
-  return order
-}
+export const orderOf = (name: string) => name.replace(/\d+/g, (digits) => digits.padStart(10, '0'))
 
-const inOrder = <T extends Meta>(l: T[]) => l.sort((a, b) => (orderOf(a) < orderOf(b) ? -1 : orderOf(a) > orderOf(b) ? 1 : 0))
+/** An object, and what it is sorted by. */
+interface Entry<T> {
+  order: string
+  object: T
+}
 
 /** The objects of a kind, by name. What reads them follows their changes. */
 export class Collection<T extends Meta> {
-  #items = new Map<string, T>()
+  #items = new Map<string, Entry<T>>()
   #version = $state(0)
+  #sorted: Entry<T>[] = [] // in order, but for those that were added or removed since
+  #added: Entry<T>[] = []
+  #removed = false
   #list: T[] | undefined
   loaded = $state(false)
   revision = 0 // of the list; 0: not listed
+  names = 0 // another number whenever the list has other names
 
   /** All of them, in the order of their names. The same array as long as nothing changes. */
   get all(): T[] {
     void this.#version
-    this.#list ??= inOrder([...this.#items.values()])
-    return this.#list
+    return (this.#list ??= this.#listed())
   }
 
   get size(): number {
@@ -46,28 +48,55 @@ export class Collection<T extends Meta> {
 
   get(name: string): T | undefined {
     void this.#version
-    return this.#items.get(name)
+    return this.#items.get(name)?.object
   }
 
   /** Replaces all. */
-  reset(items: Map<string, T>) {
-    this.#items = items
+  reset(objects: Iterable<T>) {
+    this.#items = new Map()
+    this.#sorted = []
+    this.#added = []
+    for (const o of objects) this.#put(o)
     this.changed()
   }
 
   /** Takes a change, unless a newer one is there. The caller calls changed after the last one. */
   apply(type: string, object: T, revision: number) {
-    const have = this.#items.get(object.name)
+    const have = this.#items.get(object.name)?.object
     if (type === 'delete') {
-      if (have && (have.revision ?? 0) <= revision) this.#items.delete(object.name)
+      if (have && (have.revision ?? 0) <= revision) this.#removed = this.#items.delete(object.name)
     } else if (!have || have.uid !== object.uid || (have.revision ?? 0) <= (object.revision ?? 0)) {
-      this.#items.set(object.name, object)
+      this.#put(object)
     }
   }
 
   changed() {
     this.#list = undefined
     this.#version++
+  }
+
+  #put(object: T) {
+    const have = this.#items.get(object.name)
+    if (have) {
+      have.object = object
+      return
+    }
+    const entry = { order: orderOf(object.name), object }
+    this.#items.set(object.name, entry)
+    this.#added.push(entry)
+  }
+
+  /** Only what is new is not where it belongs, so that sorting is quick. */
+  #listed(): T[] {
+    if (this.#added.length || this.#removed) {
+      const here = (e: Entry<T>) => this.#items.get(e.object.name) === e
+      const all = [...this.#sorted, ...this.#added]
+      this.#sorted = (this.#removed ? all.filter(here) : all).sort((a, b) => (a.order < b.order ? -1 : a.order > b.order ? 1 : 0))
+      this.#added = []
+      this.#removed = false
+      this.names++
+    }
+    return this.#sorted.map((e) => e.object)
   }
 }
 
@@ -97,6 +126,7 @@ export class Live {
   #pending: Change[] = []
   #timer: ReturnType<typeof setTimeout> | undefined
   #flushed = 0
+  #took = 0 // ms: the last flush, until it was shown
 
   /** The objects of a kind. They are fetched from now on, if they were not before. */
   of<K extends Kind>(kind: K): Collection<Kinds[K] & Meta> {
@@ -122,7 +152,7 @@ export class Live {
     this.#pending = []
     this.#last = 0
     for (const c of this.#collections.values()) {
-      c.reset(new Map())
+      c.reset([])
       c.loaded = false
       c.revision = 0
     }
@@ -183,9 +213,9 @@ export class Live {
       revision = page.revision
       cursor = page.next
       for (const o of page.items) items.set(o.name, o)
-      if (!c.loaded) c.reset(items) // the first page is shown while the others come
+      if (!c.loaded) c.reset(items.values()) // the first page is shown while the others come
     } while (cursor)
-    c.reset(items)
+    c.reset(items.values())
     c.revision = revision
     c.loaded = true
   }
@@ -221,12 +251,12 @@ export class Live {
 
   #take(change: Change) {
     this.#pending.push(change)
-    this.#timer ??= setTimeout(() => this.#flush(), Math.max(0, this.#flushed + flushEvery - performance.now()))
+    this.#timer ??= setTimeout(() => this.#flush(), Math.max(0, this.#flushed + Math.min(flushMost, Math.max(flushEvery, flushShare * this.#took)) - performance.now()))
   }
 
   #flush() {
     this.#timer = undefined
-    this.#flushed = performance.now()
+    const begun = (this.#flushed = performance.now())
     const touched = new Set<Collection<Meta>>()
     for (const { type, kind, object, revision } of this.#pending) {
       const c = this.of(kind) as Collection<Meta>
@@ -235,6 +265,11 @@ export class Live {
     }
     this.#pending = []
     for (const c of touched) c.changed()
+    // Svelte shows it in a microtask; what comes after that has waited for it.
+    setTimeout(() => {
+      this.#took = performance.now() - begun
+      this.#flushed = performance.now()
+    })
   }
 }
 

@@ -37,6 +37,8 @@ export interface Noun<K extends Kind = Kind> {
   /** Qualifiers of its own, beside owner, site, host, state and label. */
   facets?: Record<string, (o: Kinds[K]) => (string | undefined)[]>
   fields: Field<Kinds[K]>[]
+  /** The key of the field that stands first in a list and leads to the object's page; left out: its name. */
+  lead?: string
 }
 
 const date = (text: string | undefined) => timeOf(text)?.toISOString() ?? ''
@@ -328,12 +330,12 @@ export const nouns: { [K in Kind]: Noun<K> } = {
     ],
   },
   events: {
-    kind: 'events', title: 'events.title', one: 'events.one', help: 'events.help', states: [], state: () => [],
+    kind: 'events', title: 'events.title', one: 'events.one', help: 'events.help', states: [], state: () => [], lead: 'type',
     facets: { type: (o) => [o.type], object: (o) => [o.object], actor: (o) => [o.actor] },
     fields: [
       { key: 'time', title: 'field.time', as: 'time', text: (o) => date(o.time), column: 'first', width: '9rem', phone: 'side' },
       { key: 'type', title: 'field.type', as: 'mono', text: (o) => o.type, column: 'first', width: '10rem' },
-      { key: 'object', title: 'field.object', text: (o) => o.object, column: 'first', width: '12rem', href: (o) => hrefOf(o.object) },
+      { key: 'object', title: 'field.object', text: (o) => o.object, column: 'first', width: '12rem', href: (o) => hrefOf(o.object), phone: 'line' },
       { key: 'actor', title: 'field.actor', text: (o) => o.actor || t('events.site_itself'), column: 'first', width: '8rem' },
       message((o) => o.message), owner('more'),
     ],

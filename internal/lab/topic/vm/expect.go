@@ -34,19 +34,27 @@ func (e *eventually) Judge(ctx context.Context, s *stage.Stage) (detail string, 
 }
 
 func parseStopped(p *script.Parser) any {
-	e := &eventually{VM: ref(p), judge: stopped}
+	e := &eventually{VM: ref(p)}
 	p.OneOf("stopped")
+	at := ""
+	if p.Is("at") {
+		at = site.Place(p)
+	}
+	e.judge = func(ctx context.Context, s *stage.Stage, v *VM) (string, error) { return stopped(ctx, s, v, at) }
 	e.Within = p.Within(time.Minute)
 	return e
 }
 
-func stopped(ctx context.Context, s *stage.Stage, v *VM) (string, error) {
+func stopped(ctx context.Context, s *stage.Stage, v *VM, at string) (string, error) {
 	o, err := api.Get[api.VM](ctx, v.client(), v.name)
 	if err != nil {
 		return "", err
 	}
 	if o.Status.Phase != api.PhaseStopped {
 		return "", fmt.Errorf("vm %s is %s: %s", v.name, o.Status.Phase, o.Status.Message)
+	}
+	if where := o.Status.Site + "/" + o.Status.Host; at != "" && at != o.Status.Site && at != where {
+		return "", fmt.Errorf("vm %s is stopped at %s", v.name, where)
 	}
 	found, err := site.Of(s.Script).Find(ctx, o.UID)
 	if err == nil && len(found.Active) > 0 {

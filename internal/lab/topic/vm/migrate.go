@@ -228,7 +228,7 @@ func parseExpectJob(p *script.Parser) any {
 }
 
 // Judge implements stage.Judge. Clean: whatever its outcome, one hypervisor has the
-// VM, one copy runs, and no job holds it.
+// VM, one copy runs, and no job holds it. A VM that is to be stopped no hypervisor has.
 func (e *ExpectJob) Judge(ctx context.Context, s *stage.Stage) (string, error) {
 	start := time.Now()
 	job, err := e.VM.follow(ctx, s, e.Within, func(j *api.Job) bool { return j.Status.State.Ended() })
@@ -251,16 +251,23 @@ func (e *ExpectJob) Judge(ctx context.Context, s *stage.Stage) (string, error) {
 		if err != nil {
 			return err
 		}
-		if len(found.Defined) != 1 || len(found.Active) != 1 {
+		v, err := api.Get[api.VM](ctx, e.VM.client(), e.VM.name)
+		if err != nil {
+			return err
+		}
+		copies := 1
+		if v.Spec.Power != api.PowerOn {
+			copies = 0
+		}
+		if len(found.Defined) != copies || len(found.Active) != copies {
 			return fmt.Errorf("%s; but the hypervisors have it as %v, defined at %v", text, found.Active, found.Defined)
 		}
-		v, err := api.Get[api.VM](ctx, e.VM.client(), e.VM.name)
-		if err == nil && v.Status.Job != "" {
-			err = fmt.Errorf("%s; but job %s is still at work on the VM", text, v.Status.Job)
+		if v.Status.Job != "" {
+			return fmt.Errorf("%s; but job %s is still at work on the VM", text, v.Status.Job)
 		}
-		return err
+		return nil
 	})
-	return text + "; one copy, nothing beside it", err
+	return text + "; nothing beside it", err
 }
 
 // Refused expects that a VM cannot move.

@@ -52,7 +52,7 @@ var Topic = script.Topic{
 			Form: "expect vms NAME running [within TIME]", Part: script.Checks,
 			Doc: "each of them exactly once, where its home controller says", Parse: parseManyRunning,
 		},
-		{Form: "expect VM stopped [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
+		{Form: "expect VM stopped [at PLACE] [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
 		{
 			Form: "expect VM disk [NAME] unchanged|is|gone [SIZE] [within TIME]", Part: script.Checks,
 			Doc: "`unchanged`: what was written is read back from the disk, the root disk if none is named. `is`: the guest sees a disk of that size, " +
@@ -76,7 +76,7 @@ var Topic = script.Topic{
 		},
 		{
 			Form: "expect job VM done|failed|cancelled|clean [within TIME]", Part: script.Checks,
-			Doc: "clean: it has ended somehow, one hypervisor knows the VM, one copy is there, and no job holds it", Parse: parseExpectJob,
+			Doc: "clean: it has ended somehow, one hypervisor knows the VM (none, if it is to be stopped), one copy is there, and no job holds it", Parse: parseExpectJob,
 		},
 		{
 			Form: "expect migrate VM PLACE refused [because WORD]", Part: script.Checks,
