@@ -154,8 +154,38 @@ type Pending struct {
 // VMAddress is an address that a VM has, and from where it is known.
 type VMAddress struct {
 	Address string `json:"address"`
-	Origin  string `json:"origin"`         // slaac, dhcp or service
+	Origin  string `json:"origin"`         // slaac, dhcp or service: it was given it; guest: it has taken it by itself
 	Seen    bool   `json:"seen,omitempty"` // by its host: in its neighbour table or its DHCP leases
+	// Sources say who saw the VM with it and when, each source once.
+	Sources []AddressSeen `json:"sources,omitempty"`
+	// Refused: the guest uses an address that is another's or not of its network, and the network drops what it sends with it.
+	Refused bool `json:"refused,omitempty"`
+}
+
+// The origins of a VM's addresses.
+const (
+	OriginSLAAC   = "slaac"
+	OriginDHCP    = "dhcp"
+	OriginService = "service"
+	OriginGuest   = "guest" // what a guest claims; it is shown, and means nothing to networks and quotas
+)
+
+// AddressSource is how it is known that a VM uses an address.
+type AddressSource string
+
+// The sources of a VM's addresses.
+const (
+	SourceDHCP      AddressSource = "dhcp"      // a lease of its host's DHCP server
+	SourceNeighbour AddressSource = "neighbour" // its host has heard it speak of it in neighbour discovery or ARP, or send IPv6 packets from it
+)
+
+// AddressSources are all sources.
+var AddressSources = []AddressSource{SourceDHCP, SourceNeighbour}
+
+// AddressSeen is when a source saw an address last. Seen may be some minutes older than what the host knows.
+type AddressSeen struct {
+	Source AddressSource `json:"source"`
+	Seen   time.Time     `json:"seen"`
 }
 
 // Kind is KindVM.

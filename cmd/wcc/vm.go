@@ -18,7 +18,9 @@ var _ = present[vmGroup](api.KindVM,
 	col("ADDRESSES", func(o *api.VM) string {
 		var l []string
 		for _, x := range o.Status.Addresses {
-			l = append(l, x.Address)
+			if x.Origin != api.OriginGuest {
+				l = append(l, x.Address)
+			}
 		}
 		return list(l)
 	}),
@@ -60,6 +62,7 @@ type vmGroup struct {
 	Disk       vmDiskCmd       `cmd:"" help:"Add, remove and grow the disks of a VM."`
 	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host with its disks: alive, or stopped if it is."`
 	Why        vmWhyCmd        `cmd:"" help:"Say why a VM is not at a site."`
+	Addresses  vmAddressesCmd  `cmd:"" help:"Show a VM's addresses: who saw it with each, and when last."`
 	Usage      vmUsageCmd      `cmd:"" help:"Show what a VM has used lately: CPU, memory, disks, network."`
 	Console    vmConsoleCmd    `cmd:"" help:"Attach to a VM's serial console; Ctrl-] ends it."`
 	Display    vmDisplayCmd    `cmd:"" help:"Relay a VM's display to this machine, for a VNC viewer."`

@@ -54,8 +54,8 @@ type Volumes interface {
 type Networks interface {
 	Apply(ctx context.Context, w network.Want) error
 	Bridge(networkUID string) string
-	// Seen gives the addresses that the host has seen of a VM, by its MAC.
-	Seen(ctx context.Context, networkUID string, mac net.HardwareAddr) (ipv4, ipv6 netip.Addr)
+	// Seen gives the addresses that the host has seen a VM with, by its MAC.
+	Seen(ctx context.Context, networkUID string, mac net.HardwareAddr) ([]network.Sighting, error)
 }
 
 // Translator drives the map646 of a gateway.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"widecloud/api"
+	"widecloud/internal/agent/network"
 	"widecloud/internal/wire"
 )
 
@@ -63,7 +65,7 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 	}
 	type ask struct {
 		*vm
-		network, mac string
+		nic wire.NICOrder
 	}
 	var asks []ask
 	for _, v := range a.vms {
@@ -72,7 +74,7 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 		}
 		r.VMs = append(r.VMs, wire.VMReport{VM: v.uid, Epoch: v.record.Order.Epoch, Serial: v.record.Order.Serial, State: v.state, Job: v.record.Job, Message: joined(v.message, v.diskMessage)})
 		if v.record.Order.Run != wire.RunGone {
-			asks = append(asks, ask{v, v.record.Order.NIC.Network, v.record.Order.NIC.MAC})
+			asks = append(asks, ask{v, v.record.Order.NIC})
 		}
 	}
 	a.mu.Unlock()
@@ -104,9 +106,47 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 				r.VMs[i].DiskBytes += k.Bytes
 			}
 		}
-		if mac, err := net.ParseMAC(q.mac); err == nil && r.VMs[i].State == wire.CopyRunning {
-			r.VMs[i].IPv4Seen, r.VMs[i].IPv6Seen = a.o.Networks.Seen(ctx, q.network, mac)
+		if r.VMs[i].State == wire.CopyRunning {
+			a.addresses(ctx, &r.VMs[i], q.nic)
 		}
 	}
 	return r
+}
+
+// addresses tells what a VM was seen with. What it may have comes first, and what was seen last: a guest that takes many addresses
+// hides none of those that matter.
+func (a *Agent) addresses(ctx context.Context, r *wire.VMReport, nic wire.NICOrder) {
+	mac, err := net.ParseMAC(nic.MAC)
+	if err != nil {
+		return
+	}
+	seen, err := a.o.Networks.Seen(ctx, nic.Network, mac)
+	if err != nil {
+		a.log.Warn("cannot see the addresses of a VM", "uid", r.VM, "mac", nic.MAC, "err", err)
+		return
+	}
+	planned := func(s network.Sighting) bool { return s.Addr.String() == nic.IPv4 || s.Addr.String() == nic.IPv6 }
+	rank := func(s network.Sighting) int {
+		switch {
+		case planned(s):
+			return 0
+		case s.Refused:
+			return 2
+		}
+		return 1
+	}
+	slices.SortFunc(seen, func(x, y network.Sighting) int {
+		return cmp.Or(rank(x)-rank(y), y.At.Compare(x.At), x.Addr.Compare(y.Addr), cmp.Compare(x.Source, y.Source))
+	})
+	now := time.Now()
+	for _, s := range seen[:min(len(seen), wire.MaxSeen)] {
+		r.Addresses = append(r.Addresses, wire.SeenAddress{Address: s.Addr, Source: api.AddressSource(s.Source), Age: max(0, int64(now.Sub(s.At)/time.Second)), Refused: s.Refused})
+		switch { // for controllers of older releases
+		case !planned(s):
+		case s.Addr.Is4():
+			r.IPv4Seen = s.Addr
+		default:
+			r.IPv6Seen = s.Addr
+		}
+	}
 }

@@ -56,8 +56,8 @@ func (r *recorded) Apply(_ context.Context, w network.Want) error {
 	return nil
 }
 func (*recorded) Bridge(string) string { return "" }
-func (*recorded) Seen(context.Context, string, net.HardwareAddr) (a, b netip.Addr) {
-	return
+func (*recorded) Seen(context.Context, string, net.HardwareAddr) ([]network.Sighting, error) {
+	return nil, nil
 }
 
 type noController struct{}

@@ -140,20 +140,6 @@ func (l Links) Apply(ctx context.Context, w network.Want) error { return l.Drive
 func (l Links) Bridge(uid string) string { return l.Driver.Bridge(uid) }
 
 // Seen is Networks's.
-func (l Links) Seen(ctx context.Context, uid string, mac net.HardwareAddr) (ipv4, ipv6 netip.Addr) {
-	if leases, err := l.Driver.Leases(ctx); err == nil {
-		for _, lease := range leases {
-			if lease.MAC.String() == mac.String() {
-				ipv4 = lease.IPv4
-			}
-		}
-	}
-	if neighbours, err := l.Driver.Neighbours(ctx, uid); err == nil {
-		for _, n := range neighbours {
-			if n.MAC.String() == mac.String() && n.IPv6.IsGlobalUnicast() {
-				ipv6 = n.IPv6
-			}
-		}
-	}
-	return ipv4, ipv6
+func (l Links) Seen(ctx context.Context, uid string, mac net.HardwareAddr) ([]network.Sighting, error) {
+	return l.Driver.Seen(ctx, uid, mac)
 }

@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -300,6 +299,7 @@ func (d *disks) has(vm string) bool {
 type bridges struct {
 	mu   sync.Mutex
 	want network.Want
+	seen map[string][]network.Sighting // by MAC
 }
 
 func (b *bridges) Apply(_ context.Context, w network.Want) error {
@@ -318,4 +318,18 @@ func (b *bridges) Bridge(uid string) string {
 	return ""
 }
 
-func (b *bridges) Seen(context.Context, string, net.HardwareAddr) (ipv4, ipv6 netip.Addr) { return }
+func (b *bridges) Seen(_ context.Context, _ string, mac net.HardwareAddr) ([]network.Sighting, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.seen[mac.String()]), nil
+}
+
+// show has a VM be seen with these from now on.
+func (b *bridges) show(mac string, seen ...network.Sighting) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.seen == nil {
+		b.seen = map[string][]network.Sighting{}
+	}
+	b.seen[mac] = seen
+}

@@ -98,6 +98,8 @@ type host struct {
 	vtep    netip.Addr
 	room    api.Resources
 	roles   []api.HostRole // of its join token
+	// networks outlive the agent, as the kernel's do.
+	networks strict
 
 	proc  *process
 	agent *agent.Agent
@@ -366,7 +368,7 @@ func (h *host) startWith(wrap func(store.Store) store.Store, roles ...api.HostRo
 		st = wrap(st)
 	}
 	o := agent.Options{
-		Site: h.site.name, Host: h.name, Roles: roles, VTEP: h.vtep, Capacity: h.room, Store: st, Networks: &strict{}, Controller: link,
+		Site: h.site.name, Host: h.name, Roles: roles, VTEP: h.vtep, Capacity: h.room, Store: st, Networks: &h.networks, Controller: link,
 		Logger: log, Boot: fmt.Sprint(time.Now().UnixNano()), StopGrace: 10 * time.Second, Failpoint: w.failpoint(p),
 	}
 	if h.machine != nil {

@@ -139,11 +139,13 @@ type VMReport struct {
 	Serial    uint64     `json:"serial,omitempty" since:"1"` // of the order that the agent had; 0: it does not say
 	Job       string     `json:"job,omitempty"`              // migration under way
 	DiskBytes int64      `json:"disk_bytes,omitempty"`
-	IPv4Seen  netip.Addr `json:"ipv4_seen,omitzero"`
+	IPv4Seen  netip.Addr `json:"ipv4_seen,omitzero"` // its own ones, for releases that do not know Addresses
 	IPv6Seen  netip.Addr `json:"ipv6_seen,omitzero"`
 	Message   string     `json:"message,omitempty"`
 	// Machine is what the copy is made of; nil: nothing is said of it.
 	Machine *MachineReport `json:"machine,omitempty" since:"2"`
+	// Addresses are those that the VM was seen with, its own ones and others, at most MaxSeen.
+	Addresses []SeenAddress `json:"addresses,omitempty" since:"2"`
 }
 
 // MachineReport is what a VM's copy is made of now, which may not be what was ordered yet.
@@ -159,6 +161,18 @@ type DiskReport struct {
 	SizeMiB int64  `json:"size_mib"`
 	Bytes   int64  `json:"bytes,omitempty"`   // that it takes of the host's disk
 	Plugged bool   `json:"plugged,omitempty"` // the guest that runs has it
+}
+
+// MaxSeen is how many sightings of addresses a report has of a VM at most.
+const MaxSeen = 32
+
+// SeenAddress is an address that a VM was seen with. A guest may claim what is not its own, and reports pass through hands: it is for
+// people to look at, and changes nothing.
+type SeenAddress struct {
+	Address netip.Addr        `json:"address"`
+	Source  api.AddressSource `json:"source"`
+	Age     int64             `json:"age_seconds"`       // since it was seen last; the clocks of hosts and sites may differ
+	Refused bool              `json:"refused,omitempty"` // the host's filters drop what the VM sends with it
 }
 
 // VMState is what an agent sees of a VM's copy.

@@ -22,7 +22,7 @@ import (
 
 const (
 	// leaseTime of DHCPv4. A VM that migrated renews at its new host at half of it.
-	leaseTime = "1h"
+	leaseTime, leaseText = time.Hour, "1h"
 	// The router's life is the longest there is (RFC 4861 §6.2.1), since it does not depend on dnsmasq's.
 	raInterval, routerLifetime = 60, 9000
 	prefixLifetime             = "24h"
@@ -58,7 +58,7 @@ func dnsmasqConfs(n Network, dir, username string) map[string][]byte {
 	line("dhcp-option=option6:dns-server,[%s]", n.router6())
 	if n.IPv4.IsValid() {
 		line("# Addresses by MAC only, so that they are the same at every host; and a lease that another host gave holds here.")
-		line("dhcp-range=%s,static,%s,%s", n.IPv4.Addr(), net.IP(net.CIDRMask(n.IPv4.Bits(), 32)), leaseTime)
+		line("dhcp-range=%s,static,%s,%s", n.IPv4.Addr(), net.IP(net.CIDRMask(n.IPv4.Bits(), 32)), leaseText)
 		line("dhcp-authoritative")
 		line("quiet-dhcp")
 		line("no-ping")

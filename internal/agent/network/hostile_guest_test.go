@@ -104,6 +104,39 @@ func TestVMsMayNot(t *testing.T) {
 	}
 }
 
+// TestClaimsAreSeen: what a VM claims beside its own addresses is seen, and whether it may have it; nobody else is said to have it.
+func TestClaimsAreSeen(t *testing.T) {
+	d := newDen(t, homes[0]...)
+	bad, b := d.bad.ep, d.b.ep
+	addr := netip.MustParseAddr
+	privacy, foreign, static := addr("2001:db8:b1ae:1:4321::7"), addr("2001:db8:bad::7"), addr("192.0.2.7")
+	all, none := addr("ff02::1"), netip.IPv6Unspecified()
+	claim := func(a netip.Addr) []byte { return frame6(bad.MAC, allNodes, none, all, icmp6, solicit(a, nil)) }
+	d.bad.send(claim(privacy))
+	d.bad.send(claim(foreign))
+	d.bad.send(claim(b.IPv6))
+	for _, a := range []netip.Addr{static, b.IPv4, bad.IPv4} {
+		d.bad.send(arp(broadcast, bad.MAC, 1, bad.MAC, a, make(net.HardwareAddr, 6), b.IPv4))
+	}
+	within(t, "claims", func() error {
+		return d.home.sees(d.blue, bad, "neighbour "+bad.IPv6.String(), "neighbour "+bad.IPv4.String(), "neighbour "+privacy.String(),
+			"neighbour "+foreign.String()+" refused", "neighbour "+b.IPv6.String()+" refused",
+			"neighbour "+static.String()+" refused", "neighbour "+b.IPv4.String()+" refused")
+	})
+	for what, of := range map[string]func() ([]network.Sighting, error){
+		"the other VM":      func() ([]network.Sighting, error) { return d.home.d.Seen(t.Context(), d.blue.UID, b.MAC) },
+		"the VM, elsewhere": func() ([]network.Sighting, error) { return d.other.d.Seen(t.Context(), d.blue.UID, bad.MAC) },
+	} {
+		seen, err := of()
+		must(t, err)
+		for _, s := range seen {
+			if s.Refused || s.Addr != b.IPv6 && s.Addr != b.IPv4 {
+				t.Errorf("%s was seen with %+v", what, s)
+			}
+		}
+	}
+}
+
 type attack struct {
 	name, comment string // comment: of the rule that drops it
 	frames        [][]byte

@@ -68,26 +68,12 @@ func TestGuestConfiguresItself(t *testing.T) {
 	if other, err := w.hosts["h2"].d.Leases(t.Context()); err != nil || len(other) != 0 {
 		t.Errorf("leases of a host that the VM is not at: %v %v", other, err)
 	}
-	w.eventually("address seen", func() error {
-		seen, err := h1.d.Neighbours(t.Context(), n.UID)
-		if err != nil || !slices.ContainsFunc(seen, func(s network.Neighbour) bool {
-			return s.IPv6 == a.IPv6 && s.MAC.String() == a.MAC.String()
-		}) {
-			return fmt.Errorf("neighbours %v %v", seen, err)
-		}
-		return nil
-	})
-	w.eventually("seen", func() error {
-		if ip4, ip6 := h1.d.Seen(t.Context(), n.UID, a.MAC); ip4 != a.IPv4 || ip6 != a.IPv6 {
-			return fmt.Errorf("Seen = %v %v", ip4, ip6)
-		}
-		return nil
-	})
-	if ip4, ip6 := w.hosts["h2"].d.Seen(t.Context(), n.UID, a.MAC); ip4.IsValid() || ip6.IsValid() {
-		t.Errorf("seen at a host that the VM is not at: %v %v", ip4, ip6)
+	w.eventually("seen", func() error { return h1.sees(n, a, "dhcp "+a.IPv4.String(), "neighbour "+a.IPv6.String()) })
+	if other, err := w.hosts["h2"].d.Seen(t.Context(), n.UID, a.MAC); err != nil || len(other) != 0 {
+		t.Errorf("seen at a host that the VM is not at: %v %v", other, err)
 	}
-	if _, err := h1.d.Neighbours(t.Context(), "none"); !errors.Is(err, network.ErrUnknownNetwork) {
-		t.Errorf("neighbours of an unknown network: %v", err)
+	if _, err := h1.d.Seen(t.Context(), "none", a.MAC); !errors.Is(err, network.ErrUnknownNetwork) {
+		t.Errorf("addresses on an unknown network: %v", err)
 	}
 
 	// A VM that comes later: its reservation and name are there without a new dnsmasq.
@@ -189,10 +175,7 @@ func TestPacketsGoWhereTheyShould(t *testing.T) {
 	w.reach(gc.ns, "migrated VM from its new host", a.IPv6)
 	ga.send(slices.Concat(net.HardwareAddr{255, 255, 255, 255, 255, 255}, a.MAC, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1}, a.MAC, a.IPv4.AsSlice(), make([]byte, 6), a.IPv4.AsSlice()))
 	w.eventually("addresses seen at the new host", func() error {
-		if ip4, ip6 := h2.d.Seen(t.Context(), n.UID, a.MAC); ip4 != a.IPv4 || ip6 != a.IPv6 {
-			return fmt.Errorf("Seen = %v %v", ip4, ip6)
-		}
-		return nil
+		return h2.sees(n, a, "neighbour "+a.IPv4.String(), "neighbour "+a.IPv6.String())
 	})
 	// What the network learned outlives an Apply of old news, of a restarted agent too.
 	for _, name := range hosts {

@@ -38,12 +38,7 @@ func TestPlugIsLetInAtOnce(t *testing.T) {
 	if k := h.drops("another's MAC"); k != 0 {
 		t.Errorf("%d drops of another's MAC", k)
 	}
-	w.eventually("seen", func() error {
-		if _, ip6 := h.d.Seen(t.Context(), n.UID, b.MAC); ip6 != b.IPv6 {
-			return fmt.Errorf("Seen = %v", ip6)
-		}
-		return nil
-	})
+	w.eventually("seen", func() error { return h.sees(n, b, "neighbour "+b.IPv6.String()) })
 }
 
 // TestUnknownPlug: what no VM of the network is known to be on says nothing to anybody, nor hears what is another's. Bridges of others on
@@ -207,8 +202,8 @@ func TestVMChangesElementsOnly(t *testing.T) {
 			t.Errorf("%s, again: %d transactions, want 1", what, k)
 		}
 	}
-	if seen, err := h.d.Neighbours(t.Context(), n.UID); err != nil || len(seen) == 0 {
-		t.Errorf("seen: %v %v", seen, err)
+	if err := h.sees(n, a, "neighbour "+a.IPv6.String()); err != nil {
+		t.Error(err)
 	}
 
 	// What others do is noticed: to rules, to elements, and to neither.
@@ -256,12 +251,7 @@ func TestSeenIsReadOnce(t *testing.T) {
 	w.apply(h, w.wantAmong(h, n, []string{"h1"}))
 	g := w.plug(h, n, n.Endpoints[7])
 	g.slaac()
-	w.eventually("seen", func() error {
-		if _, ip6 := h.d.Seen(t.Context(), n.UID, g.ep.MAC); ip6 != g.ep.IPv6 {
-			return fmt.Errorf("Seen = %v", ip6)
-		}
-		return nil
-	})
+	w.eventually("seen", func() error { return h.sees(n, g.ep, "neighbour "+g.ep.IPv6.String()) })
 	nft := &counted{}
 	must(t, h.d.Close(t.Context()))
 	d, err := network.New(network.Options{Logger: slog.New(slog.DiscardHandler), RunDir: h.runDir, NS: h.ns, Nft: nft.path(t, filepath.Dir(h.runDir))})
@@ -271,8 +261,7 @@ func TestSeenIsReadOnce(t *testing.T) {
 	before := nft.runs(t)
 	for range 3 {
 		for _, e := range n.Endpoints {
-			h.d.Seen(t.Context(), n.UID, e.MAC)
-			_, err := h.d.Neighbours(t.Context(), n.UID)
+			_, err := h.d.Seen(t.Context(), n.UID, e.MAC)
 			must(t, err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"text/template"
+	"time"
 
 	"widecloud/internal/netio"
 )
@@ -23,6 +24,9 @@ const (
 	// addressRate of addresses that a VM may take beside its own, so that it fills no neighbour table. Each counts for
 	// addressTime, so it has addressBurst and what the rate gives in that time at most.
 	addressRate, addressBurst, addressTime = "1/minute", "16", "1h"
+	// seenFor is how long what a VM was seen with is kept after it.
+	seenFor  = 2 * time.Hour
+	seenText = "2h"
 )
 
 // bridgeRules are about frames: who may claim to be whom, and what crosses hosts. Only ports of our bridges are judged. Rules can
@@ -217,17 +221,44 @@ const wayRules = `	chain from-network {
 	}
 `
 
-// seenRules keep which address each plug has spoken of in neighbour discovery; the target of a solicitation counts for
-// duplicate address detection only. They are a table of their own, so that what was seen outlives a change of the rules.
-// What comes here has passed the rules above, which bound the addresses of a plug.
+// seenRules keep which address each plug has spoken of in ARP and neighbour discovery (the target of a solicitation counts for
+// duplicate address detection only), and has sent IPv6 packets from: a VM that knows its router and is known to it has no need
+// of neighbour discovery for hours. A packet costs one look-up; an address is written once in a minute. They are a table of their
+// own, so that what was seen outlives a change of the rules.
+// What comes to the second chain has passed the rules above, which bound the addresses of a plug. The first one stands before
+// them: it keeps what a plug claims whether or not it may have it, at a bounded rate, too.
 const seenRules = `
+	chain claims {
+		type filter hook prerouting priority -250; policy accept;
+		iif != @ports accept
+		ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ip != 0.0.0.0 goto claims4
+		ip6 saddr :: icmpv6 type nd-neighbor-solicit goto claims6
+		icmpv6 type nd-neighbor-advert goto claims6
+	}
+	chain claims4 {
+		iif . arp saddr ip @seen4 accept
+		iif . arp saddr ip @claimed4 update @claimed4 { iif . arp saddr ip } accept
+		update @claimants { iif limit rate over {{.AddressRate}} burst {{.AddressBurst}} packets } accept
+		add @claimed4 { iif . arp saddr ip }
+	}
+	chain claims6 {
+		iif . @th,64,128 @seen6 accept
+		iif . @th,64,128 @claimed6 update @claimed6 { iif . @th,64,128 } accept
+		update @claimants { iif limit rate over {{.AddressRate}} burst {{.AddressBurst}} packets } accept
+		add @claimed6 { iif . @th,64,128 }
+	}
 	chain prerouting {
 		type filter hook prerouting priority -150; policy accept;
 		iif != @ports accept
 		arp saddr ip != 0.0.0.0 update @seen4 { iif . arp saddr ip }
 		ip6 saddr :: icmpv6 type nd-neighbor-solicit update @seen6 { iif . @th,64,128 }
 		icmpv6 type nd-neighbor-advert update @seen6 { iif . @th,64,128 }
-		ip6 saddr != :: icmpv6 type nd-neighbor-solicit update @seen6 { iif . @nh,64,128 }
+		ip6 saddr != { ::, fe80::/10 } goto speaks
+	}
+	chain speaks {
+		iif . @nh,64,128 @fresh6 accept
+		add @fresh6 { iif . @nh,64,128 }
+		update @seen6 { iif . @nh,64,128 }
 	}
 `
 
@@ -282,8 +313,12 @@ var tables = []table{
 	}, inetRules},
 	{"bridge", "widecloud-seen", []set{
 		{name: "ports", typ: "type iface_index"},
-		{name: "seen4", typ: "type iface_index . ipv4_addr; size 65535; flags dynamic,timeout; timeout 2h", dynamic: true},
-		{name: "seen6", typ: "typeof iif . @nh,64,128; size 65535; flags dynamic,timeout; timeout 2h", dynamic: true},
+		{name: "seen4", typ: "type iface_index . ipv4_addr; size 65535; flags dynamic,timeout; timeout " + seenText, dynamic: true},
+		{name: "seen6", typ: "typeof iif . @nh,64,128; size 65535; flags dynamic,timeout; timeout " + seenText, dynamic: true},
+		{name: "claimed4", typ: "type iface_index . ipv4_addr; size 65535; flags dynamic,timeout; timeout " + seenText, dynamic: true},
+		{name: "claimed6", typ: "typeof iif . @nh,64,128; size 65535; flags dynamic,timeout; timeout " + seenText, dynamic: true},
+		{name: "fresh6", typ: "typeof iif . @nh,64,128; size 65535; flags dynamic,timeout; timeout 1m", dynamic: true},
+		{name: "claimants", typ: "type iface_index; size 65535; flags dynamic,timeout; timeout " + addressTime, dynamic: true},
 	}, seenRules},
 }
 

@@ -12,26 +12,28 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"widecloud/internal/cloud"
 )
 
-// seenAge is how old what Seen and Neighbours tell may be: they are asked for each VM in turn.
+// seenAge is how old what Seen tells may be: it is asked for each VM in turn.
 const seenAge = time.Second
 
 // observed is what the table widecloud-seen held at a time.
 type observed struct {
 	at    time.Time
-	addrs map[seenBy][]netip.Addr // sorted, both families
+	addrs map[seenBy][]Sighting // by neighbour discovery and ARP
 }
 
 // seenBy is a VM's plug in a network.
 type seenBy struct{ network, mac string }
 
-// Neighbours are the IPv6 addresses that VMs of this host have used or asked for on a network in the last two hours, as
-// duplicate address detection and neighbour discovery tell: an address in the network's prefix shows that SLAAC
-// worked. Link-local ones are among them. It is empty where no VMs run. It may be a second old.
-func (d *Driver) Neighbours(ctx context.Context, networkUID string) ([]Neighbour, error) {
+// Seen are the addresses that a VM of this host was seen with on a network: what it has leased, and what it has spoken of by
+// neighbour discovery or ARP or sent IPv6 packets from in the last two hours, sorted by address and source. Link-local addresses are left out. What the
+// filters drop is among them, as Refused. It may be a second old. It is empty where no VMs run.
+func (d *Driver) Seen(ctx context.Context, networkUID string, mac net.HardwareAddr) ([]Sighting, error) {
+	leases, err := d.Leases(ctx)
+	if err != nil {
+		return nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n, err := d.network(networkUID)
@@ -40,50 +42,17 @@ func (d *Driver) Neighbours(ctx context.Context, networkUID string) ([]Neighbour
 	}
 	seen, err := d.observe(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list neighbours of network %s: %w", n.Name, err)
+		return nil, fmt.Errorf("list the addresses seen on network %s: %w", n.Name, err)
 	}
-	var out []Neighbour
-	for _, e := range n.Endpoints {
-		for _, a := range seen.addrs[seenBy{n.UID, e.MAC.String()}] {
-			if a.Is6() {
-				out = append(out, Neighbour{MAC: e.MAC, IPv6: a})
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b Neighbour) int { return cmp.Or(bytes.Compare(a.MAC, b.MAC), a.IPv6.Compare(b.IPv6)) })
-	return out, nil
-}
-
-// Seen tells which addresses of the network a VM of this host shows: the IPv4 one that it leased, or speaks of by ARP (a
-// VM that moved here does so before it renews its lease), and the IPv6 one, the one that SLAAC makes rather than another.
-// Zero is for what was not seen, also because it cannot be read now; that is logged.
-func (d *Driver) Seen(ctx context.Context, networkUID string, mac net.HardwareAddr) (ipv4, ipv6 netip.Addr) {
-	leases, err := d.Leases(ctx)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n, e := d.network(networkUID)
-	if e != nil || !d.want.Role.Hypervisor || len(mac) != 6 {
-		return
-	}
+	out := slices.Clone(seen.addrs[seenBy{n.UID, mac.String()}])
 	for _, l := range leases {
+		// A lease of a VM that has moved away, and back, may be older than its network's plan.
 		if bytes.Equal(l.MAC, mac) && n.IPv4.Contains(l.IPv4) {
-			ipv4 = l.IPv4
+			out = append(out, Sighting{Addr: l.IPv4, Source: ByLease, At: l.Expires.Add(-leaseTime)})
 		}
 	}
-	seen, e := d.observe(ctx)
-	if err = cmp.Or(err, e); err != nil {
-		d.o.Logger.Warn("cannot see the addresses of a VM", "network", n.Name, "mac", mac, "err", err)
-		return
-	}
-	for _, a := range seen.addrs[seenBy{n.UID, mac.String()}] {
-		switch {
-		case a.Is4() && n.IPv4.Contains(a) && !ipv4.IsValid():
-			ipv4 = a
-		case a.Is6() && n.Prefix.Contains(a) && (!ipv6.IsValid() || a == cloud.EUI64(n.Prefix, cloud.HardwareAddr(mac))):
-			ipv6 = a
-		}
-	}
-	return
+	slices.SortFunc(out, func(a, b Sighting) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Source, b.Source)) })
+	return out, nil
 }
 
 func (d *Driver) network(uid string) (Network, error) {
@@ -108,26 +77,60 @@ func (d *Driver) observe(ctx context.Context) (observed, error) {
 	for _, p := range d.filter.plugged() {
 		plugs[strconv.Quote(p.name)] = p
 	}
-	seen := observed{at: now, addrs: map[seenBy][]netip.Addr{}}
-	// An element is "plug . address timeout … expires …", the address in hexadecimal where nft does not know its type. What is
-	// not in quotes is the number of a plug that is gone.
-	words := strings.FieldsFunc(out, func(r rune) bool { return strings.ContainsRune(" \t\n,{}", r) })
+	found, err := parseSeen(out, plugs, now)
+	if err != nil {
+		return observed{}, err
+	}
+	d.seen = observed{at: now, addrs: found}
+	return d.seen, nil
+}
+
+// parseSeen reads a listing of the table. An element is "plug . address timeout … expires …", the address in hexadecimal where nft
+// does not know its type. What is not in quotes is the number of a plug that is gone.
+func parseSeen(listing string, plugs map[string]plug, now time.Time) (map[seenBy][]Sighting, error) {
+	found := map[seenBy][]Sighting{}
+	skip, claimed := false, false // the set is another one; it is of what plugs claim
+	words := strings.FieldsFunc(listing, func(r rune) bool { return strings.ContainsRune(" \t\n,{}", r) })
 	for i := 0; i+2 < len(words); i++ {
+		if words[i] == "set" {
+			claimed = strings.HasPrefix(words[i+1], "claimed")
+			skip = !claimed && !strings.HasPrefix(words[i+1], "seen")
+		}
 		p, ok := plugs[words[i]]
-		if !ok || words[i+1] != "." {
+		if !ok || skip || words[i+1] != "." {
 			continue
 		}
 		a, err := parseAddr(words[i+2])
 		if err != nil {
-			return observed{}, err
+			return nil, err
+		}
+		if a.IsLinkLocalUnicast() {
+			continue
+		}
+		s := Sighting{Addr: a, Source: ByNeighbour, At: now, Refused: claimed}
+		if left, ok := expires(words[i+3:]); ok {
+			s.At = now.Add(left - seenFor)
 		}
 		by := seenBy{p.network, p.endpoint.MAC.String()}
-		if at, found := slices.BinarySearchFunc(seen.addrs[by], a, netip.Addr.Compare); !found {
-			seen.addrs[by] = slices.Insert(seen.addrs[by], at, a)
+		switch at := slices.IndexFunc(found[by], func(x Sighting) bool { return x.Addr == a }); {
+		case at < 0:
+			found[by] = append(found[by], s)
+		case found[by][at].Refused && !claimed: // what passes is claimed first
+			found[by][at] = s
 		}
 	}
-	d.seen = seen
-	return seen, nil
+	return found, nil
+}
+
+// expires reads the time that an element has left, out of the words that follow it.
+func expires(words []string) (time.Duration, bool) {
+	for i := 0; i+1 < min(len(words), 4); i += 2 {
+		if words[i] == "expires" {
+			left, err := time.ParseDuration(words[i+1])
+			return left, err == nil
+		}
+	}
+	return 0, false
 }
 
 func parseAddr(s string) (netip.Addr, error) {

@@ -75,10 +75,22 @@ type Lease struct {
 	Expires  time.Time // zero: never
 }
 
-// Neighbour is an IPv6 address that a VM of this host has used or asked for (RFC 4862 §5.4), by its MAC.
-type Neighbour struct {
-	MAC  net.HardwareAddr
-	IPv6 netip.Addr
+// Source is how a host knows that a VM has an address.
+type Source string
+
+// The sources of addresses. Their names are those of package api.
+const (
+	ByLease     Source = "dhcp"      // dnsmasq has leased it to the VM's MAC
+	ByNeighbour Source = "neighbour" // the VM has spoken of it in neighbour discovery (RFC 4861, RFC 4862 §5.4) or ARP, or has sent IPv6 packets from it
+)
+
+// Sighting is an address that a VM of this host was seen with. What a guest says of itself may be false: Refused is set where the
+// filters have dropped that, because the address is another's or outside the network.
+type Sighting struct {
+	Addr    netip.Addr
+	Source  Source
+	At      time.Time // when it was seen last, by the host's clock
+	Refused bool
 }
 
 // NetworkError says why a network is not carried as it was wanted. It harms no other network.

@@ -466,3 +466,25 @@ func (c *counted) runs(t *testing.T) int {
 	must(t, err)
 	return strings.Count(string(b), "run\n")
 }
+
+// sees tells whether the host has seen each of these of a VM within the last minute: "SOURCE ADDRESS", with " refused" behind it if
+// the filters drop it.
+func (h *host) sees(n network.Network, ep network.Endpoint, want ...string) error {
+	seen, err := h.d.Seen(context.Background(), n.UID, ep.MAC)
+	if err != nil {
+		return err
+	}
+	for _, s := range want {
+		if !slices.ContainsFunc(seen, func(have network.Sighting) bool {
+			text := fmt.Sprintf("%s %s", have.Source, have.Addr)
+			if have.Refused {
+				text += " refused"
+			}
+			age := time.Since(have.At)
+			return text == s && age > -5*time.Second && age < time.Minute
+		}) {
+			return fmt.Errorf("%q is not seen: %+v", s, seen)
+		}
+	}
+	return nil
+}

@@ -21,6 +21,7 @@ const (
 	maxHostCPUs      = 1 << 16
 	maxHostMemoryMiB = 1 << 30 // a PiB
 	maxHostDiskGiB   = 1 << 30 // an EiB
+	maxSeenAge       = 1 << 30 // seconds: 34 years, of a host without a clock
 )
 
 // judgeReport looks at a report by itself: nil, or an error that names the field. Texts become lines that can be shown.
@@ -140,6 +141,25 @@ func JudgeVMReport(field string, v *wire.VMReport) error {
 		}
 	}
 	v.Job, v.Message = cloud.Line(v.Job, 80), cloud.Line(v.Message, objects.MaxText)
+	// A newer release may have sources that this one cannot name.
+	v.Addresses = slices.DeleteFunc(v.Addresses, func(a wire.SeenAddress) bool { return !slices.Contains(api.AddressSources, a.Source) })
+	return judgeAddresses(field+".addresses", v.Addresses)
+}
+
+// judgeAddresses looks at what a VM is said to have been seen with.
+func judgeAddresses(field string, all []wire.SeenAddress) error {
+	if len(all) > wire.MaxSeen {
+		return api.Invalidf(field, "has %d addresses, more than %d", len(all), wire.MaxSeen)
+	}
+	for i, a := range all {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		switch {
+		case !a.Address.IsValid() || a.Address.Zone() != "" || a.Address.Is4In6():
+			return api.Invalidf(at+".address", "%q is not an address of a VM", a.Address)
+		case a.Age < 0 || a.Age > maxSeenAge:
+			return api.Invalidf(at+".age_seconds", "%d is not between 0 and %d", a.Age, maxSeenAge)
+		}
+	}
 	return nil
 }
 

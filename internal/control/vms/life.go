@@ -190,7 +190,7 @@ func (vs *VMs) newVM(tx *state.Tx, v *api.VM) error {
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.Name, err)
 	}
-	v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: cloud.EUI64(prefix, mac).String(), Origin: "slaac"})
+	v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: cloud.EUI64(prefix, mac).String(), Origin: api.OriginSLAAC})
 	if n.Spec.IPv4 == "" {
 		return nil
 	}
@@ -201,7 +201,9 @@ func (vs *VMs) newVM(tx *state.Tx, v *api.VM) error {
 	taken := map[string]bool{}
 	for other := range objects.By[api.VM](tx, "network", v.Spec.Network) {
 		for _, a := range other.Status.Addresses {
-			taken[a.Address] = true
+			if a.Origin == api.OriginDHCP { // what a guest claims takes nothing
+				taken[a.Address] = true
+			}
 		}
 	}
 	for i := 1; ; i++ { // the first host address is the router's
@@ -210,7 +212,7 @@ func (vs *VMs) newVM(tx *state.Tx, v *api.VM) error {
 			return &api.Error{Code: api.CodeRefused, Field: "spec.network", Message: fmt.Sprintf("network %s has no IPv4 address left in %s", n.Name, prefix4)}
 		}
 		if !taken[a.String()] {
-			v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: a.String(), Origin: "dhcp"})
+			v.Status.Addresses = append(v.Status.Addresses, api.VMAddress{Address: a.String(), Origin: api.OriginDHCP})
 			return nil
 		}
 	}

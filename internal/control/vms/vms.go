@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
-	"slices"
 	"time"
 
 	"widecloud/api"
@@ -101,12 +100,7 @@ func (vs *VMs) seenStatus(tx *state.Tx, v *api.VM, s wire.VMReport) api.VMStatus
 		}
 		now.Message = s.Message
 	}
-	for i, a := range v.Status.Addresses {
-		if !a.Seen && (a.Origin == "slaac" && isAddress(s.IPv6Seen, a.Address) || a.Origin == "dhcp" && isAddress(s.IPv4Seen, a.Address)) {
-			now.Addresses = slices.Clone(now.Addresses)
-			now.Addresses[i].Seen = true
-		}
-	}
+	now.Addresses = sightings(v.Status.Addresses, s, vs.Now())
 	return now
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -53,4 +52,6 @@ func (n *networks) Bridge(uid string) string {
 }
 
 // Seen: no guest sends anything.
-func (n *networks) Seen(context.Context, string, net.HardwareAddr) (ipv4, ipv6 netip.Addr) { return }
+func (n *networks) Seen(context.Context, string, net.HardwareAddr) ([]network.Sighting, error) {
+	return nil, nil
+}

@@ -46,6 +46,9 @@ const place = (site?: string, host?: string) => (site && host ? `${site}/${host}
 const list = (l: (string | undefined)[] | null | undefined) => (l ?? []).filter(Boolean).join(', ')
 const yes = (b: boolean | undefined) => t(b ? 'word.yes' : 'word.no')
 
+/** The addresses that a VM was given; what its guest claims beside them is for the VM's own page. */
+export const given = (v: Kinds['vms']) => (v.status.addresses ?? []).filter((a) => a.origin !== 'guest').map((a) => a.address)
+
 export function amount(r: Partial<Resources> | undefined): string {
   if (!r) return ''
   const parts: string[] = []
@@ -231,7 +234,7 @@ export const nouns: { [K in Kind]: Noun<K> } = {
     sites: (o) => [o.status.site], hosts: (o) => [o.status.host],
     facets: {
       network: (o) => [o.spec.network], image: (o) => [o.spec.image], loan: (o) => [o.status.loan],
-      address: (o) => (o.status.addresses ?? []).map((a) => a.address),
+      address: given,
     },
     fields: [
       state('vms'),
@@ -242,7 +245,7 @@ export const nouns: { [K in Kind]: Noun<K> } = {
       { key: 'disk', title: 'field.disk', text: (o) => (o.spec.disk_gib ? gib(o.spec.disk_gib) : t('vm.image_size')), sort: (o) => o.spec.disk_gib ?? 0, column: 'more', width: '6.5rem' },
       { key: 'disks', title: 'field.disks', text: (o) => list((o.spec.disks ?? []).map((k) => `${k.name} ${gib(k.size_gib)}`)), column: 'more', width: '9rem' },
       { key: 'pending', title: 'field.pending', text: (o) => list((o.status.pending ?? []).map((p) => `${p.field}: ${p.now || '–'} → ${p.wanted || '–'}`)), column: 'more', width: '10rem' },
-      { key: 'addresses', title: 'field.addresses', as: 'mono', text: (o) => list((o.status.addresses ?? []).map((a) => a.address)), column: 'first', width: 'minmax(12rem, 2fr)' },
+      { key: 'addresses', title: 'field.addresses', as: 'mono', text: (o) => list(given(o)), column: 'first', width: 'minmax(12rem, 2fr)' },
       { key: 'network', title: 'field.network', text: (o) => o.spec.network, column: 'more', width: '8rem', href: (o) => pathTo('networks', o.spec.network) },
       { key: 'image', title: 'field.image', text: (o) => o.spec.image, column: 'more', width: '8rem', href: (o) => pathTo('images', o.spec.image) },
       { key: 'loan', title: 'field.loan', text: (o) => o.status.loan ?? '', column: 'more', width: '9rem', href: (o) => pathTo('loans', o.status.loan) },

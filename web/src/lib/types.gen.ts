@@ -35,6 +35,11 @@ export interface components {
             by: string;
             message: string;
         };
+        AddressSeen: {
+            /** Format: date-time */
+            seen: string;
+            source: string;
+        };
         AddressSpec: {
             address: string;
             pool?: string;
@@ -960,7 +965,9 @@ export interface components {
         VMAddress: {
             address: string;
             origin: string;
+            refused?: boolean;
             seen?: boolean;
+            sources?: components["schemas"]["AddressSeen"][] | null;
         };
         VMDryRun: {
             loan?: components["schemas"]["LoanUse"];

@@ -96,7 +96,7 @@ func addressesSeen(ctx context.Context, _ *stage.Stage, v *VM) (string, error) {
 	}
 	var l []string
 	for _, a := range o.Status.Addresses {
-		if a.Origin == "service" {
+		if a.Origin == api.OriginService || a.Origin == api.OriginGuest {
 			continue
 		}
 		if !a.Seen {
@@ -108,6 +108,34 @@ func addressesSeen(ctx context.Context, _ *stage.Stage, v *VM) (string, error) {
 		return "", fmt.Errorf("vm %s has no address", v.name)
 	}
 	return strings.Join(l, ", "), nil
+}
+
+func parseAddress(p *script.Parser) any {
+	v := ref(p)
+	p.OneOf("address")
+	v.Owner.MustBeReal(p, p.Last(), "no guest uses an address")
+	origin := map[string]string{"ipv4": api.OriginDHCP, "ipv6": api.OriginSLAAC}[p.OneOf("ipv4", "ipv6")]
+	p.OneOf("by")
+	source := api.AddressSource(p.OneOf(string(api.SourceDHCP), string(api.SourceNeighbour)))
+	return &eventually{VM: v, Within: p.Within(time.Minute), judge: func(ctx context.Context, _ *stage.Stage, v *VM) (string, error) {
+		return addressSeen(ctx, v, origin, source)
+	}}
+}
+
+// addressSeen tells when a source saw the VM last with an address of an origin.
+func addressSeen(ctx context.Context, v *VM, origin string, by api.AddressSource) (string, error) {
+	o, err := api.Get[api.VM](ctx, v.client(), v.name)
+	if err != nil {
+		return "", err
+	}
+	for _, a := range o.Status.Addresses {
+		for _, s := range a.Sources {
+			if a.Origin == origin && s.Source == by {
+				return fmt.Sprintf("%s, seen %s before", a.Address, time.Since(s.Seen).Round(time.Second)), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no %s address of vm %s is seen by %s: %+v", origin, v.name, by, o.Status.Addresses)
 }
 
 // Running expects a VM to run.
@@ -197,7 +225,9 @@ func (e *Running) check(ctx context.Context, s *stage.Stage) error {
 func (v *VM) keeps(now []api.VMAddress, compare bool) error {
 	addresses := map[string]bool{}
 	for _, a := range now {
-		addresses[a.Address] = true
+		if a.Origin != api.OriginGuest {
+			addresses[a.Address] = true
+		}
 	}
 	if v.addresses == nil {
 		v.addresses = addresses

@@ -75,6 +75,10 @@ var Topic = script.Topic{
 			Doc: "the VM uses the addresses that it got by router advertisement and DHCP; its host has seen them", Parse: parseAddresses,
 		},
 		{
+			Form: "expect VM address ipv4|ipv6 by dhcp|neighbour [within TIME]", Part: script.Checks,
+			Doc: "the controller shows when the VM was last seen with the address that it was given: `dhcp`: as a lease; `neighbour`: its host has heard it", Parse: parseAddress,
+		},
+		{
 			Form: "expect job VM done|failed|cancelled|clean [within TIME]", Part: script.Checks,
 			Doc: "clean: it has ended somehow, one hypervisor knows the VM (none, if it is to be stopped), one copy is there, and no job holds it", Parse: parseExpectJob,
 		},
