@@ -58,6 +58,7 @@ type vmGroup struct {
 	Start      vmStartCmd      `cmd:"" help:"Start VMs."`
 	Stop       vmStopCmd       `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
+	Reset      vmResetCmd      `cmd:"" help:"Reset a VM at once, as by the reset button: reboot --hard."`
 	Resize     vmResizeCmd     `cmd:"" help:"Change CPUs and memory, from the next start on."`
 	Disk       vmDiskCmd       `cmd:"" help:"Add, remove and grow the disks of a VM."`
 	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host with its disks: alive, or stopped if it is."`
@@ -260,6 +261,21 @@ func (c *vmRebootCmd) Run(a *app) error {
 		return err
 	}
 	return a.out.printf("vm %s reboots\n", c.Name)
+}
+
+type vmResetCmd struct {
+	Name string `arg:"" help:"Its name." complete:"self"`
+}
+
+func (c *vmResetCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	if err := client.Reboot(a, c.Name, true); err != nil {
+		return err
+	}
+	return a.out.printf("vm %s is reset\n", c.Name)
 }
 
 type vmMigrateCmd struct {
