@@ -119,7 +119,7 @@ func TestStartWaits(t *testing.T) {
 					for _, what := range []string{"start", "start and stop", "start and cancel"} {
 						tokyo.rests("web1", api.PowerOff)
 						runs()
-						job := ""
+						named := make(chan string, 1)
 						w.at("tokyo", point, func() {
 							wish(api.PowerOn)
 							if what == "start and stop" {
@@ -130,12 +130,13 @@ func TestStartWaits(t *testing.T) {
 								t.Errorf("%s at %s: it starts on %v while it moves", what, point, on)
 							}
 							if what == "start and cancel" {
-								tokyo.ctl.Cancel(t.Context(), tokyo.admin, job) // too late past the decision
+								tokyo.ctl.Cancel(t.Context(), tokyo.admin, <-named) // too late past the decision
 							}
 						})
 						j, _, err := tokyo.ctl.Migrate(t.Context(), tokyo.admin, "web1", way.target, false)
 						w.must(err)
-						job = j.Name
+						job := j.Name
+						named <- job
 						tokyo.ended(job)
 						tokyo.runs("web1")
 						at := map[api.JobState]string{api.JobDone: way.target, api.JobCancelled: way.source}[tokyo.job(job).Status.State]
@@ -381,8 +382,7 @@ func TestHostileSource(t *testing.T) {
 				disk := tokyo.rests("web1", api.PowerOff)
 				v := tokyo.vm("web1")
 				said := make(chan error, 1)
-				var job string
-				w.at("tokyo", "coordinator.none", func() { time.Sleep(time.Second) }) // so that job is known
+				named := make(chan string, 1)
 				w.at("tokyo", "coordinator.copying", func() {
 					h1 := tokyo.hosts["h1"]
 					h1.kill()
@@ -392,9 +392,10 @@ func TestHostileSource(t *testing.T) {
 						return
 					}
 					defer s.Close()
-					said <- sendAs(t.Context(), s, wire.ChannelHeader{Job: job, VM: v.UID, Channel: "stopped", Codec: "none"}, tc.bytes)
+					said <- sendAs(t.Context(), s, wire.ChannelHeader{Job: <-named, VM: v.UID, Channel: "stopped", Codec: "none"}, tc.bytes)
 				})
-				job = tokyo.migrate("web1", "osaka/h1").Name
+				job := tokyo.migrate("web1", "osaka/h1").Name
+				named <- job
 				err = <-said
 				var refused *api.Error
 				if !errors.As(err, &refused) || !strings.Contains(err.Error(), tc.want) {
