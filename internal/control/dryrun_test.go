@@ -89,7 +89,7 @@ func TestDryRun(t *testing.T) {
 		}
 		bad := vm(1, 1)
 		bad.Name, bad.Spec.Network = "Not A Name", "none"
-		if d = tokyo.tried(tokyo.admin, bad); d.Refused == nil || d.Refused.Field != "name" {
+		if d = tokyo.tried(tokyo.admin, bad); d.Refused == nil || len(d.Refused.Reasons) != 2 || d.Refused.Reasons[0].Field != "name" {
 			t.Errorf("a bad name: %+v", d.Refused)
 		}
 		bad.Name = "new1"
