@@ -143,6 +143,8 @@ export interface components {
         CPU: {
             accel?: string;
             arch?: string;
+            /** Format: int64 */
+            disks?: number;
             model?: string;
             /** Format: int64 */
             profile?: number;
@@ -152,6 +154,11 @@ export interface components {
             findings: components["schemas"]["Finding"][] | null;
             /** Format: date-time */
             time: string;
+        };
+        Disk: {
+            name: string;
+            /** Format: int64 */
+            size_gib: number;
         };
         Error: {
             code: string;
@@ -216,6 +223,7 @@ export interface components {
             vm_uid: string;
         };
         GuestStatus: {
+            has?: components["schemas"]["Resources"];
             message?: string;
             phase: string;
             /** Format: date-time */
@@ -520,6 +528,14 @@ export interface components {
         Login: {
             token: string;
         };
+        Machine: {
+            /** Format: int64 */
+            cpus?: number;
+            /** Format: int64 */
+            disk_mib?: number;
+            /** Format: int64 */
+            memory_mib?: number;
+        };
         MigrateRequest: {
             dry_run?: boolean;
             target: string;
@@ -688,6 +704,12 @@ export interface components {
             sent_bytes_per_second?: number;
             /** Format: date-time */
             since?: string;
+        };
+        Pending: {
+            field: string;
+            now?: string;
+            waits: string;
+            wanted?: string;
         };
         PlaceVerdict: {
             asked?: boolean;
@@ -969,6 +991,14 @@ export interface components {
             seen?: boolean;
             sources?: components["schemas"]["AddressSeen"][] | null;
         };
+        VMDisk: {
+            name: string;
+            plugged?: boolean;
+            /** Format: int64 */
+            size_mib?: number;
+            /** Format: int64 */
+            slot: number;
+        };
         VMDryRun: {
             loan?: components["schemas"]["LoanUse"];
             places?: components["schemas"]["PlaceVerdict"][] | null;
@@ -982,6 +1012,7 @@ export interface components {
             cpus: number;
             /** Format: int64 */
             disk_gib?: number;
+            disks?: components["schemas"]["Disk"][] | null;
             image: string;
             /** Format: int64 */
             memory_mib: number;
@@ -998,13 +1029,16 @@ export interface components {
         VMStatus: {
             addresses?: components["schemas"]["VMAddress"][] | null;
             cpu?: components["schemas"]["CPU"];
+            disks?: components["schemas"]["VMDisk"][] | null;
             /** Format: int64 */
             epoch: number;
             host?: string;
             job?: string;
             loan?: string;
             mac?: string;
+            machine?: components["schemas"]["Machine"];
             message?: string;
+            pending?: components["schemas"]["Pending"][] | null;
             phase: string;
             /** Format: int64 */
             power_changes?: number;
@@ -1031,7 +1065,8 @@ export interface components {
             readonly uid?: string;
         };
         VolumeSpec: {
-            image: string;
+            disk?: string;
+            image?: string;
             /** Format: int64 */
             size_mib: number;
             vm: string;
