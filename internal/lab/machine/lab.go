@@ -28,7 +28,8 @@ type Options struct {
 	// system that can be an overlay's upper layer. "": BaseDir().
 	Base string
 	// LogDir takes the logs of the nodes' processes, as NODE.PROCESS.log, and
-	// outlives the lab. "": inside the state directory, which does not.
+	// outlives the lab. It is emptied once the lab is open. "": inside the state
+	// directory, which does not outlive it.
 	LogDir string
 	// KVM gives the hosts /dev/kvm. Without it QEMU emulates the processor.
 	KVM bool
@@ -112,7 +113,7 @@ func Open(o Options) (*Lab, error) {
 		return nil, fmt.Errorf("open lab %s: %w", o.Name, errors.Join(err, os.RemoveAll(aside)))
 	}
 	if o.LogDir != "" {
-		if err := os.MkdirAll(o.LogDir, 0o755); err != nil {
+		if err := errors.Join(os.RemoveAll(o.LogDir), os.MkdirAll(o.LogDir, 0o755)); err != nil {
 			return nil, fmt.Errorf("open lab %s: %w", o.Name, errors.Join(err, os.RemoveAll(l.dir)))
 		}
 	}

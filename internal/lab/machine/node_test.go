@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,8 +51,14 @@ func TestNodeIsAMachineOfItsOwn(t *testing.T) {
 			t.Errorf("name %q: %v", bad, err)
 		}
 	}
-	if _, err := machine.Open(machine.Options{Name: scope.Name}); !errors.Is(err, machine.ErrRunning) {
+	// Who opens a lab that runs leaves its logs alone.
+	logs := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(logs, "kept"), nil, 0o600))
+	if _, err := machine.Open(machine.Options{Name: scope.Name, LogDir: logs}); !errors.Is(err, machine.ErrRunning) {
 		t.Errorf("second Open: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(logs, "kept")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -81,9 +81,6 @@ func Run(ctx context.Context, s *script.Script, o Options) (*stage.Result, error
 }
 
 func run(ctx context.Context, st *stage.Stage, o Options) (err error) {
-	if err := os.RemoveAll(o.LogDir); err != nil {
-		return st.Fatal(st.Begun(), "prepare", err)
-	}
 	before, err := machine.Snapshot(machine.Scope{Name: o.Name, NoPrograms: o.beside})
 	if err != nil {
 		return st.Fatal(st.Begun(), "prepare", err)

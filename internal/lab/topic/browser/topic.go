@@ -30,7 +30,7 @@ var Topic = script.Topic{
 }
 
 // runTime is how long the tests of one statement may take.
-const runTime = 30 * time.Minute
+const runTime = 15 * time.Minute
 
 var specRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,40}$`)
 
