@@ -185,24 +185,24 @@ func TestMuxGreed(t *testing.T) {
 	}
 	conn.Close()
 
-	conn = hostile(t, p, say(politeHello))
+	opener := hostile(t, p, say(politeHello)) // not conn: the one above may still be writing to it
 	var many []byte
 	for i := range uint32(5000) {
 		many = append(many, frame(1, 0, 2*i+1, nil)...)
 	}
-	go conn.Write(many)
+	go opener.Write(many)
 	got := make([]byte, 0, 1<<20)
 	buf := make([]byte, 4096)
 	// Which bound comes first, that on the open ones, on those not accepted yet, or on the refusals, is a matter of speed.
 	for !strings.Contains(string(got), "more than 1024 streams") && !strings.Contains(string(got), "too many streams wait") &&
 		!strings.Contains(string(got), "does not take their refusals") {
-		n, err := conn.Read(buf)
+		n, err := opener.Read(buf)
 		got = append(got, buf[:n]...)
 		if err != nil {
 			t.Fatalf("streams: %v after %q", err, got)
 		}
 	}
-	conn.Close()
+	opener.Close()
 }
 
 func FuzzFrames(f *testing.F) {

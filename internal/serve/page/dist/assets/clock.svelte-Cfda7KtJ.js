@@ -1,1 +1,0 @@
-import{K as e,at as t,it as n,rt as r}from"./i18n.svelte-C39uA4hk.js";var i=new class{#e=t(r(Date.now()));get now(){return e(this.#e)}set now(e){n(this.#e,e,!0)}constructor(){setInterval(()=>this.now=Date.now(),1e3)}};export{i as t};
