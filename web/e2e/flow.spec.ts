@@ -126,17 +126,29 @@ test('many VMs are rebooted, stopped and deleted after a question that names the
   }
 })
 
-test('what cannot be done to a VM is said beside it', async ({ page, request }) => {
-  await make(request, 'still', 2)
+test('stopped VMs move, and what cannot be done to a VM is said beside it', async ({ page, request }) => {
+  const names = await make(request, 'still', 2, 'on')
   await login(page)
   await page.goto('/vms?q=label:group=still')
-  await page.getByRole('checkbox', { name: 'Select all' }).check()
-  await page.getByRole('group', { name: 'Actions on what is selected' }).getByRole('button', { name: 'Move' }).click()
-  await page.getByLabel('Where to').selectOption('osaka')
-  await page.getByRole('dialog').getByRole('button', { name: 'Move' }).click()
-  const results = page.getByRole('region', { name: 'Result for each VM' })
-  await expect(results.getByText('does not run').first()).toBeVisible({ timeout: 60_000 })
-  await expect(page.getByText('2 failed')).toBeVisible({ timeout: 60_000 })
+  await expect(page.getByRole('row').filter({ hasText: 'running' })).toHaveCount(2)
+  for (const name of names) await request.patch(`/v1/vms/${name}`, { data: { spec: { power: 'off' } }, headers: { Authorization: `Bearer ${token}`, 'Content-Type': 'application/merge-patch+json' } })
+  const move = async (to: string) => {
+    await page.getByRole('checkbox', { name: 'Select all' }).check()
+    await page.getByRole('group', { name: 'Actions on what is selected' }).getByRole('button', { name: 'Move' }).click()
+    await page.getByLabel('Where to').selectOption(to)
+    await page.getByRole('dialog').getByRole('button', { name: 'Move' }).click()
+  }
+  const results = page.getByRole('dialog', { name: 'Result for each VM' })
+  await expect(page.getByRole('row').filter({ hasText: 'stopped' })).toHaveCount(2)
+  await move('nara')
+  await expect(results.getByText('nothing is borrowed from nara').first()).toBeVisible()
+  await expect(results.getByText('2 failed')).toBeVisible()
+  await results.getByRole('button', { name: 'Close' }).click()
+  await move('osaka')
+  await expect(results.getByText('2 of 2 done')).toBeVisible()
+  await expect(results.getByText('failed')).toHaveCount(0)
+  await results.getByRole('button', { name: 'Close' }).click()
+  for (const name of names) await expect(page.getByRole('row').filter({ hasText: name })).toContainText('osaka/')
 })
 
 test('a site that is lost is told by the watch', async ({ page }) => {
