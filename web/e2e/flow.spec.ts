@@ -74,6 +74,18 @@ test('what is wrong with a new VM is said beside its fields', async ({ page }) =
   await expect(memory).toHaveAttribute('aria-invalid', 'true')
   await expect(memory).toHaveAccessibleDescription(/64/)
   await expect(page).toHaveURL(/create\/vms/)
+  const disks = field(page, 'spec.disks')
+  await disks.fill('data=much\nroot=1')
+  await page.getByRole('button', { name: 'Create the VM' }).click()
+  await expect(disks).toHaveAttribute('aria-invalid', 'true')
+  // Mended, it is created.
+  const name = fresh('disks')
+  await field(page, 'name').fill(name)
+  await memory.fill('64')
+  await disks.fill('data=1')
+  await page.getByRole('button', { name: 'Create the VM' }).click()
+  await expect(page).toHaveURL(new RegExp(`/vms/${name}$`))
+  await expect(page.getByRole('region', { name: 'Facts' }).or(page.locator('main dl')).first()).toContainText('data 1 GiB')
 })
 
 test('many VMs are started by a job that goes on when the page is left', async ({ page, request }) => {

@@ -5,7 +5,7 @@ import type { Kind } from './types.ts'
 export interface Input {
   path: string // of the object: spec.cpus
   title: Key
-  as: 'text' | 'paragraph' | 'time' | 'number' | 'bool' | 'lines' | 'labels' | 'choice' | 'object' | 'resources'
+  as: 'text' | 'paragraph' | 'time' | 'number' | 'bool' | 'lines' | 'labels' | 'choice' | 'object' | 'resources' | 'disks'
   help?: Key
   options?: string[] // of a choice
   words?: string // the group of messages that says what the options are
@@ -16,6 +16,8 @@ export interface Input {
 
 const owner: Input = { path: 'owner', title: 'field.owner', as: 'object', of: 'owners', creation: true, help: 'form.owner_help' }
 const labels: Input = { path: 'labels', title: 'field.labels', as: 'labels', help: 'form.labels_help' }
+/** Disks of a VM beside its root disk. */
+export const disks: Input = { path: 'spec.disks', title: 'field.disks', as: 'disks', help: 'form.disks_help' }
 const pool: Input = { path: 'spec.pool', title: 'field.pool', as: 'text', creation: true, help: 'form.pool_help' }
 
 export const forms: Partial<Record<Kind, Input[]>> = {
@@ -72,6 +74,8 @@ export const forms: Partial<Record<Kind, Input[]>> = {
     { path: 'spec.power', title: 'field.power', as: 'choice', options: ['on', 'off', 'off-hard'], words: 'power' },
     { path: 'spec.cpus', title: 'field.cpus', as: 'number', required: true, help: 'form.resize_help' },
     { path: 'spec.memory_mib', title: 'field.memory_mib', as: 'number', required: true },
+    { path: 'spec.disk_gib', title: 'field.disk_gib', as: 'number', help: 'form.grow_help' },
+    disks,
     { path: 'spec.sites', title: 'field.permit', as: 'lines', help: 'form.permit_help' },
     labels,
   ],
