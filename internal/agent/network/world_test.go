@@ -238,7 +238,11 @@ func (g *guest) slaac() {
 // static gives the guest what RA would, at once.
 func (g *guest) static() {
 	g.w.t.Helper()
-	must(g.w.t, g.ns.Sysctl("net/ipv6/conf/eth0/accept_ra", "0"), g.ns.SetMTU("eth0", network.DefaultMTU),
+	must(g.w.t, g.ns.Sysctl("net/ipv6/conf/eth0/accept_ra", "0"))
+	// A router may have been quicker, and the address is there already.
+	g.run("ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global")
+	g.run("ip", "-6", "route", "flush", "dev", "eth0", "proto", "ra")
+	must(g.w.t, g.ns.SetMTU("eth0", network.DefaultMTU),
 		g.ns.AddAddr("eth0", netip.PrefixFrom(g.ep.IPv6, 64)),
 		g.ns.ReplaceRoute(netio.Route{Dst: netip.MustParsePrefix("::/0"), Gateway: network.RouterAddr, Link: "eth0"}))
 }
