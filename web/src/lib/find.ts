@@ -21,6 +21,7 @@ export function prepare<K extends Kind>(kind: K, objects: readonly Kinds[K][]): 
   const some = () => {
     for (const until = at + 1000; at < until && at < objects.length; at++) subjectOf(kind, objects[at]!)
     if (at < objects.length) timer = setTimeout(some)
+    else objects = [] // what ends this would keep them for ever
   }
   let timer = setTimeout(some)
   return () => clearTimeout(timer)
