@@ -27,9 +27,6 @@ func (ns *Networks) networkLife() objects.Life[api.Network] {
 			return objects.Gone(tx, n)
 		},
 		Show: func(tx *state.Tx, _ access.Actor, n *api.Network) error {
-			if networkOf(tx, n.UID) == nil {
-				return nil // a watcher is shown what it was before it was deleted
-			}
 			planned, err := ns.OwnNetwork(tx, n)
 			n.Status.Members = slices.Clone(planned.View.Members)
 			return err

@@ -46,13 +46,13 @@ func (st *Site) Visible(tx *state.Tx, by access.Actor, k api.Kind, name string) 
 	return o, l.show(tx, by, o)
 }
 
-// shownTo is an object as an actor sees it, nil when it may not see it, or s does not take it. The object itself is shared and
-// stays as it is.
+// shownTo is an object as an actor sees it, nil when it may not see it, or s does not take it. Without a transaction nothing of
+// this moment is added to it. The object itself is shared and stays as it is.
 func (st *Site) shownTo(tx *state.Tx, by access.Actor, s api.Selector, o api.Object) (api.Object, error) {
 	if !access.Sees(by, o) {
 		return nil, nil
 	}
-	if l := st.lifeOf(o.Kind()); l.shows() {
+	if l := st.lifeOf(o.Kind()); tx != nil && l.shows() {
 		o = state.Copy(o).(api.Object)
 		if err := l.show(tx, by, o); err != nil {
 			return nil, err
@@ -64,12 +64,21 @@ func (st *Site) shownTo(tx *state.Tx, by access.Actor, s api.Selector, o api.Obj
 	return o, nil
 }
 
-// ShownNow is shownTo for a reader without a transaction.
+// ShownNow is shownTo for a reader without a transaction. The object may be gone meanwhile: then it is shown as it was.
 func (st *Site) ShownNow(ctx context.Context, by access.Actor, s api.Selector, o api.Object) (out api.Object, err error) {
 	if !st.lifeOf(o.Kind()).shows() {
 		return st.shownTo(nil, by, s, o)
 	}
 	err = st.Read(ctx, func(tx *state.Tx) error {
+		have, err := tx.Object(Key(o.Kind(), o.Metadata().Name))
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			tx = nil
+		case err != nil:
+			return err
+		case have.(api.Object).Metadata().UID != o.Metadata().UID: // another one of its name
+			tx = nil
+		}
 		out, err = st.shownTo(tx, by, s, o)
 		return err
 	})
