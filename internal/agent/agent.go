@@ -245,14 +245,16 @@ func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
 			continue
 		}
 		if !a.needsWork(v, domains[v.uid]) {
-			if a.disksToChange(ctx, v, domains[v.uid]) {
-				work.Go(func() {
-					defer v.busy.Unlock()
-					a.changeDisks(ctx, v, domains[v.uid])
-				})
+			changes, err := a.diskChanges(ctx, v, domains[v.uid])
+			if len(changes) == 0 {
+				a.noteDisks(v, err)
+				v.busy.Unlock()
 				continue
 			}
-			v.busy.Unlock()
+			work.Go(func() {
+				defer v.busy.Unlock()
+				a.changeDisks(ctx, v, changes)
+			})
 			continue
 		}
 		work.Go(func() {

@@ -61,29 +61,6 @@ func (a *Agent) still(ctx context.Context, vm string) error {
 	return nil
 }
 
-// disks are a VM's writable disks, made where they are not there yet.
-func (a *Agent) disks(ctx context.Context, o wire.VMOrder) ([]hyper.Disk, error) {
-	if err := a.image(ctx, o.Image); err != nil {
-		return nil, fmt.Errorf("image: %w", err)
-	}
-	disk, err := a.o.Volumes.Create(ctx, o.VM, o.Image, o.DiskMiB)
-	if err != nil {
-		return nil, fmt.Errorf("volume: %w", err)
-	}
-	disk.Target = hyper.Target(o.Profile, 0)
-	disks := []hyper.Disk{disk}
-	for _, k := range o.Disks {
-		if k.Gone {
-			continue
-		}
-		if disk, err = a.disk(ctx, o, k); err != nil {
-			return nil, fmt.Errorf("disk %s: %w", k.Name, err)
-		}
-		disks = append(disks, disk)
-	}
-	return disks, nil
-}
-
 // work lets stop end the copying of a stopped VM's disks, at either end, until done is called.
 func (a *Agent) work(ctx context.Context, v *vm) (working context.Context, done func()) {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -26,22 +26,34 @@ func (a *Agent) disk(ctx context.Context, o wire.VMOrder, k wire.DiskOrder) (hyp
 	return disk, err
 }
 
+// disks are a VM's writable disks, the root disk first, made where they are not there yet. No guest has them.
+func (a *Agent) disks(ctx context.Context, o wire.VMOrder) ([]hyper.Disk, error) {
+	if err := a.image(ctx, o.Image); err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	disk, err := a.o.Volumes.Create(ctx, o.VM, o.Image, o.DiskMiB)
+	if err != nil {
+		return nil, fmt.Errorf("volume: %w", err)
+	}
+	disk.Target = hyper.Target(o.Profile, 0)
+	disks := []hyper.Disk{disk}
+	for _, k := range o.Disks {
+		if k.Gone {
+			continue
+		}
+		if disk, err = a.disk(ctx, o, k); err != nil {
+			return nil, fmt.Errorf("disk %s: %w", k.Name, err)
+		}
+		disks = append(disks, disk)
+	}
+	return disks, nil
+}
+
 // change is one disk of a VM that is not as ordered.
 type change struct {
 	name, target string
 	sizeMiB      int64
 	to           string // grow, plug, unplug, remove
-}
-
-// disksToChange tells whether the VM's disks are not as ordered and something can be done about it now. The VM's lock is held.
-func (a *Agent) disksToChange(ctx context.Context, v *vm, d hyper.Domain) bool {
-	changes, err := a.diskChanges(ctx, v, d)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(changes) == 0 && err == nil && v.diskMessage != "" {
-		v.diskMessage = ""
-	}
-	return len(changes) > 0 || err != nil && v.diskMessage != err.Error()
 }
 
 // diskChanges are what has to be done to make the disks of a VM that is as it is to be what its order says. A VM that is to run
@@ -94,11 +106,11 @@ func (a *Agent) diskChanges(ctx context.Context, v *vm, d hyper.Domain) (out []c
 }
 
 // changeDisks makes the VM's disks what its order says, as far as its guest takes part. The VM's lock is held.
-func (a *Agent) changeDisks(ctx context.Context, v *vm, d hyper.Domain) {
-	changes, err := a.diskChanges(ctx, v, d)
+func (a *Agent) changeDisks(ctx context.Context, v *vm, changes []change) {
 	a.mu.Lock()
 	o := v.record.Order
 	a.mu.Unlock()
+	var err error
 	for _, c := range changes {
 		if e := a.changeDisk(ctx, v, o, c); e != nil {
 			err = errors.Join(err, fmt.Errorf("disk %s: %s: %w", c.name, c.to, e))
@@ -108,16 +120,22 @@ func (a *Agent) changeDisks(ctx context.Context, v *vm, d hyper.Domain) {
 	}
 	a.mu.Lock()
 	v.worked++
-	if text := errText(err); text != v.diskMessage {
-		v.diskMessage = text
-		if err != nil {
-			a.log.Error("change disks", "vm", o.Name, "err", err)
-		}
-	}
 	a.mu.Unlock()
-	if len(changes) > 0 && err == nil {
+	a.noteDisks(v, err)
+	if err == nil {
 		a.poke() // what has changed is reported; one that failed is tried again with the ticker
 	}
+}
+
+// noteDisks keeps what is wrong about a VM's disks; nil: nothing is.
+func (a *Agent) noteDisks(v *vm, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	text := errText(err)
+	if text != v.diskMessage && err != nil {
+		a.log.Error("change disks", "vm", v.record.Order.Name, "err", err)
+	}
+	v.diskMessage = text
 }
 
 func (a *Agent) changeDisk(ctx context.Context, v *vm, o wire.VMOrder, c change) error {
