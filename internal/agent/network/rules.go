@@ -223,13 +223,15 @@ const wayRules = `	chain from-network {
 
 // seenRules keep which address each plug has spoken of in ARP and neighbour discovery (the target of a solicitation counts for
 // duplicate address detection only), and has sent IPv6 packets from: a VM that knows its router and is known to it has no need
-// of neighbour discovery for hours. A packet costs one look-up; an address is written once in a minute. They are a table of their
-// own, so that what was seen outlives a change of the rules.
+// of neighbour discovery for hours. What is cheap to ask comes first, since each packet of a VM comes here: it costs a few
+// comparisons and one look-up; an address is written once in a minute. They are a table of their own, so that what was seen outlives
+// a change of the rules.
 // What comes to the second chain has passed the rules above, which bound the addresses of a plug. The first one stands before
 // them: it keeps what a plug claims whether or not it may have it, at a bounded rate, too.
 const seenRules = `
 	chain claims {
 		type filter hook prerouting priority -250; policy accept;
+		ether type ip6 meta l4proto != icmpv6 accept
 		iif != @ports accept
 		ether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ip != 0.0.0.0 goto claims4
 		ip6 saddr :: icmpv6 type nd-neighbor-solicit goto claims6
@@ -251,12 +253,16 @@ const seenRules = `
 		type filter hook prerouting priority -150; policy accept;
 		iif != @ports accept
 		arp saddr ip != 0.0.0.0 update @seen4 { iif . arp saddr ip }
+		ether type != ip6 accept
+		meta l4proto != icmpv6 goto speaks
 		ip6 saddr :: icmpv6 type nd-neighbor-solicit update @seen6 { iif . @th,64,128 }
 		icmpv6 type nd-neighbor-advert update @seen6 { iif . @th,64,128 }
-		ip6 saddr != { ::, fe80::/10 } goto speaks
+		goto speaks
 	}
 	chain speaks {
 		iif . @nh,64,128 @fresh6 accept
+		ip6 saddr :: accept
+		ip6 saddr fe80::/10 accept
 		add @fresh6 { iif . @nh,64,128 }
 		update @seen6 { iif . @nh,64,128 }
 	}

@@ -27,8 +27,8 @@ type observed struct {
 type seenBy struct{ network, mac string }
 
 // Seen are the addresses that a VM of this host was seen with on a network: what it has leased, and what it has spoken of by
-// neighbour discovery or ARP or sent IPv6 packets from in the last two hours, sorted by address and source. Link-local addresses are left out. What the
-// filters drop is among them, as Refused. It may be a second old. It is empty where no VMs run.
+// neighbour discovery or ARP, or sent IPv6 packets from, in the last two hours, sorted by address and source. Link-local addresses
+// are left out. What the filters drop is among them, as Refused. It may be a second old. It is empty where no VMs run.
 func (d *Driver) Seen(ctx context.Context, networkUID string, mac net.HardwareAddr) ([]Sighting, error) {
 	leases, err := d.Leases(ctx)
 	if err != nil {
