@@ -19,7 +19,11 @@ function spread(name, all) {
   return { p50: at(50), p99: at(99) }
 }
 
-const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--enable-precise-memory-info'] })
+const browser = await chromium.launch({
+  executablePath,
+  args: ['--no-sandbox', '--enable-precise-memory-info'],
+  env: { ...process.env, LC_ALL: 'C', DBUS_SYSTEM_BUS_ADDRESS: 'disabled:' }, // playwright.config.ts tells why
+})
 const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, locale: 'en-GB', baseURL: url })
 await context.addInitScript(() => {
   localStorage.setItem('widecloud', JSON.stringify({ columns: { vms: ['state', 'place', 'owner', 'labels', 'addresses'] } }))
