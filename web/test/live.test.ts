@@ -43,7 +43,7 @@ describe('a change', () => {
     expect(seen()).toEqual(['web2 1', 'web3 4', 'web10 4'])
     step(['delete', vm('web3', 5)], ['put', vm('web3', 6)], ['put', vm('web2', 5)])
     expect(seen()).toEqual(['web2 5', 'web3 6', 'web10 4'])
-    step(['put', vm('web3', 7)])
+    step(['put', vm('gone', 7)], ['delete', vm('gone', 8)], ['put', vm('web3', 7)])
     expect(seen()).toEqual(['web2 5', 'web3 7', 'web10 4'])
   })
 

@@ -21,15 +21,15 @@ export const orderOf = (name: string) => name.replace(/\d+/g, (digits) => digits
 interface Entry<T> {
   order: string
   object: T
+  listed: boolean
 }
 
 /** The objects of a kind, by name. What reads them follows their changes. */
 export class Collection<T extends Meta> {
   #items = new Map<string, Entry<T>>()
   #version = $state(0)
-  #sorted: Entry<T>[] = [] // in order, but for those that were added or removed since
-  #added: Entry<T>[] = []
-  #removed = false
+  #sorted: Entry<T>[] = [] // those that are listed, in order; some may be removed since
+  #stale = false // other names are there than are sorted
   #list: T[] | undefined
   loaded = $state(false)
   revision = 0 // of the list; 0: not listed
@@ -55,7 +55,7 @@ export class Collection<T extends Meta> {
   reset(objects: Iterable<T>) {
     this.#items = new Map()
     this.#sorted = []
-    this.#added = []
+    this.#stale = true
     for (const o of objects) this.#put(o)
     this.changed()
   }
@@ -64,7 +64,10 @@ export class Collection<T extends Meta> {
   apply(type: string, object: T, revision: number) {
     const have = this.#items.get(object.name)?.object
     if (type === 'delete') {
-      if (have && (have.revision ?? 0) <= revision) this.#removed = this.#items.delete(object.name)
+      if (have && (have.revision ?? 0) <= revision) {
+        this.#items.delete(object.name)
+        this.#stale = true
+      }
     } else if (!have || have.uid !== object.uid || (have.revision ?? 0) <= (object.revision ?? 0)) {
       this.#put(object)
     }
@@ -81,19 +84,18 @@ export class Collection<T extends Meta> {
       have.object = object
       return
     }
-    const entry = { order: orderOf(object.name), object }
-    this.#items.set(object.name, entry)
-    this.#added.push(entry)
+    this.#items.set(object.name, { order: orderOf(object.name), object, listed: false })
+    this.#stale = true
   }
 
   /** Only what is new is not where it belongs, so that sorting is quick. */
   #listed(): T[] {
-    if (this.#added.length || this.#removed) {
-      const here = (e: Entry<T>) => this.#items.get(e.object.name) === e
-      const all = [...this.#sorted, ...this.#added]
-      this.#sorted = (this.#removed ? all.filter(here) : all).sort((a, b) => (a.order < b.order ? -1 : a.order > b.order ? 1 : 0))
-      this.#added = []
-      this.#removed = false
+    if (this.#stale) {
+      const old = this.#sorted.filter((e) => this.#items.get(e.object.name) === e)
+      const added = [...this.#items.values()].filter((e) => !e.listed)
+      for (const e of added) e.listed = true
+      this.#sorted = [...old, ...added].sort((a, b) => (a.order < b.order ? -1 : a.order > b.order ? 1 : 0))
+      this.#stale = false
       this.names++
     }
     return this.#sorted.map((e) => e.object)
