@@ -65,7 +65,7 @@ type VMSpec struct {
 	Disks    []Disk   `json:"disks,omitempty"`     // beside the root disk
 	Image    string   `json:"image"`               // name of an Image of the home site
 	Network  string   `json:"network"`             // name of a Network of the home site
-	Power    Power    `json:"power"`               // on, off or off-hard
+	Power    Power    `json:"power"`               // on, off, off-hard or suspended
 	Sites    []string `json:"sites,omitempty"`     // permitted sites (the seed's strict migration); empty: any
 	UserData string   `json:"user_data,omitempty"` // cloud-init user-data, as it is
 	SSHKeys  []string `json:"ssh_keys,omitempty"`  // authorized_keys lines
@@ -83,6 +83,9 @@ const (
 	PowerOn      Power = "on"       // runs; a guest that powers itself off or crashes is started again
 	PowerOff     Power = "off"      // is asked to stop (ACPI), and after a grace stopped
 	PowerOffHard Power = "off-hard" // is stopped at once, as by pulling the plug
+	// PowerSuspended is for a VM that runs: its guest stands still, with its memory where it is. PowerOn lets it go on. When its host
+	// loses the memory, the VM is stopped, and not booted anew.
+	PowerSuspended Power = "suspended"
 )
 
 // VMPhase is what a VM is doing.
@@ -94,6 +97,7 @@ const (
 	PhaseStarting  VMPhase = "starting" // placed; image, volume and networks are being made ready
 	PhaseRunning   VMPhase = "running"
 	PhaseMigrating VMPhase = "migrating" // runs, and is being copied elsewhere
+	PhaseSuspended VMPhase = "suspended" // stands still; its memory is kept on its host
 	PhaseStopping  VMPhase = "stopping"
 	PhaseStopped   VMPhase = "stopped" // its volume is kept where it ran last
 	PhaseUnknown   VMPhase = "unknown" // its host is not reached; it may be running
@@ -101,7 +105,7 @@ const (
 )
 
 var phases = []string{string(PhasePending), string(PhaseStarting), string(PhaseRunning), string(PhaseMigrating),
-	string(PhaseStopping), string(PhaseStopped), string(PhaseUnknown), string(PhaseFailed)}
+	string(PhaseSuspended), string(PhaseStopping), string(PhaseStopped), string(PhaseUnknown), string(PhaseFailed)}
 
 // VMStatus is what is seen of a VM.
 type VMStatus struct {

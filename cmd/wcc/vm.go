@@ -57,6 +57,8 @@ type vmGroup struct {
 	Create     vmCreateCmd     `cmd:"" help:"Make a VM."`
 	Start      vmStartCmd      `cmd:"" help:"Start VMs."`
 	Stop       vmStopCmd       `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
+	Suspend    vmSuspendCmd    `cmd:"" help:"Make VMs stand still, with their memory on their hosts, until they are resumed."`
+	Resume     vmResumeCmd     `cmd:"" help:"Let suspended VMs go on."`
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
 	Reset      vmResetCmd      `cmd:"" help:"Reset a VM at once, as by the reset button: reboot --hard."`
 	Resize     vmResizeCmd     `cmd:"" help:"Change CPUs and memory, from the next start on."`
@@ -222,6 +224,45 @@ func (c *vmStopCmd) Run(a *app) error {
 	}
 	stopped := func(v *api.VM) bool { return v.Status.Phase == api.PhaseStopped }
 	return setPower(a, c.Names, power, c.Wait, c.Timeout, stopped, "is being stopped", "stopped")
+}
+
+type vmSuspendCmd struct {
+	Names   []string      `arg:"" name:"name" help:"Their names." complete:"self"`
+	Wait    bool          `help:"Wait until they stand still."`
+	Timeout time.Duration `default:"10m" help:"How long --wait waits."`
+}
+
+func (c *vmSuspendCmd) Run(a *app) error {
+	suspended := func(v *api.VM) bool { return v.Status.Phase == api.PhaseSuspended }
+	return setPower(a, c.Names, api.PowerSuspended, c.Wait, c.Timeout, suspended, "is being suspended", "is suspended")
+}
+
+type vmResumeCmd struct {
+	Names   []string      `arg:"" name:"name" help:"Their names." complete:"self"`
+	Wait    bool          `help:"Wait until they run."`
+	Timeout time.Duration `default:"10m" help:"How long --wait waits."`
+}
+
+// Run resumes no VM that has nothing to go on with: to boot it is another wish.
+func (c *vmResumeCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	for _, name := range c.Names {
+		v, err := api.Get[api.VM](a, client, name)
+		if err != nil {
+			return err
+		}
+		if v.Spec.Power != api.PowerSuspended || v.Status.Phase == api.PhaseStopped {
+			why := fmt.Sprintf("vm %s is not suspended, but %s; wcc vm start %s boots it", name, v.Status.Phase, name)
+			if v.Status.Message != "" {
+				why += " (" + v.Status.Message + ")"
+			}
+			return &api.Error{Code: api.CodeConflict, Message: why}
+		}
+	}
+	return setPower(a, c.Names, api.PowerOn, c.Wait, c.Timeout, running, "is being resumed", "runs")
 }
 
 func setPower(a *app, names []string, power api.Power, wait bool, timeout time.Duration, ok func(*api.VM) bool, asked, did string) error {

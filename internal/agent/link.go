@@ -93,7 +93,7 @@ func (l *Link) Report(ctx context.Context, r wire.HostReport) error {
 	if err != nil {
 		return err
 	}
-	return wire.Call(ctx, s, http.MethodPost, wire.PathReport, r, &wire.Empty{})
+	return wire.Call(ctx, s, http.MethodPost, wire.PathReport, r.For(s), &wire.Empty{})
 }
 
 // patience is how long a bulk stream waits for its session: the two sessions come up one after the other, and a job that

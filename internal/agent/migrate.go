@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"widecloud/api"
@@ -36,8 +37,11 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 			return api.Errorf(api.CodeConflict, "VM %s is part of migration %s", c.VM, r.Job)
 		case !c.Cold && r.Order.Run != wire.RunOn:
 			return api.Errorf(api.CodeConflict, "VM %s is not to run here (%s)", c.VM, r.Order.Run)
-		case c.Cold && r.Order.Run != wire.RunOff && r.Order.Run != wire.RunHard:
+		case c.Cold && !slices.Contains([]wire.Run{wire.RunOff, wire.RunHard, wire.RunSuspended}, r.Order.Run):
 			return api.Errorf(api.CodeConflict, "VM %s is not stopped here, but %s", c.VM, r.Order.Run)
+		}
+		if r.Order.Run == wire.RunSuspended {
+			r.Order.Run = wire.RunOff // it has lost its memory, and moves as a stopped one
 		}
 		r.Job, r.Role = c.Job, source
 		network = r.Order.NIC.Network

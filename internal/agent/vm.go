@@ -179,25 +179,35 @@ func (a *Agent) needsWork(v *vm, d hyper.Domain) bool {
 		v.state = wire.CopyRunning
 	case here && d.State == hyper.Paused:
 		v.state = wire.CopyPaused
+	case here && d.State == hyper.Suspended:
+		v.state = wire.CopySuspended
 	case here && d.State == hyper.Incoming:
 		v.state = wire.CopyIncoming
 	case r.Job != "":
 		v.state = wire.CopyStopped
 	case r.Order.Run == wire.RunOff || r.Order.Run == wire.RunHard:
 		v.state, v.message = wire.CopyStopped, "" // nothing runs, and nothing is to run
+	case r.Order.Run == wire.RunSuspended:
+		// It lives in its host's memory alone. To boot it anew would be to say that it had been kept.
+		v.state, v.message = wire.CopyStopped, memoryLost
 	case r.Order.Run == wire.RunOn && v.state != wire.CopyFailed:
 		v.state = wire.CopyStarting
-	case v.state == wire.CopyRunning || v.state == wire.CopyPaused || v.state == wire.CopyIncoming:
+	case v.state == wire.CopyRunning || v.state == wire.CopyPaused || v.state == wire.CopySuspended || v.state == wire.CopyIncoming:
 		v.state = "" // it is to go, and its volume is still there
 	}
 	return r.Job == "" && r.Order.VM != "" && !asOrdered(r.Order.Run, v.state)
 }
+
+// memoryLost is said of a VM that is to stand still and has no domain any more.
+const memoryLost = "what was in its memory is lost: its host, or the VM itself, has ended while it was suspended; a start boots it anew"
 
 // asOrdered tells whether a state is what an order asks for.
 func asOrdered(run wire.Run, s wire.VMState) bool {
 	switch run {
 	case wire.RunOn:
 		return s == wire.CopyRunning
+	case wire.RunSuspended:
+		return s == wire.CopySuspended || s == wire.CopyStopped
 	case wire.RunGone:
 		return s == wire.CopyGone
 	}
@@ -245,7 +255,7 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 				// Of a migration that was aborted and forgotten before the domain was: it holds nothing of value.
 				return "", true, a.o.Hypervisor.Destroy(ctx, uid)
 			}
-			if d.State == hyper.Paused {
+			if d.State == hyper.Paused || d.State == hyper.Suspended {
 				return wire.CopyRunning, false, a.o.Hypervisor.Resume(ctx, uid)
 			}
 			return wire.CopyRunning, false, nil
@@ -261,9 +271,14 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 			return wire.CopyFailed, false, fmt.Errorf("start: %w", err)
 		}
 		return wire.CopyRunning, true, nil
+	case wire.RunSuspended:
+		return a.suspend(ctx, d, here)
 	case wire.RunOff:
 		if !here {
 			return wire.CopyStopped, true, nil
+		}
+		if d.State == hyper.Suspended { // it hears the request only when it goes on
+			return wire.CopyRunning, true, a.o.Hypervisor.Resume(ctx, uid)
 		}
 		return a.stop(ctx, v)
 	case wire.RunHard:
@@ -277,8 +292,25 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 		}
 		return wire.CopyGone, true, nil
 	default:
-		return wire.CopyFailed, false, api.Invalidf("run", "%q is not on, off, hard or gone", r.Order.Run)
+		return wire.CopyFailed, false, api.Invalidf("run", "%q is not on, suspended, off, hard or gone", r.Order.Run)
 	}
+}
+
+// suspend makes a VM that runs stand still. What a migration that came to nothing has left paused goes on first: as the hypervisor
+// sees it, it is not suspended.
+func (a *Agent) suspend(ctx context.Context, d hyper.Domain, here bool) (wire.VMState, bool, error) {
+	switch {
+	case !here:
+		return wire.CopyStopped, true, nil
+	case d.State == hyper.Incoming: // as of a VM that is to run
+		return "", true, a.o.Hypervisor.Destroy(ctx, d.VM)
+	case d.State == hyper.Paused:
+		return wire.CopyRunning, true, a.o.Hypervisor.Resume(ctx, d.VM)
+	}
+	if err := a.o.Hypervisor.Suspend(ctx, d.VM); err != nil {
+		return wire.CopyRunning, false, fmt.Errorf("suspend: %w", err)
+	}
+	return wire.CopySuspended, true, nil
 }
 
 // stop asks the guest to stop, and after the grace stops it.

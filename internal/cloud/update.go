@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -83,6 +84,12 @@ func checkVMUpdate(was, now *api.VM) []*api.Error {
 		if old := slices.IndexFunc(a.Disks, func(o api.Disk) bool { return o.Name == k.Name }); old >= 0 {
 			faults = append(faults, some(grows(fmt.Sprintf("spec.disks[%d].size_gib", i), a.Disks[old].SizeGiB, k.SizeGiB))...)
 		}
+	}
+	if b.Power == api.PowerSuspended && a.Power != b.Power && (a.Power != api.PowerOn || was.Status.Phase != api.PhaseRunning) {
+		faults = append(faults, &api.Error{
+			Code: api.CodeConflict, Field: "spec.power",
+			Message: fmt.Sprintf("only a VM that runs can be suspended; it is %s", cmp.Or(was.Status.Phase, api.PhasePending)),
+		})
 	}
 	if Stopped(was) {
 		return faults

@@ -222,7 +222,7 @@ func checkVM(v, was *api.VM) []*api.Error {
 		checkRange("spec.disk_gib", s.DiskGiB, 0, MaxDiskGiB),
 		checkName("spec.image", s.Image),
 		checkName("spec.network", s.Network),
-		checkPower("spec.power", s.Power),
+		checkPower("spec.power", s.Power, was),
 		CheckPlace("spec.place", s.Place, s.Sites),
 	)...)
 	faults = append(faults, diskFaults("spec.disks", s.Disks)...)
@@ -248,12 +248,14 @@ func checkService(field string, service []string, was *api.VM) *api.Error {
 	return nil
 }
 
-func checkPower(field string, p api.Power) *api.Error {
-	switch p {
-	case api.PowerOn, api.PowerOff, api.PowerOffHard:
+func checkPower(field string, p api.Power, was *api.VM) *api.Error {
+	switch {
+	case p == api.PowerOn, p == api.PowerOff, p == api.PowerOffHard, p == api.PowerSuspended && was != nil:
 		return nil
+	case p == api.PowerSuspended:
+		return api.Invalidf(field, "%s is for a VM that runs; a new one is to be on, or off", p)
 	}
-	return api.Invalidf(field, "%.60q is not on, off or off-hard", string(p))
+	return api.Invalidf(field, "%.60q is not on, off, off-hard or suspended", string(p))
 }
 
 // CheckPlace judges SITE or SITE/HOST, at one of the permitted sites.

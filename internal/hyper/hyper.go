@@ -84,10 +84,11 @@ type State string
 
 // The states of a domain.
 const (
-	Running  State = "running"
-	Paused   State = "paused"   // by a migration, on either end
-	Incoming State = "incoming" // target of a migration that is not finished
-	Stopped  State = "stopped"  // only seen in events: a transient domain that stopped is gone
+	Running   State = "running"
+	Paused    State = "paused"    // by a migration, on either end
+	Suspended State = "suspended" // by Suspend
+	Incoming  State = "incoming"  // target of a migration that is not finished
+	Stopped   State = "stopped"   // only seen in events: a transient domain that stopped is gone
 )
 
 // Domain is a domain as it is seen.
@@ -174,8 +175,11 @@ type Driver interface {
 	Reboot(ctx context.Context, vm string, hard bool) error
 	// Destroy ends a domain at once; nil when there is none.
 	Destroy(ctx context.Context, vm string) error
-	// Resume lets a domain run that a migration left paused (an aborted one whose agent died). Only for the copy that may run.
-	// nil when it runs already, ErrState for an incoming domain.
+	// Suspend makes a domain that runs stand still, with its memory where it is, until Resume; nil when it does already. It outlives
+	// agent and daemon. ErrState: it is in another state.
+	Suspend(ctx context.Context, vm string) error
+	// Resume lets a domain run that is suspended, or that a migration left paused (an aborted one whose agent died). Only for the copy
+	// that may run. nil when it runs already, ErrState for an incoming domain.
 	Resume(ctx context.Context, vm string) error
 	// Console attaches to the serial console; one reader at a time, a newer one takes over.
 	Console(ctx context.Context, vm string) (io.ReadWriteCloser, error)

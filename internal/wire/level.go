@@ -26,6 +26,7 @@ const (
 	CapDisplay     Capability = "display"       // an agent makes VMs with a display, and it and a lender relay it
 	CapDisks       Capability = "disks"         // an agent gives VMs several disks, and a lender changes guests that run
 	CapMoveStopped Capability = "move-stopped"  // an agent, and a lender, moves a stopped VM; MigrateCall.Cold
+	CapSuspend     Capability = "suspend"       // an agent, and a lender, suspends a VM: RunSuspended, CopySuspended
 )
 
 // Release is what one end of a session says of itself in its hello.
@@ -36,7 +37,7 @@ type Release struct {
 
 // ThisRelease is what this program is.
 func ThisRelease() Release {
-	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks, CapMoveStopped}}
+	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks, CapMoveStopped, CapSuspend}}
 }
 
 // agreement is what two releases have in common.

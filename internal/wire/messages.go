@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"time"
 
 	"widecloud/api"
@@ -64,7 +65,16 @@ const (
 	RunOff  Run = "off"  // does not run (ACPI, then hard after the grace); the volume is kept
 	RunHard Run = "hard" // is stopped at once; the volume is kept
 	RunGone Run = "gone" // does not run, and its volume and seed are removed
+	// RunSuspended (CapSuspend): stands still, with its memory where it is. One that does not run is not started for it. Others than
+	// those with the capability refuse the order, and go on with the one before.
+	RunSuspended Run = "suspended"
 )
+
+// Runs are all that an agent can be told to do with a VM.
+var Runs = []Run{RunOn, RunSuspended, RunOff, RunHard, RunGone}
+
+// Up tells whether a VM is to have a guest, that runs or stands still.
+func (r Run) Up() bool { return r == RunOn || r == RunSuspended }
 
 // VMOrder is what a controller wants of one VM on one host. An agent obeys it when Epoch is not lower than the highest
 // that it has seen of the VM (law 2).
@@ -187,7 +197,26 @@ const (
 	CopyStopped  VMState = "stopped" // volume present
 	CopyGone     VMState = "gone"    // removed as ordered, or handed over
 	CopyFailed   VMState = "failed"  // cannot be started; Message says why
+	// CopySuspended (CapSuspend): stands still as ordered, or as somebody wants it at the hypervisor.
+	CopySuspended VMState = "suspended"
 )
+
+// For is the report as a session's peer knows it: to one that does not suspend VMs, a VM that stands still is in between.
+func (r VMReport) For(to *Session) VMReport {
+	if r.State == CopySuspended && !to.Can(CapSuspend) {
+		r.State = CopyPaused
+	}
+	return r
+}
+
+// For is the report as a session's peer knows it.
+func (r HostReport) For(to *Session) HostReport {
+	r.VMs = slices.Clone(r.VMs)
+	for i, v := range r.VMs {
+		r.VMs[i] = v.For(to)
+	}
+	return r
+}
 
 // HostReport is what an agent sees of its host. It is sent whole, on every change and every few seconds.
 type HostReport struct {

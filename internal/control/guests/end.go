@@ -103,6 +103,15 @@ func (gs *Guests) CannotMoveStopped(host string) *api.Reason {
 	}
 }
 
+// CannotSuspend says why a host's agent cannot suspend a VM; nil: it can, or is not reached, so that it is not known.
+func (gs *Guests) CannotSuspend(host string) *api.Reason {
+	s, err := gs.hosts.Session(host, false)
+	if err != nil || s.Can(wire.CapSuspend) {
+		return nil
+	}
+	return &api.Reason{Site: gs.Name, Host: host, Code: "release", Message: "the release of the host's agent suspends no VMs", Advice: "stop the VM, or upgrade the agent"}
+}
+
 // Reserve keeps room for a job, and for a new VM takes it in at once.
 func (gs *Guests) Reserve(ctx context.Context, call wire.ClaimCall) (wire.Claim, error) {
 	var claim wire.Claim
@@ -416,10 +425,11 @@ func (gs *Guests) Order(ctx context.Context, o wire.GuestOrder) error {
 		if o.Epoch < g.Order.Epoch {
 			return api.Errorf(api.CodeStale, "epoch %d of guest %s is lower than %d", o.Epoch, o.VM, g.Order.Epoch)
 		}
-		switch o.Run {
-		case wire.RunOn, wire.RunOff, wire.RunHard, wire.RunGone:
-		default:
-			return api.Invalidf("run", "%q is not on, off, hard or gone", o.Run)
+		if !slices.Contains(wire.Runs, o.Run) {
+			return api.Invalidf("run", "%.20q is not on, suspended, off, hard or gone", o.Run)
+		}
+		if r := gs.CannotSuspend(g.Host); o.Run == wire.RunSuspended && r != nil {
+			return &api.Error{Code: api.CodeRefused, Message: "guest " + g.Order.Name + " cannot be suspended", Reasons: []api.Reason{*r}}
 		}
 		if o.Loan != "" && o.Loan != g.Loan {
 			if err := gs.rehouse(tx, &g, o.Loan); err != nil {
@@ -431,8 +441,8 @@ func (gs *Guests) Order(ctx context.Context, o wire.GuestOrder) error {
 				return err
 			}
 		}
-		if loan, err := objects.Get[api.Loan](tx, g.Loan); o.Run == wire.RunOn && (err != nil || loan.Status.State != api.LoanActive) {
-			return &api.Error{Code: api.CodeRefused, Message: "the guest may not be started", Reasons: []api.Reason{{Site: gs.Name, Code: "loan", Message: fmt.Sprintf("loan %s is not active", g.Loan)}}}
+		if loan, err := objects.Get[api.Loan](tx, g.Loan); o.Run.Up() && (err != nil || loan.Status.State != api.LoanActive) {
+			return &api.Error{Code: api.CodeRefused, Message: "the guest may not be started or suspended", Reasons: []api.Reason{{Site: gs.Name, Code: "loan", Message: fmt.Sprintf("loan %s is not active", g.Loan)}}}
 		}
 		g.Order.Epoch, g.Order.Run, g.Order.Serial = o.Epoch, o.Run, o.Serial
 		return objects.PutRecord(tx, objects.PrefixOrders+o.VM, g)

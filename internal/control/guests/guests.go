@@ -26,6 +26,7 @@ func (gs *Guests) tellHome(home string, g wire.GuestReport) {
 		defer cancel()
 		s, err := gs.Federation.Session(home, false)
 		if err == nil {
+			g.Report = g.Report.For(s)
 			err = wire.Call(ctx, s, http.MethodPost, wire.PathFedStatus, g, &wire.Empty{})
 		}
 		if err != nil {
@@ -95,8 +96,12 @@ func PhaseOf(run wire.Run, serial uint64, s wire.VMReport) api.VMPhase {
 		return api.PhaseMigrating
 	case s.State == wire.CopyFailed:
 		return api.PhaseFailed
-	case run == wire.RunOn && s.State == wire.CopyRunning:
+	case run.Up() && s.State == wire.CopyRunning:
 		return api.PhaseRunning
+	case run.Up() && s.State == wire.CopySuspended:
+		return api.PhaseSuspended
+	case run == wire.RunSuspended && (late || s.State != wire.CopyStopped):
+		return api.PhaseRunning // it does not stand still yet
 	case run == wire.RunOn:
 		return api.PhaseStarting
 	case s.State == wire.CopyStopped && !late:
@@ -118,7 +123,7 @@ func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error
 		return err
 	}
 	has := guest.Status.Has
-	if g.Order.Run == wire.RunOn && has.CPUs == 0 {
+	if g.Order.Run.Up() && has.CPUs == 0 {
 		has = lend.Max(has, api.Resources{CPUs: g.Order.CPUs, MemoryMiB: g.Order.MemoryMiB}) // as it is being started
 	}
 	size.Needs = lend.Max(size.Needs, has)
@@ -172,7 +177,7 @@ func (gs *Guests) changesRunning(tx *state.Tx, g *wire.Claim, order wire.VMOrder
 	model := cmp.Or(g.Order.CPUModel, g.CPU.Model) // the first order leaves it to the host
 	same := order.Profile == g.Order.Profile && cmp.Or(order.CPUModel, model) == model
 	switch {
-	case g.Order.Run == wire.RunOn && (!same || h.Status.CPU.Disks == 0 && order.Hardware != g.Order.Hardware):
+	case g.Order.Run.Up() && (!same || h.Status.CPU.Disks == 0 && order.Hardware != g.Order.Hardware):
 		return &api.Error{Code: api.CodeConflict, Field: "size", Message: fmt.Sprintf("guest %s is to run: its size changes while it is stopped", g.Order.Name)}
 	case h.Status.CPU.Disks == 0 && (len(order.Disks) > 0 || order.DiskMiB != g.Order.DiskMiB):
 		return &api.Error{Code: api.CodeRefused, Field: "size", Message: "the disks of guest " + g.Order.Name + " cannot be changed", Reasons: []api.Reason{{
@@ -262,7 +267,7 @@ func (gs *Guests) TellIfGone(ctx context.Context, o wire.GuestOrder) error {
 // Stop carries out what the offer says when the grace is over: stop. The volume is kept.
 func (gs *Guests) Stop(tx *state.Tx, loan string) error {
 	for key, g := range objects.Records[wire.Claim](tx, objects.PrefixOrders, "loan", loan) {
-		if g.Order.Run != wire.RunOn {
+		if !g.Order.Run.Up() {
 			continue
 		}
 		g = state.Clone(g)

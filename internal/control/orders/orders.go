@@ -170,6 +170,8 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 		o.Run = wire.RunOff // a start that is wished for while a stopped VM moves waits for the end of that
 	case v.Spec.Power == api.PowerOffHard:
 		o.Run = wire.RunHard
+	case v.Spec.Power == api.PowerSuspended:
+		o.Run = wire.RunSuspended
 	}
 	return o, nil
 }

@@ -53,8 +53,10 @@ func (vs *VMs) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 	if err != nil {
 		return nil, err
 	}
-	running := v.Status.Phase == api.PhaseRunning
-	settled := running && o.Run == wire.RunOn || v.Status.Phase == api.PhaseStopped && o.Run != wire.RunOn
+	phase := v.Status.Phase
+	running := phase == api.PhaseRunning || phase == api.PhaseSuspended
+	settled := phase == api.PhaseRunning && o.Run == wire.RunOn || phase == api.PhaseSuspended && o.Run == wire.RunSuspended ||
+		phase == api.PhaseStopped && o.Run != wire.RunOn
 	w := &guestWish{vm: v, call: wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run, Serial: o.Serial}}
 	if !running || (peer{vs, v.Status.Site}).can(wire.CapDisks) {
 		needs, err := vs.rooms.NeedsAt(tx, v, v.Status.Site)
@@ -78,7 +80,7 @@ func (vs *VMs) passWish(ctx context.Context, w guestWish) {
 	err := vs.endOf(w.vm.Status.Site).Order(cctx, w.call)
 	if err == nil {
 		vs.sizes.Set(w.vm.UID, w.size)
-	} else if errors.Is(err, &api.Error{Code: api.CodeRefused}) && w.call.Size != nil && w.call.Run != wire.RunOn {
+	} else if errors.Is(err, &api.Error{Code: api.CodeRefused}) && w.call.Size != nil && !w.call.Run.Up() {
 		// A size that cannot be had keeps no VM from being stopped. What is wrong is shown all the same.
 		power := w.call
 		power.Size = nil

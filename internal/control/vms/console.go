@@ -83,7 +83,7 @@ func (vs *VMs) ended(ctx context.Context, was *api.VM) error {
 			return err
 		case v.Status.Site != was.Status.Site || v.Status.Host != was.Status.Host:
 			why = api.Errorf(api.CodeConflict, "VM %s has moved to %s/%s: connect again", was.Name, v.Status.Site, v.Status.Host)
-		case v.Status.Phase != api.PhaseRunning && v.Status.Phase != api.PhaseMigrating:
+		case v.Status.Phase != api.PhaseRunning && v.Status.Phase != api.PhaseMigrating && v.Status.Phase != api.PhaseSuspended:
 			why = api.Errorf(api.CodeConflict, "VM %s is %s", was.Name, v.Status.Phase)
 		}
 		return nil

@@ -188,14 +188,20 @@ const (
 	untilStart = "for its next start"
 	untilGuest = "for the guest to let it go"
 	untilHost  = "for its host"
+	// untilResumed is what the disks of a VM that stands still wait for.
+	untilResumed = "until it is resumed"
 )
 
 // pending are the changes of a VM's spec that are not in effect. What is changed of a VM that does not run is in effect when it
 // starts, and is not shown.
 func pending(v *api.VM, now *api.VMStatus, rootMiB int64) (out []api.Pending) {
 	plugs, runs := untilStart, now.Host != "" && now.Phase != api.PhaseStopped && now.Phase != api.PhasePending
+	host := untilHost
+	if now.Phase == api.PhaseSuspended { // its disks are left as they are
+		host = untilResumed
+	}
 	if cmp.Or(v.Spec.Profile, now.CPU.Profile) >= 2 {
-		plugs = untilHost
+		plugs = host
 	}
 	size := func(mib int64) string {
 		if mib%1024 != 0 {
@@ -212,7 +218,7 @@ func pending(v *api.VM, now *api.VMStatus, rootMiB int64) (out []api.Pending) {
 		}{
 			{"cpus", int64(had.CPUs), int64(v.Spec.CPUs), func(n int64) string { return fmt.Sprint(n) }, untilStart},
 			{"memory_mib", int64(had.MemoryMiB), int64(v.Spec.MemoryMiB), func(n int64) string { return fmt.Sprint(n) }, untilStart},
-			{"disk_gib", had.DiskMiB, rootMiB, size, untilHost},
+			{"disk_gib", had.DiskMiB, rootMiB, size, host},
 		} {
 			if f.had != 0 && f.had != f.wanted {
 				out = append(out, api.Pending{Field: f.field, Now: f.show(f.had), Wanted: f.show(f.wanted), Waits: f.waits})
@@ -224,7 +230,7 @@ func pending(v *api.VM, now *api.VMStatus, rootMiB int64) (out []api.Pending) {
 		wanted := wantedDisk(v, k.Name)
 		switch {
 		case wanted == nil && !k.Plugged:
-			out = append(out, api.Pending{Field: field, Now: size(k.SizeMiB), Waits: untilHost})
+			out = append(out, api.Pending{Field: field, Now: size(k.SizeMiB), Waits: host})
 		case wanted == nil && plugs == untilHost:
 			out = append(out, api.Pending{Field: field, Now: size(k.SizeMiB), Waits: untilGuest})
 		case wanted == nil:
@@ -232,7 +238,7 @@ func pending(v *api.VM, now *api.VMStatus, rootMiB int64) (out []api.Pending) {
 		case runs && !k.Plugged && now.Phase != api.PhaseStarting:
 			out = append(out, api.Pending{Field: field, Wanted: size(int64(wanted.SizeGiB) * 1024), Waits: plugs})
 		case runs && k.Plugged && k.SizeMiB < int64(wanted.SizeGiB)*1024:
-			out = append(out, api.Pending{Field: field + ".size_gib", Now: size(k.SizeMiB), Wanted: size(int64(wanted.SizeGiB) * 1024), Waits: untilHost})
+			out = append(out, api.Pending{Field: field + ".size_gib", Now: size(k.SizeMiB), Wanted: size(int64(wanted.SizeGiB) * 1024), Waits: host})
 		}
 	}
 	return out

@@ -130,6 +130,9 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
 	}
 	if now.Spec.Power != was.Spec.Power {
+		if err := vs.suspends(was, now); err != nil {
+			return err
+		}
 		now.Status.PowerChanges++
 	}
 	if err := vs.changeMachine(tx, was, now); err != nil {
@@ -142,6 +145,21 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 		return err
 	}
 	return objects.Put(tx, now)
+}
+
+// suspends refuses a suspension that the release where the VM is knows nothing of.
+func (vs *VMs) suspends(was, now *api.VM) error {
+	if now.Spec.Power != api.PowerSuspended {
+		return nil
+	}
+	r := vs.guests.CannotSuspend(was.Status.Host)
+	if was.Status.Site != vs.Name {
+		r = peer{vs, was.Status.Site}.cannotSuspend()
+	}
+	if r == nil {
+		return nil
+	}
+	return &api.Error{Code: api.CodeRefused, Field: "spec.power", Message: fmt.Sprintf("VM %s cannot be suspended at %s/%s", was.Name, was.Status.Site, was.Status.Host), Reasons: []api.Reason{*r}}
 }
 
 // profiled refuses a hardware profile that cannot be made where the VM's disk is.

@@ -1,6 +1,7 @@
 package vms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (vs *VMs) locate(tx *state.Tx, v *api.VM, site, host string) (to objects.Lo
 // Leave migrates a VM away from where it is: home if there is room, or to another lender.
 func (vs *VMs) Leave(ctx context.Context, v *api.VM) ([]api.Reason, error) {
 	if v.Spec.Power != api.PowerOn {
-		if r := vs.cannotLeaveStopped(v); r != nil {
+		if r := cmp.Or(restless(v), vs.cannotLeaveStopped(v)); r != nil {
 			return []api.Reason{*r}, nil
 		}
 	}
@@ -197,6 +198,12 @@ func (vs *VMs) moveClaim(tx *state.Tx, v *api.VM, job string, to objects.Locatio
 func restless(v *api.VM) *api.Reason {
 	if v.Spec.Power == api.PowerOn || v.Status.Host == "" || v.Status.Phase == api.PhaseStopped {
 		return nil
+	}
+	if v.Spec.Power == api.PowerSuspended {
+		return &api.Reason{
+			Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("VM %s is suspended: its memory stays where it is", v.Name),
+			Advice: fmt.Sprintf("let it go on first: wcc vm resume %s; or stop it: wcc vm stop %s", v.Name, v.Name),
+		}
 	}
 	return &api.Reason{
 		Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("VM %s is to be stopped, and is %s", v.Name, v.Status.Phase),

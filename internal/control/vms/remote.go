@@ -112,6 +112,15 @@ func (p peer) cannotMoveStopped() *api.Reason {
 	}
 }
 
+// cannotSuspend says why a lender suspends no guests; nil: it does, or is not reached, so that it is not known.
+func (p peer) cannotSuspend() *api.Reason {
+	s, err := p.c.Federation.Session(p.site, false)
+	if err != nil || s.Can(wire.CapSuspend) {
+		return nil
+	}
+	return &api.Reason{Site: p.site, Code: "release", Message: "its release suspends no VMs", Advice: "stop the VM, or ask the site's operator for an upgrade"}
+}
+
 func (p peer) Channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {
 	return p.stream(ctx, wire.PathFedChannel, h)
 }

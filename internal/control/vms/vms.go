@@ -21,7 +21,7 @@ import (
 // unknown shows that what is known of the VMs of a host whose agent is not reached is of the past.
 func (vs *VMs) unknown(tx *state.Tx, host string) error {
 	for v := range objects.By[api.VM](tx, "host", objects.Placed(vs.Name, host)) {
-		if v.Status.Phase != api.PhaseRunning {
+		if v.Status.Phase != api.PhaseRunning && v.Status.Phase != api.PhaseSuspended {
 			continue
 		}
 		v = state.Clone(v)
@@ -52,6 +52,8 @@ func (vs *VMs) phaseEvent(tx *state.Tx, v *api.VM, now api.VMPhase, message stri
 	switch now {
 	case api.PhaseRunning:
 		vs.Event(tx, "vm.running", "vms/"+v.Name, v.Owner, "runs at "+at)
+	case api.PhaseSuspended:
+		vs.Event(tx, "vm.suspended", "vms/"+v.Name, v.Owner, "is suspended at "+at)
 	case api.PhaseStopped:
 		vs.Event(tx, "vm.stopped", "vms/"+v.Name, v.Owner, "has stopped at "+at)
 	case api.PhaseFailed:
@@ -87,9 +89,13 @@ func (vs *VMs) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 func (vs *VMs) seenStatus(tx *state.Tx, v *api.VM, s wire.VMReport) api.VMStatus {
 	now := v.Status
 	if v.Status.Job == "" {
-		run := wire.RunOn
-		if v.Spec.Power != api.PowerOn || v.Deleting {
-			run = wire.RunOff
+		run := wire.RunOff
+		switch {
+		case v.Deleting:
+		case v.Spec.Power == api.PowerOn:
+			run = wire.RunOn
+		case v.Spec.Power == api.PowerSuspended:
+			run = wire.RunSuspended
 		}
 		if phase := guests.PhaseOf(run, v.Status.PowerChanges, s); phase != v.Status.Phase {
 			vs.phaseEvent(tx, v, phase, s.Message)

@@ -195,6 +195,21 @@ func (d *driver) Destroy(ctx context.Context, vm string) error {
 	})
 }
 
+func (d *driver) Suspend(ctx context.Context, vm string) error {
+	return d.call(ctx, "Suspend", vm, func() error {
+		m, err := d.find(vm)
+		switch {
+		case err != nil || m.state == hyper.Suspended:
+			return err
+		case m.state != hyper.Running || m.out != nil && m.out.cancel != nil:
+			return fmt.Errorf("%w: %s", hyper.ErrState, m.state)
+		}
+		d.h.halt(m, hyper.Suspended)
+		d.h.tell(vm, hyper.Suspended)
+		return nil
+	})
+}
+
 func (d *driver) Resume(ctx context.Context, vm string) error {
 	return d.call(ctx, "Resume", vm, func() error { return d.resume(vm) })
 }

@@ -63,6 +63,7 @@ func Run(t *testing.T, env func(t *testing.T) Env) {
 		{"bad spec", testBadSpec},
 		{"events", testEvents},
 		{"reboot", testReboot},
+		{"suspend", testSuspend},
 		{"console", testConsole},
 		{"display", testDisplay},
 		{"no display", testNoDisplay},

@@ -297,9 +297,9 @@ func inspect(l *golibvirt.Libvirt, dom golibvirt.Domain) (hyper.Domain, live, er
 }
 
 // state tells an incoming domain from a paused source by libvirt's refusal of job statistics at a target: there is no other
-// sign of it from outside until Finish.
+// sign of it from outside until Finish. A domain that was suspended has a reason of its own.
 func state(l *golibvirt.Libvirt, dom golibvirt.Domain) (s hyper.State, migrating bool, err error) {
-	st, _, err := l.DomainGetState(dom, 0)
+	st, reason, err := l.DomainGetState(dom, 0)
 	if err != nil {
 		return "", false, err
 	}
@@ -312,7 +312,7 @@ func state(l *golibvirt.Libvirt, dom golibvirt.Domain) (s hyper.State, migrating
 		return hyper.Incoming, false, nil
 	case errors.As(err, &le) && golibvirt.ErrorNumber(le.Code) == golibvirt.ErrOperationInvalid:
 		// Not active any more: the state is to be read again, and then says so.
-		if st, _, err = l.DomainGetState(dom, 0); err != nil {
+		if st, reason, err = l.DomainGetState(dom, 0); err != nil {
 			return "", false, err
 		}
 	default:
@@ -322,6 +322,9 @@ func state(l *golibvirt.Libvirt, dom golibvirt.Domain) (s hyper.State, migrating
 	case golibvirt.DomainRunning, golibvirt.DomainBlocked:
 		return hyper.Running, migrating, nil
 	case golibvirt.DomainPaused:
+		if golibvirt.DomainPausedReason(reason) == golibvirt.DomainPausedUser {
+			return hyper.Suspended, migrating, nil
+		}
 		return hyper.Paused, migrating, nil
 	case golibvirt.DomainShutdown:
 		return hyper.Running, migrating, nil // powers off: gone in a moment
@@ -424,6 +427,24 @@ func (d *Driver) destroy(ctx context.Context, vm string) error {
 	return err
 }
 
+// Suspend stops the domain's CPUs. libvirt keeps that it was asked to, in its own record of the domain.
+func (d *Driver) Suspend(ctx context.Context, vm string) error {
+	err := d.onDomain(ctx, vm, func(l *golibvirt.Libvirt, dom golibvirt.Domain) error {
+		s, migrating, err := state(l, dom)
+		switch {
+		case err != nil || s == hyper.Suspended:
+			return err
+		case s != hyper.Running || migrating:
+			return fmt.Errorf("%w: %s", hyper.ErrState, s)
+		}
+		return l.DomainSuspend(dom)
+	})
+	if err != nil {
+		return fmt.Errorf("suspend %s: %w", vm, err)
+	}
+	return nil
+}
+
 // Resume lets a paused domain run. QEMU takes "cont" in its state postmigrate: it activates its disks again.
 func (d *Driver) Resume(ctx context.Context, vm string) error {
 	if err := d.confirm(ctx, vm, false); err != nil { // with a flight of ours its job is to be released first
@@ -440,7 +461,7 @@ func (d *Driver) resume(ctx context.Context, vm string) error {
 			return err
 		case s == hyper.Running:
 			return nil
-		case s != hyper.Paused || migrating:
+		case s != hyper.Paused && s != hyper.Suspended || migrating:
 			return fmt.Errorf("%w: %s", hyper.ErrState, s)
 		}
 		return l.DomainResume(dom)

@@ -197,6 +197,18 @@ func TestSourceDaemonDiesBeforeConfirm(t *testing.T) {
 	p.becomes(p.dst, hyper.Running)
 }
 
+// A guest that is suspended stays so when its daemon dies, and is still told from one that a migration has paused.
+func TestSuspendedOutlivesDaemon(t *testing.T) {
+	p := newPair(t)
+	p.check(p.src.Suspend(t.Context(), p.vm))
+	p.a.killLibvirtd(t)
+	p.becomes(p.src, "unreachable")
+	p.a.startLibvirtd(t)
+	p.becomes(p.src, hyper.Suspended)
+	p.check(p.src.Resume(t.Context(), p.vm))
+	p.becomes(p.src, hyper.Running)
+}
+
 // The events of a daemon that was away are told as lost.
 func TestEventsAfterRestart(t *testing.T) {
 	t.Parallel()

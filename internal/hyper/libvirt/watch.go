@@ -140,6 +140,9 @@ func stateOf(e golibvirt.DomainEventLifecycleMsg) hyper.State {
 		}
 		return hyper.Running
 	case golibvirt.DomainEventSuspended:
+		if golibvirt.DomainEventSuspendedDetailType(e.Detail) == golibvirt.DomainEventSuspendedPaused {
+			return hyper.Suspended
+		}
 		return hyper.Paused
 	case golibvirt.DomainEventResumed:
 		return hyper.Running

@@ -17,7 +17,7 @@ export async function attach(vm: string, kind: Kind): Promise<WebSocket> {
 export const hasDisplay = (vm: VM) => (vm.spec.profile || vm.status.cpu?.profile || 0) >= 2
 
 /** Whether there is something to attach to. */
-export const attachable = (vm: VM) => vm.status.phase === 'running' || vm.status.phase === 'migrating'
+export const attachable = (vm: VM) => ['running', 'migrating', 'suspended'].includes(vm.status.phase)
 
 const shifted = /[A-Z~!@#$%^&*()_+{}|:"<>?]/
 const keys: Record<string, number> = { '\n': 0xff0d, '\t': 0xff09, '\b': 0xff08 }

@@ -33,32 +33,43 @@ func (e *eventually) Judge(ctx context.Context, s *stage.Stage) (detail string, 
 	return fmt.Sprintf("%safter %.1f s", detail, time.Since(start).Seconds()), err
 }
 
-func parseStopped(p *script.Parser) any {
+func parseStopped(p *script.Parser) any { return parseRests(p, api.PhaseStopped) }
+
+func parseSuspended(p *script.Parser) any { return parseRests(p, api.PhaseSuspended) }
+
+// parseRests takes what is expected of a VM that does not run.
+func parseRests(p *script.Parser, phase api.VMPhase) any {
 	e := &eventually{VM: ref(p)}
-	p.OneOf("stopped")
+	p.OneOf(string(phase))
 	at := ""
 	if p.Is("at") {
 		at = site.Place(p)
 	}
-	e.judge = func(ctx context.Context, s *stage.Stage, v *VM) (string, error) { return stopped(ctx, s, v, at) }
+	e.judge = func(ctx context.Context, s *stage.Stage, v *VM) (string, error) { return rests(ctx, s, v, phase, at) }
 	e.Within = p.Within(time.Minute)
 	return e
 }
 
-func stopped(ctx context.Context, s *stage.Stage, v *VM, at string) (string, error) {
+// rests holds the controller's word that a VM does not run, and why, against the hypervisors'.
+func rests(ctx context.Context, s *stage.Stage, v *VM, phase api.VMPhase, at string) (string, error) {
 	o, err := api.Get[api.VM](ctx, v.client(), v.name)
 	if err != nil {
 		return "", err
 	}
-	if o.Status.Phase != api.PhaseStopped {
+	if o.Status.Phase != phase {
 		return "", fmt.Errorf("vm %s is %s: %s", v.name, o.Status.Phase, o.Status.Message)
 	}
-	if where := o.Status.Site + "/" + o.Status.Host; at != "" && at != o.Status.Site && at != where {
-		return "", fmt.Errorf("vm %s is stopped at %s", v.name, where)
+	where := o.Status.Site + "/" + o.Status.Host
+	if at != "" && at != o.Status.Site && at != where {
+		return "", fmt.Errorf("vm %s is %s at %s", v.name, phase, where)
+	}
+	want := map[string]string{}
+	if phase == api.PhaseSuspended {
+		want[where] = "paused"
 	}
 	found, err := site.Of(s.Script).Find(ctx, o.UID)
-	if err == nil && len(found.Active) > 0 {
-		err = fmt.Errorf("the controller says stopped, but it runs: %v", found.Active)
+	if err == nil && !maps.Equal(found.Active, want) {
+		err = fmt.Errorf("the controller says %s, and the hypervisors have it as %v", phase, found.Active)
 	}
 	return "", err
 }

@@ -35,6 +35,8 @@ var Topic = script.Topic{
 		},
 		{Form: "stop vm VM", Part: script.Happens, Doc: "as its user does", Parse: parsePower("stop")},
 		{Form: "start vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("start")},
+		{Form: "suspend vm VM", Part: script.Happens, Doc: "the same: it stands still", Parse: parsePower("suspend")},
+		{Form: "resume vm VM", Part: script.Happens, Doc: "the same: it goes on", Parse: parsePower("resume")},
 		{Form: "reboot vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("reboot")},
 		{Form: "delete vm VM", Part: script.Happens, Doc: "the same, until it is gone", Parse: parsePower("delete")},
 		{Form: "write VM SIZE [disk NAME]", Part: script.Happens, Doc: "the guest writes random data to its disk, or another one of its disks, and syncs; at most 64MiB", Parse: parseWrite},
@@ -53,6 +55,10 @@ var Topic = script.Topic{
 			Doc: "each of them exactly once, where its home controller says", Parse: parseManyRunning,
 		},
 		{Form: "expect VM stopped [at PLACE] [within TIME]", Part: script.Checks, Doc: "by the controller's word, and no hypervisor runs it", Parse: parseStopped},
+		{
+			Form: "expect VM suspended [at PLACE] [within TIME]", Part: script.Checks,
+			Doc: "the same; one hypervisor has it, and says that it stands still", Parse: parseSuspended,
+		},
 		{
 			Form: "expect VM disk [NAME] unchanged|is|gone [SIZE] [within TIME]", Part: script.Checks,
 			Doc: "`unchanged`: what was written is read back from the disk, the root disk if none is named. `is`: the guest sees a disk of that size, " +
