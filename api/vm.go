@@ -65,7 +65,7 @@ type VMSpec struct {
 	Disks    []Disk   `json:"disks,omitempty"`     // beside the root disk
 	Image    string   `json:"image"`               // name of an Image of the home site
 	Network  string   `json:"network"`             // name of a Network of the home site
-	Power    Power    `json:"power"`               // on, off, off-hard or suspended
+	Power    Power    `json:"power"`               // on, off, off-hard, suspended or hibernated
 	Sites    []string `json:"sites,omitempty"`     // permitted sites (the seed's strict migration); empty: any
 	UserData string   `json:"user_data,omitempty"` // cloud-init user-data, as it is
 	SSHKeys  []string `json:"ssh_keys,omitempty"`  // authorized_keys lines
@@ -86,6 +86,9 @@ const (
 	// PowerSuspended is for a VM that runs: its guest stands still, with its memory where it is. PowerOn lets it go on. When its host
 	// loses the memory, the VM is stopped, and not booted anew.
 	PowerSuspended Power = "suspended"
+	// PowerHibernated is for a VM that runs or is suspended: its memory is kept in a file beside its disks, and its host's memory is
+	// free. PowerOn lets it go on from that, or says why it cannot; PowerOffHard gives the memory up.
+	PowerHibernated Power = "hibernated"
 )
 
 // VMPhase is what a VM is doing.
@@ -93,19 +96,21 @@ type VMPhase string
 
 // The phases of a VM.
 const (
-	PhasePending   VMPhase = "pending"  // not placed; Reasons says why
-	PhaseStarting  VMPhase = "starting" // placed; image, volume and networks are being made ready
-	PhaseRunning   VMPhase = "running"
-	PhaseMigrating VMPhase = "migrating" // runs, and is being copied elsewhere
-	PhaseSuspended VMPhase = "suspended" // stands still; its memory is kept on its host
-	PhaseStopping  VMPhase = "stopping"
-	PhaseStopped   VMPhase = "stopped" // its volume is kept where it ran last
-	PhaseUnknown   VMPhase = "unknown" // its host is not reached; it may be running
-	PhaseFailed    VMPhase = "failed"
+	PhasePending     VMPhase = "pending"  // not placed; Reasons says why
+	PhaseStarting    VMPhase = "starting" // placed; image, volume and networks are being made ready
+	PhaseRunning     VMPhase = "running"
+	PhaseMigrating   VMPhase = "migrating"   // runs, and is being copied elsewhere
+	PhaseSuspended   VMPhase = "suspended"   // stands still; its memory is kept on its host
+	PhaseHibernating VMPhase = "hibernating" // its memory is being saved
+	PhaseHibernated  VMPhase = "hibernated"  // its memory is saved beside its disks
+	PhaseStopping    VMPhase = "stopping"
+	PhaseStopped     VMPhase = "stopped" // its volume is kept where it ran last
+	PhaseUnknown     VMPhase = "unknown" // its host is not reached; it may be running
+	PhaseFailed      VMPhase = "failed"
 )
 
 var phases = []string{string(PhasePending), string(PhaseStarting), string(PhaseRunning), string(PhaseMigrating),
-	string(PhaseSuspended), string(PhaseStopping), string(PhaseStopped), string(PhaseUnknown), string(PhaseFailed)}
+	string(PhaseSuspended), string(PhaseHibernating), string(PhaseHibernated), string(PhaseStopping), string(PhaseStopped), string(PhaseUnknown), string(PhaseFailed)}
 
 // VMStatus is what is seen of a VM.
 type VMStatus struct {

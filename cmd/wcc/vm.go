@@ -58,7 +58,8 @@ type vmGroup struct {
 	Start      vmStartCmd      `cmd:"" help:"Start VMs."`
 	Stop       vmStopCmd       `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
 	Suspend    vmSuspendCmd    `cmd:"" help:"Make VMs stand still, with their memory on their hosts, until they are resumed."`
-	Resume     vmResumeCmd     `cmd:"" help:"Let suspended VMs go on."`
+	Hibernate  vmHibernateCmd  `cmd:"" help:"Save the memory of VMs beside their disks, and free their hosts' memory; start or resume goes on from it."`
+	Resume     vmResumeCmd     `cmd:"" help:"Let suspended and hibernated VMs go on."`
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
 	Reset      vmResetCmd      `cmd:"" help:"Reset a VM at once, as by the reset button: reboot --hard."`
 	Resize     vmResizeCmd     `cmd:"" help:"Change CPUs and memory, from the next start on."`
@@ -202,12 +203,39 @@ func (c *vmResizeCmd) Run(a *app) error {
 
 type vmStartCmd struct {
 	Names   []string      `arg:"" name:"name" help:"Their names." complete:"self"`
+	Discard bool          `name:"discard-memory" help:"Of hibernated VMs: give up what is in their saved memory, and boot them anew."`
 	Wait    bool          `help:"Wait until they run."`
 	Timeout time.Duration `default:"10m" help:"How long --wait waits."`
 }
 
 func (c *vmStartCmd) Run(a *app) error {
+	if c.Discard {
+		if err := c.discard(a); err != nil {
+			return err
+		}
+	}
 	return setPower(a, c.Names, api.PowerOn, c.Wait, c.Timeout, running, "is being started", "runs")
+}
+
+// discard pulls the plug of VMs that do not run, which gives their memory up.
+func (c *vmStartCmd) discard(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	for _, name := range c.Names {
+		v, err := api.Get[api.VM](a, client, name)
+		if err != nil {
+			return err
+		}
+		switch v.Status.Phase {
+		case api.PhaseHibernated, api.PhaseStarting, api.PhaseFailed, api.PhaseStopped, api.PhaseStopping:
+		default:
+			return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("vm %s is %s: it has no saved memory to give up", name, v.Status.Phase)}
+		}
+	}
+	stopped := func(v *api.VM) bool { return v.Status.Phase == api.PhaseStopped }
+	return setPower(a, c.Names, api.PowerOffHard, true, c.Timeout, stopped, "", "has given its memory up")
 }
 
 type vmStopCmd struct {
@@ -237,6 +265,17 @@ func (c *vmSuspendCmd) Run(a *app) error {
 	return setPower(a, c.Names, api.PowerSuspended, c.Wait, c.Timeout, suspended, "is being suspended", "is suspended")
 }
 
+type vmHibernateCmd struct {
+	Names   []string      `arg:"" name:"name" help:"Their names." complete:"self"`
+	Wait    bool          `help:"Wait until their memory is saved."`
+	Timeout time.Duration `default:"10m" help:"How long --wait waits."`
+}
+
+func (c *vmHibernateCmd) Run(a *app) error {
+	hibernated := func(v *api.VM) bool { return v.Status.Phase == api.PhaseHibernated }
+	return setPower(a, c.Names, api.PowerHibernated, c.Wait, c.Timeout, hibernated, "is being hibernated", "is hibernated")
+}
+
 type vmResumeCmd struct {
 	Names   []string      `arg:"" name:"name" help:"Their names." complete:"self"`
 	Wait    bool          `help:"Wait until they run."`
@@ -254,8 +293,8 @@ func (c *vmResumeCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		if v.Spec.Power != api.PowerSuspended || v.Status.Phase == api.PhaseStopped {
-			why := fmt.Sprintf("vm %s is not suspended, but %s; wcc vm start %s boots it", name, v.Status.Phase, name)
+		if !rests(v) || v.Status.Phase == api.PhaseStopped {
+			why := fmt.Sprintf("vm %s is not suspended or hibernated, but %s; wcc vm start %s boots it", name, v.Status.Phase, name)
 			if v.Status.Message != "" {
 				why += " (" + v.Status.Message + ")"
 			}
@@ -263,6 +302,11 @@ func (c *vmResumeCmd) Run(a *app) error {
 		}
 	}
 	return setPower(a, c.Names, api.PowerOn, c.Wait, c.Timeout, running, "is being resumed", "runs")
+}
+
+// rests tells whether a VM is to go on from its memory later.
+func rests(v *api.VM) bool {
+	return v.Spec.Power == api.PowerSuspended || v.Spec.Power == api.PowerHibernated
 }
 
 func setPower(a *app, names []string, power api.Power, wait bool, timeout time.Duration, ok func(*api.VM) bool, asked, did string) error {

@@ -43,7 +43,7 @@ func waitVM(a *app, client *api.Client, name string, ok func(*api.VM) bool) (*ap
 		if ok(v) {
 			return v, nil
 		}
-		lost := v.Spec.Power == api.PowerSuspended && v.Status.Phase == api.PhaseStopped
+		lost := rests(v) && v.Status.Phase == api.PhaseStopped
 		if v.Status.Phase == api.PhaseFailed || lost {
 			return v, &api.Error{Code: api.CodeRefused, Message: fmt.Sprintf("vm %s failed: %s", name, v.Status.Message), Reasons: v.Status.Reasons}
 		}

@@ -46,7 +46,17 @@ type Volumes interface {
 	// Fill makes a disk, which Create or CreateDisk has made, what an Export has sent, and returns the same digest. The disk is as it was
 	// until all has come and is right.
 	Fill(ctx context.Context, d hyper.Disk, r io.Reader) (digest string, err error)
-	// Remove removes the VM's disks and seed; nil when there are none.
+	// NewMemory is where so many MiB of the VM's memory are to be written; what was there of it is gone. volume.ErrNoSpace.
+	NewMemory(ctx context.Context, vm string, mebibytes int64) (path string, err error)
+	// Memory is where the VM's saved memory is, whole or not; volume.ErrNotFound.
+	Memory(ctx context.Context, vm string) (path string, err error)
+	// KeepMemory makes memory that is whole the VM's saved one, and seals it with the disks. It may be repeated.
+	KeepMemory(ctx context.Context, vm string) (seal string, err error)
+	// MemorySeal is another one than KeepMemory's once the saved memory or a disk has been changed. volume.ErrNotFound: one is gone.
+	MemorySeal(ctx context.Context, vm string) (seal string, err error)
+	// RemoveMemory removes the VM's saved memory; nil when there is none.
+	RemoveMemory(ctx context.Context, vm string) error
+	// Remove removes the VM's disks, seed and saved memory; nil when there are none.
 	Remove(ctx context.Context, vm string) error
 }
 

@@ -64,7 +64,7 @@ func (a *Agent) diskChanges(ctx context.Context, v *vm, d hyper.Domain) (out []c
 	a.mu.Unlock()
 	o := r.Order
 	runs := d.State == hyper.Running
-	if a.o.Volumes == nil || o.VM == "" || r.Job != "" || o.Run == wire.RunGone || o.Run == wire.RunOn != runs || d.VM != "" && !runs {
+	if a.o.Volumes == nil || o.VM == "" || r.Job != "" || r.Saved != nil || o.Run == wire.RunGone || o.Run == wire.RunOn != runs || d.VM != "" && !runs {
 		return nil, nil
 	}
 	if !runs && !slices.ContainsFunc(o.Disks, func(k wire.DiskOrder) bool { return k.Gone }) || runs && len(o.Disks) == 0 && rootMiB >= o.DiskMiB {
@@ -206,6 +206,12 @@ func (a *Agent) machine(ctx context.Context, v *vm) *wire.MachineReport {
 	o := v.record.Order
 	m := &wire.MachineReport{CPUs: v.cpus, MemoryMiB: v.memory, Disks: []wire.DiskReport{}}
 	plugged := v.plugged
+	if s := v.record.Saved; s.whole() && m.CPUs == 0 { // as when it stood still
+		plugged = []string{hyper.Target(o.Profile, 0)}
+		for _, k := range s.Order.Disks {
+			plugged = append(plugged, hyper.Target(o.Profile, k.Slot))
+		}
+	}
 	a.mu.Unlock()
 	disks, err := a.o.Volumes.Disks(ctx, v.uid)
 	if err != nil {

@@ -37,6 +37,17 @@ func (noVolumes) Disks(context.Context, string) ([]wire.DiskReport, error) { ret
 func (noVolumes) CreateDisk(_ context.Context, _, name string, _ int64) (hyper.Disk, error) {
 	return hyper.Disk{Path: "/disk." + name, Format: "qcow2"}, nil
 }
+func (noVolumes) NewMemory(context.Context, string, int64) (string, error) { return "/memory", nil }
+func (noVolumes) Memory(context.Context, string) (string, error) {
+	return "", errors.ErrUnsupported
+}
+func (noVolumes) KeepMemory(context.Context, string) (string, error) {
+	return "", errors.ErrUnsupported
+}
+func (noVolumes) MemorySeal(context.Context, string) (string, error) {
+	return "", errors.ErrUnsupported
+}
+func (noVolumes) RemoveMemory(context.Context, string) error       { return nil }
 func (noVolumes) RemoveDisk(context.Context, string, string) error { return nil }
 func (noVolumes) Remove(context.Context, string) error             { return nil }
 func (noVolumes) Export(context.Context, hyper.Disk) (agent.Export, error) {

@@ -43,6 +43,9 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 		if r.Order.Run == wire.RunSuspended {
 			r.Order.Run = wire.RunOff // it has lost its memory, and moves as a stopped one
 		}
+		if r.Saved != nil {
+			return api.Errorf(api.CodeConflict, "VM %s is hibernated here: its memory does not move", c.VM)
+		}
 		r.Job, r.Role = c.Job, source
 		network = r.Order.NIC.Network
 		return nil
@@ -87,7 +90,7 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 		case c.Order.Epoch < r.Order.Epoch, c.Order.Epoch == r.Order.Epoch && r.Job != c.Job:
 			return api.Errorf(api.CodeStale, "epoch %d of VM %s is not higher than %d, the highest seen", c.Order.Epoch, c.Order.VM, r.Order.Epoch)
 		}
-		r.Order, r.Network, r.Job, r.Role, r.Copied = c.Order, &n, c.Job, target, ""
+		r.Order, r.Network, r.Job, r.Role, r.Copied, r.Saved = c.Order, &n, c.Job, target, "", nil
 		if r.Order.Run != wire.RunOn {
 			r.Order.Run = wire.RunOff // it comes as a stopped one
 		}
@@ -247,7 +250,7 @@ func (a *Agent) abandon(ctx context.Context, c wire.FinishCall) error {
 		}
 		r.Order.VM = c.VM
 		r.Order.Epoch = max(r.Order.Epoch, c.Epoch)
-		r.Order.Run = wire.RunGone
+		r.Order.Run, r.Saved = wire.RunGone, nil
 		return nil
 	})
 	if err != nil {
@@ -283,7 +286,7 @@ func (a *Agent) Confirm(ctx context.Context, c wire.FinishCall) error {
 			return api.Errorf(api.CodeConflict, "VM %s is not the source of migration %s here", c.VM, c.Job)
 		}
 		if c.Commit {
-			r.Order.Run = wire.RunGone
+			r.Order.Run, r.Saved = wire.RunGone, nil
 		}
 		r.Order.Epoch, r.Job, r.Role = c.Epoch, "", ""
 		return nil

@@ -31,6 +31,7 @@ type record struct {
 	Job     string             `json:"job,omitempty"`     // the migration that the copy is part of
 	Role    role               `json:"role,omitempty"`
 	Copied  string             `json:"copied,omitempty"` // digests of the disks that are here, of a stopped VM that comes
+	Saved   *saved             `json:"saved,omitempty"`  // its memory; nil: none that a start may go through
 }
 
 // vm is one VM that the agent knows.
@@ -52,6 +53,7 @@ type vm struct {
 	cpus        int                     // of its domain; 0: there is none
 	memory      int                     // MiB
 	asked       map[string]time.Time    // when its guest was asked to let a disk go, by target
+	saveAgain   time.Time               // when its memory may be saved again, after it could not
 }
 
 const keyVMs = "vms/"
@@ -153,7 +155,8 @@ func (a *Agent) order(ctx context.Context, o wire.VMOrder) error {
 	}
 	if err == nil {
 		a.mu.Lock()
-		a.vms[o.VM].message, a.vms[o.VM].stopping = "", time.Time{}
+		v := a.vms[o.VM]
+		v.message, v.stopping, v.saveAgain = "", time.Time{}, time.Time{}
 		a.mu.Unlock()
 	}
 	return err
@@ -185,9 +188,13 @@ func (a *Agent) needsWork(v *vm, d hyper.Domain) bool {
 		v.state = wire.CopyIncoming
 	case r.Job != "":
 		v.state = wire.CopyStopped
+	case r.Saved.whole() && (r.Order.Run == wire.RunHibernated || r.Order.Run == wire.RunSuspended || r.Order.Run == wire.RunOff):
+		v.state, v.message = wire.CopyHibernated, ""
+	case r.Saved != nil && r.Order.Run != wire.RunOn:
+		v.state = wire.CopyPaused // it is to be looked at whether its memory is whole
 	case r.Order.Run == wire.RunOff || r.Order.Run == wire.RunHard:
 		v.state, v.message = wire.CopyStopped, "" // nothing runs, and nothing is to run
-	case r.Order.Run == wire.RunSuspended:
+	case r.Order.Run == wire.RunSuspended || r.Order.Run == wire.RunHibernated:
 		// It lives in its host's memory alone. To boot it anew would be to say that it had been kept.
 		v.state, v.message = wire.CopyStopped, memoryLost
 	case r.Order.Run == wire.RunOn && v.state != wire.CopyFailed:
@@ -195,11 +202,12 @@ func (a *Agent) needsWork(v *vm, d hyper.Domain) bool {
 	case v.state == wire.CopyRunning || v.state == wire.CopyPaused || v.state == wire.CopySuspended || v.state == wire.CopyIncoming:
 		v.state = "" // it is to go, and its volume is still there
 	}
-	return r.Job == "" && r.Order.VM != "" && !asOrdered(r.Order.Run, v.state)
+	unsaved := r.Saved != nil && r.Order.Run != wire.RunHibernated && here // it runs, or is to, and has no need of a file
+	return r.Job == "" && r.Order.VM != "" && (unsaved || !asOrdered(r.Order.Run, v.state))
 }
 
 // memoryLost is said of a VM that is to stand still and has no domain any more.
-const memoryLost = "what was in its memory is lost: its host, or the VM itself, has ended while it was suspended; a start boots it anew"
+const memoryLost = "what was in its memory is lost: its host, or the VM itself, has ended before it was saved; a start boots it anew"
 
 // asOrdered tells whether a state is what an order asks for.
 func asOrdered(run wire.Run, s wire.VMState) bool {
@@ -207,7 +215,11 @@ func asOrdered(run wire.Run, s wire.VMState) bool {
 	case wire.RunOn:
 		return s == wire.CopyRunning
 	case wire.RunSuspended:
-		return s == wire.CopySuspended || s == wire.CopyStopped
+		return s == wire.CopySuspended || s == wire.CopyHibernated || s == wire.CopyStopped
+	case wire.RunHibernated:
+		return s == wire.CopyHibernated || s == wire.CopyStopped
+	case wire.RunOff:
+		return s == wire.CopyStopped || s == wire.CopyHibernated
 	case wire.RunGone:
 		return s == wire.CopyGone
 	}
@@ -248,6 +260,9 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 		return "", false, err
 	}
 	d, here := domains[uid]
+	if state, again, done, err := a.remembered(ctx, v, r, d); done || err != nil {
+		return state, again, err
+	}
 	switch r.Order.Run {
 	case wire.RunOn:
 		if here {
@@ -256,6 +271,10 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 				return "", true, a.o.Hypervisor.Destroy(ctx, uid)
 			}
 			if d.State == hyper.Paused || d.State == hyper.Suspended {
+				// Of a file that the record has forgotten nothing may be left when the guest runs.
+				if err := a.o.Volumes.RemoveMemory(ctx, uid); err != nil {
+					return wire.CopyPaused, false, err
+				}
 				return wire.CopyRunning, false, a.o.Hypervisor.Resume(ctx, uid)
 			}
 			return wire.CopyRunning, false, nil
@@ -263,6 +282,9 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 		a.mu.Lock()
 		v.state = wire.CopyStarting
 		a.mu.Unlock()
+		if err := a.o.Volumes.RemoveMemory(ctx, uid); err != nil { // of which the record knows nothing any more
+			return wire.CopyFailed, false, err
+		}
 		spec, err := a.ready(ctx, r.Order)
 		if err != nil {
 			return wire.CopyFailed, false, err
@@ -273,6 +295,8 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 		return wire.CopyRunning, true, nil
 	case wire.RunSuspended:
 		return a.suspend(ctx, d, here)
+	case wire.RunHibernated:
+		return a.hibernate(ctx, v, r, d)
 	case wire.RunOff:
 		if !here {
 			return wire.CopyStopped, true, nil
@@ -292,7 +316,7 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 		}
 		return wire.CopyGone, true, nil
 	default:
-		return wire.CopyFailed, false, api.Invalidf("run", "%q is not on, suspended, off, hard or gone", r.Order.Run)
+		return wire.CopyFailed, false, api.Invalidf("run", "%q is not on, suspended, hibernated, off, hard or gone", r.Order.Run)
 	}
 }
 

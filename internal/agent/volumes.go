@@ -127,6 +127,31 @@ func (d Disks) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, err
 	return d.Store.Fill(ctx, k.Path, r)
 }
 
+// NewMemory is Volumes's.
+func (d Disks) NewMemory(ctx context.Context, vm string, mebibytes int64) (string, error) {
+	return d.Store.NewMemory(ctx, vm, mebibytes)
+}
+
+// Memory is Volumes's.
+func (d Disks) Memory(ctx context.Context, vm string) (string, error) {
+	return d.Store.Memory(ctx, vm)
+}
+
+// KeepMemory is Volumes's.
+func (d Disks) KeepMemory(ctx context.Context, vm string) (string, error) {
+	return d.Store.KeepMemory(ctx, vm)
+}
+
+// MemorySeal is Volumes's.
+func (d Disks) MemorySeal(ctx context.Context, vm string) (string, error) {
+	return d.Store.MemorySeal(ctx, vm)
+}
+
+// RemoveMemory is Volumes's.
+func (d Disks) RemoveMemory(ctx context.Context, vm string) error {
+	return d.Store.RemoveMemory(ctx, vm)
+}
+
 // Remove is Volumes's.
 func (d Disks) Remove(ctx context.Context, vm string) error { return d.Store.Remove(ctx, vm) }
 

@@ -85,12 +85,7 @@ func checkVMUpdate(was, now *api.VM) []*api.Error {
 			faults = append(faults, some(grows(fmt.Sprintf("spec.disks[%d].size_gib", i), a.Disks[old].SizeGiB, k.SizeGiB))...)
 		}
 	}
-	if b.Power == api.PowerSuspended && a.Power != b.Power && (a.Power != api.PowerOn || was.Status.Phase != api.PhaseRunning) {
-		faults = append(faults, &api.Error{
-			Code: api.CodeConflict, Field: "spec.power",
-			Message: fmt.Sprintf("only a VM that runs can be suspended; it is %s", cmp.Or(was.Status.Phase, api.PhasePending)),
-		})
-	}
+	faults = append(faults, some(checkPowerUpdate(was, b.Power))...)
 	if Stopped(was) {
 		return faults
 	}
@@ -104,6 +99,25 @@ func checkVMUpdate(was, now *api.VM) []*api.Error {
 		})
 	}
 	return faults
+}
+
+// checkPowerUpdate judges a wish for a VM's power by what the VM is doing.
+func checkPowerUpdate(was *api.VM, power api.Power) *api.Error {
+	phase := cmp.Or(was.Status.Phase, api.PhasePending)
+	runs := was.Spec.Power == api.PowerOn && phase == api.PhaseRunning
+	conflict := func(format string, args ...any) *api.Error {
+		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case power == was.Spec.Power:
+	case power == api.PowerSuspended && !runs:
+		return conflict("only a VM that runs can be suspended; it is %s", phase)
+	case power == api.PowerHibernated && !runs && phase != api.PhaseSuspended:
+		return conflict("only a VM that runs or is suspended can be hibernated; it is %s", phase)
+	case power == api.PowerOff && was.Spec.Power == api.PowerHibernated && phase != api.PhaseStopped:
+		return conflict("a hibernated guest cannot be asked to stop: start it first, or give its memory up (wcc vm stop --hard %s)", was.Name)
+	}
+	return nil
 }
 
 // atNextStart are the fields of api.Hardware that are changed while the VM runs, and are in effect when it starts next. Of the

@@ -250,12 +250,12 @@ func checkService(field string, service []string, was *api.VM) *api.Error {
 
 func checkPower(field string, p api.Power, was *api.VM) *api.Error {
 	switch {
-	case p == api.PowerOn, p == api.PowerOff, p == api.PowerOffHard, p == api.PowerSuspended && was != nil:
+	case p == api.PowerOn, p == api.PowerOff, p == api.PowerOffHard, was != nil && (p == api.PowerSuspended || p == api.PowerHibernated):
 		return nil
-	case p == api.PowerSuspended:
+	case p == api.PowerSuspended, p == api.PowerHibernated:
 		return api.Invalidf(field, "%s is for a VM that runs; a new one is to be on, or off", p)
 	}
-	return api.Invalidf(field, "%.60q is not on, off, off-hard or suspended", string(p))
+	return api.Invalidf(field, "%.60q is not on, off, off-hard, suspended or hibernated", string(p))
 }
 
 // CheckPlace judges SITE or SITE/HOST, at one of the permitted sites.

@@ -21,6 +21,7 @@ import (
 	"widecloud/internal/hyper/fake"
 	"widecloud/internal/store"
 	"widecloud/internal/store/bolt"
+	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
 
@@ -271,6 +272,49 @@ func (g disksGrip) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string,
 	return digest, nil
 }
 
+func (g disksGrip) NewMemory(_ context.Context, vm string, _ int64) (string, error) {
+	if err := g.check(); err != nil {
+		return "", err
+	}
+	return g.d.h.machine.NewMemory(vm), nil
+}
+
+func (g disksGrip) Memory(_ context.Context, vm string) (string, error) {
+	path := g.d.h.machine.Memory(vm)
+	if path == "" {
+		return "", volume.ErrNotFound
+	}
+	return path, g.check()
+}
+
+func (g disksGrip) KeepMemory(ctx context.Context, vm string) (string, error) {
+	if err := g.check(); err != nil {
+		return "", err
+	}
+	g.d.h.machine.KeepMemory(vm)
+	return g.MemorySeal(ctx, vm)
+}
+
+func (g disksGrip) MemorySeal(_ context.Context, vm string) (string, error) {
+	var paths []string
+	for _, k := range g.d.list(vm) {
+		paths = append(paths, g.d.diskPath(vm, k.Name))
+	}
+	seal := g.d.h.machine.MemorySeal(vm, paths...)
+	if seal == "" {
+		return "", volume.ErrNotFound
+	}
+	return seal, g.check()
+}
+
+func (g disksGrip) RemoveMemory(_ context.Context, vm string) error {
+	if err := g.check(); err != nil {
+		return err
+	}
+	g.d.h.machine.RemoveMemory(vm)
+	return nil
+}
+
 func (g disksGrip) Remove(_ context.Context, vm string) error {
 	g.d.mu.Lock()
 	defer g.d.mu.Unlock()
@@ -279,6 +323,7 @@ func (g disksGrip) Remove(_ context.Context, vm string) error {
 	}
 	delete(g.d.volumes, vm)
 	delete(g.d.sizes, vm)
+	g.d.h.machine.RemoveMemory(vm)
 	return nil
 }
 

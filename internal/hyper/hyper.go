@@ -46,6 +46,8 @@ var (
 	ErrNoDisplay = errors.New("the domain has no display")
 	// ErrNoPlug: the domain's hardware profile has no ports into which disks are plugged while it runs.
 	ErrNoPlug = errors.New("disks cannot be plugged into the domain while it runs")
+	// ErrTorn: a file is not, or not in whole, what Save writes.
+	ErrTorn = errors.New("not a whole saved domain")
 	// ErrParted: the memory stream ended in a way that leaves the source paused and the other end unknown.
 	ErrParted = errors.New("migration ended in doubt")
 )
@@ -85,7 +87,7 @@ type State string
 // The states of a domain.
 const (
 	Running   State = "running"
-	Paused    State = "paused"    // by a migration, on either end
+	Paused    State = "paused"    // by a migration, on either end; while it is saved; when it was restored
 	Suspended State = "suspended" // by Suspend
 	Incoming  State = "incoming"  // target of a migration that is not finished
 	Stopped   State = "stopped"   // only seen in events: a transient domain that stopped is gone
@@ -99,7 +101,7 @@ type Domain struct {
 	State     State
 	MemoryMiB int
 	CPUs      int
-	Migrating bool // an outgoing migration is active
+	Migrating bool // an outgoing migration is active, or it is being saved or restored
 	// Disks are the targets of its writable disks, sorted. One that was to be detached is among them until its guest has let it go.
 	Disks []string
 }
@@ -162,7 +164,7 @@ type Outgoing struct {
 
 // Driver is a hypervisor. Calls are safe for concurrent use; calls for one VM are made one after another, but for
 // MigrateProgress, MigrateCancel and MigrateConnect, which come while MigratePerform is at work. Every call but
-// MigratePerform returns within its context's time.
+// MigratePerform, Save and Restore returns within its context's time.
 type Driver interface {
 	Capabilities(ctx context.Context) (Capabilities, error)
 	// Domains lists the domains that this driver made and that exist now.
@@ -181,6 +183,17 @@ type Driver interface {
 	// Resume lets a domain run that is suspended, or that a migration left paused (an aborted one whose agent died). Only for the copy
 	// that may run. nil when it runs already, ErrState for an incoming domain.
 	Resume(ctx context.Context, vm string) error
+	// Save writes a domain that runs, is suspended or paused to a file, and ends it: its memory and its devices. Its disks have all that
+	// its guest has written. The file is whole when Save has returned nil. When it returns an error the domain goes on as it was, and
+	// the file is worth nothing; but with ErrUnreachable it may still end that way, or the other one. It takes as long as it
+	// takes: its context alone ends it.
+	Save(ctx context.Context, vm, path string) error
+	// Saved tells whether a file is one that Save has written in whole: nil, ErrNotFound or ErrTorn.
+	Saved(ctx context.Context, vm, path string) error
+	// Restore makes a paused domain of what Save has written to a file: nothing of its guest runs before Resume. The spec is of the
+	// same machine, and names its disks and bridges on this host. The file stays. ErrExists; ErrNotFound, ErrTorn: as Saved. As Save,
+	// it takes its time.
+	Restore(ctx context.Context, s Spec, path string) error
 	// Console attaches to the serial console; one reader at a time, a newer one takes over.
 	Console(ctx context.Context, vm string) (io.ReadWriteCloser, error)
 	// Display attaches to the display (RFB, RFC 6143, without authentication), as many viewers as there are. ErrNoDisplay: the

@@ -176,7 +176,7 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("remove volume %s: %w", id, err)
 	}
-	paths := []string{s.volumePath(id), filepath.Join(s.dir, seedDir, id+".iso")}
+	paths := []string{s.memoryPath(id), s.memoryPart(id), s.volumePath(id), filepath.Join(s.dir, seedDir, id+".iso")}
 	for _, name := range names {
 		paths = append(paths, s.diskPath(id, name))
 	}

@@ -122,6 +122,7 @@ const (
 	volumeDir = "volume"
 	seedDir   = "seed"
 	diskDir   = "disk"
+	memoryDir = "memory"
 	tmpDir    = "tmp"
 )
 
@@ -151,7 +152,7 @@ func Open(o Options) (*Store, error) {
 		return nil, fmt.Errorf("open volume directory: %w", err)
 	}
 	// 0711: a QEMU that does not run as root must reach the files that libvirt gave it, and nobody needs to list them.
-	for _, d := range []string{"", baseDir, volumeDir, seedDir, diskDir} {
+	for _, d := range []string{"", baseDir, volumeDir, seedDir, diskDir, memoryDir} {
 		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o711); err != nil {
 			return nil, fmt.Errorf("make volume directory: %w", err)
 		}

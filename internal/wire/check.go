@@ -33,7 +33,7 @@ func (o VMOrder) Check(field string) error {
 	case o.Epoch == 0:
 		return api.Invalidf(at("epoch"), "is 0, and counts from 1")
 	case !slices.Contains(Runs, o.Run):
-		return api.Invalidf(at("run"), "%.20q is not on, suspended, off, hard or gone", o.Run)
+		return api.Invalidf(at("run"), "%.20q is not on, suspended, hibernated, off, hard or gone", o.Run)
 	case o.DiskMiB < 1 || o.DiskMiB > cloud.MaxDiskGiB*1024:
 		return api.Invalidf(at("disk_mib"), "%d is not between 1 and %d", o.DiskMiB, cloud.MaxDiskGiB*1024)
 	}

@@ -27,6 +27,7 @@ const (
 	CapDisks       Capability = "disks"         // an agent gives VMs several disks, and a lender changes guests that run
 	CapMoveStopped Capability = "move-stopped"  // an agent, and a lender, moves a stopped VM; MigrateCall.Cold
 	CapSuspend     Capability = "suspend"       // an agent, and a lender, suspends a VM: RunSuspended, CopySuspended
+	CapHibernate   Capability = "hibernate"     // an agent, and a lender, hibernates a VM: RunHibernated, CopyHibernated
 )
 
 // Release is what one end of a session says of itself in its hello.
@@ -37,7 +38,7 @@ type Release struct {
 
 // ThisRelease is what this program is.
 func ThisRelease() Release {
-	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks, CapMoveStopped, CapSuspend}}
+	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks, CapMoveStopped, CapSuspend, CapHibernate}}
 }
 
 // agreement is what two releases have in common.

@@ -68,10 +68,13 @@ const (
 	// RunSuspended (CapSuspend): stands still, with its memory where it is. One that does not run is not started for it. Others than
 	// those with the capability refuse the order, and go on with the one before.
 	RunSuspended Run = "suspended"
+	// RunHibernated (CapHibernate): has its memory in a file beside its disks, and no domain. RunOn goes on from it. One that does not
+	// run is not started for it. RunHard gives the memory up.
+	RunHibernated Run = "hibernated"
 )
 
 // Runs are all that an agent can be told to do with a VM.
-var Runs = []Run{RunOn, RunSuspended, RunOff, RunHard, RunGone}
+var Runs = []Run{RunOn, RunSuspended, RunHibernated, RunOff, RunHard, RunGone}
 
 // Up tells whether a VM is to have a guest, that runs or stands still.
 func (r Run) Up() bool { return r == RunOn || r == RunSuspended }
@@ -199,12 +202,18 @@ const (
 	CopyFailed   VMState = "failed"  // cannot be started; Message says why
 	// CopySuspended (CapSuspend): stands still as ordered, or as somebody wants it at the hypervisor.
 	CopySuspended VMState = "suspended"
+	// CopyHibernated (CapHibernate): it has no domain, and a start goes on from its saved memory.
+	CopyHibernated VMState = "hibernated"
 )
 
-// For is the report as a session's peer knows it: to one that does not suspend VMs, a VM that stands still is in between.
+// For is the report as a session's peer knows it: to one that does not suspend or hibernate VMs, a VM that stands still is in between,
+// and one that is hibernated has stopped.
 func (r VMReport) For(to *Session) VMReport {
-	if r.State == CopySuspended && !to.Can(CapSuspend) {
+	switch {
+	case r.State == CopySuspended && !to.Can(CapSuspend):
 		r.State = CopyPaused
+	case r.State == CopyHibernated && !to.Can(CapHibernate):
+		r.State = CopyStopped
 	}
 	return r
 }

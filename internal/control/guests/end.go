@@ -103,13 +103,17 @@ func (gs *Guests) CannotMoveStopped(host string) *api.Reason {
 	}
 }
 
-// CannotSuspend says why a host's agent cannot suspend a VM; nil: it can, or is not reached, so that it is not known.
-func (gs *Guests) CannotSuspend(host string) *api.Reason {
+// Resting are the wishes for a VM's power that not every release knows.
+var Resting = map[api.Power]wire.Capability{api.PowerSuspended: wire.CapSuspend, api.PowerHibernated: wire.CapHibernate}
+
+// CannotRest says why a host's agent cannot suspend or hibernate a VM; nil: it can, or is not reached, so that it is not known.
+func (gs *Guests) CannotRest(host string, power api.Power) *api.Reason {
+	c, newer := Resting[power]
 	s, err := gs.hosts.Session(host, false)
-	if err != nil || s.Can(wire.CapSuspend) {
+	if !newer || err != nil || s.Can(c) {
 		return nil
 	}
-	return &api.Reason{Site: gs.Name, Host: host, Code: "release", Message: "the release of the host's agent suspends no VMs", Advice: "stop the VM, or upgrade the agent"}
+	return &api.Reason{Site: gs.Name, Host: host, Code: "release", Message: fmt.Sprintf("the release of the host's agent has no VMs that are %s", power), Advice: "stop the VM, or upgrade the agent"}
 }
 
 // Reserve keeps room for a job, and for a new VM takes it in at once.
@@ -426,10 +430,17 @@ func (gs *Guests) Order(ctx context.Context, o wire.GuestOrder) error {
 			return api.Errorf(api.CodeStale, "epoch %d of guest %s is lower than %d", o.Epoch, o.VM, g.Order.Epoch)
 		}
 		if !slices.Contains(wire.Runs, o.Run) {
-			return api.Invalidf("run", "%.20q is not on, suspended, off, hard or gone", o.Run)
+			return api.Invalidf("run", "%.20q is not on, suspended, hibernated, off, hard or gone", o.Run)
 		}
-		if r := gs.CannotSuspend(g.Host); o.Run == wire.RunSuspended && r != nil {
-			return &api.Error{Code: api.CodeRefused, Message: "guest " + g.Order.Name + " cannot be suspended", Reasons: []api.Reason{*r}}
+		rests := api.Power(o.Run)
+		if g.Order.Run == wire.RunHibernated && o.Run == wire.RunOn { // an older release would not look for its memory
+			rests = api.PowerHibernated
+		}
+		if r := gs.CannotRest(g.Host, rests); r != nil {
+			return &api.Error{Code: api.CodeRefused, Message: fmt.Sprintf("guest %s cannot be %s", g.Order.Name, o.Run), Reasons: []api.Reason{*r}}
+		}
+		if o.Run == wire.RunHibernated && o.Size == nil {
+			return api.Invalidf("size", "is missing: the saved memory of a hibernated guest is counted")
 		}
 		if o.Loan != "" && o.Loan != g.Loan {
 			if err := gs.rehouse(tx, &g, o.Loan); err != nil {
@@ -437,7 +448,7 @@ func (gs *Guests) Order(ctx context.Context, o wire.GuestOrder) error {
 			}
 		}
 		if o.Size != nil {
-			if err := gs.resize(tx, &g, *o.Size); err != nil {
+			if err := gs.resize(tx, &g, o.Run, *o.Size); err != nil {
 				return err
 			}
 		}

@@ -104,6 +104,10 @@ func PhaseOf(run wire.Run, serial uint64, s wire.VMReport) api.VMPhase {
 		return api.PhaseRunning // it does not stand still yet
 	case run == wire.RunOn:
 		return api.PhaseStarting
+	case s.State == wire.CopyHibernated && !late:
+		return api.PhaseHibernated
+	case run == wire.RunHibernated && (late || s.State != wire.CopyStopped):
+		return api.PhaseHibernating
 	case s.State == wire.CopyStopped && !late:
 		return api.PhaseStopped
 	}
@@ -112,7 +116,7 @@ func PhaseOf(run wire.Run, serial uint64, s wire.VMReport) api.VMPhase {
 
 // resize gives a guest another size or other disks, if its loan and its host have room for them. Of one that runs, its agent changes
 // at once what can be changed, and the rest when it starts next; until then it takes the larger one of both.
-func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error {
+func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, run wire.Run, size wire.GuestSize) error {
 	order := g.Order
 	order.Hardware = size.Hardware
 	if size.DiskMiB > 0 { // an older release says nothing of disks
@@ -136,7 +140,7 @@ func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error
 	if err := order.Check("order"); err != nil {
 		return err
 	}
-	if err := honest(order, size.Needs, g.Image); err != nil {
+	if err := honest(holds(order, run, guest), size.Needs, g.Image); err != nil {
 		return err
 	}
 	loan, err := objects.Get[api.Loan](tx, g.Loan)
@@ -165,6 +169,19 @@ func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, size wire.GuestSize) error
 	g.Order, g.Needs = order, size.Needs
 	guest.Spec.Needs = g.Needs
 	return objects.Put(tx, guest)
+}
+
+// holds is an order with what a guest has of its host, if that is to do what run says: its memory is on the disk, too, once it is to be
+// hibernated, and no longer in the host's memory once it is.
+func holds(order wire.VMOrder, run wire.Run, guest *api.Guest) wire.VMOrder {
+	if run != wire.RunHibernated {
+		return order
+	}
+	order.DiskMiB += int64(order.MemoryMiB)
+	if guest.Status.Phase == api.PhaseHibernated {
+		order.CPUs, order.MemoryMiB = 0, 0
+	}
+	return order
 }
 
 // changesRunning refuses a change of a guest that is to run, if it is another machine then, or if the release of its host's agent

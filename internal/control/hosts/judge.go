@@ -119,7 +119,7 @@ func JudgeVMReport(field string, v *wire.VMReport) error {
 	if err := cloud.CheckUID(field+".vm", v.VM); err != nil {
 		return err
 	}
-	states := []wire.VMState{"", wire.CopyStarting, wire.CopyRunning, wire.CopyPaused, wire.CopySuspended, wire.CopyIncoming, wire.CopyStopped, wire.CopyGone, wire.CopyFailed}
+	states := []wire.VMState{"", wire.CopyStarting, wire.CopyRunning, wire.CopyPaused, wire.CopySuspended, wire.CopyHibernated, wire.CopyIncoming, wire.CopyStopped, wire.CopyGone, wire.CopyFailed}
 	switch {
 	case !slices.Contains(states, v.State):
 		return api.Invalidf(field+".state", "%.40q is not a state of a VM's copy", v.State)

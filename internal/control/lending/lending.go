@@ -237,7 +237,7 @@ func (ln *Lending) countBorrowed(tx *state.Tx, l *api.Loan, d *due) (err error) 
 	}
 	if l.Status.State == api.LoanReclaimed {
 		for v := range objects.By[api.VM](tx, "loan", l.Name) {
-			if v.Status.Job == "" && !v.Deleting && v.Status.Host != "" && (v.Spec.Power == api.PowerOn || v.Status.Phase == api.PhaseStopped || v.Status.Phase == api.PhaseSuspended) {
+			if v.Status.Job == "" && !v.Deleting && v.Status.Host != "" && (v.Spec.Power == api.PowerOn || v.Status.Phase == api.PhaseStopped || v.Status.Phase == api.PhaseSuspended || v.Status.Phase == api.PhaseHibernated) {
 				d.leave = append(d.leave, v)
 			}
 		}

@@ -49,12 +49,14 @@ func (st *Site) actedChange(tx *state.Tx, was, now api.Object) {
 	if a, ok := was.(*api.VM); ok {
 		switch b := now.(*api.VM); {
 		case a.Spec.Power == b.Spec.Power:
-		case b.Spec.Power == api.PowerOn && a.Spec.Power == api.PowerSuspended:
+		case b.Spec.Power == api.PowerOn && (a.Spec.Power == api.PowerSuspended || a.Spec.Power == api.PowerHibernated):
 			verb = "resume"
 		case b.Spec.Power == api.PowerOn:
 			verb = "start"
 		case b.Spec.Power == api.PowerSuspended:
 			verb = "suspend"
+		case b.Spec.Power == api.PowerHibernated:
+			verb = "hibernate"
 		default:
 			verb = "stop"
 		}

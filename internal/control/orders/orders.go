@@ -172,6 +172,8 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 		o.Run = wire.RunHard
 	case v.Spec.Power == api.PowerSuspended:
 		o.Run = wire.RunSuspended
+	case v.Spec.Power == api.PowerHibernated:
+		o.Run = wire.RunHibernated
 	}
 	return o, nil
 }

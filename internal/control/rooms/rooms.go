@@ -53,7 +53,24 @@ func (rs *Rooms) Needs(tx *state.Tx, v *api.VM) (api.Resources, error) {
 		return api.Resources{}, err
 	}
 	had := v.Status.Machine
-	return api.Resources{CPUs: max(v.Spec.CPUs, had.CPUs), MemoryMiB: max(v.Spec.MemoryMiB, had.MemoryMiB), DiskGiB: disk + further(v)}, nil
+	needs := api.Resources{CPUs: max(v.Spec.CPUs, had.CPUs), MemoryMiB: max(v.Spec.MemoryMiB, had.MemoryMiB), DiskGiB: disk + further(v) + savedMemory(v)}
+	if asleep(v) {
+		needs.CPUs, needs.MemoryMiB = 0, 0
+	}
+	return needs, nil
+}
+
+// asleep tells whether a VM has given its host's memory back: it is hibernated, and nobody wishes it to run.
+func asleep(v *api.VM) bool {
+	return v.Spec.Power == api.PowerHibernated && v.Status.Phase == api.PhaseHibernated
+}
+
+// savedMemory is what the memory of a VM takes of the disk, in GiB, once it is to be hibernated.
+func savedMemory(v *api.VM) int {
+	if v.Spec.Power != api.PowerHibernated {
+		return 0
+	}
+	return gib(int64(max(v.Spec.MemoryMiB, v.Status.Machine.MemoryMiB)))
 }
 
 // further is what the disks of a VM beside its root disk take, in GiB: those of its spec, and those that are still there.
@@ -91,7 +108,7 @@ func (rs *Rooms) lentNeeds(tx *state.Tx, v *api.VM, needs api.Resources) (api.Re
 		return needs, nil
 	}
 	if err == nil {
-		needs.DiskGiB = max(needs.DiskGiB, LentDisk(DiskMiB(v, img)+int64(further(v))*1024, img.Status.Bytes))
+		needs.DiskGiB = max(needs.DiskGiB, LentDisk(DiskMiB(v, img)+int64(further(v)+savedMemory(v))*1024, img.Status.Bytes))
 	}
 	return needs, err
 }

@@ -55,7 +55,7 @@ func (vs *VMs) wishFor(tx *state.Tx, v *api.VM) (*guestWish, error) {
 	}
 	phase := v.Status.Phase
 	running := phase == api.PhaseRunning || phase == api.PhaseSuspended
-	settled := phase == api.PhaseRunning && o.Run == wire.RunOn || phase == api.PhaseSuspended && o.Run == wire.RunSuspended ||
+	settled := phase == api.PhaseRunning && o.Run == wire.RunOn || phase == api.PhaseSuspended && o.Run == wire.RunSuspended || phase == api.PhaseHibernated && (o.Run == wire.RunHibernated || o.Run == wire.RunOff) ||
 		phase == api.PhaseStopped && o.Run != wire.RunOn
 	w := &guestWish{vm: v, call: wire.GuestOrder{VM: v.UID, Epoch: v.Status.Epoch, Run: o.Run, Serial: o.Serial}}
 	if !running || (peer{vs, v.Status.Site}).can(wire.CapDisks) {

@@ -197,7 +197,7 @@ const (
 func pending(v *api.VM, now *api.VMStatus, rootMiB int64) (out []api.Pending) {
 	plugs, runs := untilStart, now.Host != "" && now.Phase != api.PhaseStopped && now.Phase != api.PhasePending
 	host := untilHost
-	if now.Phase == api.PhaseSuspended { // its disks are left as they are
+	if slices.Contains([]api.VMPhase{api.PhaseSuspended, api.PhaseHibernating, api.PhaseHibernated}, now.Phase) { // its disks are left as they are
 		host = untilResumed
 	}
 	if cmp.Or(v.Spec.Profile, now.CPU.Profile) >= 2 {

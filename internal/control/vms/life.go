@@ -17,7 +17,7 @@ import (
 	"widecloud/internal/state"
 )
 
-// growth holds a VM that is made larger against the quota, and against the host or the loan where its room is.
+// growth holds a VM that is made larger, hibernated or woken against the quota, and against the host or the loan where its room is.
 func (vs *VMs) growth(tx *state.Tx, was, now *api.VM) error {
 	before, err := vs.rooms.NeedsAt(tx, was, was.Status.Site)
 	if err != nil {
@@ -48,10 +48,14 @@ func (vs *VMs) growth(tx *state.Tx, was, now *api.VM) error {
 			reasons, err = vs.rooms.ShortInLoan(tx, was.Status.Loan, before, after)
 		}
 	}
-	if err == nil && len(reasons) > 0 {
-		err = &api.Error{Code: api.CodeRefused, Field: "spec", Message: fmt.Sprintf("VM %s cannot have that size at %s/%s", now.Name, was.Status.Site, was.Status.Host), Reasons: reasons}
+	if err != nil || len(reasons) == 0 {
+		return err
 	}
-	return err
+	at := was.Status.Site + "/" + was.Status.Host
+	if was.Spec.Power != now.Spec.Power {
+		return &api.Error{Code: api.CodeRefused, Field: "spec.power", Message: fmt.Sprintf("VM %s cannot be %s: there is no room for it at %s", now.Name, now.Spec.Power, at), Reasons: reasons}
+	}
+	return &api.Error{Code: api.CodeRefused, Field: "spec", Message: fmt.Sprintf("VM %s cannot have that size at %s", now.Name, at), Reasons: reasons}
 }
 
 // vmTodo is what the reconciler has to do with a VM.
@@ -130,7 +134,7 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
 	}
 	if now.Spec.Power != was.Spec.Power {
-		if err := vs.suspends(was, now); err != nil {
+		if err := vs.mayRest(was, now); err != nil {
 			return err
 		}
 		now.Status.PowerChanges++
@@ -147,19 +151,21 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 	return objects.Put(tx, now)
 }
 
-// suspends refuses a suspension that the release where the VM is knows nothing of.
-func (vs *VMs) suspends(was, now *api.VM) error {
-	if now.Spec.Power != api.PowerSuspended {
-		return nil
+// mayRest refuses what the release where the VM is knows nothing of: to suspend it, to hibernate it, and to go on from its memory, which
+// an older release would not look for.
+func (vs *VMs) mayRest(was, now *api.VM) error {
+	power := now.Spec.Power
+	if was.Spec.Power == api.PowerHibernated && power == api.PowerOn {
+		power = api.PowerHibernated
 	}
-	r := vs.guests.CannotSuspend(was.Status.Host)
+	r := vs.guests.CannotRest(was.Status.Host, power)
 	if was.Status.Site != vs.Name {
-		r = peer{vs, was.Status.Site}.cannotSuspend()
+		r = peer{vs, was.Status.Site}.cannotRest(power)
 	}
 	if r == nil {
 		return nil
 	}
-	return &api.Error{Code: api.CodeRefused, Field: "spec.power", Message: fmt.Sprintf("VM %s cannot be suspended at %s/%s", was.Name, was.Status.Site, was.Status.Host), Reasons: []api.Reason{*r}}
+	return &api.Error{Code: api.CodeRefused, Field: "spec.power", Message: fmt.Sprintf("VM %s cannot be %s at %s/%s", was.Name, now.Spec.Power, was.Status.Site, was.Status.Host), Reasons: []api.Reason{*r}}
 }
 
 // profiled refuses a hardware profile that cannot be made where the VM's disk is.

@@ -199,6 +199,12 @@ func restless(v *api.VM) *api.Reason {
 	if v.Spec.Power == api.PowerOn || v.Status.Host == "" || v.Status.Phase == api.PhaseStopped {
 		return nil
 	}
+	if v.Spec.Power == api.PowerHibernated {
+		return &api.Reason{
+			Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("VM %s is %s: its memory stays where it is", v.Name, v.Status.Phase),
+			Advice: fmt.Sprintf("start it first: wcc vm start %s; or give its memory up: wcc vm stop --hard %s", v.Name, v.Name),
+		}
+	}
 	if v.Spec.Power == api.PowerSuspended {
 		return &api.Reason{
 			Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("VM %s is suspended: its memory stays where it is", v.Name),

@@ -2,10 +2,12 @@ package vms
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 
 	"widecloud/api"
+	"widecloud/internal/control/guests"
 	"widecloud/internal/wire"
 )
 
@@ -112,13 +114,14 @@ func (p peer) cannotMoveStopped() *api.Reason {
 	}
 }
 
-// cannotSuspend says why a lender suspends no guests; nil: it does, or is not reached, so that it is not known.
-func (p peer) cannotSuspend() *api.Reason {
+// cannotRest says why a lender suspends or hibernates no guests; nil: it does, or is not reached, so that it is not known.
+func (p peer) cannotRest(power api.Power) *api.Reason {
+	c, newer := guests.Resting[power]
 	s, err := p.c.Federation.Session(p.site, false)
-	if err != nil || s.Can(wire.CapSuspend) {
+	if !newer || err != nil || s.Can(c) {
 		return nil
 	}
-	return &api.Reason{Site: p.site, Code: "release", Message: "its release suspends no VMs", Advice: "stop the VM, or ask the site's operator for an upgrade"}
+	return &api.Reason{Site: p.site, Code: "release", Message: fmt.Sprintf("its release has no VMs that are %s", power), Advice: "stop the VM, or ask the site's operator for an upgrade"}
 }
 
 func (p peer) Channel(ctx context.Context, h wire.ChannelHeader) (net.Conn, error) {

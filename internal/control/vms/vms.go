@@ -54,6 +54,8 @@ func (vs *VMs) phaseEvent(tx *state.Tx, v *api.VM, now api.VMPhase, message stri
 		vs.Event(tx, "vm.running", "vms/"+v.Name, v.Owner, "runs at "+at)
 	case api.PhaseSuspended:
 		vs.Event(tx, "vm.suspended", "vms/"+v.Name, v.Owner, "is suspended at "+at)
+	case api.PhaseHibernated:
+		vs.Event(tx, "vm.hibernated", "vms/"+v.Name, v.Owner, "is hibernated at "+at)
 	case api.PhaseStopped:
 		vs.Event(tx, "vm.stopped", "vms/"+v.Name, v.Owner, "has stopped at "+at)
 	case api.PhaseFailed:
@@ -96,6 +98,8 @@ func (vs *VMs) seenStatus(tx *state.Tx, v *api.VM, s wire.VMReport) api.VMStatus
 			run = wire.RunOn
 		case v.Spec.Power == api.PowerSuspended:
 			run = wire.RunSuspended
+		case v.Spec.Power == api.PowerHibernated:
+			run = wire.RunHibernated
 		}
 		if phase := guests.PhaseOf(run, v.Status.PowerChanges, s); phase != v.Status.Phase {
 			vs.phaseEvent(tx, v, phase, s.Message)

@@ -45,6 +45,11 @@ func end(h *fake.Host) hypertest.Host {
 			g, _ := h.Guest(vm)
 			return hypertest.Guest{Boot: fmt.Sprint(g.Boot, "/", g.Resets), Counter: g.Counter}
 		},
+		Memory: func(t *testing.T, vm string) string {
+			t.Cleanup(func() { h.RemoveMemory(vm) })
+			return h.NewMemory(vm)
+		},
+		Tear: func(_ *testing.T, vm string) { h.Tear(vm) },
 		Fill: func(t *testing.T, s hyper.Spec) {
 			h.SetFree(8 << 10)
 			t.Cleanup(func() { h.SetFree(-1) })

@@ -43,6 +43,7 @@ type Host struct {
 	domains map[string]*domain
 	disks   map[string]uint64 // path -> the counter that was written last
 	sizes   map[string]int64  // path -> the bytes to which the disk has grown here
+	saved   map[string]*saved // path -> what a Save has written there
 	deaf    map[string]bool
 	free    int64 // bytes for incoming disks; negative: no limit
 	faults  map[string][]*Fault
@@ -90,7 +91,7 @@ func New(o Options) *Host {
 	}
 	return &Host{
 		o: o, power: true, daemon: true, free: -1,
-		domains: map[string]*domain{}, disks: map[string]uint64{}, sizes: map[string]int64{}, deaf: map[string]bool{},
+		domains: map[string]*domain{}, disks: map[string]uint64{}, sizes: map[string]int64{}, saved: map[string]*saved{}, deaf: map[string]bool{},
 		faults: map[string][]*Fault{}, conns: map[*driver]struct{}{},
 	}
 }

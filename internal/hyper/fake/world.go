@@ -90,6 +90,12 @@ func (w *World) newBoot(vm, host string) string {
 	return fmt.Sprintf("%s@%s#%d", vm, host, w.boots)
 }
 
+func (w *World) breach(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.breaches = append(w.breaches, fmt.Sprintf(format, args...))
+}
+
 func (w *World) report(c Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

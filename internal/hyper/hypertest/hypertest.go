@@ -38,6 +38,10 @@ type Host struct {
 	Deaf func(vm string)
 	// Guest looks into a running guest. Boot differs for every boot and reset; Counter grows while the guest runs.
 	Guest func(t *testing.T, d hyper.Driver, vm string) Guest
+	// Memory is where the memory of a VM can be saved on this host. The file is removed at the test's end.
+	Memory func(t *testing.T, vm string) string
+	// Tear makes it half of a file, as the end of the daemon in the middle of a Save leaves it.
+	Tear func(t *testing.T, vm string)
 	// Fill makes the file system of the disks of s full; it is undone at the test's end.
 	Fill func(t *testing.T, s hyper.Spec)
 }
@@ -64,6 +68,8 @@ func Run(t *testing.T, env func(t *testing.T) Env) {
 		{"events", testEvents},
 		{"reboot", testReboot},
 		{"suspend", testSuspend},
+		{"save", testSave},
+		{"save torn", testSaveTorn},
 		{"console", testConsole},
 		{"display", testDisplay},
 		{"no display", testNoDisplay},

@@ -325,7 +325,8 @@ func state(l *golibvirt.Libvirt, dom golibvirt.Domain) (s hyper.State, migrating
 		if golibvirt.DomainPausedReason(reason) == golibvirt.DomainPausedUser {
 			return hyper.Suspended, migrating, nil
 		}
-		return hyper.Paused, migrating, nil
+		// The last reason: of one that is being restored.
+		return hyper.Paused, migrating || golibvirt.DomainPausedReason(reason) == golibvirt.DomainPausedStartingUp, nil
 	case golibvirt.DomainShutdown:
 		return hyper.Running, migrating, nil // powers off: gone in a moment
 	}

@@ -251,6 +251,14 @@ func (h *host) env() hypertest.Host {
 			return n
 		},
 		Guest: func(t *testing.T, d hyper.Driver, vm string) hypertest.Guest { return look(t, d, vm) },
+		Memory: func(t *testing.T, vm string) string {
+			path := h.vol + "/" + vm + ".memory"
+			t.Cleanup(func() { h.run(t, "rm", "-f", path) })
+			return path
+		},
+		Tear: func(t *testing.T, vm string) { // as libvirt marks a file until all has been written
+			h.run(t, "sh", "-ec", fmt.Sprintf("printf LibvirtQemudPart | dd of=%s/%s.memory conv=notrunc status=none", h.vol, vm))
+		},
 		Fill: func(t *testing.T, s hyper.Spec) {
 			h.in("dd", "if=/dev/zero", "of="+h.vol+"/fill", "bs=4k").Run() // ends with "no space left"
 			t.Cleanup(func() { h.run(t, "rm", "-f", h.vol+"/fill") })

@@ -262,6 +262,7 @@ func baseFormat(path string) (string, error) {
 // live is what is read of a domain's document.
 type live struct {
 	Type   string `xml:"type,attr"`
+	UUID   string `xml:"uuid"`
 	Memory struct {
 		KiB int64 `xml:",chardata"`
 	} `xml:"memory"`

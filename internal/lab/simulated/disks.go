@@ -14,6 +14,7 @@ import (
 	"widecloud/internal/agent"
 	"widecloud/internal/hyper"
 	"widecloud/internal/hyper/fake"
+	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
 
@@ -141,10 +142,47 @@ func (d *disks) Fill(ctx context.Context, k hyper.Disk, r io.Reader) (string, er
 	return digest, err
 }
 
+func (d *disks) NewMemory(_ context.Context, vm string, _ int64) (string, error) {
+	return d.machine.NewMemory(vm), nil
+}
+
+func (d *disks) Memory(_ context.Context, vm string) (string, error) {
+	path := d.machine.Memory(vm)
+	if path == "" {
+		return "", volume.ErrNotFound
+	}
+	return path, nil
+}
+
+func (d *disks) KeepMemory(ctx context.Context, vm string) (string, error) {
+	d.machine.KeepMemory(vm)
+	return d.MemorySeal(ctx, vm)
+}
+
+func (d *disks) MemorySeal(_ context.Context, vm string) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var paths []string
+	for _, name := range slices.Sorted(maps.Keys(d.sizes[vm])) {
+		paths = append(paths, diskPath(vm, name))
+	}
+	seal := d.machine.MemorySeal(vm, paths...)
+	if seal == "" {
+		return "", volume.ErrNotFound
+	}
+	return seal, nil
+}
+
+func (d *disks) RemoveMemory(_ context.Context, vm string) error {
+	d.machine.RemoveMemory(vm)
+	return nil
+}
+
 func (d *disks) Remove(_ context.Context, vm string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.volumes, vm)
 	delete(d.sizes, vm)
+	d.machine.RemoveMemory(vm)
 	return nil
 }

@@ -71,7 +71,7 @@ export const forms: Partial<Record<Kind, Input[]>> = {
     labels,
   ],
   vms: [
-    { path: 'spec.power', title: 'field.power', as: 'choice', options: ['on', 'suspended', 'off', 'off-hard'], words: 'power' },
+    { path: 'spec.power', title: 'field.power', as: 'choice', options: ['on', 'suspended', 'hibernated', 'off', 'off-hard'], words: 'power' },
     { path: 'spec.cpus', title: 'field.cpus', as: 'number', required: true, help: 'form.resize_help' },
     { path: 'spec.memory_mib', title: 'field.memory_mib', as: 'number', required: true },
     { path: 'spec.disk_gib', title: 'field.disk_gib', as: 'number', help: 'form.grow_help' },

@@ -86,7 +86,7 @@ const since = <T>(of: (o: T) => string | undefined): Field<T> => ({ key: 'since'
 const home = <K extends Kind>(column: F<K>['column'] = 'more'): F<K> => ({ key: 'home', title: 'field.home', text: (o) => (o as Meta).home ?? '', column, width: '7rem', href: (o) => pathTo('sites', (o as Meta).home) })
 const state = <K extends Kind>(kind: K): F<K> => ({ key: 'state', title: 'field.state', as: 'state', text: (o) => nounOf(kind).state(o).join(' '), column: 'first', width: '9.5rem', phone: 'side' })
 
-const phases = ['pending', 'starting', 'running', 'migrating', 'suspended', 'stopping', 'stopped', 'unknown', 'failed']
+const phases = ['pending', 'starting', 'running', 'migrating', 'suspended', 'hibernating', 'hibernated', 'stopping', 'stopped', 'unknown', 'failed']
 const up = (b: boolean, yes: string, no: string) => [b ? yes : no]
 
 export const nouns: { [K in Kind]: Noun<K> } = {

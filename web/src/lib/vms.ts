@@ -2,7 +2,7 @@
 import { call, pathOf } from './api.ts'
 import type { BulkAction, BulkResult, BulkResults, Job, Meta, MigrateResult, Reason, VM, VMDryRun, WhyResult } from './types.ts'
 
-export type Power = 'on' | 'off' | 'off-hard' | 'suspended'
+export type Power = 'on' | 'off' | 'off-hard' | 'suspended' | 'hibernated'
 
 export const setPower = (name: string, power: Power) => call<VM>('PATCH', pathOf('vms', name), { body: { spec: { power } }, patch: true })
 export const reboot = (name: string, hard: boolean) => call<void>('POST', pathOf('vms', name, 'reboot'), { body: { hard } })
@@ -35,14 +35,16 @@ export async function bulkResults(job: string, signal: AbortSignal): Promise<Bul
 }
 
 /** What a person can do with a VM now. */
-export function can(vm: VM): Record<'start' | 'stop' | 'suspend' | 'resume' | 'reboot' | 'migrate' | 'console' | 'remove', boolean> {
+export function can(vm: VM): Record<'start' | 'stop' | 'suspend' | 'hibernate' | 'resume' | 'discard' | 'reboot' | 'migrate' | 'console' | 'remove', boolean> {
   const phase = vm.status.phase
   const gone = !!vm.deleting
   return {
-    start: !gone && vm.spec.power !== 'on' && phase !== 'suspended',
+    start: !gone && vm.spec.power !== 'on' && !['suspended', 'hibernating', 'hibernated'].includes(phase),
     stop: !gone && (vm.spec.power === 'on' || phase === 'running' || phase === 'suspended' || phase === 'stopping'),
     suspend: !gone && !vm.status.job && phase === 'running' && vm.spec.power === 'on',
-    resume: !gone && phase === 'suspended',
+    hibernate: !gone && !vm.status.job && (phase === 'suspended' || (phase === 'running' && vm.spec.power === 'on')),
+    resume: !gone && (phase === 'suspended' || phase === 'hibernated'),
+    discard: !gone && phase === 'hibernated',
     reboot: !gone && phase === 'running',
     migrate: !gone && !vm.status.job && (phase === 'running' || phase === 'stopped'),
     console: !gone && (phase === 'running' || phase === 'migrating' || phase === 'suspended' || phase === 'starting'),

@@ -37,6 +37,8 @@ func parseStopped(p *script.Parser) any { return parseRests(p, api.PhaseStopped)
 
 func parseSuspended(p *script.Parser) any { return parseRests(p, api.PhaseSuspended) }
 
+func parseHibernated(p *script.Parser) any { return parseRests(p, api.PhaseHibernated) }
+
 // parseRests takes what is expected of a VM that does not run.
 func parseRests(p *script.Parser, phase api.VMPhase) any {
 	e := &eventually{VM: ref(p)}

@@ -36,6 +36,7 @@ var Topic = script.Topic{
 		{Form: "stop vm VM", Part: script.Happens, Doc: "as its user does", Parse: parsePower("stop")},
 		{Form: "start vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("start")},
 		{Form: "suspend vm VM", Part: script.Happens, Doc: "the same: it stands still", Parse: parsePower("suspend")},
+		{Form: "hibernate vm VM", Part: script.Happens, Doc: "the same: its memory is saved; `start` or `resume` goes on from it", Parse: parsePower("hibernate")},
 		{Form: "resume vm VM", Part: script.Happens, Doc: "the same: it goes on", Parse: parsePower("resume")},
 		{Form: "reboot vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("reboot")},
 		{Form: "delete vm VM", Part: script.Happens, Doc: "the same, until it is gone", Parse: parsePower("delete")},
@@ -58,6 +59,10 @@ var Topic = script.Topic{
 		{
 			Form: "expect VM suspended [at PLACE] [within TIME]", Part: script.Checks,
 			Doc: "the same; one hypervisor has it, and says that it stands still", Parse: parseSuspended,
+		},
+		{
+			Form: "expect VM hibernated [at PLACE] [within TIME]", Part: script.Checks,
+			Doc: "by the controller's word, and no hypervisor has it", Parse: parseHibernated,
 		},
 		{
 			Form: "expect VM disk [NAME] unchanged|is|gone [SIZE] [within TIME]", Part: script.Checks,

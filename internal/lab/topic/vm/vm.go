@@ -226,7 +226,7 @@ func (v *VM) Do(ctx context.Context, s *stage.Stage) error {
 // Power is what a VM's user does with its power.
 type Power struct {
 	VM   *VM
-	Verb string // stop, start, suspend, resume, reboot, delete
+	Verb string // stop, start, suspend, hibernate, resume, reboot, delete
 }
 
 func parsePower(verb string) func(*script.Parser) any {
@@ -247,6 +247,8 @@ func (w *Power) Do(ctx context.Context, _ *stage.Stage) error {
 		return set(api.PowerOn)
 	case "suspend":
 		return set(api.PowerSuspended)
+	case "hibernate":
+		return set(api.PowerHibernated)
 	case "reboot":
 		v.boot = ""
 		return v.client().Reboot(ctx, v.name, false)
