@@ -18,7 +18,9 @@ type Image struct {
 
 // ImageSpec says where an image comes from.
 type ImageSpec struct {
-	Source string `json:"source"`           // an absolute path on the controller's machine, or an http(s) URL; empty: uploaded
+	Source string `json:"source"`           // an absolute path on the controller's machine, or an http(s) URL; empty: uploaded, or of a VM
+	VM     string `json:"vm,omitempty"`     // a stopped VM, of whose disk it is made as that is now; empty: of none
+	Disk   string `json:"disk,omitempty"`   // of that VM: root, or the name of another one; empty: root
 	Digest string `json:"digest,omitempty"` // expected sha256:HEX of the source's bytes; checked before use
 	Format string `json:"format,omitempty"` // qcow2 or raw; empty: qcow2, since a raw image must be declared
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -18,7 +19,7 @@ var _ = present[imageGroup](api.KindImage,
 	col("SIZE", func(o *api.Image) string { return sizeOr(o.Status.Bytes) }),
 	col("DISK", func(o *api.Image) string { return sizeOr(o.Status.VirtualMiB << 20) }),
 	wide("DIGEST", func(o *api.Image) string { return o.Status.Digest }),
-	wide("SOURCE", func(o *api.Image) string { return o.Spec.Source }),
+	wide("SOURCE", imageSource),
 	wide("MESSAGE", func(o *api.Image) string { return o.Status.Message }),
 )
 
@@ -26,7 +27,49 @@ type imageGroup struct {
 	List   listCmd        `cmd:"" help:"List images."`
 	Show   showCmd        `cmd:"" help:"Show an image."`
 	Import imageImportCmd `cmd:"" help:"Make an image from a file here, or from a URL or file that the controller reads."`
+	Create imageCreateCmd `cmd:"" help:"Make an image of a disk of a stopped VM."`
 	Delete deleteCmd      `cmd:"" help:"Delete images."`
+}
+
+// imageSource says what an image was made of.
+func imageSource(o *api.Image) string {
+	if o.Spec.VM != "" {
+		return "VM " + o.Spec.VM + ", disk " + cmp.Or(o.Spec.Disk, api.RootDisk)
+	}
+	return o.Spec.Source
+}
+
+type imageCreateCmd struct {
+	Name    string        `arg:"" help:"Its name."`
+	FromVM  string        `required:"" name:"from-vm" help:"The VM. It must be stopped, and stays so until its disk has been read." placeholder:"VM" complete:"vms"`
+	Disk    string        `help:"Which of its disks; left out: root." placeholder:"NAME"`
+	Owner   string        `help:"Organisation that owns it; left out: the user's." complete:"owners"`
+	Wait    bool          `help:"Wait until it is ready."`
+	Timeout time.Duration `default:"30m" help:"How long --wait waits."`
+	labelled
+	format
+}
+
+func (c *imageCreateCmd) Run(a *app) error {
+	labels, err := c.labels()
+	if err != nil {
+		return err
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	i, err := api.Create(a, client, &api.Image{Meta: api.Meta{Name: c.Name, Owner: c.Owner, Labels: labels}, Spec: api.ImageSpec{VM: c.FromVM, Disk: c.Disk}})
+	if err != nil {
+		return err
+	}
+	if !c.Wait {
+		return c.done(a, i, "is being made by job "+i.Status.Job)
+	}
+	if i, err = waitFor(a, c.Timeout, func(a *app) (*api.Image, error) { return waitImage(a, client, c.Name) }); err != nil {
+		return err
+	}
+	return c.done(a, i, "ready")
 }
 
 type imageImportCmd struct {

@@ -173,6 +173,12 @@ func (a *Agent) Handler() http.Handler {
 		}
 		return a.Channel(ctx, h, s)
 	})
+	wire.HandleStream(mux, wire.PathDisk, func(ctx context.Context, id wire.Identity, h wire.DiskHeader, s *wire.Stream) error {
+		if err := a.mayCall(id); err != nil {
+			return err
+		}
+		return a.ReadDisk(ctx, h, s)
+	})
 	handleConsole(mux, wire.PathConsole, a, a.Console)
 	handleConsole(mux, wire.PathDisplay, a, a.Display)
 	return mux

@@ -134,7 +134,9 @@ func (a *Agent) order(ctx context.Context, o wire.VMOrder) error {
 	if err := o.Check("order"); err != nil {
 		return err
 	}
+	var had uint64 // the epoch
 	_, err := a.remember(ctx, o.VM, func(r *record) error {
+		had = r.Order.Epoch
 		switch {
 		case r.Order.Home != "" && o.Home != r.Order.Home:
 			return api.Errorf(api.CodeForbidden, "VM %s is %s's, not %s's", o.VM, r.Order.Home, o.Home)
@@ -157,6 +159,9 @@ func (a *Agent) order(ctx context.Context, o wire.VMOrder) error {
 		a.mu.Lock()
 		v := a.vms[o.VM]
 		v.message, v.stopping, v.saveAgain = "", time.Time{}, time.Time{}
+		if v.copying != nil && (o.Epoch != had || o.Run != wire.RunOff && o.Run != wire.RunHard) {
+			v.copying(api.Errorf(api.CodeConflict, "VM %s is no longer to be stopped here, but %s at epoch %d", o.Name, o.Run, o.Epoch))
+		}
 		a.mu.Unlock()
 	}
 	return err

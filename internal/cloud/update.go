@@ -47,6 +47,8 @@ func specUpdateFaults(was, now api.Object) []*api.Error {
 		const why = "an image's content never changes: create another one"
 		return some(
 			stays("spec.source", was.Spec.Source, now.Spec.Source, why),
+			stays("spec.vm", was.Spec.VM, now.Spec.VM, why),
+			stays("spec.disk", was.Spec.Disk, now.Spec.Disk, why),
 			stays("spec.digest", was.Spec.Digest, now.Spec.Digest, why),
 			stays("spec.format", was.Spec.Format, now.Spec.Format, why),
 		)

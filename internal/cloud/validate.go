@@ -310,6 +310,30 @@ func checkImage(m *api.Image) []*api.Error {
 	if s.Digest != "" {
 		faults = append(faults, some(checkDigest("spec.digest", s.Digest))...)
 	}
+	return append(faults, checkFromVM(s)...)
+}
+
+// checkFromVM judges an image that is made of a VM's disk. What that will be nobody knows before.
+func checkFromVM(s api.ImageSpec) []*api.Error {
+	if s.VM == "" {
+		if s.Disk != "" {
+			return []*api.Error{api.Invalidf("spec.disk", "names a disk, and spec.vm no VM")}
+		}
+		return nil
+	}
+	faults := some(checkName("spec.vm", s.VM))
+	if s.Disk != "" {
+		faults = append(faults, some(checkName("spec.disk", s.Disk))...)
+	}
+	if s.Source != "" {
+		faults = append(faults, api.Invalidf("spec.source", "an image has one source: this, or spec.vm"))
+	}
+	if s.Digest != "" {
+		faults = append(faults, api.Invalidf("spec.digest", "the digest of a VM's disk is not known before it is read"))
+	}
+	if s.Format == "raw" {
+		faults = append(faults, api.Invalidf("spec.format", "an image of a VM's disk is qcow2"))
+	}
 	return faults
 }
 

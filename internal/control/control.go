@@ -70,6 +70,7 @@ func New(o Options) *Controller {
 	c.vms = vms.New(site, vms.Parts{
 		Rooms: room, Networks: nets, Orders: c.orders, Hosts: c.hosts, Guests: c.guests, Accounts: c.accounts, Jobs: c.jobs,
 	})
+	c.images.Of(c.vms)
 	c.bulk = bulk.New(site, c.jobs, c.vms, c.accounts)
 	c.joining = joining.New(site, room, nets)
 	c.watch = watch.New(site, c.accounts)

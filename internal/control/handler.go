@@ -146,6 +146,16 @@ func (c *Controller) handlePeersStreams(mux *http.ServeMux) {
 			return vms.PassOn(ctx, s, to)
 		})
 	}
+	peerStream(mux, wire.PathFedDisk, func(ctx context.Context, from string, h wire.DiskHeader, s *wire.Stream) error {
+		if err := c.guests.Is(ctx, from, h.VM); err != nil {
+			return err
+		}
+		to, err := c.guests.Disk(ctx, h)
+		if err != nil {
+			return err
+		}
+		return vms.PassOn(ctx, s, to)
+	})
 	peerStream(mux, wire.PathFedImage, func(ctx context.Context, from string, h wire.ImageHeader, s *wire.Stream) error {
 		if err := c.images.MayFetch(ctx, from, h.Digest); err != nil {
 			return err

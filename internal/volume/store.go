@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -340,24 +341,33 @@ const qemuImgTime = time.Minute
 func (s *Store) qemu(ctx context.Context, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, qemuImgTime)
 	defer cancel()
-	var out, words bytes.Buffer
+	var out bytes.Buffer
+	if err := s.qemuRun(ctx, &out, args...); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// qemuRun is qemu for as long as it takes; out is what it prints.
+func (s *Store) qemuRun(ctx context.Context, out io.Writer, args ...string) error {
+	var words bytes.Buffer
 	cmd := exec.CommandContext(ctx, s.qemuImg, args...)
-	cmd.Stdout, cmd.Stderr = &out, &words
+	cmd.Stdout, cmd.Stderr = out, &words
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("run qemu-img %s: %w", args[0], ctx.Err())
+		return fmt.Errorf("run qemu-img %s: %w", args[0], ctx.Err())
 	}
 	if err == nil {
-		return out.Bytes(), nil
+		return nil
 	}
 	text := strings.TrimSpace(words.String())
 	if strings.Contains(text, syscall.ENOSPC.Error()) || strings.Contains(text, "No space left on device") {
-		return nil, fmt.Errorf("run qemu-img %s: %s: %w", args[0], text, syscall.ENOSPC)
+		return fmt.Errorf("run qemu-img %s: %s: %w", args[0], text, syscall.ENOSPC)
 	}
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || !exit.Exited() {
-		return nil, fmt.Errorf("%w: %w: %s", errQemuImg, err, text)
+		return fmt.Errorf("%w: %w: %s", errQemuImg, err, text)
 	}
-	return nil, fmt.Errorf("qemu-img %s: %s", args[0], text)
+	return fmt.Errorf("qemu-img %s: %s", args[0], text)
 }

@@ -278,6 +278,8 @@ type receiver struct {
 	most    int64 // bytes of data that were announced
 	came    int64
 	next    int64 // where the next extent may begin
+
+	took func(came int64) // if set, is told of each piece of data
 }
 
 func badStream(format string, args ...any) error {
@@ -339,6 +341,9 @@ func (in *receiver) extents(ctx context.Context) (digest string, err error) {
 		}
 		if err != nil {
 			return "", err
+		}
+		if in.took != nil {
+			in.took(in.came)
 		}
 	}
 }

@@ -28,6 +28,7 @@ const (
 	CapMoveStopped Capability = "move-stopped"  // an agent, and a lender, moves a stopped VM; MigrateCall.Cold
 	CapSuspend     Capability = "suspend"       // an agent, and a lender, suspends a VM: RunSuspended, CopySuspended
 	CapHibernate   Capability = "hibernate"     // an agent, and a lender, hibernates a VM: RunHibernated, CopyHibernated
+	CapReadDisk    Capability = "read-disk"     // an agent sends a disk of a stopped VM, and a lender relays it
 )
 
 // Release is what one end of a session says of itself in its hello.
@@ -38,7 +39,7 @@ type Release struct {
 
 // ThisRelease is what this program is.
 func ThisRelease() Release {
-	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks, CapMoveStopped, CapSuspend, CapHibernate}}
+	return Release{Level: Level, Can: []Capability{CapStateParts, CapGuestSize, CapChanges, CapUsage, CapDisplay, CapDisks, CapMoveStopped, CapSuspend, CapHibernate, CapReadDisk}}
 }
 
 // agreement is what two releases have in common.

@@ -19,6 +19,7 @@ const (
 	PathConsole  = "/agent/v1/console"          // stream, ConsoleHeader
 	PathDisplay  = "/agent/v1/display"          // stream, ConsoleHeader; CapDisplay
 	PathUsage    = "/agent/v1/usage"            // UsageCall -> api.Usage; CapUsage
+	PathDisk     = "/agent/v1/disk"             // stream, DiskHeader; CapReadDisk
 	PathChannel  = "/agent/v1/migrate/channel"  // stream, ChannelHeader: towards the target's hypervisor
 	PathBegin    = "/agent/v1/migrate/begin"    // MigrateCall -> MigrateOffer
 	PathPrepare  = "/agent/v1/migrate/prepare"  // PrepareCall -> MigrateAnswer
@@ -51,6 +52,7 @@ const (
 	PathFedConsole   = "/fed/v1/console"        // stream, ConsoleHeader
 	PathFedDisplay   = "/fed/v1/display"        // stream, ConsoleHeader; CapDisplay
 	PathFedImage     = "/fed/v1/image"          // stream, ImageHeader
+	PathFedDisk      = "/fed/v1/disk"           // stream, DiskHeader; CapReadDisk
 )
 
 // Empty is a message without content.
@@ -319,6 +321,15 @@ type ConsoleHeader struct {
 // format's name ended by a newline, then the content.
 type ImageHeader struct {
 	Digest string `json:"digest"`
+}
+
+// DiskHeader asks for a disk of a stopped VM. It follows on the stream as package volume sends disks, in the codec.
+type DiskHeader struct {
+	VM    string `json:"vm"`
+	Epoch uint64 `json:"epoch"`
+	Disk  string `json:"disk"`            // api.RootDisk, or as ordered
+	Image string `json:"image,omitempty"` // of the root disk: the digest of the base that the receiver has it over
+	Codec string `json:"codec"`
 }
 
 // ChannelHeader opens one of a migration's streams.

@@ -388,6 +388,30 @@ func (gs *Guests) Display(ctx context.Context, h wire.ConsoleHeader) (net.Conn, 
 	return gs.stream(ctx, host, wire.PathDisplay, h)
 }
 
+// CannotReadDisk says why a host's agent cannot send a disk of a stopped VM; nil: it can, or is not reached, so that it is not known.
+func (gs *Guests) CannotReadDisk(host string) *api.Reason {
+	s, err := gs.hosts.Session(host, false)
+	if err != nil || s.Can(wire.CapReadDisk) {
+		return nil
+	}
+	return &api.Reason{
+		Site: gs.Name, Host: host, Code: "release", Message: "the release of the host's agent does not read the disks of stopped VMs",
+		Advice: "upgrade the agent, or move the VM to another host first",
+	}
+}
+
+// Disk opens a disk of a stopped VM.
+func (gs *Guests) Disk(ctx context.Context, h wire.DiskHeader) (net.Conn, error) {
+	host, err := gs.whereIs(ctx, h.VM)
+	if err != nil {
+		return nil, err
+	}
+	if r := gs.CannotReadDisk(host); r != nil {
+		return nil, &api.Error{Code: api.CodeRefused, Message: r.Message, Reasons: []api.Reason{*r}}
+	}
+	return gs.stream(ctx, host, wire.PathDisk, h)
+}
+
 // Usage says so when a host's release keeps none.
 func (gs *Guests) Usage(ctx context.Context, c wire.UsageCall) (u api.Usage, err error) {
 	host, err := gs.whereIs(ctx, c.VM)

@@ -137,6 +137,8 @@ func (is *Images) Upload(ctx context.Context, p access.Actor, image string, cont
 	switch {
 	case i.Spec.Source != "":
 		return nil, api.Errorf(api.CodeConflict, "image %s has a source: %s", image, path.Base(i.Spec.Source))
+	case i.Spec.VM != "":
+		return nil, api.Errorf(api.CodeConflict, "image %s is made of a disk of VM %s", image, i.Spec.VM)
 	case i.Status.Phase == "ready":
 		return nil, imageHasContent(image)
 	}
@@ -185,9 +187,9 @@ func (is *Images) imageLife() objects.Life[api.Image] {
 				return &api.Error{Code: api.CodeForbidden, Field: "spec.source", Message: "only an admin may name a path of the controller's machine; upload the file, or give a URL"}
 			}
 			i.Status = api.ImageStatus{Phase: "importing"} // its job is begun with it, so that the job has its user's name
-			if i.Spec.Source == "" {
+			if i.Spec.Source == "" && i.Spec.VM == "" {
 				i.Status.Message = "waits for its content"
-			} else if err := is.begin(tx, i); err != nil {
+			} else if err := is.begin(tx, by, i); err != nil {
 				return err
 			}
 			return objects.Put(tx, i)

@@ -1,14 +1,17 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"widecloud/api"
+	"widecloud/internal/access"
 	"widecloud/internal/cloud"
 	"widecloud/internal/control/jobs"
 	"widecloud/internal/control/objects"
@@ -36,14 +39,12 @@ func (is *Images) fetchOptions(ctx context.Context) (volume.FetchOptions, error)
 	return o, err
 }
 
-// prefixImports is where the records of imports are: imports/JOB.
-const prefixImports = "imports/"
-
 // imageImport is the record of a job that brings an image in from its source.
 type imageImport struct {
 	saga.Head
-	Image string `json:"image"` // name
-	UID   string `json:"uid"`   // of the image
+	Image string               `json:"image"`          // name
+	UID   string               `json:"uid"`            // of the image
+	From  *objects.StoppedDisk `json:"from,omitempty"` // that it is made of; nil: its source
 
 	base    volume.Base // what was read
 	release func()      // lets the sweep have it
@@ -52,7 +53,7 @@ type imageImport struct {
 // newImports is the kind of job that imports images.
 func newImports(is *Images, js *jobs.Jobs) *jobs.Of[imageImport] {
 	return &jobs.Of[imageImport]{
-		Jobs: js, Prefix: prefixImports, Failpoint: "import", Means: is.importMeans,
+		Jobs: js, Prefix: objects.PrefixImports, Failpoint: "import", Means: is.importMeans,
 		About: func(m *imageImport) []any { return []any{"image", m.Image} },
 		After: func(m *imageImport) {
 			if m.release != nil {
@@ -86,7 +87,7 @@ func (is *Images) Import(ctx context.Context) error {
 			if !toImport(i) {
 				return nil
 			}
-			return is.begin(tx, i)
+			return is.begin(tx, access.Actor{}, i)
 		})
 		if err != nil {
 			return err
@@ -97,17 +98,28 @@ func (is *Images) Import(ctx context.Context) error {
 }
 
 // begin makes the job that imports an image. The caller writes the image, which names it.
-func (is *Images) begin(tx *state.Tx, i *api.Image) error {
+func (is *Images) begin(tx *state.Tx, by access.Actor, i *api.Image) error {
 	job := &api.Job{Meta: is.NewMeta("import-"+is.ShortID(), i.Owner), Spec: api.JobSpec{Object: "images/" + i.Name}}
 	if err := saga.Hold("image "+i.Name, &i.Status.Job, job.Name); err != nil {
 		return err
 	}
-	return is.imports.Begin(tx, job, &imageImport{Image: i.Name, UID: i.UID})
+	m := &imageImport{Image: i.Name, UID: i.UID}
+	if i.Spec.VM != "" {
+		k, err := is.disks.LendDisk(tx, by, i.Spec.VM, cmp.Or(i.Spec.Disk, api.RootDisk), job.Name)
+		if errors.Is(err, &api.Error{Code: api.CodeNotFound}) {
+			err = api.Invalidf("spec.vm", "no VM is called %q", i.Spec.VM)
+		}
+		if err != nil {
+			return err
+		}
+		m.From = &k
+	}
+	return is.imports.Begin(tx, job, m)
 }
 
-// toImport tells whether an image is to be brought in from its source.
+// toImport tells whether an image is to be brought in, from its source or a VM's disk.
 func toImport(i *api.Image) bool {
-	return i.Status.Phase == "importing" && i.Spec.Source != "" && !i.Deleting
+	return i.Status.Phase == "importing" && (i.Spec.Source != "" || i.Spec.VM != "") && !i.Deleting
 }
 
 // importSource reads an image from its source.
@@ -130,7 +142,11 @@ func (is *Images) importSource(ctx context.Context, m *imageImport) (saga.Step, 
 		return "", err
 	}
 	defer done()
-	m.base, m.release, err = is.readImage(ctx, i, nil)
+	if m.From != nil {
+		m.base, m.release, err = is.readDisk(ctx, i, *m.From)
+	} else {
+		m.base, m.release, err = is.readImage(ctx, i, nil)
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
@@ -153,14 +169,27 @@ func failureCode(err error) api.Code {
 func (is *Images) importProgress(_ context.Context, m *imageImport) (p api.Progress, err error) {
 	is.reads.Lock()
 	defer is.reads.Unlock()
-	if r := is.reading[m.UID]; r != nil {
-		p.DiskDone, p.DiskTotal = r.bytes.Load(), r.total.Load()
+	r := is.reading[m.UID]
+	if r == nil {
+		return p, nil
+	}
+	p.DiskDone, p.DiskTotal = r.bytes.Load(), r.total.Load()
+	if t := is.Now().Sub(r.began).Seconds(); t > 0 {
+		p.Rate = float64(p.DiskDone) / t
+	}
+	if left := p.DiskTotal - p.DiskDone; left > 0 && p.Rate > 0 {
+		p.SecondsLeft = float64(left) / p.Rate
 	}
 	return p, nil
 }
 
 // importMeans does what the end of an import means for the image.
 func (is *Images) importMeans(tx *state.Tx, j *api.Job, m *imageImport) error {
+	if m.From != nil {
+		if err := is.disks.DiskBack(tx, *m.From, m.Job); err != nil {
+			return err
+		}
+	}
 	i, err := objects.Get[api.Image](tx, m.Image)
 	if errors.Is(err, &api.Error{Code: api.CodeNotFound}) || err == nil && i.UID != m.UID {
 		return nil // it was deleted
@@ -186,6 +215,7 @@ var errImageDeleted = api.Errorf(api.CodeConflict, "the image was deleted while 
 // reading is the content of an image while it is being read.
 type reading struct {
 	io.Reader
+	began        time.Time
 	bytes, total atomic.Int64 // total 0: not known
 	end          context.CancelCauseFunc
 }
@@ -204,7 +234,7 @@ func (is *Images) beginImport(ctx context.Context, i *api.Image) (context.Contex
 		return nil, nil, api.Errorf(api.CodeConflict, "the content of image %s is being read already; wait for it: wcc image show %s", i.Name, i.Name)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	is.reading[i.UID] = &reading{end: cancel}
+	is.reading[i.UID] = &reading{began: is.Now(), end: cancel}
 	return ctx, func() {
 		cancel(nil)
 		is.reads.Lock()
@@ -275,9 +305,26 @@ func (is *Images) readImage(ctx context.Context, i *api.Image, content io.Reader
 	return base, release, nil
 }
 
+// readDisk makes an image's content of a VM's disk, between beginImport and its end, as readImage does.
+func (is *Images) readDisk(ctx context.Context, i *api.Image, k objects.StoppedDisk) (base volume.Base, release func(), err error) {
+	is.reads.Lock()
+	r := is.reading[i.UID]
+	is.reads.Unlock()
+	disk, err := is.disks.ReadDisk(ctx, k)
+	if err != nil {
+		return base, nil, err
+	}
+	defer disk.Close()
+	defer context.AfterFunc(ctx, func() { disk.Close() })()
+	return is.Images.ImportDisk(ctx, disk, volume.DiskImport{Base: k.Base, Bytes: k.Bytes, Progress: func(done, total int64) {
+		r.bytes.Store(done)
+		r.total.Store(total)
+	}})
+}
+
 // imageTodo is what the reconciler has to do with an image.
 func imageTodo(i *api.Image) string {
-	if toImport(i) {
+	if toImport(i) && i.Spec.VM == "" { // those of VMs have had a job from the beginning
 		return "import"
 	}
 	return ""

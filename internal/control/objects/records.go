@@ -7,6 +7,7 @@ import (
 	"widecloud/api"
 	"widecloud/internal/saga"
 	"widecloud/internal/state"
+	"widecloud/internal/volume"
 	"widecloud/internal/wire"
 )
 
@@ -77,6 +78,30 @@ func ColdMove(tx *state.Tx, job string) bool {
 	}
 	m, err := Record[Migration](tx, PrefixMigrations+job)
 	return err == nil && m.Cold()
+}
+
+// StoppedDisk is a disk of a stopped VM, which a job reads.
+type StoppedDisk struct {
+	VM    string        `json:"vm"`  // name
+	UID   string        `json:"uid"` // of the VM
+	Disk  string        `json:"disk"`
+	Site  string        `json:"site"` // where it is
+	Epoch uint64        `json:"epoch"`
+	Base  volume.Digest `json:"base,omitempty"` // of the image that it is over
+	Bytes int64         `json:"bytes"`          // that it has at most
+}
+
+// PrefixImports is where the records of imports of images are: imports/JOB.
+const PrefixImports = "imports/"
+
+// KeepsStopped tells whether the VM that a job holds has to stay stopped as long as the job has it: the job moves it as a stopped
+// one, or reads a disk of it.
+func KeepsStopped(tx *state.Tx, job string) bool {
+	if job == "" {
+		return false
+	}
+	_, err := tx.Object(PrefixImports + job)
+	return err == nil || ColdMove(tx, job)
 }
 
 // ToSource names the migration to its source.

@@ -166,8 +166,8 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 	switch {
 	case v.Deleting:
 		o.Run = wire.RunGone
-	case v.Spec.Power == api.PowerOff, objects.ColdMove(tx, v.Status.Job):
-		o.Run = wire.RunOff // a start that is wished for while a stopped VM moves waits for the end of that
+	case v.Spec.Power == api.PowerOff, objects.KeepsStopped(tx, v.Status.Job):
+		o.Run = wire.RunOff // a start that is wished for meanwhile waits for the end of the job
 	case v.Spec.Power == api.PowerOffHard:
 		o.Run = wire.RunHard
 	case v.Spec.Power == api.PowerSuspended:

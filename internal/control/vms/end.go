@@ -32,6 +32,8 @@ type end interface {
 	Console(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error)
 	Display(ctx context.Context, h wire.ConsoleHeader) (net.Conn, error)
 	Usage(ctx context.Context, c wire.UsageCall) (api.Usage, error)
+	// Disk opens a disk of a stopped VM, as it is sent in the header's codec.
+	Disk(ctx context.Context, h wire.DiskHeader) (net.Conn, error)
 	// Order wishes a guest's power or removal; only of a peer.
 	Order(ctx context.Context, o wire.GuestOrder) error
 }

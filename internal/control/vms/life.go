@@ -129,8 +129,8 @@ func (vs *VMs) createVM(tx *state.Tx, by access.Actor, v *api.VM) error {
 }
 
 func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
-	// While a stopped VM moves the wish is kept for the end of that (orders.Of).
-	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power && !objects.ColdMove(tx, was.Status.Job) {
+	// While a stopped VM moves, or its disk is read, the wish is kept for the end of that (orders.Of).
+	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power && !objects.KeepsStopped(tx, was.Status.Job) {
 		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
 	}
 	if now.Spec.Power != was.Spec.Power {

@@ -140,6 +140,22 @@ func (p peer) Display(ctx context.Context, h wire.ConsoleHeader) (net.Conn, erro
 	return p.stream(ctx, wire.PathFedDisplay, h)
 }
 
+// cannotReadDisk says why a lender does not send the disks of stopped VMs; nil: it does, or is not reached, so that it is not known.
+func (p peer) cannotReadDisk() *api.Reason {
+	s, err := p.c.Federation.Session(p.site, false)
+	if err != nil || s.Can(wire.CapReadDisk) {
+		return nil
+	}
+	return &api.Reason{
+		Site: p.site, Code: "release", Message: "its release does not send the disks of stopped VMs",
+		Advice: "move the VM home first, or ask the site's operator for an upgrade",
+	}
+}
+
+func (p peer) Disk(ctx context.Context, h wire.DiskHeader) (net.Conn, error) {
+	return p.stream(ctx, wire.PathFedDisk, h)
+}
+
 // Usage says so when a peer's release keeps none.
 func (p peer) Usage(ctx context.Context, c wire.UsageCall) (u api.Usage, err error) {
 	s, err := p.c.Federation.Session(p.site, false)

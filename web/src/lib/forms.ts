@@ -41,6 +41,8 @@ export const forms: Partial<Record<Kind, Input[]>> = {
   images: [
     owner,
     { path: 'spec.source', title: 'field.source', as: 'text', creation: true, help: 'form.source_help' },
+    { path: 'spec.vm', title: 'field.vm', as: 'text', creation: true, help: 'form.image_vm_help' },
+    { path: 'spec.disk', title: 'field.disk_name', as: 'text', creation: true, help: 'form.image_disk_help' },
     { path: 'spec.format', title: 'field.format', as: 'choice', options: ['qcow2', 'raw'], creation: true },
     { path: 'spec.digest', title: 'field.digest', as: 'text', creation: true, help: 'form.digest_help' },
     labels,

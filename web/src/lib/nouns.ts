@@ -193,7 +193,7 @@ export const nouns: { [K in Kind]: Noun<K> } = {
       state('images'), owner(),
       { key: 'bytes', title: 'field.bytes', text: (o) => (o.status.bytes ? bytes(o.status.bytes) : ''), sort: (o) => o.status.bytes ?? 0, column: 'first', width: '7rem' },
       { key: 'virtual', title: 'field.virtual', text: (o) => (o.status.virtual_mib ? mib(o.status.virtual_mib) : ''), sort: (o) => o.status.virtual_mib ?? 0, column: 'first', width: '7rem' },
-      { key: 'source', title: 'field.source', text: (o) => o.spec.source || t('images.uploaded'), column: 'first', width: 'minmax(10rem, 2fr)', phone: 'line' },
+      { key: 'source', title: 'field.source', text: (o) => o.spec.source || (o.spec.vm ? t('images.of_vm', { vm: o.spec.vm, disk: o.spec.disk ?? 'root' }) : t('images.uploaded')), column: 'first', width: 'minmax(10rem, 2fr)', phone: 'line' },
       { key: 'format', title: 'field.format', text: (o) => o.status.format ?? o.spec.format ?? '', column: 'more', width: '6rem' },
       { key: 'digest', title: 'field.digest', as: 'mono', text: (o) => o.status.digest ?? o.spec.digest ?? '', column: 'never' },
       { key: 'job', title: 'field.job', text: (o) => o.status.job ?? '', column: 'more', width: '9rem', href: (o) => pathTo('jobs', o.status.job) },

@@ -35,7 +35,7 @@ export async function bulkResults(job: string, signal: AbortSignal): Promise<Bul
 }
 
 /** What a person can do with a VM now. */
-export function can(vm: VM): Record<'start' | 'stop' | 'suspend' | 'hibernate' | 'resume' | 'discard' | 'reboot' | 'migrate' | 'console' | 'remove', boolean> {
+export function can(vm: VM): Record<'start' | 'stop' | 'suspend' | 'hibernate' | 'resume' | 'discard' | 'reboot' | 'migrate' | 'console' | 'image' | 'remove', boolean> {
   const phase = vm.status.phase
   const gone = !!vm.deleting
   return {
@@ -48,6 +48,7 @@ export function can(vm: VM): Record<'start' | 'stop' | 'suspend' | 'hibernate' |
     reboot: !gone && phase === 'running',
     migrate: !gone && !vm.status.job && (phase === 'running' || phase === 'stopped'),
     console: !gone && (phase === 'running' || phase === 'migrating' || phase === 'suspended' || phase === 'starting'),
+    image: !gone && !vm.status.job && phase === 'stopped' && !!vm.status.host,
     remove: !gone,
   }
 }
