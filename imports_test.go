@@ -75,7 +75,7 @@ var only = []struct {
 // control is the order of the controller's packages: each may import those before it. The packages of two nouns meet in one that comes
 // after both, or by a function that is given to one of them (hosts.Observe).
 var control = []string{
-	"objects", "rooms", "networks", "orders", "jobs", "hosts", "images", "guests", "accounts", "vms", "bulk", "joining", "watch", "lending", "notices", "meter",
+	"objects", "rooms", "networks", "orders", "jobs", "hosts", "images", "guests", "accounts", "volumes", "vms", "bulk", "joining", "watch", "lending", "notices", "meter",
 }
 
 // beforeIn tells whether a package of the controller may import another one.

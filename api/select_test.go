@@ -68,7 +68,7 @@ func TestSelectorMatches(t *testing.T) {
 		{&api.Peer{Meta: home("osaka")}, []string{"state=unreached", "site=osaka"}, []string{"state=reached", "site=tokyo"}},
 		{&api.Loan{Spec: api.LoanSpec{Lender: "tokyo", Borrower: "osaka"}, Status: api.LoanStatus{State: api.LoanActive}}, []string{"site=tokyo", "site=osaka", "state=active"}, []string{"site=nara", "state=ended"}},
 		{&api.Image{Meta: home("tiny"), Status: api.ImageStatus{Phase: "ready"}}, []string{"state=ready", "site=tokyo"}, []string{"state=failed", "host=h1"}},
-		{&api.Volume{Status: api.VolumeStatus{Site: "osaka", Host: "h2"}}, []string{"site=osaka", "host=h2"}, []string{"site=tokyo", "state=deleting"}},
+		{&api.Volume{Status: api.VolumeStatus{Site: "osaka", Host: "h2", Phase: api.VolumeDetached}}, []string{"site=osaka", "host=h2", "state=detached"}, []string{"site=tokyo", "state=deleting"}},
 		{&api.Network{Meta: home("blue"), Status: api.NetworkStatus{Members: []api.NetworkMember{{Site: "tokyo", Host: "h1"}, {Site: "osaka", Host: "h2"}}}}, []string{"site=osaka", "host=h1"}, []string{"site=nara", "host=h3"}},
 		{&api.Network{Meta: home("blue")}, []string{"site=tokyo"}, []string{"host=h1"}},
 		{&api.Guest{Spec: api.GuestSpec{Host: "h1"}, Status: api.GuestStatus{Phase: api.PhaseRunning}}, []string{"host=h1", "state=running"}, []string{"host=h2", "state=stopped"}},

@@ -42,11 +42,14 @@ func ProfileOf(v *VM) int { return cmp.Or(v.Spec.Profile, v.Status.CPU.Profile) 
 // HasDisplay tells whether VMs of a hardware profile have a display. 0 is that of VMs of older releases.
 func HasDisplay(profile int) bool { return profile >= 2 }
 
-// Disk is a disk of a VM beside its root disk: empty at first. It lives, moves and ends with the VM.
+// Disk is a disk of a VM beside its root disk: empty at first. It lives, moves and ends with the VM, or is a Volume that the VM has for
+// a while.
 type Disk struct {
 	// Name is unique in the VM, and the disk's serial number: in a Linux guest it is /dev/disk/by-id/virtio-NAME.
 	Name    string `json:"name"`
-	SizeGiB int    `json:"size_gib"` // 1 to 65536; it can grow
+	SizeGiB int    `json:"size_gib,omitempty"` // 1 to 65536; it can grow. Of a volume it may be left out, and is the volume's
+	// Volume is the name of a volume of the VM's owner, which is attached; "": the disk is the VM's own.
+	Volume string `json:"volume,omitempty"`
 }
 
 // The limits of disks beside the root disk.
@@ -143,6 +146,8 @@ type VMDisk struct {
 	Slot    int    `json:"slot"`               // the place in the machine that it keeps, from 1 on
 	SizeMiB int64  `json:"size_mib,omitempty"` // 0: it was not seen yet
 	Plugged bool   `json:"plugged,omitempty"`  // the guest that runs has it
+	Volume  string `json:"volume,omitempty"`   // name of the volume that it is
+	SizeGiB int    `json:"size_gib,omitempty"` // of a volume that is being detached: what it is counted with until then
 }
 
 // Machine is what of a machine is changed by its next start. A zero is "as the spec says".

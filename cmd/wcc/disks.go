@@ -45,7 +45,7 @@ func disksOf(flags []diskFlag) (root int, disks []api.Disk, err error) {
 
 type vmDiskCmd struct {
 	Add    vmDiskAddCmd    `cmd:"" help:"Give a VM a disk, empty at first."`
-	Remove vmDiskRemoveCmd `cmd:"" help:"Take a disk away, with all that is on it."`
+	Remove vmDiskRemoveCmd `cmd:"" help:"Take a disk away, with all that is on it; a volume stays what it is."`
 	Grow   vmDiskGrowCmd   `cmd:"" help:"Make a disk larger."`
 }
 

@@ -23,7 +23,7 @@ func TestPlain(t *testing.T) {
 	t.Setenv("WCC_CONFIG", filepath.Join(t.TempDir(), "none.toml"))
 	t.Setenv("WCC_SERVER", h.URL)
 	t.Setenv("WCC_TOKEN", "admin-token")
-	for _, k := range []api.Kind{api.KindOwner, api.KindNetwork, api.KindVolume} {
+	for _, k := range []api.Kind{api.KindOwner, api.KindNetwork, api.KindGuest} {
 		was := shapes[k]
 		delete(shapes, k)
 		t.Cleanup(func() { shapes[k] = was })
@@ -49,9 +49,9 @@ func TestPlain(t *testing.T) {
 		{"network list --owner uni", 0, "NAME  IPV4  MOBILITY  MTU  POOL  PREFIX              VNI\nred   -     -         0    -     2001:db8:b000::/64  0\n"},
 		{"owner delete uni", 0, "owner uni is being deleted\n"},
 		{"owner list --name uni", 0, "NAME  TITLE\n"},
-		{"volume create disk", 2, "wcc: unexpected argument create"},
-		{"volume edit web1 vm=x", 2, "wcc: unexpected argument edit"},
-		{"volume --help", 0, "List volumes."},
+		{"guest create db2", 2, "wcc: unexpected argument create"},
+		{"guest edit db1-osaka vm=x", 2, "wcc: unexpected argument edit"},
+		{"guest --help", 0, "List guests."},
 		{"__complete owner ", 0, "create\ndelete\nedit\nlist\nshow\n"},
 		{"__complete owner edit tokyo", 0, "tokyo-u\n"},
 	} {

@@ -132,7 +132,7 @@ func fixture(m *servetest.Memory) {
 		&api.VM{Meta: meta("web1"), Spec: api.VMSpec{Hardware: api.Hardware{CPUs: 1, MemoryMiB: 512}, DiskGiB: 10, Image: "tiny", Network: "blue", Power: api.PowerOn},
 			Status: api.VMStatus{Phase: api.PhaseRunning, Epoch: 3, Site: "tokyo", Host: "h1", MAC: "02:57:43:aa:bb:cc", Since: noon,
 				Addresses: []api.VMAddress{{Address: "2001:db8:b:0:57:43ff:feaa:bbcc", Origin: "slaac", Seen: true, Sources: []api.AddressSeen{{Source: api.SourceNeighbour, Seen: noon}}}, {Address: "10.1.0.5", Origin: "dhcp"}}}},
-		&api.Volume{Meta: meta("web1"), Spec: api.VolumeSpec{VM: "web1", Image: "sha256:00", SizeMiB: 10240}, Status: api.VolumeStatus{Site: "tokyo", Host: "h1", AllocatedBytes: 1536 << 10}},
+		&api.Volume{Meta: meta("web1.root"), Spec: api.VolumeSpec{SizeGiB: 10}, Status: api.VolumeStatus{Phase: api.VolumeOwn, VM: "web1", Disk: "root", Image: "sha256:00", SizeMiB: 10240, Site: "tokyo", Host: "h1", AllocatedBytes: 1536 << 10}},
 		&api.Guest{Meta: api.Meta{Name: "db1-osaka"}, Spec: api.GuestSpec{VM: "db1", Loan: "loan-9", Host: "h1", Needs: api.Resources{CPUs: 1, MemoryMiB: 256}, Epoch: 2}, Status: api.GuestStatus{Phase: api.PhaseRunning}},
 		&api.Address{Meta: meta("203-0-113-10"), Spec: api.AddressSpec{Address: "203.0.113.10", VM: "web1"}, Status: api.AddressStatus{Target: "2001:db8:b:0:57:43ff:feaa:bbcc", Translators: []string{"tokyo/h1"}}},
 		&api.Translator{Meta: api.Meta{Name: "h1"}, Spec: api.TranslatorSpec{Host: "h1"}, Status: api.TranslatorStatus{Running: true, Mappings: 1}},

@@ -42,7 +42,7 @@ func TestRules(t *testing.T) {
 		api.KindOffer:      {"-", "-", "-"},
 		api.KindLoan:       {"-", "never", "-"},
 		api.KindImage:      {"own site", "own", "own"},
-		api.KindVolume:     {"own", "never", "-"},
+		api.KindVolume:     {"own", "own", "own"},
 		api.KindNetwork:    {"own site", "own", "own"},
 		api.KindVM:         {"own", "own", "own"},
 		api.KindGuest:      {"-", "never", "-"},

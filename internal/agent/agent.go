@@ -37,6 +37,9 @@ type Volumes interface {
 	CreateDisk(ctx context.Context, vm, name string, sizeMiB int64) (hyper.Disk, error)
 	// RemoveDisk removes a disk of the VM beside the root disk; nil when there is none. No guest has it.
 	RemoveDisk(ctx context.Context, vm, name string) error
+	// MoveDisk makes a disk of one owner (a VM or a volume) another one's, whole or not at all; nothing is changed when the first has
+	// none of that name. there tells whether the second one has it then. No guest has either. An error when both have one.
+	MoveDisk(ctx context.Context, from, name, to, as string) (there bool, err error)
 	// Seed makes the VM's cloud-init disk, or finds it there.
 	Seed(ctx context.Context, order wire.VMOrder) (hyper.Disk, error)
 	// Disks are the VM's disks that are here, the root disk first. Guests may have them.
@@ -115,6 +118,9 @@ type Agent struct {
 
 	used usage.History
 
+	keeping sync.Mutex // held while volumes that no VM has are made what is ordered
+	files   sync.Mutex // held while a volume's file goes from one to another, is made or removed
+
 	setting sync.Mutex         // held while orders are taken: of two, the older ones must not be the last to be kept
 	parts   []wire.HostState   // of orders that come in parts, until all are there; guarded by setting, as what follows
 	changes []wire.StateChange // the same of changes
@@ -128,7 +134,8 @@ type Agent struct {
 	vms        map[string]*vm
 	refused    map[string]string // why an order of the state is not taken, by VM
 	applied    int64
-	unread     []error // entries of the orders that are in force and cannot be read
+	unread     []error          // entries of the orders that are in force and cannot be read
+	volumes    map[string]*kept // by UID
 	netErr     string
 	trErr      string
 	caps       hyper.Capabilities
@@ -148,7 +155,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}
 	}
-	a := &Agent{o: o, log: o.Logger.With("site", o.Site, "host", o.Host), wake: make(chan struct{}, 1), vms: map[string]*vm{}, refused: map[string]string{}}
+	a := &Agent{o: o, log: o.Logger.With("site", o.Site, "host", o.Host), wake: make(chan struct{}, 1), vms: map[string]*vm{}, refused: map[string]string{}, volumes: map[string]*kept{}}
 	if err := a.load(ctx); err != nil {
 		return nil, err
 	}
@@ -240,6 +247,7 @@ func (a *Agent) reconcile(ctx context.Context, work *sync.WaitGroup) {
 	if a.o.Hypervisor == nil {
 		return
 	}
+	a.keepVolumes(ctx, work, state.Volumes)
 	domains, err := a.domains(ctx)
 	if err != nil {
 		a.log.Error("list domains", "err", err)

@@ -21,6 +21,9 @@ const askAgain = 30 * time.Second
 
 // disk makes a disk of an order that no guest has, or finds it there.
 func (a *Agent) disk(ctx context.Context, o wire.VMOrder, k wire.DiskOrder) (hyper.Disk, error) {
+	if err := a.takeVolume(ctx, o.VM, k); err != nil {
+		return hyper.Disk{}, err
+	}
 	disk, err := a.o.Volumes.CreateDisk(ctx, o.VM, k.Name, k.SizeMiB)
 	disk.Target = hyper.Target(o.Profile, k.Slot)
 	return disk, err
@@ -53,7 +56,8 @@ func (a *Agent) disks(ctx context.Context, o wire.VMOrder) ([]hyper.Disk, error)
 type change struct {
 	name, target string
 	sizeMiB      int64
-	to           string // grow, plug, unplug, remove
+	to           string         // grow, plug, unplug, remove
+	order        wire.DiskOrder // of a disk beside the root disk; the VM's order may be another one by now
 }
 
 // diskChanges are what has to be done to make the disks of a VM that is as it is to be what its order says. A VM that is to run
@@ -82,11 +86,11 @@ func (a *Agent) diskChanges(ctx context.Context, v *vm, d hyper.Domain) (out []c
 	v.rootMiB = size[api.RootDisk] // a disk does not shrink: it is looked at again only to grow
 	a.mu.Unlock()
 	if root := hyper.Target(o.Profile, 0); runs && o.DiskMiB > size[api.RootDisk] && slices.Contains(d.Disks, root) {
-		out = append(out, change{api.RootDisk, root, o.DiskMiB, "grow"})
+		out = append(out, change{name: api.RootDisk, target: root, sizeMiB: o.DiskMiB, to: "grow"})
 	}
 	plugs := o.Profile >= 2 // others wait for the next start
 	for _, k := range o.Disks {
-		c := change{name: k.Name, target: hyper.Target(o.Profile, k.Slot), sizeMiB: k.SizeMiB}
+		c := change{name: k.Name, target: hyper.Target(o.Profile, k.Slot), sizeMiB: k.SizeMiB, order: k}
 		_, there := size[k.Name]
 		switch plugged := slices.Contains(d.Disks, c.target); {
 		case k.Gone && !plugged && there:
@@ -144,7 +148,7 @@ func (a *Agent) changeDisk(ctx context.Context, v *vm, o wire.VMOrder, c change)
 		return a.o.Hypervisor.GrowDisk(ctx, v.uid, c.target, c.sizeMiB<<20)
 	case "remove":
 		a.o.Failpoint("disk.remove")
-		return a.o.Volumes.RemoveDisk(ctx, v.uid, c.name)
+		return a.dropDisk(ctx, v.uid, c.order)
 	case "unplug":
 		a.mu.Lock()
 		if v.asked == nil {
@@ -156,8 +160,7 @@ func (a *Agent) changeDisk(ctx context.Context, v *vm, o wire.VMOrder, c change)
 		a.o.Failpoint("disk.unplugged")
 		return err
 	}
-	i := slices.IndexFunc(o.Disks, func(k wire.DiskOrder) bool { return k.Name == c.name })
-	disk, err := a.disk(ctx, o, o.Disks[i])
+	disk, err := a.disk(ctx, o, c.order)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,10 @@ func (noVolumes) MemorySeal(context.Context, string) (string, error) {
 }
 func (noVolumes) RemoveMemory(context.Context, string) error       { return nil }
 func (noVolumes) RemoveDisk(context.Context, string, string) error { return nil }
-func (noVolumes) Remove(context.Context, string) error             { return nil }
+func (noVolumes) MoveDisk(context.Context, string, string, string, string) (bool, error) {
+	return true, nil
+}
+func (noVolumes) Remove(context.Context, string) error { return nil }
 func (noVolumes) Export(context.Context, hyper.Disk) (agent.Export, error) {
 	return nil, errors.ErrUnsupported
 }

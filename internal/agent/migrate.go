@@ -287,6 +287,7 @@ func (a *Agent) Confirm(ctx context.Context, c wire.FinishCall) error {
 		}
 		if c.Commit {
 			r.Order.Run, r.Saved = wire.RunGone, nil
+			r.Order.Disks = asOwn(r.Order.Disks) // its volumes are at the target: what is here goes
 		}
 		r.Order.Epoch, r.Job, r.Role = c.Epoch, "", ""
 		return nil

@@ -110,6 +110,7 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 			a.addresses(ctx, &r.VMs[i], q.nic)
 		}
 	}
+	r.Volumes = a.keptVolumes()
 	return r
 }
 

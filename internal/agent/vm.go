@@ -78,7 +78,7 @@ func (a *Agent) load(ctx context.Context) error {
 			}
 			a.vms[v.uid] = v
 		}
-		return nil
+		return a.loadVolumes(tx)
 	})
 }
 
@@ -316,6 +316,9 @@ func (a *Agent) step(ctx context.Context, v *vm, r record) (state wire.VMState, 
 		if err := a.o.Hypervisor.Destroy(ctx, uid); err != nil {
 			return wire.CopyFailed, false, fmt.Errorf("destroy: %w", err)
 		}
+		if err := a.giveAll(ctx, r.Order); err != nil {
+			return wire.CopyFailed, false, err
+		}
 		if err := a.o.Volumes.Remove(ctx, uid); err != nil {
 			return wire.CopyFailed, false, fmt.Errorf("remove volume: %w", err)
 		}
@@ -378,7 +381,7 @@ func (a *Agent) ready(ctx context.Context, o wire.VMOrder) (hyper.Spec, error) {
 		if !k.Gone {
 			continue
 		}
-		if err := a.o.Volumes.RemoveDisk(ctx, o.VM, k.Name); err != nil {
+		if err := a.dropDisk(ctx, o.VM, k); err != nil {
 			return hyper.Spec{}, fmt.Errorf("disk %s: %w", k.Name, err)
 		}
 	}

@@ -79,6 +79,11 @@ func (d Disks) RemoveDisk(ctx context.Context, vm, name string) error {
 	return d.Store.RemoveDisk(ctx, vm, name)
 }
 
+// MoveDisk is Volumes's.
+func (d Disks) MoveDisk(ctx context.Context, from, name, to, as string) (bool, error) {
+	return d.Store.MoveDisk(ctx, from, name, to, as)
+}
+
 // Seed is Volumes's.
 func (d Disks) Seed(ctx context.Context, o wire.VMOrder) (hyper.Disk, error) {
 	nic := seed.NIC{MAC: o.NIC.MAC, DHCP4: o.NIC.IPv4 != "", MTU: o.NIC.MTU}

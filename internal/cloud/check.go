@@ -159,9 +159,17 @@ func diskFaults(field string, disks []api.Disk) (faults []*api.Error) {
 	}
 	for i, k := range disks {
 		at := fmt.Sprintf("%s[%d]", field, i)
+		least := 1
+		if k.Volume != "" {
+			least = 0 // it is the volume's
+			faults = append(faults, some(checkName(at+".volume", k.Volume))...)
+			if slices.ContainsFunc(disks[:i], func(o api.Disk) bool { return o.Volume == k.Volume }) {
+				faults = append(faults, api.Invalidf(at+".volume", "%.40q is another disk of the VM already", k.Volume))
+			}
+		}
 		faults = append(faults, some(
 			checkDiskName(at+".name", k.Name),
-			checkRange(at+".size_gib", k.SizeGiB, 1, MaxDiskGiB),
+			checkRange(at+".size_gib", k.SizeGiB, least, MaxDiskGiB),
 		)...)
 		if slices.ContainsFunc(disks[:i], func(o api.Disk) bool { return o.Name == k.Name }) {
 			faults = append(faults, api.Invalidf(at+".name", "%.40q is another disk's name already", k.Name))

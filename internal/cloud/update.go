@@ -40,6 +40,12 @@ func specUpdateFaults(was, now api.Object) []*api.Error {
 			stays("spec.vni", was.Spec.VNI, now.Spec.VNI, "every host carries the network by it"),
 			stays("spec.mtu", was.Spec.MTU, now.Spec.MTU, "running VMs have it"),
 		)
+	case *api.Volume:
+		was := was.(*api.Volume)
+		return some(
+			grows("spec.size_gib", was.Spec.SizeGiB, now.Spec.SizeGiB),
+			stays("spec.place", was.Spec.Place, now.Spec.Place, "it is for the creation; a volume moves with the VM that has it"),
+		)
 	case *api.Address:
 		return some(stays("spec.address", was.(*api.Address).Spec.Address, now.Spec.Address, "create another one"))
 	case *api.Image:
@@ -83,8 +89,17 @@ func checkVMUpdate(was, now *api.VM) []*api.Error {
 		stays("spec.place", a.Place, b.Place, "it is for the creation; migrate the VM"),
 	)
 	for i, k := range b.Disks {
-		if old := slices.IndexFunc(a.Disks, func(o api.Disk) bool { return o.Name == k.Name }); old >= 0 {
-			faults = append(faults, some(grows(fmt.Sprintf("spec.disks[%d].size_gib", i), a.Disks[old].SizeGiB, k.SizeGiB))...)
+		old := slices.IndexFunc(a.Disks, func(o api.Disk) bool { return o.Name == k.Name })
+		if old < 0 {
+			continue
+		}
+		was, at := a.Disks[old], fmt.Sprintf("spec.disks[%d]", i)
+		if fault := stays(at+".volume", was.Volume, k.Volume, "take the disk out first, or choose another name"); fault != nil {
+			faults = append(faults, fault)
+		} else if was.Volume != "" {
+			faults = append(faults, some(stays(at+".size_gib", was.SizeGiB, k.SizeGiB, "it is volume "+was.Volume+"'s size, which grows by itself: wcc volume grow "+was.Volume))...)
+		} else {
+			faults = append(faults, some(grows(at+".size_gib", was.SizeGiB, k.SizeGiB))...)
 		}
 	}
 	faults = append(faults, some(checkPowerUpdate(was, b.Power))...)

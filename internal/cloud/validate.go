@@ -92,6 +92,8 @@ func specFaults(o api.Object, k Known) []*api.Error {
 		return checkAddress(o, k)
 	case *api.Image:
 		return checkImage(o)
+	case *api.Volume:
+		return some(checkRange("spec.size_gib", o.Spec.SizeGiB, 1, MaxDiskGiB), CheckPlace("spec.place", o.Spec.Place, nil))
 	case *api.Offer:
 		return checkOffer(o)
 	case *api.Loan:

@@ -23,6 +23,7 @@ import (
 	"widecloud/internal/control/orders"
 	"widecloud/internal/control/rooms"
 	"widecloud/internal/control/vms"
+	"widecloud/internal/control/volumes"
 	"widecloud/internal/control/watch"
 	"widecloud/internal/serve"
 	"widecloud/internal/state"
@@ -43,6 +44,7 @@ type Controller struct {
 	images   *images.Images
 	guests   *guests.Guests
 	accounts *accounts.Accounts
+	volumes  *volumes.Volumes
 	vms      *vms.VMs
 	bulk     *bulk.Bulk
 	joining  *joining.Joining
@@ -67,8 +69,9 @@ func New(o Options) *Controller {
 	c.images = images.New(site, c.jobs)
 	c.guests = guests.New(site, room, nets, c.hosts)
 	c.accounts = accounts.New(site, room)
+	c.volumes = volumes.New(site, room, c.hosts)
 	c.vms = vms.New(site, vms.Parts{
-		Rooms: room, Networks: nets, Orders: c.orders, Hosts: c.hosts, Guests: c.guests, Accounts: c.accounts, Jobs: c.jobs,
+		Rooms: room, Networks: nets, Orders: c.orders, Hosts: c.hosts, Guests: c.guests, Accounts: c.accounts, Volumes: c.volumes, Jobs: c.jobs,
 	})
 	c.images.Of(c.vms)
 	c.bulk = bulk.New(site, c.jobs, c.vms, c.accounts)
@@ -83,7 +86,7 @@ func New(o Options) *Controller {
 // Tables is the schema of a site's state: every kind of object, and the controller's own records, each with what it is found by.
 func Tables() state.Schema {
 	return slices.Concat(
-		objects.Tables(), networks.Tables(), jobs.Tables(), hosts.Tables(), images.Tables(), guests.Tables(), accounts.Tables(), vms.Tables(), bulk.Tables(),
+		objects.Tables(), networks.Tables(), jobs.Tables(), hosts.Tables(), images.Tables(), guests.Tables(), accounts.Tables(), volumes.Tables(), vms.Tables(), bulk.Tables(),
 		joining.Tables(), lending.Tables(), notices.Tables(),
 	)
 }
@@ -111,6 +114,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer wait()
 	defer stop()
 	c.site.Go(func() { c.watch.Run(ctx) })
+	if err := c.volumes.Forget(ctx); err != nil && ctx.Err() == nil {
+		c.site.Log.Error("forget the disks of an earlier release", "err", err)
+	}
 	c.site.Once("hosts", c.hosts.Await)
 	c.site.Once("meter", c.meter.Run)
 	tick := time.NewTicker(c.site.Resync)

@@ -68,7 +68,7 @@ func (s *site) volumes() (out []string) {
 	s.w.must(err)
 	for _, o := range list {
 		v := o.(*api.Volume)
-		out = append(out, fmt.Sprintf("%s %s/%s %dM at %s", v.Name, v.Spec.VM, v.Spec.Disk, v.Spec.SizeMiB, v.Status.Site))
+		out = append(out, fmt.Sprintf("%s %s/%s %dM at %s", v.Name, v.Status.VM, v.Status.Disk, v.Status.SizeMiB, v.Status.Site))
 	}
 	slices.Sort(out)
 	return out
@@ -114,7 +114,7 @@ func TestDisks(t *testing.T) {
 				wantError(t, "a smaller disk", tokyo.change("web1", disksOf("logs", "spare")), api.CodeInvalid)
 				wantError(t, "a smaller root disk", tokyo.change("web1", func(s *api.VMSpec) { s.DiskGiB = 2 }), api.CodeInvalid)
 				site := tokyo.vm("web1").Status.Site
-				want := []string{"web1 web1/root 3072M at " + site, "web1.logs web1/logs 5120M at " + site, "web1.spare web1/spare 2048M at " + site}
+				want := []string{"web1.logs web1/logs 5120M at " + site, "web1.root web1/root 3072M at " + site, "web1.spare web1/spare 2048M at " + site}
 				if d := cmp.Diff(want, tokyo.volumes()); d != "" {
 					t.Errorf("volumes (-want +got):\n%s", d)
 				}

@@ -135,7 +135,8 @@ type disks struct {
 	mu      sync.Mutex
 	bases   map[string]bool
 	volumes map[string]string           // VM -> base
-	sizes   map[string]map[string]int64 // VM -> disk -> MiB
+	sizes   map[string]map[string]int64 // VM, or volume -> disk -> MiB
+	marks   map[string]string           // path -> what a test has written there
 }
 
 type disksGrip struct {
@@ -230,6 +231,7 @@ func (g disksGrip) CreateDisk(_ context.Context, vm, name string, sizeMiB int64)
 	}
 	if g.d.size(vm, name, sizeMiB) {
 		g.d.h.machine.WriteDisk(g.d.diskPath(vm, name), 0)
+		delete(g.d.marks, g.d.diskPath(vm, name))
 	}
 	return hyper.Disk{Serial: name, Path: g.d.diskPath(vm, name), Format: "qcow2"}, nil
 }
@@ -242,6 +244,38 @@ func (g disksGrip) RemoveDisk(_ context.Context, vm, name string) error {
 	}
 	delete(g.d.sizes[vm], name)
 	return nil
+}
+
+// MoveDisk says so when a guest has the disk that is moved: two guests could have it then.
+func (g disksGrip) MoveDisk(_ context.Context, from, name, to, as string) (bool, error) {
+	d := g.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := g.check(); err != nil {
+		return false, err
+	}
+	_, mine := d.sizes[from][name]
+	_, theirs := d.sizes[to][as]
+	switch {
+	case !mine:
+		return theirs, nil
+	case theirs:
+		return true, fmt.Errorf("disk %s of %s is there, and disk %s of %s, too", name, from, as, to)
+	}
+	machine, old, path := d.h.machine, d.diskPath(from, name), d.diskPath(to, as)
+	for _, vm := range machine.VMs() {
+		guest, _ := machine.Guest(vm)
+		if slices.ContainsFunc(guest.Spec.Disks, func(k hyper.Disk) bool { return k.Path == old || k.Path == path }) {
+			d.h.site.w.t.Errorf("law: %s is moved to %s while VM %s has it", old, path, vm)
+		}
+	}
+	machine.WriteDisk(path, 0) // as large as it is, whatever was there before
+	d.size(to, as, max(d.sizes[from][name], machine.Grown(old)>>20))
+	machine.WriteDisk(path, machine.Written(old))
+	d.marks[path] = d.marks[old]
+	delete(d.marks, old)
+	delete(d.sizes[from], name)
+	return true, nil
 }
 
 func (g disksGrip) Disks(_ context.Context, vm string) ([]wire.DiskReport, error) {

@@ -317,7 +317,7 @@ func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
 			Accel: cpu.Accel, CPUModel: cpu.Model, CPUUsable: cpu.Usable, Profile: cpu.Profile,
 		}),
 	}
-	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}}
+	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}, marks: map[string]string{}}
 	s.hosts[name] = h
 	h.join()
 	h.start()
@@ -328,7 +328,7 @@ func (s *site) addHost(name string, vtep netip.Addr, o options) *host {
 func (s *site) addGateway(name string, vtep netip.Addr) *host {
 	s.w.t.Helper()
 	h := &host{site: s, name: name, vtep: vtep, roles: []api.HostRole{api.RoleGateway}}
-	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}}
+	h.disks = &disks{h: h, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}, marks: map[string]string{}}
 	s.hosts[name] = h
 	h.join()
 	h.start()

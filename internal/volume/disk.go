@@ -220,6 +220,41 @@ func (s *Store) RemoveDisk(ctx context.Context, id, name string) error {
 	return s.removeFile(id, s.diskPath(id, name))
 }
 
+// MoveDisk makes a disk of one id another one's, by one rename: kill -9 leaves it with one of the two. there tells whether the second one
+// has it then; when the first one has none, nothing is changed. That no domain has it open is the caller's to know.
+//
+// Errors: id and name (*api.Error, invalid); already-exists, when both have such a disk: neither is lost.
+func (s *Store) MoveDisk(ctx context.Context, from, name, to, as string) (there bool, err error) {
+	for _, err := range []error{checkDisk(from, name), checkDisk(to, as), ctx.Err()} {
+		if err != nil {
+			return false, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, old := s.disk(from, name)
+	_, have := s.disk(to, as)
+	switch {
+	case errors.Is(old, ErrNotFound):
+		if errors.Is(have, ErrNotFound) {
+			return false, nil
+		}
+		return have == nil, have
+	case old != nil:
+		return false, old
+	case !errors.Is(have, ErrNotFound):
+		return have == nil, &api.Error{Code: api.CodeExists, Message: fmt.Sprintf("disk %s of %s is there, and disk %s of %s, too: none of them is replaced", name, from, as, to)}
+	}
+	if err := os.Rename(s.diskPath(from, name), s.diskPath(to, as)); err != nil {
+		return false, fmt.Errorf("move disk %s of %s: %w", name, from, err)
+	}
+	if err := syncDir(filepath.Join(s.dir, diskDir)); err != nil {
+		return false, err
+	}
+	s.log.Info("moved disk", "from", from, "disk", name, "vm", to, "as", as)
+	return true, nil
+}
+
 // removeFile removes a file of a VM; nil when there is none.
 func (s *Store) removeFile(id, path string) error {
 	err := os.Remove(path)

@@ -164,3 +164,45 @@ func run(t *testing.T, args ...string) {
 		t.Fatalf("%v: %v: %s", args, err, out)
 	}
 }
+
+// TestMoveDisk: a disk goes from one owner to another with what is on it, and back; what is there is never replaced.
+func TestMoveDisk(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	s := open(t, dir)
+	d, err := s.CreateDisk(ctx, "vol1", "Kept", 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 64k", d.Path)
+	move := func(from, name, to, as string, want bool) {
+		t.Helper()
+		for range 2 { // again it is the same
+			if there, err := s.MoveDisk(ctx, from, name, to, as); err != nil || there != want {
+				t.Fatalf("%s of %s to %s of %s: %t, %v", name, from, as, to, there, err)
+			}
+		}
+	}
+	move("vol2", "Kept", "vm1", "data", false)
+	move("vol1", "Kept", "vm1", "data", true)
+	run(t, "qemu-io", "-f", "qcow2", "-c", "read -P 7 1M 64k", filepath.Join(dir, "disk", "vm1.data.qcow2"))
+	if _, err := s.CreateDisk(ctx, "vol1", "Kept", 4); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MoveDisk(ctx, "vol1", "Kept", "vm1", "data"); !errors.Is(err, &api.Error{Code: api.CodeExists}) {
+		t.Errorf("both are there: %v", err)
+	}
+	run(t, "qemu-io", "-f", "qcow2", "-c", "read -P 7 1M 64k", filepath.Join(dir, "disk", "vm1.data.qcow2"))
+	if err := s.RemoveDisk(ctx, "vol1", "Kept"); err != nil {
+		t.Fatal(err)
+	}
+	move("vm1", "data", "vol1", "Kept", true)
+	if list, err := s.Disks(ctx, "vm1"); err != nil || len(list) > 0 {
+		t.Errorf("the VM has %v, %v", list, err)
+	}
+	for _, c := range [][4]string{{"../x", "Kept", "vm1", "data"}, {"vol1", "a/b", "vm1", "data"}, {"vol1", "Kept", "vm.1", "data"}, {"vol1", "Kept", "vm1", "../data"}} {
+		if _, err := s.MoveDisk(ctx, c[0], c[1], c[2], c[3]); !errors.Is(err, &api.Error{Code: api.CodeInvalid}) {
+			t.Errorf("%v: %v", c, err)
+		}
+	}
+}

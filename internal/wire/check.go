@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -54,9 +55,29 @@ func checkDisks(field string, disks []DiskOrder) error {
 			return api.Invalidf(at+".size_mib", "%d is not between 1 and %d", k.SizeMiB, cloud.MaxDiskGiB*1024)
 		case slices.ContainsFunc(disks[:i], func(o DiskOrder) bool { return o.Name == k.Name || o.Slot == k.Slot }):
 			return api.Invalidf(at, "its name %q or its slot %d is another disk's", k.Name, k.Slot)
+		case k.Volume == "":
+			continue
+		case k.Epoch == 0:
+			return api.Invalidf(at+".epoch", "is 0, and counts from 1")
+		case slices.ContainsFunc(disks[:i], func(o DiskOrder) bool { return o.Volume == k.Volume }):
+			return api.Invalidf(at+".volume", "%s is another disk already", k.Volume)
+		}
+		if err := cloud.CheckUID(at+".volume", k.Volume); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// Check judges the order of a volume by itself.
+func (o VolumeOrder) Check(field string) error {
+	switch {
+	case o.Epoch == 0:
+		return api.Invalidf(field+".epoch", "is 0, and counts from 1")
+	case o.SizeMiB < 1 || o.SizeMiB > cloud.MaxDiskGiB*1024:
+		return api.Invalidf(field+".size_mib", "%d is not between 1 and %d", o.SizeMiB, cloud.MaxDiskGiB*1024)
+	}
+	return errors.Join(cloud.CheckUID(field+".volume", o.Volume), cloud.ValidateName(field+".name", o.Name))
 }
 
 func (n NICOrder) check(field string) error {
@@ -113,7 +134,7 @@ func (s HostState) SplitFor(to *Session) []HostState {
 // Split gives the state as parts that fit into messages; one that fits as a whole is the only one.
 func (s HostState) Split() []HostState {
 	head := s
-	head.VMs, head.Networks, head.Mappings = []VMOrder{}, []NetworkOrder{}, nil
+	head.VMs, head.Networks, head.Mappings, head.Volumes = []VMOrder{}, []NetworkOrder{}, nil, nil
 	parts, size := []HostState{head}, 0
 	part := func(v any) *HostState {
 		b, _ := json.Marshal(v) // of plain data: it cannot fail
@@ -135,6 +156,10 @@ func (s HostState) Split() []HostState {
 		p := part(m)
 		p.Mappings = append(p.Mappings, m)
 	}
+	for _, v := range s.Volumes {
+		p := part(v)
+		p.Volumes = append(p.Volumes, v)
+	}
 	if len(parts) > 1 {
 		for i := range parts {
 			parts[i].Part, parts[i].Parts = i, len(parts)
@@ -150,6 +175,7 @@ func JoinParts(parts []HostState) HostState {
 		whole.VMs = append(whole.VMs, p.VMs...)
 		whole.Networks = append(whole.Networks, p.Networks...)
 		whole.Mappings = append(whole.Mappings, p.Mappings...)
+		whole.Volumes = append(whole.Volumes, p.Volumes...)
 	}
 	whole.Part, whole.Parts = 0, 0
 	return whole

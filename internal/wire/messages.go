@@ -106,6 +106,22 @@ type DiskOrder struct {
 	Slot    int    `json:"slot"` // its place in the machine, 1 to api.MaxDisks; it keeps it
 	SizeMiB int64  `json:"size_mib"`
 	Gone    bool   `json:"gone,omitempty"` // it is to be removed, as soon as no guest has it
+	// Volume is the UID of the volume that the disk is, of a VM at its home. The file is taken from where the volume is kept, and with
+	// Gone it goes back there.
+	Volume string `json:"volume,omitempty" since:"2"`
+	Epoch  uint64 `json:"epoch,omitempty" since:"2"` // of the volume
+	New    bool   `json:"new,omitempty" since:"2"`   // the volume may not have been made yet
+}
+
+// VolumeOrder is what a controller wants of a volume that no VM has, on the host where it is kept. An agent obeys it when Epoch is not
+// lower than the highest that it has seen of the volume.
+type VolumeOrder struct {
+	Volume  string `json:"volume"` // UID
+	Name    string `json:"name"`
+	Epoch   uint64 `json:"epoch"`
+	SizeMiB int64  `json:"size_mib"`
+	New     bool   `json:"new,omitempty"`  // it may not have been made yet
+	Gone    bool   `json:"gone,omitempty"` // it is to be removed
 }
 
 // NICOrder is a VM's network card.
@@ -141,9 +157,10 @@ type HostState struct {
 	Pref64      netip.Prefix   `json:"pref64,omitzero"`
 	VMs         []VMOrder      `json:"vms"`
 	Networks    []NetworkOrder `json:"networks"`
-	Mappings    []Mapping      `json:"mappings,omitempty"`        // gateways only
-	Part        int            `json:"part,omitempty" since:"1"`  // from 0; CapStateParts
-	Parts       int            `json:"parts,omitempty" since:"1"` // how many there are; 0: this is the whole
+	Mappings    []Mapping      `json:"mappings,omitempty"`          // gateways only
+	Volumes     []VolumeOrder  `json:"volumes,omitempty" since:"2"` // that no VM has; CapDisks
+	Part        int            `json:"part,omitempty" since:"1"`    // from 0; CapStateParts
+	Parts       int            `json:"parts,omitempty" since:"1"`   // how many there are; 0: this is the whole
 }
 
 // VMReport is what an agent sees of one VM.
@@ -242,7 +259,17 @@ type HostReport struct {
 	Images     []string          `json:"images"`
 	Translator *TranslatorReport `json:"translator,omitempty"`
 	Message    string            `json:"message,omitempty"`
-	Usage      []VMUsage         `json:"usage,omitempty" since:"2"` // of the VMs that run
+	Usage      []VMUsage         `json:"usage,omitempty" since:"2"`   // of the VMs that run
+	Volumes    []VolumeReport    `json:"volumes,omitempty" since:"2"` // that no VM has, of those that were ordered
+}
+
+// VolumeReport is what an agent sees of a volume that no VM has.
+type VolumeReport struct {
+	Volume  string `json:"volume"`             // UID
+	Epoch   uint64 `json:"epoch"`              // of the order that it answers
+	SizeMiB int64  `json:"size_mib,omitempty"` // 0: it is not there
+	Bytes   int64  `json:"bytes,omitempty"`    // that it takes of the host's disk
+	Message string `json:"message,omitempty"`  // what is wrong with it
 }
 
 // VMUsage is what a VM has used since it runs on its host. It begins at zero when the VM is started anew or comes from

@@ -26,13 +26,16 @@ type StateChange struct {
 }
 
 // StateEntry is one entry of a host's orders: what is said of the host itself (key "host"), a VMOrder (vms/HOME/UID), a NetworkOrder
-// (networks/HOME/UID) or a Mapping (mappings/SERVICE/TARGET).
+// (networks/HOME/UID), a Mapping (mappings/SERVICE/TARGET) or a VolumeOrder (volumes/UID, from level 2 on).
 type StateEntry struct {
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value"`
 }
 
-const keyHost = "host"
+const (
+	keyHost      = "host"
+	volumesSince = 2 // the level with entries of volumes: an older agent would name them as unknown
+)
 
 // hostEntry is what a HostState says of the host itself.
 type hostEntry struct {
@@ -100,6 +103,11 @@ func OrdersOf(s HostState, level int) (Orders, error) {
 	}
 	for _, m := range s.Mappings {
 		put("mappings/"+m.Service.String()+"/"+m.Target.String(), m)
+	}
+	if level >= volumesSince {
+		for _, v := range s.Volumes {
+			put("volumes/"+v.Volume, v)
+		}
 	}
 	if errs != nil {
 		return Orders{}, fmt.Errorf("marshal orders: %w", errs)
@@ -185,6 +193,8 @@ func (o Orders) State(revision int64) (HostState, []error) {
 			s.Networks = append(s.Networks, v)
 		case Mapping:
 			s.Mappings = append(s.Mappings, v)
+		case VolumeOrder:
+			s.Volumes = append(s.Volumes, v)
 		default:
 			bad = append(bad, fmt.Errorf("order %.100q: %w", key, o.entries[key].err))
 		}
@@ -203,6 +213,8 @@ func decodeEntry(e StateEntry) (any, error) {
 		return decoded[NetworkOrder](e.Value)
 	case "mappings":
 		return decoded[Mapping](e.Value)
+	case "volumes":
+		return decoded[VolumeOrder](e.Value)
 	}
 	return nil, api.Invalidf("key", "is of an unknown kind")
 }

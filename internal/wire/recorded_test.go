@@ -29,7 +29,7 @@ var record = flag.Bool("record", false, "write the recordings of this release's 
 // messages are all messages of the private protocol and the bodies of its documents.
 var messages = []any{
 	wire.Empty{}, wire.VMOrder{}, wire.NICOrder{}, wire.SeedOrder{}, wire.NetworkOrder{}, wire.EndpointOrder{}, wire.Mapping{},
-	wire.HostState{}, wire.StateChange{}, wire.StateEntry{}, wire.VMReport{}, wire.DiskOrder{}, wire.MachineReport{}, wire.DiskReport{}, wire.SeenAddress{}, wire.HostReport{}, wire.TranslatorReport{}, wire.RefusedMapping{}, wire.OutcomeCount{}, wire.ServiceTraffic{}, wire.VMUsage{}, wire.RebootCall{}, wire.UsageCall{}, wire.DiskHeader{},
+	wire.HostState{}, wire.StateChange{}, wire.StateEntry{}, wire.VMReport{}, wire.DiskOrder{}, wire.VolumeOrder{}, wire.VolumeReport{}, wire.MachineReport{}, wire.DiskReport{}, wire.SeenAddress{}, wire.HostReport{}, wire.TranslatorReport{}, wire.RefusedMapping{}, wire.OutcomeCount{}, wire.ServiceTraffic{}, wire.VMUsage{}, wire.RebootCall{}, wire.UsageCall{}, wire.DiskHeader{},
 	wire.ConsoleHeader{}, wire.ImageHeader{}, wire.ChannelHeader{}, wire.MigrateCall{}, wire.MigrateOffer{}, wire.PrepareCall{},
 	wire.MigrateAnswer{}, wire.PerformCall{}, wire.MigrateResult{}, wire.FinishCall{}, wire.ClaimCall{}, wire.CheckAnswer{},
 	wire.Claim{}, wire.GuestOrder{}, wire.GuestSize{}, wire.GuestReport{}, wire.Refusal{}, wire.ViewsAnswer{}, wire.Offers{},

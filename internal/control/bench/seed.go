@@ -238,8 +238,9 @@ func (w *seeder) vm(i int, p plan) *api.VM {
 		v.Spec.Power, v.Status.Phase = api.PowerOff, api.PhaseStopped
 	}
 	w.object(v)
-	w.object(&api.Volume{Meta: w.meta(v.Name, v.Owner), Spec: api.VolumeSpec{VM: v.Name, Image: imageDigest, SizeMiB: int64(vmNeeds.DiskGiB) * 1024},
-		Status: api.VolumeStatus{Site: siteName, Host: hostName(host), AllocatedBytes: diskBytes}})
+	w.object(&api.Volume{Meta: w.meta(v.Name+"."+api.RootDisk, v.Owner), Spec: api.VolumeSpec{SizeGiB: vmNeeds.DiskGiB},
+		Status: api.VolumeStatus{Phase: api.VolumeOwn, VM: v.Name, Disk: api.RootDisk, Image: imageDigest, SizeMiB: int64(vmNeeds.DiskGiB) * 1024,
+			Site: siteName, Host: hostName(host), AllocatedBytes: diskBytes}})
 	return v
 }
 

@@ -2,6 +2,7 @@ package guests
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"widecloud/api"
@@ -79,6 +80,8 @@ func honest(o wire.VMOrder, n api.Resources, image int64) error {
 		return api.Invalidf("needs.disk_gib", "is %d, and the VM's disks have %d MiB over an image of %d bytes: %d are needed", n.DiskGiB, disksMiB(o), image, rooms.LentDisk(disksMiB(o), image))
 	case n.Addresses != 0:
 		return api.Invalidf("needs.addresses", "is %d: a VM's room has none", n.Addresses)
+	case slices.ContainsFunc(o.Disks, func(k wire.DiskOrder) bool { return k.Volume != "" }):
+		return api.Invalidf("order.disks", "names a volume: those that are kept here are this site's")
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ type Hosts struct {
 	agents    *agents
 	used      used
 	observers []Observer
+	volumes   VolumeObserver
 	lost      []func(tx *state.Tx, host string) error
 }
 
@@ -39,6 +40,9 @@ func New(site *objects.Site, rooms *rooms.Rooms, networks *networks.Networks, or
 
 // Observe has f keep what reports say of VMs. It is for the time before Run.
 func (hs *Hosts) Observe(f Observer) { hs.observers = append(hs.observers, f) }
+
+// ObserveVolumes has f keep what reports say of volumes that no VM has. It is for the time before Run.
+func (hs *Hosts) ObserveVolumes(f VolumeObserver) { hs.volumes = f }
 
 // OnLost has f write what follows when a host's agent is not reached. It is for the time before Run.
 func (hs *Hosts) OnLost(f func(tx *state.Tx, host string) error) { hs.lost = append(hs.lost, f) }

@@ -18,6 +18,7 @@ import (
 const (
 	maxReportVMs     = 10000
 	maxReportImages  = 10000
+	maxReportVolumes = 100000
 	maxHostCPUs      = 1 << 16
 	maxHostMemoryMiB = 1 << 30 // a PiB
 	maxHostDiskGiB   = 1 << 30 // an EiB
@@ -43,7 +44,7 @@ func (hs *Hosts) judgeReport(r *wire.HostReport) error {
 	}{
 		{"capacity.cpus", r.Capacity.CPUs, maxHostCPUs}, {"capacity.memory_mib", r.Capacity.MemoryMiB, maxHostMemoryMiB},
 		{"capacity.disk_gib", r.Capacity.DiskGiB, maxHostDiskGiB}, {"capacity.addresses", r.Capacity.Addresses, 0},
-		{"vms", len(r.VMs), maxReportVMs}, {"images", len(r.Images), maxReportImages},
+		{"vms", len(r.VMs), maxReportVMs}, {"images", len(r.Images), maxReportImages}, {"volumes", len(r.Volumes), maxReportVolumes},
 	} {
 		if f.have < 0 || f.have > f.most {
 			return api.Invalidf(f.field, "%d is not between 0 and %d", f.have, f.most)
@@ -62,6 +63,11 @@ func (hs *Hosts) judgeReport(r *wire.HostReport) error {
 			return err
 		}
 	}
+	for i := range r.Volumes {
+		if err := judgeVolume(fmt.Sprintf("volumes[%d]", i), &r.Volumes[i]); err != nil {
+			return err
+		}
+	}
 	if err := judgeUsage(r.Usage); err != nil {
 		return err
 	}
@@ -75,6 +81,18 @@ func (hs *Hosts) judgeReport(r *wire.HostReport) error {
 			t.Refused[i].Message = cloud.Line(t.Refused[i].Message, objects.MaxText)
 		}
 	}
+	return nil
+}
+
+// judgeVolume looks at what is told of a volume. Its text becomes a line that can be shown.
+func judgeVolume(field string, v *wire.VolumeReport) error {
+	if err := cloud.CheckUID(field+".volume", v.Volume); err != nil {
+		return err
+	}
+	if v.SizeMiB < 0 || v.SizeMiB > maxHostDiskGiB<<10 || v.Bytes < 0 {
+		return api.Invalidf(field, "%d MiB, and %d bytes of the host's disk, are not a volume's", v.SizeMiB, v.Bytes)
+	}
+	v.Message = cloud.Line(v.Message, objects.MaxText)
 	return nil
 }
 

@@ -110,8 +110,11 @@ func (hs *Hosts) see(tx *state.Tx, host string, said wire.HostReport) (then []fu
 			then = append(then, f)
 		}
 	}
-	return then, nil
+	return then, hs.volumes(tx, host, said.Volumes)
 }
 
 // Observer keeps what a host's agent reports of copies of VMs, by their UIDs. then, if not nil, is called once it is written.
 type Observer func(tx *state.Tx, host string, seen map[string]wire.VMReport) (then func(), err error)
+
+// VolumeObserver keeps what a host's agent reports of volumes that no VM has.
+type VolumeObserver func(tx *state.Tx, host string, seen []wire.VolumeReport) error

@@ -20,6 +20,9 @@ func (jn *Joining) endHost(tx *state.Tx, h *api.Host) error {
 	for v := range objects.By[api.VM](tx, "host", objects.Placed(jn.Name, h.Name)) {
 		return objects.InUse(h, "status.host", "VM %s", v.Name)
 	}
+	for v := range objects.By[api.Volume](tx, "host", objects.Placed(jn.Name, h.Name)) {
+		return objects.InUse(h, "status.host", "volume %s", v.Name)
+	}
 	for _, prefix := range []string{objects.PrefixOrders, objects.PrefixClaims} {
 		for _, g := range objects.Records[wire.Claim](tx, prefix, "host", h.Name) {
 			return objects.InUse(h, "status.host", "VM %s of %s", g.Order.Name, g.Home)

@@ -40,6 +40,9 @@ func (ord *Orders) stateOf(tx *state.Tx, p *networks.SitePlan, h netplan.Host) (
 	}
 	s := &wire.HostState{AnycastVTEP: ord.AnycastVTEP, Pref64: ord.Pref64, VMs: append([]wire.VMOrder{}, orders...)}
 	slices.SortFunc(s.VMs, func(a, b wire.VMOrder) int { return strings.Compare(a.VM, b.VM) })
+	for v := range objects.By[api.Volume](tx, "host", objects.Placed(ord.Name, h.Name)) {
+		s.Volumes = append(s.Volumes, volumeOrder(v))
+	}
 	networks, err := p.Foreign.Get(tx, "", func(tx *state.Tx) ([]netplan.Network, error) { return ord.networks.PlanForeign(tx, p.Site) })
 	if err != nil {
 		return nil, err

@@ -80,6 +80,9 @@ func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimC
 	if err != nil {
 		return wire.ClaimCall{}, err
 	}
+	for i := range order.Disks { // a volume that moves with its VM is a new disk there until it has come
+		order.Disks[i].Volume, order.Disks[i].Epoch, order.Disks[i].New = "", 0, false
+	}
 	needs, err := ord.rooms.NeedsAt(tx, v, site)
 	if err != nil {
 		return wire.ClaimCall{}, err
@@ -128,6 +131,27 @@ func (ord *Orders) live(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 	return o, err
 }
 
+// ofVolume says in a disk's order which volume it is. At a lender it is a disk like others, which lives and ends with its guest: a
+// volume is detached at its home, and a lender need not know what it is.
+func (ord *Orders) ofVolume(tx *state.Tx, v *api.VM, k api.VMDisk, d *wire.DiskOrder) error {
+	if k.Volume == "" || v.Status.Site != ord.Name {
+		return nil
+	}
+	vol, err := objects.Find[api.Volume](tx, k.Volume)
+	if err != nil {
+		return fmt.Errorf("disk %s of VM %s: %w", k.Name, v.Name, err)
+	}
+	d.Volume, d.Epoch, d.New = vol.UID, vol.Status.Epoch, vol.Status.SizeMiB == 0
+	return nil
+}
+
+// volumeOrder is a volume that no VM has, as the agent of its host is told of it.
+func volumeOrder(v *api.Volume) wire.VolumeOrder {
+	return wire.VolumeOrder{
+		Volume: v.UID, Name: v.Name, Epoch: v.Status.Epoch, SizeMiB: int64(v.Spec.SizeGiB) * 1024, New: v.Status.SizeMiB == 0, Gone: v.Deleting,
+	}
+}
+
 // Of is a VM of ours as an agent is told of it.
 func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 	img, err := objects.Find[api.Image](tx, v.Spec.Image)
@@ -148,6 +172,9 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 		d := wire.DiskOrder{Name: k.Name, Slot: k.Slot, SizeMiB: max(1, k.SizeMiB), Gone: true}
 		if i := slices.IndexFunc(v.Spec.Disks, func(s api.Disk) bool { return s.Name == k.Name }); i >= 0 {
 			d.SizeMiB, d.Gone = int64(v.Spec.Disks[i].SizeGiB)*1024, false
+		}
+		if err := ord.ofVolume(tx, v, k, &d); err != nil {
+			return wire.VMOrder{}, err
 		}
 		o.Disks = append(o.Disks, d)
 	}

@@ -40,7 +40,7 @@ func (rs *Rooms) Quota(tx *state.Tx, name string, more api.Resources) error {
 	return nil
 }
 
-// UsedBy is what an owner's VMs need, wherever they are, and its service addresses.
+// UsedBy is what an owner's VMs need, wherever they are, its volumes that no VM has, and its service addresses.
 func (rs *Rooms) UsedBy(tx *state.Tx, owner string) (used api.Resources, err error) {
 	for v := range objects.By[api.VM](tx, "owner", owner) {
 		needs, err := rs.Needs(tx, v)
@@ -48,6 +48,9 @@ func (rs *Rooms) UsedBy(tx *state.Tx, owner string) (used api.Resources, err err
 			return used, err
 		}
 		used = lend.Add(used, needs)
+	}
+	for v := range objects.By[api.Volume](tx, "owner", owner) {
+		used = lend.Add(used, loose(v))
 	}
 	for range objects.By[api.Address](tx, "owner", owner) {
 		used.Addresses++

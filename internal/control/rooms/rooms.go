@@ -17,7 +17,7 @@ func LentDisk(diskMiB, imageBytes int64) int {
 	return int((diskMiB<<20 + imageBytes + 1<<30 - 1) >> 30)
 }
 
-// Allotted is what a host of this site has given away: its VMs, guests and claims. except names a job whose claim does not count.
+// Allotted is what a host of this site has given away: its VMs, guests, claims, and volumes that no VM has. except names a job whose claim does not count.
 func (rs *Rooms) Allotted(tx *state.Tx, host, except string) (api.Resources, error) {
 	sum, err := rs.given.Get(tx, host, func(tx *state.Tx) (sum api.Resources, err error) {
 		for v := range objects.By[api.VM](tx, "host", objects.Placed(rs.Name, host)) {
@@ -26,6 +26,9 @@ func (rs *Rooms) Allotted(tx *state.Tx, host, except string) (api.Resources, err
 				return sum, err
 			}
 			sum = lend.Add(sum, needs)
+		}
+		for v := range objects.By[api.Volume](tx, "host", objects.Placed(rs.Name, host)) {
+			sum = lend.Add(sum, loose(v))
 		}
 		for _, prefix := range []string{objects.PrefixOrders, objects.PrefixClaims} {
 			for _, g := range objects.Records[wire.Claim](tx, prefix, "host", host) {
@@ -84,10 +87,15 @@ func further(v *api.VM) (sum int) {
 	}
 	for _, k := range v.Status.Disks {
 		if !slices.ContainsFunc(v.Spec.Disks, func(s api.Disk) bool { return s.Name == k.Name }) {
-			sum += gib(k.SizeMiB)
+			sum += max(gib(k.SizeMiB), k.SizeGiB)
 		}
 	}
 	return sum
+}
+
+// loose is what a volume takes while no VM has it, and counts it: room on its host once it has one, and of its owner's quota.
+func loose(v *api.Volume) api.Resources {
+	return api.Resources{DiskGiB: max(v.Spec.SizeGiB, gib(v.Status.SizeMiB))}
 }
 
 // gib rounds up.

@@ -178,10 +178,8 @@ func (vs *VMs) removeVM(tx *state.Tx, v *api.VM) error {
 		}
 	}
 	vs.sizes.Forget(v.UID)
-	for vol := range objects.By[api.Volume](tx, "vm", v.Name) {
-		if err := objects.Remove(tx, objects.Key(api.KindVolume, vol.Name)); err != nil {
-			return err
-		}
+	if err := vs.freeVolumes(tx, v); err != nil {
+		return err
 	}
 	return objects.Remove(tx, objects.Key(api.KindVM, v.Name))
 }

@@ -18,7 +18,7 @@ import (
 // firstDisks gives the disks of a new VM their places.
 func firstDisks(v *api.VM) {
 	for i, k := range v.Spec.Disks {
-		v.Status.Disks = append(v.Status.Disks, api.VMDisk{Name: k.Name, Slot: i + 1})
+		v.Status.Disks = append(v.Status.Disks, api.VMDisk{Name: k.Name, Slot: i + 1, Volume: k.Volume})
 	}
 }
 
@@ -116,9 +116,14 @@ func placeDisks(was, now *api.VM) error {
 		if slot > api.MaxDisks {
 			return &api.Error{Code: api.CodeConflict, Field: at, Message: "there is no place for it until a disk that is being removed is gone"}
 		}
-		now.Status.Disks = append(now.Status.Disks, api.VMDisk{Name: k.Name, Slot: slot})
+		now.Status.Disks = append(now.Status.Disks, api.VMDisk{Name: k.Name, Slot: slot, Volume: k.Volume})
 	}
-	if now.Status.Host == "" && now.Status.Site == "" { // nothing of it is anywhere yet
+	for i, k := range now.Status.Disks {
+		if had := wantedDisk(was, k.Name); k.Volume != "" && had != nil && wantedDisk(now, k.Name) == nil {
+			now.Status.Disks[i].SizeGiB = had.SizeGiB // it is counted with that until it is gone, seen or not
+		}
+	}
+	if nowhere(now) {
 		now.Status.Disks = slices.DeleteFunc(now.Status.Disks, func(o api.VMDisk) bool { return wantedDisk(now, o.Name) == nil })
 	}
 	return nil
@@ -133,14 +138,14 @@ func wantedDisk(v *api.VM, name string) *api.Disk {
 }
 
 // seeMachine keeps in a VM's status what a report says of what its copy is made of.
-func (vs *VMs) seeMachine(tx *state.Tx, v *api.VM, now *api.VMStatus, s wire.VMReport) {
+func (vs *VMs) seeMachine(tx *state.Tx, v *api.VM, now *api.VMStatus, s wire.VMReport) error {
 	m := s.Machine
 	if m == nil {
-		return
+		return nil
 	}
 	rootMiB, err := vs.rootMiB(tx, v)
 	if err != nil {
-		return
+		return nil //nolint:nilerr // what its image says comes with a later report
 	}
 	var disks []api.VMDisk
 	for _, k := range v.Status.Disks {
@@ -149,6 +154,9 @@ func (vs *VMs) seeMachine(tx *state.Tx, v *api.VM, now *api.VMStatus, s wire.VMR
 		case i >= 0:
 			k.SizeMiB, k.Plugged = m.Disks[i].SizeMiB, m.Disks[i].Plugged
 		case wantedDisk(v, k.Name) == nil && s.Serial >= v.Status.PowerChanges:
+			if err := vs.detached(tx, v, k); err != nil {
+				return err
+			}
 			continue // its host knows that it is to go, and it is gone
 		default:
 			k.SizeMiB, k.Plugged = 0, false
@@ -166,6 +174,7 @@ func (vs *VMs) seeMachine(tx *state.Tx, v *api.VM, now *api.VMStatus, s wire.VMR
 		had.DiskMiB = m.Disks[i].SizeMiB
 	}
 	settle(v, now, rootMiB)
+	return vs.seeAttached(tx, v, now, m)
 }
 
 // settle leaves in a status what of the machine is not as the VM's spec says, and shows what is pending.
@@ -257,13 +266,8 @@ func unplugged(v *api.VM) []api.Reason {
 	return nil
 }
 
-// volumeName is what the volume of a VM's disk is called. No VM has a dot in its name.
-func volumeName(vm, disk string) string {
-	if disk == api.RootDisk {
-		return vm
-	}
-	return vm + "." + disk
-}
+// volumeName is what a VM's own disk is called among volumes. No VM, and no volume of its own, has a dot in its name.
+func volumeName(vm, disk string) string { return vm + "." + disk }
 
 // seeVolumes keeps what is seen of a VM's disks.
 func (vs *VMs) seeVolumes(tx *state.Tx, v *api.VM, s wire.VMReport) error {
@@ -272,13 +276,16 @@ func (vs *VMs) seeVolumes(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 		return vs.seeVolume(tx, v, wire.DiskReport{Name: api.RootDisk, Bytes: s.DiskBytes})
 	}
 	for _, k := range s.Machine.Disks {
+		if slices.ContainsFunc(v.Status.Disks, func(o api.VMDisk) bool { return o.Name == k.Name && o.Volume != "" }) {
+			continue // it is shown as the volume that it is (seeAttached)
+		}
 		if err := vs.seeVolume(tx, v, k); err != nil {
 			return err
 		}
 	}
 	for vol := range objects.By[api.Volume](tx, "vm", v.Name) {
 		seen := slices.ContainsFunc(s.Machine.Disks, func(k wire.DiskReport) bool { return volumeName(v.Name, k.Name) == vol.Name })
-		if !seen && vol.Name != v.Name {
+		if !seen && vol.IsDisk() && vol.Status.Disk != api.RootDisk {
 			if err := objects.Remove(tx, objects.Key(api.KindVolume, vol.Name)); err != nil {
 				return err
 			}
@@ -290,29 +297,24 @@ func (vs *VMs) seeVolumes(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 func (vs *VMs) seeVolume(tx *state.Tx, v *api.VM, k wire.DiskReport) error {
 	name := volumeName(v.Name, k.Name)
 	vol, err := objects.Find[api.Volume](tx, name)
-	missing := errors.Is(err, &api.Error{Code: api.CodeNotFound})
 	switch {
-	case missing:
-		vol = &api.Volume{Meta: vs.NewMeta(name, v.Owner), Spec: api.VolumeSpec{VM: v.Name}}
+	case errors.Is(err, &api.Error{Code: api.CodeNotFound}):
+		vol = &api.Volume{Meta: vs.NewMeta(name, v.Owner), Status: api.VolumeStatus{Phase: api.VolumeOwn, Since: vs.Now(), VM: v.Name, Disk: k.Name}}
 	case err != nil:
 		return err
 	}
-	spec := vol.Spec
-	spec.Disk, spec.SizeMiB = k.Name, max(k.SizeMiB, spec.SizeMiB)
+	now := *vol // it shares what does not change
+	vol = &now
+	st := &vol.Status
+	st.Site, st.Host, st.SizeMiB = v.Status.Site, v.Status.Host, max(k.SizeMiB, st.SizeMiB)
 	if k.Name == api.RootDisk {
 		if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil {
-			spec.Image = img.Status.Digest
-			spec.SizeMiB = cmp.Or(k.SizeMiB, rooms.DiskMiB(v, img))
+			st.Image, st.SizeMiB = img.Status.Digest, cmp.Or(k.SizeMiB, rooms.DiskMiB(v, img))
 		}
 	}
-	status := api.VolumeStatus{Site: v.Status.Site, Host: v.Status.Host, AllocatedBytes: k.Bytes}
-	if k.Bytes == 0 && k.SizeMiB == 0 {
-		status.AllocatedBytes = vol.Status.AllocatedBytes
+	if k.Bytes != 0 || k.SizeMiB != 0 {
+		st.AllocatedBytes = k.Bytes
 	}
-	if !missing && vol.Spec == spec && vol.Status == status {
-		return nil
-	}
-	vol = state.Clone(vol)
-	vol.Spec, vol.Status = spec, status
+	vol.Spec.SizeGiB = int((st.SizeMiB + 1023) / 1024)
 	return objects.Put(tx, vol)
 }

@@ -18,6 +18,7 @@ import (
 	"widecloud/internal/control/objects"
 	"widecloud/internal/control/orders"
 	"widecloud/internal/control/rooms"
+	"widecloud/internal/control/volumes"
 	"widecloud/internal/state"
 )
 
@@ -29,6 +30,7 @@ type VMs struct {
 	orders     *orders.Orders
 	guests     *guests.Guests
 	accounts   *accounts.Accounts
+	volumes    *volumes.Volumes
 	migrations *jobs.Of[objects.Migration]
 	deletions  *jobs.Of[deletion]
 	sizes      objects.Told // what lenders were asked to make of guests, by VM
@@ -42,22 +44,24 @@ type Parts struct {
 	Hosts    *hosts.Hosts
 	Guests   *guests.Guests
 	Accounts *accounts.Accounts
+	Volumes  *volumes.Volumes
 	Jobs     *jobs.Jobs
 }
 
 // New begins the life of a site's VMs.
 func New(site *objects.Site, p Parts) *VMs {
-	vs := &VMs{Site: site, rooms: p.Rooms, networks: p.Networks, orders: p.Orders, guests: p.Guests, accounts: p.Accounts}
+	vs := &VMs{Site: site, rooms: p.Rooms, networks: p.Networks, orders: p.Orders, guests: p.Guests, accounts: p.Accounts, volumes: p.Volumes}
 	vs.migrations, vs.deletions = newMigrations(vs, p.Jobs), newDeletions(vs, p.Jobs)
 	p.Jobs.Add(vs.migrations)
 	p.Jobs.Add(vs.deletions)
 	p.Hosts.Observe(vs.seeVMs)
 	p.Hosts.OnLost(vs.unknown)
+	p.Volumes.GrowDisk = vs.growVolume
 	objects.Register(site, vs.vmLife())
 	return vs
 }
 
-// Tables are those of VMs and their volumes, and of the jobs that move and delete VMs.
+// Tables are those of VMs, and of the jobs that move and delete VMs.
 func Tables() state.Schema {
 	return state.Schema{
 		objects.NounTable(
@@ -70,7 +74,6 @@ func Tables() state.Schema {
 			objects.Index("network", func(v *api.VM) string { return v.Spec.Network }),
 			objects.Index("todo", vmTodo),
 		),
-		objects.NounTable(objects.Index("vm", func(v *api.Volume) string { return v.Spec.VM })),
 		objects.RecordTable(objects.PrefixMigrations,
 			objects.Index("target", func(m *objects.Migration) string { return m.Target.Loan }),
 			objects.Index("network", func(m *objects.Migration) string { return m.Call.Order.NIC.Network })),

@@ -73,7 +73,7 @@ func vmTodo(v *api.VM) string {
 
 // vmLife is what users do with VMs.
 func (vs *VMs) vmLife() objects.Life[api.VM] {
-	return objects.Life[api.VM]{Faults: vs.vmFaults, Create: vs.createVM, Change: vs.changeVM, Delete: vs.endVM}
+	return objects.Life[api.VM]{Complete: completeVM, Faults: vs.vmFaults, Create: vs.createVM, Change: vs.changeVM, Delete: vs.endVM}
 }
 
 // vmFaults finds what a VM names and is not there. What was named before may stay: a site may have left since.
@@ -87,7 +87,7 @@ func (vs *VMs) vmFaults(tx *state.Tx, by access.Actor, was, now *api.VM) (faults
 	if now.Spec.Place != had.Spec.Place {
 		faults = append(faults, vs.placeKnown(tx, "spec.place", now.Spec.Place)...)
 	}
-	return faults, nil
+	return append(faults, vs.volumeFaults(tx, by, had, now)...), nil
 }
 
 // createVM makes a VM and leads the service addresses to it that its user wants. One that cannot be had leaves nothing behind: all
@@ -95,6 +95,9 @@ func (vs *VMs) vmFaults(tx *state.Tx, by access.Actor, was, now *api.VM) (faults
 func (vs *VMs) createVM(tx *state.Tx, by access.Actor, v *api.VM) error {
 	wanted := v.Spec.Service
 	v.Spec.Service = nil
+	if err := vs.takeVolumes(tx, &api.VM{}, v); err != nil {
+		return err
+	}
 	needs, err := vs.rooms.Needs(tx, v)
 	if err != nil {
 		return err
@@ -138,6 +141,9 @@ func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
 			return err
 		}
 		now.Status.PowerChanges++
+	}
+	if err := vs.takeVolumes(tx, was, now); err != nil {
+		return err
 	}
 	if err := vs.changeMachine(tx, was, now); err != nil {
 		return err
@@ -188,6 +194,9 @@ func (vs *VMs) profiled(tx *state.Tx, was, now *api.VM) error {
 // endVM begins the end of a VM, and the job that does it: one, however often the deletion is asked for. The agents do the rest.
 func (vs *VMs) endVM(tx *state.Tx, v *api.VM) error {
 	if err := saga.Held("VM "+v.Name, v.Status.Job); err != nil {
+		return err
+	}
+	if err := vs.keepsVolumes(tx, v); err != nil {
 		return err
 	}
 	if deletionOf(tx, v.UID) == nil {

@@ -156,8 +156,10 @@ func (vs *VMs) beginMigration(tx *state.Tx, job *api.Job, v *api.VM, to objects.
 	if v.Deleting {
 		return api.Errorf(api.CodeConflict, "VM %s is being deleted", v.Name)
 	}
-	if r := restless(v); r != nil {
-		return &api.Error{Code: api.CodeConflict, Message: r.Message, Reasons: []api.Reason{*r}}
+	for _, r := range []*api.Reason{restless(v), detaching(v)} {
+		if r != nil {
+			return &api.Error{Code: api.CodeConflict, Message: r.Message, Reasons: []api.Reason{*r}}
+		}
 	}
 	call, err := vs.moveClaim(tx, v, job.Name, to, wantHost)
 	if err != nil {
@@ -388,6 +390,9 @@ func (vs *VMs) migrationMeans(tx *state.Tx, j *api.Job, m *objects.Migration) er
 		saga.Release(&v.Status.Job, m.Job)
 		v.Status.Phase, v.Status.Since = phaseAfter(m, v), vs.Now()
 	}
+	if err := vs.carryVolumes(tx, v); err != nil {
+		return err
+	}
 	if m.Left != nil {
 		if err := objects.PutRecord(tx, objects.PrefixDebris+m.Job, m.Left); err != nil {
 			return err
@@ -458,6 +463,7 @@ func (vs *VMs) againstMove(tx *state.Tx, vm string, call wire.ClaimCall, to obje
 	if v.Status.Host == "" {
 		add(&api.Reason{Code: "power", Message: fmt.Sprintf("VM %s has no place yet (%s)", v.Name, v.Status.Phase), Advice: "start it first: wcc vm start " + v.Name})
 	}
+	add(detaching(v))
 	if call.Order.Run != wire.RunOn {
 		if v.Status.Job == "" {
 			add(restless(v))

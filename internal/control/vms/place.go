@@ -190,8 +190,16 @@ func waitsForImage(v *api.VM) string { return "waits for image " + v.Spec.Image 
 // wanted is what a VM that has no place asks for.
 func (vs *VMs) wanted(tx *state.Tx, v *api.VM) (place.Request, error) {
 	r, err := vs.rooms.Request(tx, v)
+	if err != nil {
+		return r, err
+	}
 	r.Place = v.Spec.Place
-	return r, err
+	if at, _, err := vs.volumesAt(tx, v); err != nil {
+		return r, err
+	} else if at != nil {
+		r.Place = at.Site + "/" + at.Host
+	}
+	return r, nil
 }
 
 // takePlace writes into a VM where it is to go by a plan: at this site with its host, or a peer and the loan there. What has been planned

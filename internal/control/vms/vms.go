@@ -78,7 +78,9 @@ func (vs *VMs) seeVM(tx *state.Tx, v *api.VM, s wire.VMReport) error {
 		return err
 	}
 	now := vs.seenStatus(tx, v, s)
-	vs.seeMachine(tx, v, &now, s)
+	if err := vs.seeMachine(tx, v, &now, s); err != nil {
+		return err
+	}
 	if !reflect.DeepEqual(now, v.Status) {
 		v = state.Clone(v)
 		v.Status = now

@@ -118,6 +118,25 @@ func (d *disks) RemoveDisk(_ context.Context, vm, name string) error {
 	return nil
 }
 
+func (d *disks) MoveDisk(_ context.Context, from, name, to, as string) (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, mine := d.sizes[from][name]
+	_, theirs := d.sizes[to][as]
+	switch {
+	case !mine:
+		return theirs, nil
+	case theirs:
+		return true, fmt.Errorf("disk %s of %s is there, and disk %s of %s, too", name, from, as, to)
+	}
+	old, path := diskPath(from, name), diskPath(to, as)
+	d.machine.WriteDisk(path, 0) // as large as it is, whatever was there before
+	d.size(to, as, max(d.sizes[from][name], d.machine.Grown(old)>>20))
+	d.machine.WriteDisk(path, d.machine.Written(old))
+	delete(d.sizes[from], name)
+	return true, nil
+}
+
 // Disks: nothing is written to a disk without content.
 func (d *disks) Disks(_ context.Context, vm string) (out []wire.DiskReport, err error) {
 	d.mu.Lock()

@@ -55,6 +55,12 @@ export const forms: Partial<Record<Kind, Input[]>> = {
     { path: 'spec.mtu', title: 'field.mtu', as: 'number', help: 'form.mtu_help' },
     labels,
   ],
+  volumes: [
+    owner,
+    { path: 'spec.size_gib', title: 'field.size_gib', as: 'number', required: true, help: 'form.volume_size_help' },
+    { path: 'spec.place', title: 'field.place', as: 'text', creation: true, help: 'form.volume_place_help' },
+    labels,
+  ],
   notices: [
     { ...owner, help: 'form.notice_owner_help' },
     { path: 'spec.title', title: 'field.title', as: 'text', required: true },

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -202,18 +201,5 @@ func parseDiskRefused(verb string) func(*script.Parser) any {
 
 // Judge implements stage.Judge.
 func (r *DiskRefused) Judge(ctx context.Context, s *stage.Stage) (string, error) {
-	err := r.Change.Do(ctx, s)
-	var refused *api.Error
-	switch {
-	case err == nil:
-		return "", errors.New("it was accepted")
-	case !errors.As(err, &refused):
-		return "", err
-	case r.Because != "" && !slices.ContainsFunc(refused.Reasons, func(x api.Reason) bool { return x.Code == r.Because }):
-		return "", fmt.Errorf("none of the reasons is %s: %v, %+v", r.Because, err, refused.Reasons)
-	}
-	for _, x := range refused.Reasons {
-		return x.Message, nil
-	}
-	return refused.Message, nil
+	return refusedBecause(r.Change.Do(ctx, s), r.Because)
 }

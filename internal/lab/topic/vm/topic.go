@@ -44,6 +44,14 @@ var Topic = script.Topic{
 		{Form: "plug VM NAME SIZE", Part: script.Happens, Doc: "its user gives it one more disk", Parse: parseChangeDisk("plug")},
 		{Form: "grow VM NAME SIZE", Part: script.Happens, Doc: "its user makes a disk larger; `root` is the one over the image", Parse: parseChangeDisk("grow")},
 		{Form: "unplug VM NAME", Part: script.Happens, Doc: "its user takes a disk away", Parse: parseChangeDisk("unplug")},
+		{
+			Form: "volume NAME SIZE owner SITE [at PLACE]", Part: script.Declares,
+			Doc: "a disk that outlives VMs, in each of which it is called NAME; made where the VM is that has it first, if no host is named", Parse: parseVolume,
+		},
+		{Form: "attach VOLUME VM", Part: script.Happens, Doc: "its user gives a volume to a VM, with what is on it", Parse: parseAttach},
+		{Form: "detach VOLUME", Part: script.Happens, Doc: "its user takes it from its VM", Parse: parseDetach},
+		{Form: "enlarge VOLUME SIZE", Part: script.Happens, Doc: "its user makes it larger, attached or not", Parse: parseEnlarge},
+		{Form: "delete volume VOLUME", Part: script.Happens, Doc: "its user deletes it, until it is gone", Parse: parseDeleteVolume},
 		{Form: "dirty VM SIZE rate RATE", Part: script.Happens, Doc: "the guest writes memory over and over: at most its own without 80 MiB, so 48 MiB of the usual 128", Parse: parseDirty},
 		{
 			Form: "expect VM running [exactly-once] [at PLACE] [as USER] [address unchanged] [within TIME]", Part: script.Checks,
@@ -74,6 +82,11 @@ var Topic = script.Topic{
 			Doc: "WORD is a reason's code: `disk`, `release`, …", Parse: parseDiskRefused("plug"),
 		},
 		{Form: "expect grow VM NAME SIZE refused [because WORD]", Part: script.Checks, Doc: "the same", Parse: parseDiskRefused("grow")},
+		{Form: "expect attach VOLUME VM refused [because WORD]", Part: script.Checks, Doc: "the same; `volume`: it is not where the VM is", Parse: parseAttachRefused},
+		{
+			Form: "expect volume VOLUME new|attached|detached [at PLACE] [within TIME]", Part: script.Checks,
+			Doc: "by its home controller's word, and nothing of it is pending", Parse: parseVolumeIs,
+		},
 		{Form: "expect VM boot unchanged", Part: script.Checks, Doc: "the guest has not booted since it was first seen running", Parse: parseBoot},
 		{
 			Form: "expect VM display shows|none [within TIME]", Part: script.Checks,

@@ -1,1 +1,0 @@
-import{at as e,it as t,ot as n,q as r}from"./i18n.svelte-ZDi5mq0d.js";var i=new class{#e=n(t(Date.now()));get now(){return r(this.#e)}set now(t){e(this.#e,t,!0)}constructor(){setInterval(()=>this.now=Date.now(),1e3)}};export{i as t};
