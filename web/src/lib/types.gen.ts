@@ -158,7 +158,8 @@ export interface components {
         Disk: {
             name: string;
             /** Format: int64 */
-            size_gib: number;
+            size_gib?: number;
+            volume?: string;
         };
         Error: {
             code: string;
@@ -290,8 +291,10 @@ export interface components {
         };
         ImageSpec: {
             digest?: string;
+            disk?: string;
             format?: string;
             source: string;
+            vm?: string;
         };
         ImageStatus: {
             /** Format: int64 */
@@ -995,9 +998,12 @@ export interface components {
             name: string;
             plugged?: boolean;
             /** Format: int64 */
+            size_gib?: number;
+            /** Format: int64 */
             size_mib?: number;
             /** Format: int64 */
             slot: number;
+            volume?: string;
         };
         VMDryRun: {
             loan?: components["schemas"]["LoanUse"];
@@ -1065,17 +1071,27 @@ export interface components {
             readonly uid?: string;
         };
         VolumeSpec: {
-            disk?: string;
-            image?: string;
+            place?: string;
             /** Format: int64 */
-            size_mib: number;
-            vm: string;
+            size_gib: number;
         };
         VolumeStatus: {
             /** Format: int64 */
             allocated_bytes?: number;
+            disk?: string;
+            /** Format: int64 */
+            epoch?: number;
             host?: string;
+            image?: string;
+            message?: string;
+            pending?: components["schemas"]["Pending"][] | null;
+            phase: string;
+            /** Format: date-time */
+            since?: string;
             site?: string;
+            /** Format: int64 */
+            size_mib?: number;
+            vm?: string;
         };
         WatchEventAddress: {
             kind?: string;
