@@ -45,7 +45,11 @@ type HostStatus struct {
 	Capacity   Resources  `json:"capacity"`
 	Allotted   Resources  `json:"allotted"`
 	Images     []string   `json:"images,omitempty"` // digests of the base images kept here
-	Message    string     `json:"message,omitempty"`
+	// ImageBytes is what the files of these take, UnusedImageBytes what of that no VM of the host needs any more. The agent removes
+	// those after a while (its libvirt.keep_images). Both are 0 of agents of older releases.
+	ImageBytes       int64  `json:"image_bytes,omitempty"`
+	UnusedImageBytes int64  `json:"unused_image_bytes,omitempty"`
+	Message          string `json:"message,omitempty"`
 }
 
 // CPU is what a host offers to guests; two hosts can exchange running guests when the guest's model is usable at both.

@@ -87,7 +87,7 @@ func runAgent(ctx context.Context, c *config.Agent, plain *slog.Logger) error {
 			}
 			o.Capacity.DiskGiB = int(free >> 30)
 		}
-		o.Hypervisor, o.Volumes = driver, agent.Disks{Store: disks}
+		o.Hypervisor, o.Volumes, o.ImageKept = driver, agent.Disks{Store: disks}, c.Libvirt.KeepImages.Duration
 	}
 	if c.Has(api.RoleGateway) {
 		o.Translator = &agent.Map646{File: c.Map646.Config, Control: c.Map646.Control}

@@ -23,6 +23,8 @@ var _ = present[hostGroup](api.KindHost,
 	col("ALLOTTED", func(o *api.Host) string { return amount(o.Status.Allotted) }),
 	wide("VTEP", func(o *api.Host) string { return o.Status.VTEP }),
 	wide("HYPERVISOR", func(o *api.Host) string { return o.Status.Hypervisor }),
+	wide("IMAGES", func(o *api.Host) string { return sizeOr(o.Status.ImageBytes) }),
+	wide("UNUSED", func(o *api.Host) string { return sizeOr(o.Status.UnusedImageBytes) }),
 	wide("MODEL", func(o *api.Host) string { return o.Status.CPU.Model }),
 	wide("MESSAGE", func(o *api.Host) string { return o.Status.Message }),
 )

@@ -109,7 +109,7 @@ func runServe(ctx context.Context, site *config.Site, settings []api.Setting, pl
 	controller := control.New(control.Options{
 		Name: site.Site, State: st, Authority: authority, Federation: federation, Images: images, Logger: plain,
 		Endpoint: site.Outside.Advertise, Location: site.Location.Where(), AnycastVTEP: site.Network.AnycastVTEP, Pref64: site.Network.Pref64,
-		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, Lease: site.Lending.Lease.Duration, MetricsVMs: site.Metrics.VMs, Failpoint: failpoint(log),
+		MTU: site.Network.MTU, Plan: site.Plan(), Underlay: site.Network.Underlay, FetchFrom: site.Volumes.FetchFrom, ImageKept: site.Volumes.KeepImages.Duration, Lease: site.Lending.Lease.Duration, MetricsVMs: site.Metrics.VMs, Failpoint: failpoint(log),
 		Audit: auditLog, Machine: func() doctor.Machine { return machineOf(site, authority, secure) },
 		OnFirstLogin: func() { dropFirstLogin(filepath.Join(site.DataDir, firstLoginFile), log) },
 	})

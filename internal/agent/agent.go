@@ -24,8 +24,8 @@ import (
 
 // Volumes keeps the host's base images and disks; internal/volume is the real one.
 type Volumes interface {
-	// Bases lists the digests of the base images kept here.
-	Bases(ctx context.Context) ([]string, error)
+	// Bases lists the base images kept here, by their digests.
+	Bases(ctx context.Context) ([]Base, error)
 	// Import takes a base image in and checks it against its digest.
 	Import(ctx context.Context, digest, format string, content io.Reader) error
 	// Sweep removes the base images that no disk is over and that keep does not want. keep must not call Volumes.
@@ -61,6 +61,12 @@ type Volumes interface {
 	RemoveMemory(ctx context.Context, vm string) error
 	// Remove removes the VM's disks, seed and saved memory; nil when there are none.
 	Remove(ctx context.Context, vm string) error
+}
+
+// Base is a base image.
+type Base struct {
+	Digest string
+	Bytes  int64 // of its file
 }
 
 // Networks carries the networks; agent/network is the real one.
@@ -105,7 +111,7 @@ type Options struct {
 	Boot        string         // differs at every start
 	ReportEvery time.Duration  // default 5 s
 	StopGrace   time.Duration  // from the ACPI request to the hard stop; default 30 s
-	ImageKept   time.Duration  // a base image that no order names is removed after so long; default 1 h
+	ImageKept   time.Duration  // a base image that no order names is removed after so long; default 24 h
 	// Failpoint, when set, is called at each named point of a migration; tests kill the process there.
 	Failpoint func(name string)
 }
@@ -150,7 +156,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		o.StopGrace = 30 * time.Second
 	}
 	if o.ImageKept == 0 {
-		o.ImageKept = time.Hour
+		o.ImageKept = 24 * time.Hour
 	}
 	if o.Failpoint == nil {
 		o.Failpoint = func(string) {}

@@ -14,11 +14,14 @@ type imageSweep struct {
 	unused map[string]time.Time // since when, by digest
 }
 
+// lookEvery is how often it is looked for base images that nothing needs, at least.
+const lookEvery = 10 * time.Minute
+
 // sweepImages removes base images that no order has named for a while. One that was used just now is kept: the next VM is
 // likely to be made from it.
 func (a *Agent) sweepImages(ctx context.Context, s *imageSweep) {
 	now := time.Now()
-	if a.o.Volumes == nil || now.Sub(s.last) < a.o.ImageKept/10 {
+	if a.o.Volumes == nil || now.Sub(s.last) < min(a.o.ImageKept/10, lookEvery) {
 		return
 	}
 	s.last = now

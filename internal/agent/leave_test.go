@@ -27,7 +27,9 @@ var anImage = "sha256:" + strings.Repeat("1", 64)
 // noVolumes has a disk for whoever asks.
 type noVolumes struct{}
 
-func (noVolumes) Bases(context.Context) ([]string, error)                 { return []string{anImage}, nil }
+func (noVolumes) Bases(context.Context) ([]agent.Base, error) {
+	return []agent.Base{{Digest: anImage, Bytes: 4096}}, nil
+}
 func (noVolumes) Import(context.Context, string, string, io.Reader) error { return nil }
 func (noVolumes) Sweep(context.Context, func(string) bool) error          { return nil }
 func (noVolumes) Seed(context.Context, wire.VMOrder) (hyper.Disk, error) {

@@ -96,7 +96,7 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 		return r
 	}
 	if bases, err := a.o.Volumes.Bases(ctx); err == nil {
-		r.Images = bases
+		a.reportBases(&r, bases)
 	}
 	for _, q := range asks {
 		i := slices.IndexFunc(r.VMs, func(x wire.VMReport) bool { return x.VM == q.uid })
@@ -112,6 +112,17 @@ func (a *Agent) Report(ctx context.Context) wire.HostReport {
 	}
 	r.Volumes = a.keptVolumes()
 	return r
+}
+
+// reportBases tells which base images are here, what they take, and what of that nothing needs.
+func (a *Agent) reportBases(r *wire.HostReport, bases []Base) {
+	for _, b := range bases {
+		r.Images = append(r.Images, b.Digest)
+		r.ImageBytes += b.Bytes
+		if !a.names(b.Digest) {
+			r.UnusedBytes += b.Bytes
+		}
+	}
 }
 
 // addresses tells what a VM was seen with. What it may have comes first, and what was seen last: a guest that takes many addresses

@@ -402,7 +402,7 @@ func (a *Agent) image(ctx context.Context, digest string) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(bases, digest) {
+	if slices.ContainsFunc(bases, func(b Base) bool { return b.Digest == digest }) {
 		return nil
 	}
 	format, content, err := a.o.Controller.Image(ctx, digest)

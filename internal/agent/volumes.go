@@ -19,11 +19,11 @@ import (
 type Disks struct{ Store *volume.Store }
 
 // Bases is Volumes's.
-func (d Disks) Bases(context.Context) ([]string, error) {
+func (d Disks) Bases(context.Context) ([]Base, error) {
 	bases, err := d.Store.Bases()
-	out := make([]string, 0, len(bases))
+	out := make([]Base, 0, len(bases))
 	for _, b := range bases {
-		out = append(out, string(b.Digest))
+		out = append(out, Base{string(b.Digest), b.Bytes})
 	}
 	return out, err
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"widecloud/api"
 )
@@ -28,6 +29,8 @@ type AgentLibvirt struct {
 	Accel    string `toml:"accel"`     // auto, kvm or tcg
 	StateDir string `toml:"state_dir"` // disks, seeds and sockets of VMs; empty: DataDir/vms
 	Reserve  Bytes  `toml:"reserve"`   // of that disk, that new images and volumes leave free
+	// KeepImages is how long a base image stays that no VM needs any more.
+	KeepImages Duration `toml:"keep_images"`
 }
 
 // AgentCapacity limits what VMs get of the host. 0: all that is there.
@@ -48,7 +51,7 @@ func DefaultAgent() *Agent {
 	return &Agent{
 		DataDir: "/var/lib/widecloud/agent",
 		Roles:   []api.HostRole{api.RoleHypervisor},
-		Libvirt: AgentLibvirt{Socket: "/run/libvirt/libvirt-sock", Accel: "auto", Reserve: 1 << 30},
+		Libvirt: AgentLibvirt{Socket: "/run/libvirt/libvirt-sock", Accel: "auto", Reserve: 1 << 30, KeepImages: Duration{24 * time.Hour}},
 		Map646:  AgentMap646{Control: "/run/map646.sock", Config: "/etc/map646/mappings.conf"},
 		Log:     Log{Level: "info", Format: "text"},
 	}
@@ -99,6 +102,7 @@ func (a *Agent) Check(wrong func(field, format string, args ...any)) {
 		if !slices.Contains([]string{"auto", "kvm", "tcg"}, a.Libvirt.Accel) {
 			wrong("libvirt.accel", `is %q, must be "auto", "kvm" or "tcg"`, a.Libvirt.Accel)
 		}
+		checkKeep(wrong, "libvirt.keep_images", a.Libvirt.KeepImages)
 		if a.Libvirt.StateDir != "" {
 			checkPath(wrong, "libvirt.state_dir", a.Libvirt.StateDir)
 		}

@@ -111,9 +111,11 @@ type SiteLending struct {
 
 // SiteVolumes is where the controller keeps images.
 type SiteVolumes struct {
-	Dir       string         `toml:"dir"`        // empty: DataDir/images
-	Reserve   Bytes          `toml:"reserve"`    // of the disk, that images leave free
-	FetchFrom []netip.Prefix `toml:"fetch_from"` // addresses of no global reach that users' URLs may lead to all the same
+	Dir     string `toml:"dir"`     // empty: DataDir/images
+	Reserve Bytes  `toml:"reserve"` // of the disk, that images leave free
+	// KeepImages is how long the content of an image stays that was deleted, or that no guest needs any more.
+	KeepImages Duration       `toml:"keep_images"`
+	FetchFrom  []netip.Prefix `toml:"fetch_from"` // addresses of no global reach that users' URLs may lead to all the same
 }
 
 // SiteAudit is how much the audit log keeps.
@@ -154,7 +156,7 @@ func DefaultSite() *Site {
 		Outside: SiteOutside{Listen: "[::]:7647"},
 		Network: SiteNetwork{MTU: 1430},
 		Lending: SiteLending{Lease: Duration{time.Hour}},
-		Volumes: SiteVolumes{Reserve: 1 << 30},
+		Volumes: SiteVolumes{Reserve: 1 << 30, KeepImages: Duration{24 * time.Hour}},
 		Audit:   SiteAudit{MaxSize: 64 << 20, Keep: Duration{90 * 24 * time.Hour}},
 		Log:     Log{Level: "info", Format: "text"},
 		Metrics: MetricsOptions{Enabled: true, VMs: 2000},
@@ -240,6 +242,7 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 	if s.Volumes.Dir != "" {
 		checkPath(wrong, "volumes.dir", s.Volumes.Dir)
 	}
+	checkKeep(wrong, "volumes.keep_images", s.Volumes.KeepImages)
 	if n := s.Audit.MaxSize; n < 1<<20 || n > 16<<30 {
 		wrong("audit.max_size", "is %v, must be 1MiB to 16GiB", n)
 	}
@@ -250,6 +253,13 @@ func (s *Site) Check(wrong func(field, format string, args ...any)) {
 		wrong("metrics.vms", "is %d, must be 0 to %d", n, maxMetricsVMs)
 	}
 	s.Log.check(wrong)
+}
+
+// checkKeep judges how long images stay that nothing needs.
+func checkKeep(wrong func(field, format string, args ...any), field string, d Duration) {
+	if d.Duration < time.Second || d.Duration > 10*365*24*time.Hour {
+		wrong(field, "is %v, must be 1s to 87600h", d.Duration)
+	}
 }
 
 // maxMetricsVMs bounds the series of /metrics: eight for each VM.

@@ -125,6 +125,7 @@ func TestMetrics(t *testing.T) {
 		const here = `{home="tokyo",host="h1",owner="lab",vm="web1"}`
 		has(tokyo, "at home", "widecloud_vm_cpu_seconds_total"+here, "widecloud_vm_memory_bytes"+here+" 2.68435456e+08", "widecloud_vm_disk_writes_total"+here,
 			`widecloud_vms{phase="running"} 1`, "widecloud_vms_omitted 0", `widecloud_host_up{host="h1"} 1`, `widecloud_host_capacity_cpus{host="h1"}`,
+			`widecloud_host_image_bytes{host="h1"}`, `widecloud_host_image_unused_bytes{host="h1"}`,
 			`widecloud_host_allotted_memory_bytes{host="h1"} 2.68435456e+08`, `widecloud_peer_up{peer="osaka"} 1`, `widecloud_peer_sent_bytes_total{peer="osaka"}`,
 			`widecloud_borrowed_cpus{peer="osaka"}`, "widecloud_migrations_running 0")
 		rules, err := os.ReadFile("../../packaging/prometheus/widecloud-rules.yml")

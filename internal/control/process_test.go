@@ -144,10 +144,13 @@ type disksGrip struct {
 	grip
 }
 
-func (g disksGrip) Bases(context.Context) ([]string, error) {
+func (g disksGrip) Bases(context.Context) (out []agent.Base, err error) {
 	g.d.mu.Lock()
 	defer g.d.mu.Unlock()
-	return slices.Sorted(maps.Keys(g.d.bases)), g.check()
+	for _, digest := range slices.Sorted(maps.Keys(g.d.bases)) {
+		out = append(out, agent.Base{Digest: digest, Bytes: 64 << 10})
+	}
+	return out, g.check()
 }
 
 func (g disksGrip) Import(_ context.Context, digest, _ string, content io.Reader) error {

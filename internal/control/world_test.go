@@ -261,7 +261,7 @@ func (s *site) startWith(wrap func(store.Store) store.Store, handle func(http.Ha
 	s.ctl = control.New(control.Options{
 		Name: s.name, State: s.state, Authority: s.authority, Federation: s.fed, Images: s.images, Network: node, Logger: log, Audit: s.audit,
 		Endpoint: s.name + ":646", Lease: s.lease, Grace: time.Minute, JoinLife: 10 * time.Minute, Codec: "none", WatchKept: 64, Failpoint: w.failpoint(p), Plan: w.plan,
-		Location: &api.Location{Latitude: 35.5, Longitude: 139.5, Place: s.name + "'s"}, MetricsVMs: 10,
+		Location: &api.Location{Latitude: 35.5, Longitude: 139.5, Place: s.name + "'s"}, MetricsVMs: 10, ImageKept: time.Hour,
 	})
 	handler = s.ctl.Handler()
 	if handle != nil {
@@ -369,7 +369,7 @@ func (h *host) startWith(wrap func(store.Store) store.Store, roles ...api.HostRo
 	}
 	o := agent.Options{
 		Site: h.site.name, Host: h.name, Roles: roles, VTEP: h.vtep, Capacity: h.room, Store: st, Networks: &h.networks, Controller: link,
-		Logger: log, Boot: fmt.Sprint(time.Now().UnixNano()), StopGrace: 10 * time.Second, Failpoint: w.failpoint(p),
+		Logger: log, Boot: fmt.Sprint(time.Now().UnixNano()), StopGrace: 10 * time.Second, ImageKept: time.Hour, Failpoint: w.failpoint(p),
 	}
 	if h.machine != nil {
 		driver := h.machine.Connect()

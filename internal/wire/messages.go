@@ -261,6 +261,9 @@ type HostReport struct {
 	Message    string            `json:"message,omitempty"`
 	Usage      []VMUsage         `json:"usage,omitempty" since:"2"`   // of the VMs that run
 	Volumes    []VolumeReport    `json:"volumes,omitempty" since:"2"` // that no VM has, of those that were ordered
+	// ImageBytes are those of the files of Images, UnusedBytes those of the ones that no VM here needs any more.
+	ImageBytes  int64 `json:"image_bytes,omitempty" since:"2"`
+	UnusedBytes int64 `json:"unused_image_bytes,omitempty" since:"2"`
 }
 
 // VolumeReport is what an agent sees of a volume that no VM has.

@@ -58,6 +58,9 @@ func (hs *Hosts) judgeReport(r *wire.HostReport) error {
 			return err
 		}
 	}
+	if r.ImageBytes < 0 || r.UnusedBytes < 0 || r.UnusedBytes > r.ImageBytes {
+		return api.Invalidf("unused_image_bytes", "%d of %d bytes of images are not a part of them", r.UnusedBytes, r.ImageBytes)
+	}
 	for i := range r.VMs {
 		if err := JudgeVMReport(fmt.Sprintf("vms[%d]", i), &r.VMs[i]); err != nil {
 			return err

@@ -27,6 +27,7 @@ func (hs *Hosts) seeHost(tx *state.Tx, h *api.Host, r wire.HostReport) error {
 	h.Status.Roles = r.Roles
 	h.Status.VTEP, h.Status.Hypervisor, h.Status.CPU, h.Status.Capacity = r.VTEP.String(), r.Hypervisor, r.CPU, r.Capacity
 	h.Status.Images, h.Status.Message = r.Images, r.Message
+	h.Status.ImageBytes, h.Status.UnusedImageBytes = r.ImageBytes, r.UnusedBytes
 	for _, role := range r.Roles {
 		if !slices.Contains(h.Spec.Roles, role) {
 			h.Status.Message = fmt.Sprintf("its agent is configured as %s, which it is not here (spec.roles); %s", role, r.Message)

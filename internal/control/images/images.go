@@ -60,9 +60,12 @@ func (is *Images) Send(_ context.Context, h wire.ImageHeader, s *wire.Stream) er
 	return wire.SendImage(s, string(base.Format), base.Bytes, f)
 }
 
+// lookEvery is how often it is looked for base images that nothing needs, at least.
+const lookEvery = 10 * time.Minute
+
 // Sweep removes base images that nothing has named for a while: of images that were deleted, and of guests that are gone.
 func (is *Images) Sweep(ctx context.Context) error {
-	if is.Now().Sub(is.sweptImages) < is.ImageKept/10 {
+	if is.Now().Sub(is.sweptImages) < min(is.ImageKept/10, lookEvery) {
 		return nil
 	}
 	is.sweptImages = is.Now()

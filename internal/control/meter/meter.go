@@ -171,6 +171,8 @@ var (
 	hostCordoned = desc("host_cordoned", "1 while the host takes no new VM.", "host")
 	hostCapacity = amountsOf("host_capacity", "What the host has for VMs", "host")
 	hostAllotted = amountsOf("host_allotted", "What of it is given to VMs and guests", "host")
+	hostImages   = desc("host_image_bytes", "Bytes of the base images that the host keeps.", "host")
+	hostUnused   = desc("host_image_unused_bytes", "Bytes of those that no VM of the host needs: they are removed after a while.", "host")
 )
 
 func (m *Meter) collectHosts(tx *state.Tx, out sink) {
@@ -179,6 +181,8 @@ func (m *Meter) collectHosts(tx *state.Tx, out sink) {
 		out.gauge(hostCordoned, is(h.Spec.Cordoned), h.Name)
 		hostCapacity.send(out, h.Status.Capacity, h.Name)
 		hostAllotted.send(out, h.Status.Allotted, h.Name)
+		out.gauge(hostImages, float64(h.Status.ImageBytes), h.Name)
+		out.gauge(hostUnused, float64(h.Status.UnusedImageBytes), h.Name)
 	}
 }
 

@@ -55,7 +55,7 @@ type Options struct {
 	Grace       time.Duration  // of offers that do not say; default 10 min
 	JoinLife    time.Duration  // of join tokens and invitations; default 24 h
 	FetchFrom   []netip.Prefix // of no global reach, that users' URLs may lead to all the same
-	ImageKept   time.Duration  // a base image that nothing needs is removed after so long; default 1 h
+	ImageKept   time.Duration  // a base image that nothing needs is removed after so long; default 24 h
 	Codec       string         // of migrations' streams; default zstd
 	MetricsVMs  int            // VMs that have series in the metrics, at most
 	WatchKept   int            // changes in memory for watchers that come late, at least; default 4096
@@ -77,7 +77,7 @@ func New(o Options) *Site {
 		v   *time.Duration
 		def time.Duration
 	}{
-		{&o.Lease, 24 * time.Hour}, {&o.Grace, 10 * time.Minute}, {&o.JoinLife, 24 * time.Hour}, {&o.ImageKept, time.Hour},
+		{&o.Lease, 24 * time.Hour}, {&o.Grace, 10 * time.Minute}, {&o.JoinLife, 24 * time.Hour}, {&o.ImageKept, 24 * time.Hour},
 		{&o.Retry, 500 * time.Millisecond}, {&o.Resync, 2 * time.Second}, {&o.ProgressEvery, 500 * time.Millisecond},
 	} {
 		*d.v = cmp.Or(*d.v, d.def)

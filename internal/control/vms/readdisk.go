@@ -40,11 +40,15 @@ func (vs *VMs) LendDisk(tx *state.Tx, by access.Actor, vm, disk, job string) (k 
 	if disk == api.RootDisk {
 		k.Base, k.Bytes = volume.Digest(img.Status.Digest), rooms.DiskMiB(v, img)<<20
 	} else {
-		i := slices.IndexFunc(v.Spec.Disks, func(d api.Disk) bool { return d.Name == disk })
+		o, err := vs.orders.Of(tx, v)
+		if err != nil {
+			return k, err
+		}
+		i := slices.IndexFunc(o.Disks, func(d wire.DiskOrder) bool { return d.Name == disk && !d.Gone })
 		if i < 0 {
 			return k, api.Invalidf("spec.disk", "VM %s has no disk %.40q; wcc volume list shows them", v.Name, disk)
 		}
-		k.Bytes = int64(v.Spec.Disks[i].SizeGiB) << 30
+		k.Bytes = o.Disks[i].SizeMiB << 20
 	}
 	return k, objects.Put(tx, v)
 }

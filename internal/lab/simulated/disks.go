@@ -23,25 +23,29 @@ type disks struct {
 	machine *fake.Host
 
 	mu      sync.Mutex
-	bases   map[string]bool
+	bases   map[string]int64            // digest -> bytes
 	volumes map[string]string           // VM -> base
 	sizes   map[string]map[string]int64 // VM -> disk -> MiB
 }
 
 func newDisks(m *fake.Host) *disks {
-	return &disks{machine: m, bases: map[string]bool{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}}
+	return &disks{machine: m, bases: map[string]int64{}, volumes: map[string]string{}, sizes: map[string]map[string]int64{}}
 }
 
 // Bases is agent.Volumes's, as what follows.
-func (d *disks) Bases(context.Context) ([]string, error) {
+func (d *disks) Bases(context.Context) (out []agent.Base, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Sorted(maps.Keys(d.bases)), nil
+	for _, digest := range slices.Sorted(maps.Keys(d.bases)) {
+		out = append(out, agent.Base{Digest: digest, Bytes: d.bases[digest]})
+	}
+	return out, nil
 }
 
 func (d *disks) Import(_ context.Context, digest, _ string, content io.Reader) error {
 	sum := sha256.New()
-	if _, err := io.Copy(sum, content); err != nil {
+	n, err := io.Copy(sum, content)
+	if err != nil {
 		return err
 	}
 	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != digest {
@@ -49,7 +53,7 @@ func (d *disks) Import(_ context.Context, digest, _ string, content io.Reader) e
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.bases[digest] = true
+	d.bases[digest] = n
 	return nil
 }
 
@@ -60,14 +64,14 @@ func (d *disks) Sweep(_ context.Context, keep func(string) bool) error {
 	for _, base := range d.volumes {
 		used[base] = true
 	}
-	maps.DeleteFunc(d.bases, func(base string, _ bool) bool { return !used[base] && !keep(base) })
+	maps.DeleteFunc(d.bases, func(base string, _ int64) bool { return !used[base] && !keep(base) })
 	return nil
 }
 
 func (d *disks) Create(_ context.Context, vm, base string, sizeMiB int64) (hyper.Disk, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.bases[base] {
+	if _, here := d.bases[base]; !here {
 		return hyper.Disk{}, fmt.Errorf("no base image %s", base)
 	}
 	path := "/volumes/" + vm

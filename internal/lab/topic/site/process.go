@@ -89,6 +89,9 @@ func (f *Federation) controllerConfig(s *Site, release *Release) string {
 	if release.hasPlan() {
 		conf += fmt.Sprintf("underlay = [%q]\n%s", underlay(s.number), pools(f.services))
 	}
+	if s.ImagesKept > 0 {
+		conf += fmt.Sprintf("[volumes]\nkeep_images = %q\n", s.ImagesKept)
+	}
 	if at := s.location; at != nil {
 		conf += fmt.Sprintf("[location]\nlatitude = %v\nlongitude = %v\nplace = %q\n", at.Latitude, at.Longitude, s.name)
 	}
@@ -175,6 +178,9 @@ func (h *Host) startAgent(ctx context.Context) error {
 		"[capacity]\ncpus = %d\nmemory_mib = %d\ndisk_gib = %d\n",
 		s.name, h.name, net.JoinHostPort(s.addr6(ctlNumber).String(), outsidePort), role, s.addr6(h.number),
 		hostCapacity.CPUs, hostCapacity.MemoryMiB, hostCapacity.DiskGiB)
+	if s.ImagesKept > 0 {
+		conf += fmt.Sprintf("[libvirt]\nkeep_images = %q\n", s.ImagesKept)
+	}
 	if role == api.RoleGateway {
 		conf += fmt.Sprintf("[map646]\ncontrol = %q\nconfig = %q\n", translator.Socket, translator.Mappings)
 	}

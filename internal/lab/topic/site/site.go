@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,9 +24,10 @@ var Topic = script.Topic{
 		"An AMOUNT is any of `2 cpu`, `512MiB memory`, `4GiB disk`, `4 addresses`.",
 	Statements: []script.Entry{
 		{
-			Form: "site NAME hosts N [simulated] [gateway [path fast|full]] [systemd] [lend 50% to *] [grace TIME] [location LATITUDE,LONGITUDE] [controller RELEASE] [agents RELEASE]",
+			Form: "site NAME hosts N [simulated] [gateway [path fast|full]] [systemd] [lend 50% to *] [grace TIME] [images kept TIME] [location LATITUDE,LONGITUDE] [controller RELEASE] [agents RELEASE]",
 			Part: script.Declares, Builds: true,
 			Doc: "`lend` also takes an AMOUNT, and site names instead of `*`. `grace`: what a borrower has to leave when a loan is taken back (2m). " +
+				"`images kept`: how long images stay, at the controller and the hosts, that nothing needs any more (24h). " +
 				"`location`: where the site says that it is, in degrees (`35.68,139.77`), for maps. " +
 				"`systemd`: controller, gateway and hypervisors are each a Debian of its own that systemd has booted, with our units " +
 				"([below](#machines-with-systemd)). `controller`, `agents`: the site's controller, or the programs of its hosts and its gateway, are " +
@@ -88,6 +90,8 @@ type Site struct {
 	Percent int // of the site's capacity, instead of Lend
 	To      []string
 	Grace   time.Duration
+	// ImagesKept is how long images stay that nothing needs; 0: as long as by default.
+	ImagesKept time.Duration
 	// Congestion is TCP's congestion control of the site's machines; "": as of all.
 	Congestion string
 	// Controller and Agents are releases; nil: the one that is tested.
@@ -175,6 +179,12 @@ func (h *Host) Processes() []string {
 
 func (h *Host) isPlace() {}
 
+// HasBase tells whether a hypervisor keeps a base image, by its digest.
+func (h *Host) HasBase(digest string) (bool, error) {
+	found, err := filepath.Glob(h.node.Path(stateDir + "/agent/vms/base/" + strings.TrimPrefix(digest, "sha256:") + ".*"))
+	return len(found) > 0, err
+}
+
 // hostNames are the site's hosts for a message.
 func (s *Site) hostNames() string {
 	if n := s.size(); s.fleet != nil && n > 1 {
@@ -235,7 +245,7 @@ func Place(p *script.Parser) string {
 }
 
 // siteWords are what a site's statement can have.
-var siteWords = []string{"hosts", "simulated", "gateway", "systemd", "lend", "grace", "location", "controller", "agents"}
+var siteWords = []string{"hosts", "simulated", "gateway", "systemd", "lend", "grace", "images", "location", "controller", "agents"}
 
 func parseSite(p *script.Parser) any {
 	f := federation(p)
@@ -258,6 +268,9 @@ func parseSite(p *script.Parser) any {
 			s.parseLend(p)
 		case "grace":
 			s.Grace = p.Duration(24 * time.Hour)
+		case "images":
+			p.OneOf("kept")
+			s.ImagesKept = p.Duration(24 * time.Hour)
 		case "location":
 			s.parseLocation(p)
 		case "controller":
@@ -275,6 +288,9 @@ func parseSite(p *script.Parser) any {
 		}
 	}
 	s.checkSimulated(p)
+	if s.ImagesKept > 0 && (s.Controller != nil || s.Agents != nil) {
+		p.Fail(p.First(), "how long images are kept is for the release that is tested: another one may not know it")
+	}
 	if s.location != nil && s.Controller != nil {
 		p.Fail(p.First(), "a location is for the release that is tested: another one may not know it")
 	}

@@ -68,27 +68,36 @@ func (w *Write) Do(ctx context.Context, s *stage.Stage) error {
 type Disk struct {
 	VM   *VM
 	Disk string // "": the root disk
+	By   *VM    // who has written it; nil: the VM itself
 }
 
 func parseDisk(p *script.Parser) any {
 	at := p.Peek()
 	vm := reachable(p)
 	p.OneOf("disk")
-	d := &Disk{VM: vm}
-	if !p.Is("unchanged") {
-		if d.Disk = p.Next("disk").Text; p.OneOf("unchanged", "is", "gone") != "unchanged" {
-			return parseDiskSeen(p, vm, d.Disk)
-		}
+	d := &Disk{VM: vm, By: vm}
+	verb := "unchanged"
+	if p.Is("as") {
+		verb = "as"
+	} else if !p.Is("unchanged") {
+		d.Disk = p.Next("disk").Text
+		verb = p.OneOf("unchanged", "as", "is", "gone")
 	}
-	if !vm.written[d.Disk] {
-		p.Fail(at, "nothing was written to %s's disk%s", vm.name, strings.TrimRight(" "+d.Disk, " "))
+	switch verb {
+	case "is", "gone":
+		return parseDiskSeen(p, vm, d.Disk)
+	case "as":
+		d.By = ref(p)
+	}
+	if !d.By.written[d.Disk] {
+		p.Fail(at, "nothing was written to %s's disk%s", d.By.name, strings.TrimRight(" "+d.Disk, " "))
 	}
 	return d
 }
 
 // Judge implements stage.Judge.
 func (d *Disk) Judge(ctx context.Context, s *stage.Stage) (string, error) {
-	want := d.VM.data[d.Disk]
+	want := d.By.data[d.Disk]
 	sum, err := d.VM.ask(ctx, s, http.MethodGet, fmt.Sprintf("/disk?mb=%d&name=%s", want.mib, d.Disk))
 	if err == nil && (sum != want.digest || sum == "") {
 		err = fmt.Errorf("digest %s, but %s was written", sum, want.digest)

@@ -33,6 +33,8 @@ var Topic = script.Topic{
 			Form: "cancel job VM", Part: script.Happens, Doc: "its last migration",
 			Parse: func(p *script.Parser) any { return &Cancel{job(p)} },
 		},
+		{Form: "create image NAME of VM [disk NAME]", Part: script.Declares, Doc: "of a disk of a stopped VM, the root disk if none is named, until it is ready", Parse: parseCreateImage},
+		{Form: "delete image IMAGE", Part: script.Happens, Doc: "one that was made of a VM", Parse: parseDeleteImage},
 		{Form: "stop vm VM", Part: script.Happens, Doc: "as its user does", Parse: parsePower("stop")},
 		{Form: "start vm VM", Part: script.Happens, Doc: "the same", Parse: parsePower("start")},
 		{Form: "suspend vm VM", Part: script.Happens, Doc: "the same: it stands still", Parse: parsePower("suspend")},
@@ -73,10 +75,13 @@ var Topic = script.Topic{
 			Doc: "by the controller's word, and no hypervisor has it", Parse: parseHibernated,
 		},
 		{
-			Form: "expect VM disk [NAME] unchanged|is|gone [SIZE] [within TIME]", Part: script.Checks,
-			Doc: "`unchanged`: what was written is read back from the disk, the root disk if none is named. `is`: the guest sees a disk of that size, " +
+			Form: "expect VM disk [NAME] unchanged|as|is|gone [VM|SIZE] [within TIME]", Part: script.Checks,
+			Doc: "`unchanged`: what was written is read back from the disk, the root disk if none is named. `as`: what another VM has written to its disk " +
+				"of that name is read from this one's. `is`: the guest sees a disk of that size, " +
 				"`gone`: none; and the controller shows nothing of it as pending", Parse: parseDisk,
 		},
+		{Form: "expect new image of VM refused [because WORD]", Part: script.Checks, Doc: "WORD is a reason's code: `power`, `release`, …", Parse: parseImageRefused},
+		{Form: "expect image IMAGE at HOST there|gone [within TIME]", Part: script.Checks, Doc: "whether the host keeps the image's content as a base, by its files", Parse: parseImageAt},
 		{
 			Form: "expect plug VM NAME SIZE refused [because WORD]", Part: script.Checks,
 			Doc: "WORD is a reason's code: `disk`, `release`, …", Parse: parseDiskRefused("plug"),
