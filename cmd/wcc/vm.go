@@ -58,7 +58,7 @@ type vmGroup struct {
 	Start      vmStartCmd      `cmd:"" help:"Start VMs."`
 	Stop       vmStopCmd       `cmd:"" help:"Stop VMs: ask them by ACPI; --hard: pull the plug."`
 	Suspend    vmSuspendCmd    `cmd:"" help:"Make VMs stand still, with their memory on their hosts, until they are resumed."`
-	Hibernate  vmHibernateCmd  `cmd:"" help:"Save the memory of VMs beside their disks, and free their hosts' memory; start or resume goes on from it."`
+	Hibernate  vmHibernateCmd  `cmd:"" help:"Save the memory of VMs in files, and free that of their hosts."`
 	Resume     vmResumeCmd     `cmd:"" help:"Let suspended and hibernated VMs go on."`
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
 	Reset      vmResetCmd      `cmd:"" help:"Reset a VM at once, as by the reset button: reboot --hard."`

@@ -57,6 +57,10 @@ type Volumes interface {
 	KeepMemory(ctx context.Context, vm string) (seal string, err error)
 	// MemorySeal is another one than KeepMemory's once the saved memory or a disk has been changed. volume.ErrNotFound: one is gone.
 	MemorySeal(ctx context.Context, vm string) (seal string, err error)
+	// OpenMemory opens the VM's saved memory, and tells how many bytes it has; volume.ErrNotFound.
+	OpenMemory(ctx context.Context, vm string) (io.ReadCloser, int64, error)
+	// FillMemory writes a head and so many bytes of r as memory that KeepMemory can keep, and returns the SHA-256 of the latter.
+	FillMemory(ctx context.Context, vm string, head []byte, n int64, r io.Reader) (digest string, err error)
 	// RemoveMemory removes the VM's saved memory; nil when there is none.
 	RemoveMemory(ctx context.Context, vm string) error
 	// Remove removes the VM's disks, seed and saved memory; nil when there are none.

@@ -38,7 +38,15 @@ type Export interface {
 // diskList is the first line of the stream, and the target's answer.
 type diskList struct {
 	Disks   []string `json:"disks,omitempty"`   // hyper.Disk.Target
-	Digests []string `json:"digests,omitempty"` // of each
+	Digests []string `json:"digests,omitempty"` // of each, and of the memory behind them
+	// Memory is that of a hibernated VM, which follows the disks.
+	Memory *memoryHead `json:"memory,omitempty"`
+}
+
+// memoryHead is what the target has to know of a VM's saved memory before it comes.
+type memoryHead struct {
+	Offer []byte `json:"offer"` // hyper.Driver.ReadSaved's
+	Bytes int64  `json:"bytes"`
 }
 
 // maxDiskList bounds the lines, in bytes.
@@ -46,7 +54,7 @@ const maxDiskList = 64 << 10
 
 // cold tells whether the migration that a copy is part of is a stopped VM's.
 func (r *record) cold() bool {
-	return r.Job != "" && (r.Order.Run == wire.RunOff || r.Order.Run == wire.RunHard)
+	return r.Job != "" && (r.Order.Run == wire.RunOff || r.Order.Run == wire.RunHard || r.Order.Run == wire.RunHibernated)
 }
 
 // still refuses a VM of which there is a domain, whatever its record says.
@@ -92,8 +100,16 @@ func (a *Agent) sendDisks(ctx context.Context, v *vm, c wire.PerformCall, dial f
 	ctx, done := a.work(ctx, v)
 	defer done()
 	a.mu.Lock()
-	order, count := v.record.Order, v.progress.cold
+	order, saved, count := v.record.Order, v.record.Saved, v.progress.cold
 	a.mu.Unlock()
+	if saved != nil { // the machine of its memory, whatever was ordered since
+		order = saved.Order
+	}
+	memory, err := a.openMemory(ctx, v.uid, saved)
+	if err != nil {
+		return nil, err
+	}
+	defer memory.Close()
 	disks, err := a.disks(ctx, order)
 	if err != nil {
 		return nil, err
@@ -106,13 +122,17 @@ func (a *Agent) sendDisks(ctx context.Context, v *vm, c wire.PerformCall, dial f
 		defer exports[i].Close()
 		count.total.Add(exports[i].Size())
 	}
+	if memory.head != nil {
+		count.total.Add(memory.head.Bytes)
+		exports = append(exports, memory)
+	}
 	conn, err := dial(ctx, coldChannel)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
 	defer cutWith(ctx, conn)()
-	digests, err := sendAll(ctx, conn, disks, exports, paced(ctx, c.Bandwidth, &count.done))
+	digests, err := sendAll(ctx, conn, diskList{Disks: targets(disks), Memory: memory.head}, exports, paced(ctx, c.Bandwidth, &count.done))
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err() // a cancel that comes after the last byte still wins
 	}
@@ -125,8 +145,8 @@ func (a *Agent) sendDisks(ctx context.Context, v *vm, c wire.PerformCall, dial f
 }
 
 // sendAll writes the stream of a stopped VM, and hears that the target has what was sent.
-func sendAll(ctx context.Context, conn net.Conn, disks []hyper.Disk, exports []Export, sent func(int64)) ([]string, error) {
-	if err := writeLine(conn, diskList{Disks: targets(disks)}); err != nil {
+func sendAll(ctx context.Context, conn net.Conn, list diskList, exports []Export, sent func(int64)) ([]string, error) {
+	if err := writeLine(conn, list); err != nil {
 		return nil, err
 	}
 	var digests []string
@@ -199,7 +219,7 @@ func (a *Agent) receiveDisks(ctx context.Context, h wire.ChannelHeader, stream *
 	if err != nil {
 		return refusal(err)
 	}
-	if err := a.keepCopied(ctx, h, ""); err != nil {
+	if err := a.keepCopied(ctx, h, "", nil); err != nil {
 		return err
 	}
 	if err := stream.Accept(); err != nil {
@@ -210,9 +230,9 @@ func (a *Agent) receiveDisks(ctx context.Context, h wire.ChannelHeader, stream *
 		return err
 	}
 	defer cutWith(ctx, conn)()
-	digests, err := a.fill(ctx, disks, bufio.NewReaderSize(conn, maxDiskList))
+	digests, memory, err := a.fill(ctx, order, disks, bufio.NewReaderSize(conn, maxDiskList))
 	if err == nil {
-		err = a.keepCopied(ctx, h, strings.Join(digests, ","))
+		err = a.keepCopied(ctx, h, strings.Join(digests, ","), memory)
 	}
 	if err == nil {
 		err = writeLine(conn, diskList{Digests: digests})
@@ -226,36 +246,50 @@ func (a *Agent) receiveDisks(ctx context.Context, h wire.ChannelHeader, stream *
 }
 
 // fill writes the disks that come by a stream, which ends with the last one.
-func (a *Agent) fill(ctx context.Context, disks []hyper.Disk, in *bufio.Reader) (digests []string, err error) {
+func (a *Agent) fill(ctx context.Context, order wire.VMOrder, disks []hyper.Disk, in *bufio.Reader) (digests []string, memory *saved, err error) {
 	var list diskList
 	if err := readLine(in, &list); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if want := targets(disks); !slices.Equal(list.Disks, want) {
-		return nil, api.Invalidf("disks", "the source sends %.80q, and the VM has %q", list.Disks, want)
+		return nil, nil, api.Invalidf("disks", "the source sends %.80q, and the VM has %q", list.Disks, want)
+	}
+	if err := judgeMemory(order, list.Memory); err != nil {
+		return nil, nil, err
 	}
 	for _, d := range disks {
 		digest, err := a.o.Volumes.Fill(ctx, d, in)
 		if err != nil {
-			return nil, fmt.Errorf("disk %s: %w", d.Target, err)
+			return nil, nil, fmt.Errorf("disk %s: %w", d.Target, err)
+		}
+		digests = append(digests, digest)
+	}
+	if list.Memory != nil {
+		digest, err := a.fillMemory(ctx, order, list.Memory, in)
+		if err != nil {
+			return nil, nil, err
 		}
 		digests = append(digests, digest)
 	}
 	if _, err := in.ReadByte(); err == nil {
-		return nil, api.Invalidf("disks", "more comes after the last disk")
+		return nil, nil, api.Invalidf("disks", "more comes after the last disk")
 	} else if !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, nil, err
 	}
-	return digests, nil
+	if list.Memory == nil {
+		return digests, nil, nil
+	}
+	seal, err := a.o.Volumes.KeepMemory(ctx, order.VM)
+	return digests, &saved{Order: order, Seal: seal}, err
 }
 
-// keepCopied keeps in the target's record which content of the disks is here; "": none that is whole.
-func (a *Agent) keepCopied(ctx context.Context, h wire.ChannelHeader, digests string) error {
+// keepCopied keeps in the target's record which content of the disks is here, "": none that is whole, and the memory that belongs to them.
+func (a *Agent) keepCopied(ctx context.Context, h wire.ChannelHeader, digests string, memory *saved) error {
 	_, err := a.remember(ctx, h.VM, func(r *record) error {
 		if err := ownedBy(r, h.Job, target); !errors.Is(err, errUnchangedOwned) {
 			return err
 		}
-		r.Copied = digests
+		r.Copied, r.Saved = digests, memory
 		return nil
 	})
 	return err

@@ -49,6 +49,12 @@ func (noVolumes) KeepMemory(context.Context, string) (string, error) {
 func (noVolumes) MemorySeal(context.Context, string) (string, error) {
 	return "", errors.ErrUnsupported
 }
+func (noVolumes) OpenMemory(context.Context, string) (io.ReadCloser, int64, error) {
+	return nil, 0, errors.ErrUnsupported
+}
+func (noVolumes) FillMemory(context.Context, string, []byte, int64, io.Reader) (string, error) {
+	return "", errors.ErrUnsupported
+}
 func (noVolumes) RemoveMemory(context.Context, string) error       { return nil }
 func (noVolumes) RemoveDisk(context.Context, string, string) error { return nil }
 func (noVolumes) MoveDisk(context.Context, string, string, string, string) (bool, error) {

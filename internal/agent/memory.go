@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -126,6 +129,7 @@ func (a *Agent) liveOrder(ctx context.Context, o wire.VMOrder, d hyper.Domain) (
 			o.Disks = append(o.Disks, k)
 		}
 	}
+	o.Disks = asOwn(o.Disks) // a volume is there under the VM's name, and is not taken anew
 	return o, nil
 }
 
@@ -210,4 +214,96 @@ func (a *Agent) forgetMemory(ctx context.Context, v *vm) error {
 	}
 	a.o.Failpoint("memory.forgotten")
 	return a.o.Volumes.RemoveMemory(ctx, v.uid)
+}
+
+// maxSavedMore is what a saved memory may have beside the guest's memory, in bytes: its devices, a display's among them.
+const maxSavedMore = 64 << 20
+
+// savedMemory is a VM's saved memory as an Export.
+type savedMemory struct {
+	head *memoryHead // nil: there is none
+	file io.ReadCloser
+}
+
+// openMemory opens a VM's saved memory, to be sent elsewhere. saved nil: the VM has none.
+func (a *Agent) openMemory(ctx context.Context, vm string, s *saved) (m *savedMemory, err error) {
+	if s == nil {
+		return &savedMemory{}, nil
+	}
+	if seal, err := a.o.Volumes.MemorySeal(ctx, vm); err != nil || seal != s.Seal {
+		return nil, api.Errorf(api.CodeConflict, "the saved memory of VM %s cannot be used (%v): its disks, or the file, have been changed since it was saved", vm, err)
+	}
+	file, size, err := a.o.Volumes.OpenMemory(ctx, vm)
+	if err != nil {
+		return nil, err
+	}
+	offer, from, err := a.o.Hypervisor.ReadSaved(ctx, vm, file)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &savedMemory{head: &memoryHead{Offer: offer, Bytes: size - from}, file: file}, nil
+}
+
+// Size is Export's.
+func (m *savedMemory) Size() int64 { return m.head.Bytes }
+
+// Send is Export's.
+func (m *savedMemory) Send(ctx context.Context, w io.Writer, sent func(int64)) (string, error) {
+	sum := sha256.New()
+	for left := m.head.Bytes; left > 0; {
+		if err := ctx.Err(); err != nil {
+			return "", context.Cause(ctx)
+		}
+		n, err := io.CopyN(io.MultiWriter(w, sum), m.file, min(left, 1<<20))
+		if err != nil {
+			return "", fmt.Errorf("send the memory: %w", err)
+		}
+		sent(n)
+		left -= n
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// Close is Export's.
+func (m *savedMemory) Close() error {
+	if m.file == nil {
+		return nil
+	}
+	return m.file.Close()
+}
+
+// judgeMemory looks at what a source says of the memory that it sends; nil: it sends none.
+func judgeMemory(order wire.VMOrder, m *memoryHead) error {
+	switch {
+	case m == nil && order.Run != wire.RunHibernated:
+		return nil
+	case m == nil:
+		return api.Invalidf("memory", "the VM is hibernated, and the source sends none")
+	case order.Run != wire.RunHibernated:
+		return api.Invalidf("memory", "the source sends some, and the VM is to be %s", order.Run)
+	case m.Bytes < 1 || m.Bytes > int64(order.MemoryMiB)<<20+maxSavedMore:
+		return api.Invalidf("memory.bytes", "%d are not those of a VM with %d MiB", m.Bytes, order.MemoryMiB)
+	}
+	return nil
+}
+
+// fillMemory writes the memory of a hibernated VM that comes, behind a head of this host's own.
+func (a *Agent) fillMemory(ctx context.Context, order wire.VMOrder, m *memoryHead, in io.Reader) (digest string, err error) {
+	spec, err := a.ready(ctx, order)
+	if err != nil {
+		return "", err
+	}
+	head, err := a.o.Hypervisor.SavedHead(ctx, spec, m.Offer)
+	if err != nil {
+		return "", err
+	}
+	if digest, err = a.o.Volumes.FillMemory(ctx, order.VM, head, m.Bytes, in); err != nil {
+		return "", err
+	}
+	path, err := a.o.Volumes.Memory(ctx, order.VM)
+	if err == nil {
+		err = a.o.Hypervisor.Saved(ctx, order.VM, path)
+	}
+	return digest, err
 }

@@ -37,14 +37,14 @@ func (a *Agent) Begin(ctx context.Context, c wire.MigrateCall) (wire.MigrateOffe
 			return api.Errorf(api.CodeConflict, "VM %s is part of migration %s", c.VM, r.Job)
 		case !c.Cold && r.Order.Run != wire.RunOn:
 			return api.Errorf(api.CodeConflict, "VM %s is not to run here (%s)", c.VM, r.Order.Run)
-		case c.Cold && !slices.Contains([]wire.Run{wire.RunOff, wire.RunHard, wire.RunSuspended}, r.Order.Run):
+		case c.Cold && !slices.Contains([]wire.Run{wire.RunOff, wire.RunHard, wire.RunSuspended, wire.RunHibernated}, r.Order.Run):
 			return api.Errorf(api.CodeConflict, "VM %s is not stopped here, but %s", c.VM, r.Order.Run)
 		}
-		if r.Order.Run == wire.RunSuspended {
+		if r.Order.Run == wire.RunSuspended || r.Order.Run == wire.RunHibernated && r.Saved == nil {
 			r.Order.Run = wire.RunOff // it has lost its memory, and moves as a stopped one
 		}
-		if r.Saved != nil {
-			return api.Errorf(api.CodeConflict, "VM %s is hibernated here: its memory does not move", c.VM)
+		if r.Saved != nil && !(c.Cold && r.Saved.whole()) {
+			return api.Errorf(api.CodeConflict, "VM %s is being hibernated or resumed here", c.VM)
 		}
 		r.Job, r.Role = c.Job, source
 		network = r.Order.NIC.Network
@@ -91,7 +91,7 @@ func (a *Agent) Prepare(ctx context.Context, c wire.PrepareCall) (wire.MigrateAn
 			return api.Errorf(api.CodeStale, "epoch %d of VM %s is not higher than %d, the highest seen", c.Order.Epoch, c.Order.VM, r.Order.Epoch)
 		}
 		r.Order, r.Network, r.Job, r.Role, r.Copied, r.Saved = c.Order, &n, c.Job, target, "", nil
-		if r.Order.Run != wire.RunOn {
+		if r.Order.Run != wire.RunOn && r.Order.Run != wire.RunHibernated {
 			r.Order.Run = wire.RunOff // it comes as a stopped one
 		}
 		return nil

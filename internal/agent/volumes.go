@@ -152,6 +152,16 @@ func (d Disks) MemorySeal(ctx context.Context, vm string) (string, error) {
 	return d.Store.MemorySeal(ctx, vm)
 }
 
+// OpenMemory is Volumes's.
+func (d Disks) OpenMemory(ctx context.Context, vm string) (io.ReadCloser, int64, error) {
+	return d.Store.OpenMemory(ctx, vm)
+}
+
+// FillMemory is Volumes's.
+func (d Disks) FillMemory(ctx context.Context, vm string, head []byte, n int64, r io.Reader) (string, error) {
+	return d.Store.FillMemory(ctx, vm, head, n, r)
+}
+
 // RemoveMemory is Volumes's.
 func (d Disks) RemoveMemory(ctx context.Context, vm string) error {
 	return d.Store.RemoveMemory(ctx, vm)

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -356,15 +357,19 @@ func TestHostileSource(t *testing.T) {
 	for name, tc := range map[string]struct {
 		bytes []byte
 		want  string
+		power api.Power // off, if it does not say
 	}{
-		"no list":         {[]byte("hello\n"), "not a list of disks"},
-		"an endless list": {make([]byte, 1<<20), "the line has more than"},
-		"another disk":    {[]byte(`{"disks":["vdb"]}` + "\n"), "the VM has"},
-		"more disks":      {[]byte(`{"disks":["vda","vdb"]}` + "\n"), "the VM has"},
-		"a qcow2":         {append([]byte(`{"disks":["vda"]}`+"\n"), "QFI\xfb and what follows it, as a file has it"...), "does not begin"},
-		"another size":    {head(2 * mib), "of a disk of 2097152 bytes"},
-		"beyond the disk": {append(head(mib), extent(mib, 65536)...), "not on the disk"},
-		"cut off":         {append(head(mib), extent(0, 65536)...), "ends before its end"},
+		"no memory":       {bytes: []byte(`{"disks":["vda"]}` + "\n"), want: "the source sends none", power: api.PowerHibernated},
+		"some memory":     {bytes: []byte(`{"disks":["vda"],"memory":{"offer":"e30=","bytes":100}}` + "\n"), want: "the source sends some"},
+		"too much memory": {bytes: []byte(`{"disks":["vda"],"memory":{"offer":"e30=","bytes":1099511627776}}` + "\n"), want: "are not those of a VM", power: api.PowerHibernated},
+		"no list":         {[]byte("hello\n"), "not a list of disks", ""},
+		"an endless list": {make([]byte, 1<<20), "the line has more than", ""},
+		"another disk":    {[]byte(`{"disks":["vdb"]}` + "\n"), "the VM has", ""},
+		"more disks":      {[]byte(`{"disks":["vda","vdb"]}` + "\n"), "the VM has", ""},
+		"a qcow2":         {append([]byte(`{"disks":["vda"]}`+"\n"), "QFI\xfb and what follows it, as a file has it"...), "does not begin", ""},
+		"another size":    {head(2 * mib), "of a disk of 2097152 bytes", ""},
+		"beyond the disk": {append(head(mib), extent(mib, 65536)...), "not on the disk", ""},
+		"cut off":         {append(head(mib), extent(0, 65536)...), "ends before its end", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			federation(t, options{sites: []string{"tokyo", "osaka"}, hosts: 1}, func(t *testing.T, w *world) {
@@ -379,7 +384,7 @@ func TestHostileSource(t *testing.T) {
 				w.image = w.image[:64<<10]
 				tokyo.ready("2001:db8:a::/64")
 				tokyo.newVM("web1", "tokyo/h1")
-				disk := tokyo.rests("web1", api.PowerOff)
+				disk := tokyo.rests("web1", cmp.Or(tc.power, api.PowerOff))
 				v := tokyo.vm("web1")
 				said := make(chan error, 1)
 				named := make(chan string, 1)

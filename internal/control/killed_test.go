@@ -28,6 +28,9 @@ func TestKilled(t *testing.T) { killedEverywhere(t, api.PowerOn) }
 // TestKilledStopped is TestKilled with a stopped VM. What is on its disk goes with it.
 func TestKilledStopped(t *testing.T) { killedEverywhere(t, api.PowerOff) }
 
+// TestKilledHibernated is TestKilled with a hibernated VM. Its memory goes with its disk.
+func TestKilledHibernated(t *testing.T) { killedEverywhere(t, api.PowerHibernated) }
+
 func killedEverywhere(t *testing.T, power api.Power) {
 	for _, way := range []struct {
 		name, source, target string

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -342,6 +343,31 @@ func (g disksGrip) MemorySeal(_ context.Context, vm string) (string, error) {
 		return "", volume.ErrNotFound
 	}
 	return seal, g.check()
+}
+
+func (g disksGrip) OpenMemory(_ context.Context, vm string) (io.ReadCloser, int64, error) {
+	content := g.d.h.machine.ReadMemory(vm)
+	if content == nil {
+		return nil, 0, volume.ErrNotFound
+	}
+	return io.NopCloser(bytes.NewReader(content)), int64(len(content)), g.check()
+}
+
+func (g disksGrip) FillMemory(_ context.Context, vm string, head []byte, n int64, r io.Reader) (string, error) {
+	content := make([]byte, n)
+	if _, err := io.ReadFull(r, content); err != nil {
+		return "", err
+	}
+	if err := g.check(); err != nil {
+		return "", err
+	}
+	var paths []string
+	for _, k := range g.d.list(vm) {
+		paths = append(paths, g.d.diskPath(vm, k.Name))
+	}
+	sum := sha256.Sum256(content)
+	g.d.h.machine.RemoveMemory(vm)
+	return hex.EncodeToString(sum[:]), g.d.h.machine.WriteMemory(vm, append(head, content...), paths...)
 }
 
 func (g disksGrip) RemoveMemory(_ context.Context, vm string) error {

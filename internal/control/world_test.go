@@ -548,7 +548,11 @@ func (s *site) wrong(name string) string {
 	v := s.vm(name)
 	at := v.Status.Site + "/" + v.Status.Host
 	phase, runs := api.PhaseRunning, []string{at}
-	if v.Spec.Power != api.PowerOn {
+	switch v.Spec.Power {
+	case api.PowerOn:
+	case api.PowerHibernated:
+		phase, runs = api.PhaseHibernated, nil
+	default:
 		phase, runs = api.PhaseStopped, nil
 	}
 	if v.Status.Phase != phase || v.Status.Job != "" {
@@ -561,6 +565,9 @@ func (s *site) wrong(name string) string {
 		here := h.site.name+"/"+h.name == at
 		if h.disks.has(v.UID) != here {
 			return fmt.Sprintf("a volume of %s on %s/%s: %t", name, h.site.name, h.name, !here)
+		}
+		if h.machine != nil && (h.machine.Memory(v.UID) != "") != (here && phase == api.PhaseHibernated) {
+			return fmt.Sprintf("saved memory of %s on %s/%s: %t", name, h.site.name, h.name, !here)
 		}
 		if h.machine != nil && slices.Contains(h.machine.VMs(), v.UID) != (here && len(runs) > 0) {
 			return fmt.Sprintf("a domain of %s on %s/%s: %t", name, h.site.name, h.name, !here)

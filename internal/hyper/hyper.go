@@ -194,6 +194,12 @@ type Driver interface {
 	// same machine, and names its disks and bridges on this host. The file stays. ErrExists; ErrNotFound, ErrTorn: as Saved. As Save,
 	// it takes its time.
 	Restore(ctx context.Context, s Spec, path string) error
+	// ReadSaved reads the head of a file that Save has written. What follows it, from there on, is what another host needs of it, and
+	// the offer is what that host is told of the rest. ErrTorn.
+	ReadSaved(ctx context.Context, vm string, file io.Reader) (offer []byte, from int64, err error)
+	// SavedHead gives the head of such a file for this host, to be put before what follows it at another one. It is made of the spec:
+	// the offer, which may be a stranger's, is held against it.
+	SavedHead(ctx context.Context, s Spec, offer []byte) (head []byte, err error)
 	// Console attaches to the serial console; one reader at a time, a newer one takes over.
 	Console(ctx context.Context, vm string) (io.ReadWriteCloser, error)
 	// Display attaches to the display (RFB, RFC 6143, without authentication), as many viewers as there are. ErrNoDisplay: the

@@ -25,6 +25,7 @@
 //     are checked against their syntax before they become part of a path;
 //   - a volume goes to another host as what its guest would see (Export, Fill): the receiver opens no header that a stranger has
 //     written, and a volume is filled as a whole or not at all;
+//   - of saved memory that comes from another host only what follows its head is the sender's, and no more than it said;
 //   - the saved memory of a VM has its name when it is whole and on the disk, and its seal tells any change of the disks since;
 //   - the bytes of a seed depend on its data only, so two hosts make the same.
 package volume

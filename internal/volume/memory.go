@@ -2,8 +2,11 @@ package volume
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,4 +118,46 @@ func (s *Store) RemoveMemory(ctx context.Context, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return errors.Join(s.removeFile(id, s.memoryPart(id)), s.removeFile(id, s.memoryPath(id)))
+}
+
+// OpenMemory opens a VM's saved memory, and tells how many bytes it has. ErrNotFound.
+func (s *Store) OpenMemory(ctx context.Context, id string) (io.ReadCloser, int64, error) {
+	if err := checkID(id); err != nil {
+		return nil, 0, err
+	}
+	f, err := os.Open(s.memoryPath(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, 0, fmt.Errorf("memory of %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("memory of %s: %w", id, err)
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, fmt.Errorf("memory of %s: %w", id, err)
+	}
+	return f, st.Size(), ctx.Err()
+}
+
+// FillMemory writes a head, and so many bytes of r, to where KeepMemory finds them, and returns the SHA-256 of the latter, in hexadecimal
+// digits. ErrNoSpace.
+func (s *Store) FillMemory(ctx context.Context, id string, head []byte, n int64, r io.Reader) (digest string, err error) {
+	path, err := s.NewMemory(ctx, id, (n+int64(len(head))+mib-1)/mib)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", s.full(fmt.Errorf("memory of %s: %w", id, err), n)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err = f.Write(head); err == nil {
+		_, err = io.CopyN(io.MultiWriter(f, sum), r, n)
+	}
+	if err != nil {
+		return "", s.full(fmt.Errorf("memory of %s: %w", id, err), n)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }

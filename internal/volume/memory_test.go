@@ -1,8 +1,12 @@
 package volume_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io"
 	"os"
+	"strings"
 	"testing"
 
 	"widecloud/internal/volume"
@@ -64,9 +68,30 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%s has changed, and the seal has not", c.what)
 		}
 	}
+	// What comes from elsewhere stands behind a head of ours, and is as long as was said.
+	digest, err := s.FillMemory(ctx, id, []byte("head "), 4, strings.NewReader("tail and more"))
+	check(t, err)
+	if sum := sha256.Sum256([]byte("tail")); digest != hex.EncodeToString(sum[:]) {
+		t.Errorf("its digest is %s", digest)
+	}
+	_, err = s.KeepMemory(ctx, id)
+	check(t, err)
+	f, n, err := s.OpenMemory(ctx, id)
+	check(t, err)
+	text, err := io.ReadAll(f)
+	check(t, errors.Join(err, f.Close()))
+	if string(text) != "head tail" || n != int64(len(text)) {
+		t.Errorf("the memory is %q, of %d bytes", text, n)
+	}
+	if _, err := s.FillMemory(ctx, id, nil, 10, strings.NewReader("short")); err == nil {
+		t.Error("memory that ends before its end was taken")
+	}
 	save("memory")
 	check(t, s.RemoveMemory(ctx, id))
 	check(t, s.RemoveMemory(ctx, id))
+	if _, _, err := s.OpenMemory(ctx, id); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("memory that was removed is opened: %v", err)
+	}
 	if _, err := s.KeepMemory(ctx, id); !errors.Is(err, volume.ErrNotFound) {
 		t.Errorf("memory that was removed is kept: %v", err)
 	}

@@ -1,6 +1,7 @@
 package guests
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +60,7 @@ func (gs *Guests) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Re
 	}
 	var old []api.Reason
 	if !call.Start && call.Order.Run != wire.RunOn {
-		self.Hosts, old = gs.movingStopped(self.Hosts)
+		self.Hosts, old = gs.movingStopped(self.Hosts, api.Power(call.Order.Run))
 	}
 	request := place.Request{
 		Needs: call.Needs, CPUModel: call.Order.CPUModel, Profile: call.Order.Profile, Disks: len(call.Order.Disks), Arch: call.Running.Arch, Accel: call.Running.Accel, Image: call.Order.Image,
@@ -78,10 +79,10 @@ func (gs *Guests) choose(tx *state.Tx, call wire.ClaimCall) (*api.Host, []api.Re
 	return host, nil, err
 }
 
-// movingStopped leaves out the hosts whose agents cannot take a stopped VM in, and says why.
-func (gs *Guests) movingStopped(hosts []place.Host) (able []place.Host, reasons []api.Reason) {
+// movingStopped leaves out the hosts whose agents cannot take a stopped or hibernated VM in, and says why.
+func (gs *Guests) movingStopped(hosts []place.Host, power api.Power) (able []place.Host, reasons []api.Reason) {
 	for _, h := range hosts {
-		if r := gs.CannotMoveStopped(h.Name); r != nil {
+		if r := cmp.Or(gs.CannotMoveStopped(h.Name), gs.CannotRest(h.Name, power)); r != nil {
 			reasons = append(reasons, *r)
 			continue
 		}

@@ -140,7 +140,7 @@ func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, run wire.Run, size wire.Gu
 	if err := order.Check("order"); err != nil {
 		return err
 	}
-	if err := honest(holds(order, run, guest), size.Needs, g.Image); err != nil {
+	if err := honest(holds(order, run, guest.Status.Phase), size.Needs, g.Image); err != nil {
 		return err
 	}
 	loan, err := objects.Get[api.Loan](tx, g.Loan)
@@ -171,14 +171,14 @@ func (gs *Guests) resize(tx *state.Tx, g *wire.Claim, run wire.Run, size wire.Gu
 	return objects.Put(tx, guest)
 }
 
-// holds is an order with what a guest has of its host, if that is to do what run says: its memory is on the disk, too, once it is to be
+// holds is an order with what a guest of a phase has of its host, if that is to do what run says: its memory is on the disk, too, once it is to be
 // hibernated, and no longer in the host's memory once it is.
-func holds(order wire.VMOrder, run wire.Run, guest *api.Guest) wire.VMOrder {
+func holds(order wire.VMOrder, run wire.Run, phase api.VMPhase) wire.VMOrder {
 	if run != wire.RunHibernated {
 		return order
 	}
 	order.DiskMiB += int64(order.MemoryMiB)
-	if guest.Status.Phase == api.PhaseHibernated {
+	if phase == api.PhaseHibernated {
 		order.CPUs, order.MemoryMiB = 0, 0
 	}
 	return order
@@ -304,7 +304,11 @@ func (gs *Guests) takeIn(tx *state.Tx, claim wire.Claim) error {
 		Spec:   api.GuestSpec{VM: claim.Order.Name, VMUID: claim.VM, Loan: claim.Loan, Needs: claim.Needs, Host: claim.Host, Epoch: claim.Order.Epoch},
 		Status: api.GuestStatus{Phase: api.PhaseStarting, Since: gs.Now()},
 	}
-	if claim.Order.Run != wire.RunOn {
+	switch claim.Order.Run {
+	case wire.RunOn:
+	case wire.RunHibernated:
+		g.Status.Phase = api.PhaseHibernated
+	default:
 		g.Status.Phase = api.PhaseStopped
 	}
 	if have, err := objects.Get[api.Guest](tx, g.Name); err == nil {

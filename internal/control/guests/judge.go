@@ -28,8 +28,8 @@ func (gs *Guests) judgeClaim(tx *state.Tx, call wire.ClaimCall) error {
 	switch {
 	case call.Job == "" || len(call.Job) > 80 || strings.ContainsAny(call.Job, "/@ ") || cloud.Line(call.Job, 80) != call.Job:
 		return api.Invalidf("job", "%.80q is not a job's name", call.Job)
-	case o.Run != wire.RunOn && (call.Start || o.Run != wire.RunOff):
-		return api.Invalidf("order.run", "%q is asked for with room; a new VM is to be on, and one that moves on or off", o.Run)
+	case o.Run != wire.RunOn && (call.Start || o.Run != wire.RunOff && o.Run != wire.RunHibernated):
+		return api.Invalidf("order.run", "%q is asked for with room; a new VM is to be on, and one that moves on, off or hibernated", o.Run)
 	case call.Network.UID != o.NIC.Network:
 		return api.Invalidf("network.uid", "is %q, and the VM's is %q", call.Network.UID, o.NIC.Network)
 	case call.Network.Home != home:
@@ -40,7 +40,7 @@ func (gs *Guests) judgeClaim(tx *state.Tx, call wire.ClaimCall) error {
 	if err := call.Network.Check("network"); err != nil {
 		return err
 	}
-	if err := honest(call.Order, call.Needs, call.Image); err != nil {
+	if err := honest(holds(o, o.Run, api.PhaseHibernated), call.Needs, call.Image); err != nil {
 		return err
 	}
 	if objects.VMOf(tx, o.VM) != nil {

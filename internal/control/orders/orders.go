@@ -67,11 +67,12 @@ func (ord *Orders) NetworkFor(ctx context.Context, uid, vtep string) (out wire.N
 	return out, err
 }
 
-// Claim is what a VM asks a site for: one without a place as its spec says, another one as it runs now, or as it is stopped.
+// Claim is what a VM asks a site for: one without a place as its spec says, another one as it runs now, or did when its memory was saved,
+// or as it is stopped.
 func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimCall, error) {
 	made := ord.Of
 	switch {
-	case v.Status.Host != "" && v.Spec.Power == api.PowerOn:
+	case v.Status.Host != "" && (v.Spec.Power == api.PowerOn || rooms.Asleep(v)):
 		made = ord.live
 	case v.Status.Host != "":
 		made = ord.stopped
@@ -100,7 +101,7 @@ func (ord *Orders) Claim(tx *state.Tx, v *api.VM, job, site string) (wire.ClaimC
 		return wire.ClaimCall{}, err
 	}
 	running := v.Status.CPU
-	if v.Spec.Power != api.PowerOn {
+	if v.Spec.Power != api.PowerOn && !rooms.Asleep(v) {
 		running = api.CPU{Arch: running.Arch}
 	}
 	return wire.ClaimCall{

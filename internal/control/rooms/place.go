@@ -108,7 +108,7 @@ func (rs *Rooms) Request(tx *state.Tx, v *api.VM) (place.Request, error) {
 	if v.Status.Machine != (api.Machine{}) {
 		r.Disks = max(r.Disks, 1) // releases without further disks have no pending changes either
 	}
-	if v.Status.Host != "" && v.Spec.Power == api.PowerOn {
+	if v.Status.Host != "" && (v.Spec.Power == api.PowerOn || Asleep(v)) {
 		r.Accel = v.Status.CPU.Accel
 	}
 	if img, err := objects.Find[api.Image](tx, v.Spec.Image); err == nil {

@@ -57,15 +57,15 @@ func (rs *Rooms) Needs(tx *state.Tx, v *api.VM) (api.Resources, error) {
 	}
 	had := v.Status.Machine
 	needs := api.Resources{CPUs: max(v.Spec.CPUs, had.CPUs), MemoryMiB: max(v.Spec.MemoryMiB, had.MemoryMiB), DiskGiB: disk + further(v) + savedMemory(v)}
-	if asleep(v) {
+	if Asleep(v) {
 		needs.CPUs, needs.MemoryMiB = 0, 0
 	}
 	return needs, nil
 }
 
-// asleep tells whether a VM has given its host's memory back: it is hibernated, and nobody wishes it to run.
-func asleep(v *api.VM) bool {
-	return v.Spec.Power == api.PowerHibernated && v.Status.Phase == api.PhaseHibernated
+// Asleep tells whether a VM has given its host's memory back: it is hibernated, or moves as such, and nobody wishes it to run.
+func Asleep(v *api.VM) bool {
+	return v.Spec.Power == api.PowerHibernated && (v.Status.Phase == api.PhaseHibernated || v.Status.Phase == api.PhaseMigrating)
 }
 
 // savedMemory is what the memory of a VM takes of the disk, in GiB, once it is to be hibernated.

@@ -11,6 +11,7 @@ import (
 	"widecloud/internal/access"
 	"widecloud/internal/cloud"
 	"widecloud/internal/control/objects"
+	"widecloud/internal/control/rooms"
 	"widecloud/internal/lend"
 	"widecloud/internal/place"
 	"widecloud/internal/saga"
@@ -132,8 +133,9 @@ func (vs *VMs) createVM(tx *state.Tx, by access.Actor, v *api.VM) error {
 }
 
 func (vs *VMs) changeVM(tx *state.Tx, _ access.Actor, was, now *api.VM) error {
-	// While a stopped VM moves, or its disk is read, the wish is kept for the end of that (orders.Of).
-	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power && !objects.KeepsStopped(tx, was.Status.Job) {
+	// While a stopped VM moves, or its disk is read, the wish is kept for the end of that (orders.Of). Of a hibernated one the room for a
+	// start is not kept.
+	if was.Status.Job != "" && now.Spec.Power != was.Spec.Power && (rooms.Asleep(was) || !objects.KeepsStopped(tx, was.Status.Job)) {
 		return &api.Error{Code: api.CodeConflict, Field: "spec.power", Message: fmt.Sprintf("job %s is at work on VM %s; wait for it or cancel it", was.Status.Job, was.Name)}
 	}
 	if now.Spec.Power != was.Spec.Power {

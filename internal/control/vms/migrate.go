@@ -14,6 +14,7 @@ import (
 	"widecloud/internal/cloud"
 	"widecloud/internal/control/jobs"
 	"widecloud/internal/control/objects"
+	"widecloud/internal/control/rooms"
 	"widecloud/internal/place"
 	"widecloud/internal/saga"
 	"widecloud/internal/state"
@@ -190,7 +191,7 @@ func (vs *VMs) moveClaim(tx *state.Tx, v *api.VM, job string, to objects.Locatio
 	if to.Site == v.Status.Site {
 		call.Avoid = v.Status.Host
 	}
-	if call.Order.Run != wire.RunOn {
+	if call.Order.Run != wire.RunOn && !rooms.Asleep(v) {
 		call.Order.Run = wire.RunOff
 	}
 	return call, nil
@@ -201,10 +202,13 @@ func restless(v *api.VM) *api.Reason {
 	if v.Spec.Power == api.PowerOn || v.Status.Host == "" || v.Status.Phase == api.PhaseStopped {
 		return nil
 	}
+	if rooms.Asleep(v) {
+		return nil
+	}
 	if v.Spec.Power == api.PowerHibernated {
 		return &api.Reason{
-			Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("VM %s is %s: its memory stays where it is", v.Name, v.Status.Phase),
-			Advice: fmt.Sprintf("start it first: wcc vm start %s; or give its memory up: wcc vm stop --hard %s", v.Name, v.Name),
+			Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("VM %s is to be hibernated, and is %s", v.Name, v.Status.Phase),
+			Advice: "wait until it is: wcc vm show " + v.Name,
 		}
 	}
 	if v.Spec.Power == api.PowerSuspended {
@@ -379,7 +383,10 @@ func (vs *VMs) migrationMeans(tx *state.Tx, j *api.Job, m *objects.Migration) er
 		setPlace(v, m.Source, m.Aborted())
 	case cloud.StepSwitched:
 		does := "runs"
-		if m.Cold() {
+		switch {
+		case m.Call.Order.Run == wire.RunHibernated:
+			does = "is hibernated"
+		case m.Cold():
 			does = "is stopped"
 		}
 		vs.Event(tx, "vm.moved", "vms/"+m.VM, v.Owner, fmt.Sprintf("%s at %s/%s at epoch %d", does, m.Target.Site, m.Target.Host, m.Committed()))
@@ -408,6 +415,8 @@ func phaseAfter(m *objects.Migration, v *api.VM) api.VMPhase {
 		return api.PhaseRunning
 	case v.Spec.Power == api.PowerOn: // its user has wished so meanwhile
 		return api.PhaseStarting
+	case m.Call.Order.Run == wire.RunHibernated:
+		return api.PhaseHibernated
 	}
 	return api.PhaseStopped
 }
@@ -427,7 +436,8 @@ func (vs *VMs) checkMigration(ctx context.Context, vm string, call wire.ClaimCal
 		return nil, err
 	}
 	if to.Site != vs.Name && call.Order.Run != wire.RunOn {
-		if r := (peer{vs, to.Site}).cannotMoveStopped(); r != nil {
+		p := peer{vs, to.Site}
+		if r := cmp.Or(p.cannotMoveStopped(), p.cannotRest(api.Power(call.Order.Run))); r != nil {
 			return append(reasons, *r), nil // it does not know what is asked
 		}
 	}

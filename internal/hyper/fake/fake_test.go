@@ -49,6 +49,15 @@ func end(h *fake.Host) hypertest.Host {
 			t.Cleanup(func() { h.RemoveMemory(vm) })
 			return h.NewMemory(vm)
 		},
+		ReadMemory: func(_ *testing.T, vm string) []byte {
+			h.KeepMemory(vm)
+			return h.ReadMemory(vm)
+		},
+		WriteMemory: func(t *testing.T, vm string, content []byte) {
+			if err := h.WriteMemory(vm, content, spec(vm, 0).Disks[0].Path); err != nil {
+				t.Fatal(err)
+			}
+		},
 		Tear: func(_ *testing.T, vm string) { h.Tear(vm) },
 		Fill: func(t *testing.T, s hyper.Spec) {
 			h.SetFree(8 << 10)

@@ -1,9 +1,13 @@
 package fake
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"slices"
 
 	"widecloud/internal/hyper"
 )
@@ -16,6 +20,7 @@ type saved struct {
 	torn  bool
 
 	profile int
+	targets []string // of the disks, sorted
 }
 
 // Save writes a domain to a file and ends it. A fault that is no call's end leaves what a real one would: Tear makes half of a file.
@@ -32,7 +37,7 @@ func (d *driver) Save(ctx context.Context, vm, path string) error {
 			return fmt.Errorf("%w: %s", hyper.ErrState, m.state)
 		}
 		d.h.halt(m, hyper.Paused)
-		f := &saved{vm: vm, guest: m.guest, profile: m.spec.Profile, disks: map[string]uint64{}}
+		f := &saved{vm: vm, guest: m.guest, profile: m.spec.Profile, targets: m.writable(), disks: map[string]uint64{}}
 		for _, k := range m.spec.Disks {
 			if !k.ReadOnly {
 				f.disks[k.Path] = d.h.disks[k.Path]
@@ -150,4 +155,90 @@ func (h *Host) Tear(vm string) {
 	defer h.mu.Unlock()
 	delete(h.saved, memoryFile(vm))
 	h.saved[memoryPart(vm)] = &saved{vm: vm, torn: true}
+}
+
+// savedPaper is the head of a saved domain's file: one line. What follows are as many bytes as a migration sends of a guest's memory, the
+// first of which are a line with the guest.
+type savedPaper struct {
+	VM      string
+	Profile int
+	Disks   []string // targets
+}
+
+type savedGuest struct {
+	Boot    string
+	Counter uint64
+	Resets  int
+}
+
+// ReadMemory is the content of a VM's saved memory; nil: there is none.
+func (h *Host) ReadMemory(vm string) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.saved[memoryFile(vm)]
+	if f == nil {
+		return nil
+	}
+	guest := append(paper(savedGuest{f.guest.boot, f.guest.counter, f.guest.resets}), '\n')
+	if pad := h.o.GuestMemory - len(guest); pad > 0 {
+		guest = append(guest, make([]byte, pad)...)
+	}
+	return append(append(paper(savedPaper{VM: vm, Profile: f.profile, Disks: f.targets}), '\n'), guest...)
+}
+
+// WriteMemory writes a VM's saved memory, which is whole, to where NewMemory says. The disks at some paths are those that it belongs to.
+func (h *Host) WriteMemory(vm string, content []byte, disks ...string) error {
+	head, rest, _ := bytes.Cut(content, []byte{'\n'})
+	line, _, _ := bytes.Cut(rest, []byte{'\n'})
+	var p savedPaper
+	var g savedGuest
+	if err := json.Unmarshal(head, &p); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(line, &g); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := &saved{vm: p.VM, guest: guest{boot: g.Boot, counter: g.Counter, resets: g.Resets}, disks: map[string]uint64{}, profile: p.Profile, targets: p.Disks}
+	for _, path := range disks {
+		f.disks[path] = h.disks[path]
+	}
+	h.saved[memoryPart(vm)] = f
+	return nil
+}
+
+func (d *driver) ReadSaved(ctx context.Context, vm string, file io.Reader) (offer []byte, from int64, err error) {
+	err = d.call(ctx, "ReadSaved", vm, func() error {
+		var line []byte
+		for b := make([]byte, 1); len(line) == 0 || line[len(line)-1] != '\n'; line = append(line, b[0]) {
+			if _, err := io.ReadFull(file, b); err != nil {
+				return fmt.Errorf("%w: %w", hyper.ErrTorn, err)
+			}
+		}
+		offer, from = line, int64(len(line))
+		return nil
+	})
+	return offer, from, err
+}
+
+func (d *driver) SavedHead(ctx context.Context, s hyper.Spec, offer []byte) ([]byte, error) {
+	err := d.call(ctx, "SavedHead", s.VM, func() error {
+		var p savedPaper
+		if err := json.Unmarshal(offer, &p); err != nil {
+			return fmt.Errorf("read offer: %w", err)
+		}
+		var targets []string
+		for _, k := range s.Disks {
+			if !k.ReadOnly {
+				targets = append(targets, k.Target)
+			}
+		}
+		slices.Sort(targets)
+		if p.VM != s.VM || p.Profile != s.Profile || !slices.Equal(p.Disks, targets) {
+			return fmt.Errorf("offer: it is of %+v, and the VM is %s of hardware profile %d with %v", p, s.VM, s.Profile, targets)
+		}
+		return d.canRun(s.CPUModel)
+	})
+	return offer, err
 }

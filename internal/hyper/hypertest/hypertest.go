@@ -40,6 +40,9 @@ type Host struct {
 	Guest func(t *testing.T, d hyper.Driver, vm string) Guest
 	// Memory is where the memory of a VM can be saved on this host. The file is removed at the test's end.
 	Memory func(t *testing.T, vm string) string
+	// ReadMemory reads what was saved there, WriteMemory writes it.
+	ReadMemory  func(t *testing.T, vm string) []byte
+	WriteMemory func(t *testing.T, vm string, content []byte)
 	// Tear makes it half of a file, as the end of the daemon in the middle of a Save leaves it.
 	Tear func(t *testing.T, vm string)
 	// Fill makes the file system of the disks of s full; it is undone at the test's end.
@@ -70,6 +73,7 @@ func Run(t *testing.T, env func(t *testing.T) Env) {
 		{"suspend", testSuspend},
 		{"save", testSave},
 		{"save torn", testSaveTorn},
+		{"save elsewhere", testSaveElsewhere},
 		{"console", testConsole},
 		{"display", testDisplay},
 		{"no display", testNoDisplay},

@@ -1,6 +1,7 @@
 package hypertest
 
 import (
+	"bytes"
 	"testing"
 
 	"widecloud/api"
@@ -76,4 +77,47 @@ func testSaveTorn(t *testing.T, x *bench) {
 	is(t, x.a.Saved(x.ctx, x.vm, path), hyper.ErrTorn)
 	is(t, x.a.Restore(x.ctx, s, path), hyper.ErrTorn)
 	x.none(t, x.a)
+}
+
+// testSaveElsewhere: what was saved on one host goes on at the other, behind a head that is made there, of its own spec. One of another
+// machine is refused before.
+func testSaveElsewhere(t *testing.T, x *bench) {
+	x.A, x.B = withProfile(x.A), withProfile(x.B)
+	specOf := func(h Host, epoch uint64) hyper.Spec {
+		s := h.Spec(t, x.vm, epoch)
+		s.Disks[1].Target = hyper.SeedTarget(s.Profile)
+		return s
+	}
+	ok(t, x.a.Start(x.ctx, specOf(x.A, 1)))
+	g := x.grows(t, x.A, x.a, Guest{})
+	ok(t, x.a.Save(x.ctx, x.vm, x.A.Memory(t, x.vm)))
+	content := x.A.ReadMemory(t, x.vm)
+	file := bytes.NewReader(content)
+	offer, from, err := x.a.ReadSaved(x.ctx, x.vm, file)
+	ok(t, err)
+	if int64(file.Len()) != int64(len(content))-from {
+		t.Fatalf("%d bytes are left of %d, and the head has %d", file.Len(), len(content), from)
+	}
+	_, _, err = x.a.ReadSaved(x.ctx, x.vm, bytes.NewReader(content[:10]))
+	is(t, err, hyper.ErrTorn)
+
+	s, path := specOf(x.B, 2), x.B.Memory(t, x.vm)
+	for what, spoil := range map[string]func(s *hyper.Spec){
+		"vm": func(s *hyper.Spec) { s.VM = NewVM() }, "profile": func(s *hyper.Spec) { s.Profile = 1 }, "disks": func(s *hyper.Spec) { s.Disks = s.Disks[1:] },
+	} {
+		other := s
+		spoil(&other)
+		if _, err := x.b.SavedHead(x.ctx, other, offer); err == nil {
+			t.Errorf("a saved domain with another %s was taken in", what)
+		}
+	}
+	head, err := x.b.SavedHead(x.ctx, s, offer)
+	ok(t, err)
+	x.B.WriteMemory(t, x.vm, append(head, content[from:]...))
+	ok(t, x.b.Saved(x.ctx, x.vm, path))
+	ok(t, x.b.Restore(x.ctx, s, path))
+	x.state(t, x.b, hyper.Paused)
+	ok(t, x.b.Resume(x.ctx, x.vm))
+	x.state(t, x.b, hyper.Running)
+	x.grows(t, x.B, x.b, g)
 }

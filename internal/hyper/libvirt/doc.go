@@ -29,6 +29,8 @@
 //   - no call but MigratePerform outlives its context, whatever libvirtd does; the price is the link that it was on;
 //   - a migration's link is never shared, and closing it can destroy only a domain that is incoming;
 //   - of what the other end of a migration sends only its machine type, checked, and libvirt's cookie reach libvirtd;
+//   - of a saved domain that comes from another host only its machine type, checked, and QEMU's stream get into a file that libvirtd
+//     reads: its head is made here, of this host's spec;
 //   - no domain is started, resumed or finished but by the call for it; when MigratePerform undoes itself it resumes the
 //     source only, whose target cannot have been told to finish.
 package libvirt

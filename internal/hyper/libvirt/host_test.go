@@ -256,6 +256,14 @@ func (h *host) env() hypertest.Host {
 			t.Cleanup(func() { h.run(t, "rm", "-f", path) })
 			return path
 		},
+		ReadMemory: func(t *testing.T, vm string) []byte { return []byte(h.run(t, "cat", h.vol+"/"+vm+".memory")) },
+		WriteMemory: func(t *testing.T, vm string, content []byte) {
+			c := h.in("sh", "-c", "cat > "+h.vol+"/"+vm+".memory")
+			c.Stdin = bytes.NewReader(content)
+			if out, err := c.CombinedOutput(); err != nil {
+				t.Fatalf("write memory: %v: %s", err, out)
+			}
+		},
 		Tear: func(t *testing.T, vm string) { // as libvirt marks a file until all has been written
 			h.run(t, "sh", "-ec", fmt.Sprintf("printf LibvirtQemudPart | dd of=%s/%s.memory conv=notrunc status=none", h.vol, vm))
 		},

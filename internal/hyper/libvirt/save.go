@@ -1,9 +1,13 @@
 package libvirt
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	golibvirt "github.com/digitalocean/go-libvirt"
@@ -121,4 +125,104 @@ func (d *Driver) unsave(ctx context.Context, s hyper.Spec, path string) error {
 		}
 		return l.DomainRestoreFlags(path, golibvirt.OptString{doc}, uint32(golibvirt.DomainSavePaused))
 	})
+}
+
+// savedHead is the head of libvirt's file, by the byte order of the host (struct _virQEMUSaveHeader of qemu_saveimage.h). Behind it come
+// Length bytes of documents, the domain's first, and then QEMU's stream.
+type savedHead struct {
+	Magic      [16]byte
+	Version    uint32
+	Length     uint32
+	WasRunning uint32
+	Compressed uint32
+	Cookie     uint32 // where another document begins; 0: there is none
+	Unused     [14]uint32
+}
+
+const (
+	savedMagic   = "LibvirtQemudSave"
+	savedVersion = 2
+	maxSavedDocs = 16 << 20
+)
+
+// ReadSaved reads libvirt's head. The document in it stays here: it has paths of this host.
+func (d *Driver) ReadSaved(_ context.Context, vm string, file io.Reader) (data []byte, from int64, err error) {
+	p, from, err := readSaved(vm, file)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the saved domain of %s: %w", vm, err)
+	}
+	return paper(p), from, nil
+}
+
+func readSaved(vm string, file io.Reader) (p offer, from int64, err error) {
+	var h savedHead
+	if err := binary.Read(file, binary.NativeEndian, &h); err != nil {
+		return p, 0, fmt.Errorf("%w: %w", hyper.ErrTorn, err)
+	}
+	switch {
+	case string(h.Magic[:]) != savedMagic || h.Length > maxSavedDocs:
+		return p, 0, hyper.ErrTorn
+	case h.Version != savedVersion || h.Compressed != 0:
+		return p, 0, fmt.Errorf("it is of version %d, compressed in way %d: only those of version %d that are not compressed go elsewhere (save_image_format of libvirt's qemu.conf)",
+			h.Version, h.Compressed, savedVersion)
+	}
+	docs := make([]byte, h.Length)
+	if _, err := io.ReadFull(file, docs); err != nil {
+		return p, 0, fmt.Errorf("%w: %w", hyper.ErrTorn, err)
+	}
+	doc, _, _ := bytes.Cut(docs, []byte{0})
+	v, err := parseLive(string(doc))
+	if err != nil {
+		return p, 0, err
+	}
+	if v.UUID != vm {
+		return p, 0, fmt.Errorf("%w: it is of %q", hyper.ErrTorn, v.UUID)
+	}
+	p = offer{
+		Version: paperVersion, VM: vm, Type: v.Type, Machine: v.OS.Type.Machine, CPUModel: v.CPU.Model,
+		CPUs: v.VCPU, MemoryMiB: int(v.Memory.KiB >> 10), Disks: v.writable(),
+	}
+	for _, n := range v.NICs {
+		p.NICs = append(p.NICs, offerNIC{n.MAC.Address, n.MTU.Size})
+	}
+	return p, int64(binary.Size(h)) + int64(h.Length), nil
+}
+
+// SavedHead makes libvirt's head with this host's own document: of the offer only the machine type, checked, gets into it.
+func (d *Driver) SavedHead(ctx context.Context, s hyper.Spec, data []byte) ([]byte, error) {
+	head, err := d.savedHead(ctx, s, data)
+	if err != nil {
+		return nil, fmt.Errorf("take in the saved domain of %s: %w", s.VM, err)
+	}
+	return head, nil
+}
+
+func (d *Driver) savedHead(ctx context.Context, s hyper.Spec, data []byte) ([]byte, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	var p offer
+	if err := json.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("offer: %w", err)
+	}
+	accel, _ := d.accel.choose(ctx, d.o)
+	if err := d.fits(p, s, accel); err != nil {
+		return nil, err
+	}
+	if err := d.canRun(ctx, s.CPUModel, accel); err != nil {
+		return nil, err
+	}
+	doc, err := d.render(s, p.Machine, accel)
+	if err != nil {
+		return nil, err
+	}
+	h := savedHead{Version: savedVersion, Length: uint32(len(doc) + 1)}
+	copy(h.Magic[:], savedMagic)
+	var out bytes.Buffer
+	if err := binary.Write(&out, binary.NativeEndian, h); err != nil {
+		return nil, err
+	}
+	out.WriteString(doc)
+	out.WriteByte(0)
+	return out.Bytes(), nil
 }

@@ -1,6 +1,7 @@
 package simulated
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -194,6 +195,30 @@ func (d *disks) MemorySeal(_ context.Context, vm string) (string, error) {
 		return "", volume.ErrNotFound
 	}
 	return seal, nil
+}
+
+func (d *disks) OpenMemory(_ context.Context, vm string) (io.ReadCloser, int64, error) {
+	content := d.machine.ReadMemory(vm)
+	if content == nil {
+		return nil, 0, volume.ErrNotFound
+	}
+	return io.NopCloser(bytes.NewReader(content)), int64(len(content)), nil
+}
+
+func (d *disks) FillMemory(_ context.Context, vm string, head []byte, n int64, r io.Reader) (string, error) {
+	content := make([]byte, n)
+	if _, err := io.ReadFull(r, content); err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var paths []string
+	for _, name := range slices.Sorted(maps.Keys(d.sizes[vm])) {
+		paths = append(paths, diskPath(vm, name))
+	}
+	sum := sha256.Sum256(content)
+	d.machine.RemoveMemory(vm)
+	return hex.EncodeToString(sum[:]), d.machine.WriteMemory(vm, append(head, content...), paths...)
 }
 
 func (d *disks) RemoveMemory(_ context.Context, vm string) error {

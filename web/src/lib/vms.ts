@@ -46,7 +46,7 @@ export function can(vm: VM): Record<'start' | 'stop' | 'suspend' | 'hibernate' |
     resume: !gone && (phase === 'suspended' || phase === 'hibernated'),
     discard: !gone && phase === 'hibernated',
     reboot: !gone && phase === 'running',
-    migrate: !gone && !vm.status.job && (phase === 'running' || phase === 'stopped'),
+    migrate: !gone && !vm.status.job && ['running', 'hibernated', 'stopped'].includes(phase),
     console: !gone && (phase === 'running' || phase === 'migrating' || phase === 'suspended' || phase === 'starting'),
     image: !gone && !vm.status.job && phase === 'stopped' && !!vm.status.host,
     remove: !gone,
