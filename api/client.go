@@ -148,6 +148,11 @@ func (c *Client) Reboot(ctx context.Context, vm string, hard bool) error {
 	return c.do(ctx, http.MethodPost, path(string(KindVM), vm, "reboot"), RebootRequest{Hard: hard}, nil)
 }
 
+// Rename gives a VM another name. Everything else of it stays, its hostname among that.
+func (c *Client) Rename(ctx context.Context, vm, name string) (*VM, error) {
+	return call[VM](ctx, c, http.MethodPost, path(string(KindVM), vm, "rename"), RenameRequest{Name: name})
+}
+
 // Console is what a websocket client needs to attach to a VM's serial console: binary messages carry its bytes.
 func (c *Client) Console(vm string) (address string, header http.Header) {
 	return c.base.String() + path(string(KindVM), vm, "console"), c.header()

@@ -107,6 +107,8 @@ func TestClientVerbs(t *testing.T) {
 	reasons, err = c.Why(ctx, "web1", "nara")
 	check("why", err, len(reasons), 2)
 	check("reboot", c.Reboot(ctx, "web1", true), nil, nil)
+	renamed, err := c.Rename(ctx, "web1", "www")
+	check("rename", err, renamed.Name, "www")
 	job, err = c.Cancel(ctx, "migrate-web1")
 	check("cancel", err, job.Status.State, api.JobUndoing)
 	image, err := c.Upload(ctx, "tiny", strings.NewReader("content"), 7)

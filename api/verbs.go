@@ -25,6 +25,11 @@ type RebootRequest struct {
 	Hard bool `json:"hard,omitempty"` // like the reset button; otherwise the guest is asked (ACPI)
 }
 
+// RenameRequest is the body of POST /v1/vms/{name}/rename.
+type RenameRequest struct {
+	Name string `json:"name"` // the new one
+}
+
 // WhyResult is the answer of GET /v1/vms/{name}/why.
 type WhyResult struct {
 	Reasons []Reason `json:"reasons"`

@@ -125,6 +125,7 @@ type VMStatus struct {
 	Loan      string      `json:"loan,omitempty"` // when Site is not its home
 	CPU       CPU         `json:"cpu,omitzero"`   // what the copy runs on: architecture, accelerator, guest model, hardware profile
 	MAC       string      `json:"mac,omitempty"`
+	Hostname  string      `json:"hostname,omitempty"` // of a VM that was renamed: the name that its guest and its network know; empty: its name
 	Addresses []VMAddress `json:"addresses,omitempty"`
 	Job       string      `json:"job,omitempty"`  // the job that is at work on it
 	Since     time.Time   `json:"since,omitzero"` // of the last change of Phase
@@ -138,6 +139,14 @@ type VMStatus struct {
 	Machine Machine `json:"machine,omitzero"`
 	// Pending are the changes of the spec that are not in effect yet.
 	Pending []Pending `json:"pending,omitempty"`
+}
+
+// HostnameOf is the name that a VM's guest was told by cloud-init, and that its network resolves: the first that the VM had.
+func HostnameOf(v *VM) string {
+	if v.Status.Hostname != "" {
+		return v.Status.Hostname
+	}
+	return v.Name
 }
 
 // VMDisk is what is seen of a disk of a VM.

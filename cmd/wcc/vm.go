@@ -62,6 +62,7 @@ type vmGroup struct {
 	Resume     vmResumeCmd     `cmd:"" help:"Let suspended and hibernated VMs go on."`
 	Reboot     vmRebootCmd     `cmd:"" help:"Reboot a VM."`
 	Reset      vmResetCmd      `cmd:"" help:"Reset a VM at once, as by the reset button: reboot --hard."`
+	Rename     vmRenameCmd     `cmd:"" help:"Give a VM another name; its hostname stays."`
 	Resize     vmResizeCmd     `cmd:"" help:"Change CPUs and memory, from the next start on."`
 	Disk       vmDiskCmd       `cmd:"" help:"Add, remove and grow the disks of a VM."`
 	Migrate    vmMigrateCmd    `cmd:"" help:"Move a VM to another site or host with its disks: alive, or stopped if it is."`
@@ -361,6 +362,23 @@ func (c *vmResetCmd) Run(a *app) error {
 		return err
 	}
 	return a.out.printf("vm %s is reset\n", c.Name)
+}
+
+type vmRenameCmd struct {
+	Name string `arg:"" help:"Its name." complete:"self"`
+	New  string `arg:"" help:"The new one."`
+}
+
+func (c *vmRenameCmd) Run(a *app) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := client.Rename(a, c.Name, c.New)
+	if err != nil {
+		return err
+	}
+	return a.out.printf("vm %s is called %s now; its guest and its network still know it as %s\n", c.Name, v.Name, api.HostnameOf(v))
 }
 
 type vmMigrateCmd struct {

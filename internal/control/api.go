@@ -78,6 +78,10 @@ func (c *Controller) Reboot(ctx context.Context, p access.Actor, vm string, hard
 	return c.vms.Reboot(objects.AsUser(ctx, p), p, vm, hard)
 }
 
+func (c *Controller) Rename(ctx context.Context, p access.Actor, vm, name string) (*api.VM, error) {
+	return c.vms.Rename(objects.AsUser(ctx, p), p, vm, name)
+}
+
 func (c *Controller) Usage(ctx context.Context, p access.Actor, vm string) (*api.Usage, error) {
 	return c.vms.Usage(ctx, p, vm)
 }

@@ -49,7 +49,7 @@ func (s *Site) Own(in Own) (Network, error) {
 
 // endpointOf gives a VM's place on its network; ok is false while it has none.
 func endpointOf(v *api.VM) (e Endpoint, ok bool) {
-	e = Endpoint{VM: v.UID, Hostname: v.Name, MAC: v.Status.MAC, VTEP: parse(v.Status.VTEP)}
+	e = Endpoint{VM: v.UID, Hostname: api.HostnameOf(v), MAC: v.Status.MAC, VTEP: parse(v.Status.VTEP)}
 	for _, a := range v.Status.Addresses {
 		addr := parse(a.Address)
 		switch {

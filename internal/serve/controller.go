@@ -105,6 +105,8 @@ type Controller interface {
 	// Why says why a VM is not at a site (SITE or SITE/HOST), or, with an empty one, where it is now and why not elsewhere.
 	Why(ctx context.Context, p Principal, vm, not string) ([]api.Reason, error)
 	Reboot(ctx context.Context, p Principal, vm string, hard bool) error
+	// Rename gives a VM another name.
+	Rename(ctx context.Context, p Principal, vm, name string) (*api.VM, error)
 	// Usage is what a VM has used lately; api.CodeConflict: nothing is known yet.
 	Usage(ctx context.Context, p Principal, vm string) (*api.Usage, error)
 	// Ledger is what was lent and borrowed from a day on (2026-11-30; empty: as long as it is kept).

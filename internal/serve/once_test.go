@@ -28,6 +28,7 @@ func TestIdempotencyKey(t *testing.T) {
 		{"migrate", "/v1/vms/old/migrate", `{"target":"osaka"}`, 202, ""},
 		{"cancel", "/v1/jobs/slow/cancel", "", 200, ""},
 		{"reboot", "/v1/vms/old/reboot", `{"hard":true}`, 204, ""},
+		{"rename", "/v1/vms/old/rename", `{"name":"older"}`, 200, ""},
 		{"borrow", "/v1/loans", `{"lender":"osaka","offer":"o","amount":{"cpus":1}}`, 201, ""},
 		{"join-token", "/v1/hosts/join-tokens", `{"host":"h2"}`, 201, "its secret is shown once"},
 		{"token", "/v1/users/alice/tokens", `{"note":"x"}`, 201, "its secret is shown once"},

@@ -266,6 +266,15 @@ func (s *Server) registerVerbs(h huma.API) {
 		return nil, nil
 	})
 
+	op = s.operation("rename-vm", http.MethodPost, "/v1/vms/{name}/rename", "vms", "Give a VM another name")
+	op.Description = "Everything else stays: its UID, addresses and disks, and the hostname that its guest and its network know."
+	huma.Register(h, op, func(ctx context.Context, in *verbInput[api.RenameRequest]) (*objectOutput[*api.VM], error) {
+		v, err := once(s, ctx, in.OnceInput, "rename-vm "+in.Name, in.Body, func(ctx context.Context) (*api.VM, error) {
+			return ctl.Rename(ctx, who(ctx), in.Name, in.Body.Name)
+		}, shown[*api.VM])
+		return objectResult(s, ctx, v, err)
+	})
+
 	type whyInput struct {
 		Name string `path:"name"`
 		Not  string `query:"not" doc:"SITE or SITE/HOST; left out: why it is where it is"`

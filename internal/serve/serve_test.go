@@ -468,8 +468,8 @@ func TestOpenAPI(t *testing.T) {
 		"/v1/peers": "get post", "/v1/peers/{name}": "get put patch delete", "/v1/peers/invitations": "post",
 		"/v1/offers": "get post", "/v1/offers/{name}": "get put patch delete",
 		"/v1/loans": "get post", "/v1/loans/{name}": "get", "/v1/loans/{name}/reclaim": "post", "/v1/loans/{name}/return": "post",
-		"/v1/images": "get post", "/v1/images/{name}/content": "put", "/v1/volumes": "get", "/v1/networks": "get post",
-		"/v1/vms": "get post", "/v1/vms/{name}": "get put patch delete", "/v1/vms/{name}/migrate": "post", "/v1/vms/{name}/reboot": "post",
+		"/v1/images": "get post", "/v1/images/{name}/content": "put", "/v1/volumes": "get post", "/v1/networks": "get post",
+		"/v1/vms": "get post", "/v1/vms/{name}": "get put patch delete", "/v1/vms/{name}/migrate": "post", "/v1/vms/{name}/reboot": "post", "/v1/vms/{name}/rename": "post",
 		"/v1/vms/{name}/why": "get", "/v1/vms/{name}/console": "get", "/v1/vms/{name}/display": "get", "/v1/vms/{name}/tickets": "post", "/v1/guests": "get", "/v1/addresses": "get post",
 		"/v1/translators": "get", "/v1/jobs": "get", "/v1/jobs/{name}": "get", "/v1/jobs/{name}/cancel": "post", "/v1/events": "get",
 	} {

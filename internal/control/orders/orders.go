@@ -167,7 +167,7 @@ func (ord *Orders) Of(tx *state.Tx, v *api.VM) (wire.VMOrder, error) {
 		VM: v.UID, Name: v.Name, Home: ord.Name, Epoch: v.Status.Epoch, Run: wire.RunOn, Serial: v.Status.PowerChanges,
 		Hardware: v.Spec.Hardware, Image: img.Status.Digest, DiskMiB: rooms.DiskMiB(v, img),
 		NIC:  wire.NICOrder{Network: n.UID, MAC: v.Status.MAC, MTU: n.Spec.MTU},
-		Seed: wire.SeedOrder{Hostname: v.Name, UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
+		Seed: wire.SeedOrder{Hostname: api.HostnameOf(v), UserData: v.Spec.UserData, SSHKeys: v.Spec.SSHKeys, Prefix: n.Spec.Prefix},
 	}
 	for _, k := range v.Status.Disks {
 		d := wire.DiskOrder{Name: k.Name, Slot: k.Slot, SizeMiB: max(1, k.SizeMiB), Gone: true}

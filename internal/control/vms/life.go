@@ -219,6 +219,9 @@ func (vs *VMs) newVM(tx *state.Tx, v *api.VM) error {
 	if _, err := objects.Get[api.Image](tx, v.Spec.Image); err != nil {
 		return api.Invalidf("spec.image", "no image is called %q", v.Spec.Image)
 	}
+	if err := hostnameFree(tx, v.Spec.Network, v.Name, v.UID); err != nil {
+		return err
+	}
 	mac := cloud.MAC(v.UID)
 	v.Status = api.VMStatus{Phase: api.PhasePending, Since: vs.Now(), MAC: mac.String(), PowerChanges: 1}
 	prefix, err := netip.ParsePrefix(n.Spec.Prefix)

@@ -603,6 +603,25 @@ func (m *Memory) Reboot(ctx context.Context, p serve.Principal, vm string, hard 
 	return err
 }
 
+// Rename is that of serve.Controller.
+func (m *Memory) Rename(ctx context.Context, p serve.Principal, vm, name string) (*api.VM, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, err := m.find(p, api.KindVM, vm)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := m.find(p, api.KindVM, name); err == nil {
+		return nil, &api.Error{Code: api.CodeExists, Field: "name", Message: "a VM is called " + name + " already"}
+	}
+	v := clone(o).(*api.VM)
+	m.change(clone(o), true)
+	v.Status.Hostname, v.Name = api.HostnameOf(v), name
+	m.change(v, false)
+	m.keep(ctx, v)
+	return v, nil
+}
+
 // Usage is that of serve.Controller.
 func (m *Memory) Usage(_ context.Context, p serve.Principal, vm string) (*api.Usage, error) {
 	m.mu.Lock()
