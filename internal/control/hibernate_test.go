@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -282,15 +283,15 @@ func TestHibernateKilled(t *testing.T) {
 						tokyo.newVM(name, place)
 						tokyo.runs(name)
 						h, was := tokyo.guest(name)
-						struck := false
+						var struck atomic.Bool
 						w.at(h.node(), c.point, func() {
-							struck = true
+							struck.Store(true)
 							if h.die(); cut {
 								h.machine.PowerOff()
 							}
 						})
 						restart := func() {
-							w.until(c.point+" is reached", func() bool { return struck })
+							w.until(c.point+" is reached", struck.Load)
 							time.Sleep(10 * time.Second)
 							if cut {
 								h.machine.PowerOn()
