@@ -721,3 +721,54 @@ func (s *site) list(k api.Kind) []api.Object {
 	s.w.must(err)
 	return list
 }
+
+// TestVolumesAtRest: a VM that is hibernated or suspended keeps its volumes, which are part of what its memory knows, until it goes on or is
+// given up; nobody else has them before.
+func TestVolumesAtRest(t *testing.T) {
+	for _, power := range []api.Power{api.PowerSuspended, api.PowerHibernated} {
+		t.Run(string(power), func(t *testing.T) {
+			t.Parallel()
+			federation(t, options{sites: []string{"tokyo"}}, func(t *testing.T, w *world) {
+				tokyo := w.sites["tokyo"]
+				tokyo.ready("2001:db8:a::/64")
+				tokyo.newVM("web1", "tokyo/h1")
+				tokyo.newVM("web2", "tokyo/h1")
+				tokyo.newVolume("data", 2, "tokyo/h1")
+				tokyo.rest("data", api.VolumeDetached, "tokyo/h1")
+				w.must(tokyo.attach("web1", "data"))
+				tokyo.settled("web1")
+				rest := func() {
+					t.Helper()
+					tokyo.setPower("web1", power)
+					tokyo.phase("web1", map[api.Power]api.VMPhase{api.PowerSuspended: api.PhaseSuspended, api.PowerHibernated: api.PhaseHibernated}[power])
+				}
+				held := func() {
+					t.Helper()
+					time.Sleep(2 * time.Minute)
+					if v := tokyo.volume("data"); v.Status.Phase != api.VolumeDetaching || v.Status.VM != "web1" {
+						t.Fatalf("a volume of a VM that rests is %+v", v.Status)
+					}
+					wantError(t, "another VM", tokyo.attach("web2", "data"), api.CodeConflict)
+				}
+				rest()
+				w.must(tokyo.detach("web1", "data"))
+				held()
+				tokyo.setPower("web1", api.PowerOn)
+				tokyo.rest("data", api.VolumeDetached, "tokyo/h1") // it goes on with it, and lets it go
+				tokyo.settled("web1")
+
+				// One that is deleted gives it back, too.
+				w.must(tokyo.attach("web1", "data"))
+				tokyo.settled("web1")
+				rest()
+				_, err := tokyo.ctl.Delete(t.Context(), tokyo.admin, api.KindVM, "web1")
+				w.must(err)
+				tokyo.gone("web1")
+				tokyo.rest("data", api.VolumeDetached, "tokyo/h1")
+				w.must(tokyo.attach("web2", "data"))
+				tokyo.settled("web2")
+				tokyo.rest("data", api.VolumeAttached, "tokyo/h1")
+			})
+		})
+	}
+}
