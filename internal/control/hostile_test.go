@@ -114,6 +114,14 @@ func TestHostilePeer(t *testing.T) {
 			{"a VM of the lender's own", reserve(func(c *wire.ClaimCall) { c.Order.VM, c.Order.Epoch = own.UID, 99 }), api.CodeForbidden, "order.vm", ""},
 			{"a VM of a third site's", reserve(func(c *wire.ClaimCall) { c.Order.VM, c.Start = other.UID, false }), api.CodeForbidden, "order.vm", ""},
 			{"another home", reserve(func(c *wire.ClaimCall) { c.Order.Home = "kyoto" }), api.CodeForbidden, "order.home", ""},
+			{"a volume of the lender's", reserve(func(c *wire.ClaimCall) {
+				c.Needs.DiskGiB = 3
+				c.Order.Disks = []wire.DiskOrder{{Name: "data", Slot: 1, SizeMiB: 1024, Volume: own.UID, Epoch: 99}}
+			}), api.CodeInvalid, "order.disks", ""},
+			{"a volume of the lender's, for a guest", call(wire.PathFedOrder, wire.GuestOrder{VM: tokyo.vm("mine").UID, Epoch: 1, Run: wire.RunOn, Size: &wire.GuestSize{
+				Hardware: api.Hardware{CPUs: 1, MemoryMiB: 256, Profile: 2, CPUModel: "Nehalem"}, Needs: api.Resources{CPUs: 1, MemoryMiB: 256, DiskGiB: 3}, DiskMiB: 1,
+				Disks: []wire.DiskOrder{{Name: "data", Slot: 1, SizeMiB: 1024, Volume: own.UID, Epoch: 99}},
+			}}), api.CodeInvalid, "order.disks", ""},
 			{"a path for a UID", reserve(func(c *wire.ClaimCall) { c.Order.VM = "../../etc" }), api.CodeInvalid, "order.vm", ""},
 			{"a name that is none", reserve(func(c *wire.ClaimCall) { c.Order.Name = "a/b" }), api.CodeInvalid, "order.name", ""},
 			{"more memory than it says", reserve(func(c *wire.ClaimCall) { c.Order.MemoryMiB = 4096 }), api.CodeInvalid, "needs.memory_mib", ""},
