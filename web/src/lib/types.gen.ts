@@ -256,11 +256,15 @@ export interface components {
             connected: boolean;
             cpu: components["schemas"]["CPU"];
             hypervisor?: string;
+            /** Format: int64 */
+            image_bytes?: number;
             images?: string[] | null;
             message?: string;
             roles?: string[] | null;
             /** Format: date-time */
             since?: string;
+            /** Format: int64 */
+            unused_image_bytes?: number;
             vtep?: string;
         };
         Hours: {
@@ -777,6 +781,9 @@ export interface components {
         RebootRequest: {
             hard?: boolean;
         };
+        RenameRequest: {
+            name: string;
+        };
         Resources: {
             /** Format: int64 */
             addresses: number;
@@ -1039,6 +1046,7 @@ export interface components {
             /** Format: int64 */
             epoch: number;
             host?: string;
+            hostname?: string;
             job?: string;
             loan?: string;
             mac?: string;
