@@ -127,6 +127,9 @@ func TestHibernatedStays(t *testing.T) {
 		wantError(t, "an ACPI stop", tokyo.change("web1", func(s *api.VMSpec) { s.Power = api.PowerOff }), api.CodeConflict)
 		wantError(t, "a reboot", tokyo.ctl.Reboot(t.Context(), tokyo.admin, "web1", true), api.CodeConflict)
 
+		_, err := tokyo.ctl.Create(t.Context(), tokyo.admin, imageOf("golden", "web1", ""))
+		wantError(t, "an image of its disk", err, api.CodeConflict)
+
 		// Its disks are as they were until it goes on.
 		w.must(tokyo.change("web1", func(s *api.VMSpec) { disksOf("new")(s); s.DiskGiB = 5 }))
 		w.must(tokyo.resize("web1", 2, 512))
@@ -162,7 +165,7 @@ func TestHibernatedStays(t *testing.T) {
 
 		tokyo.setPower("web1", api.PowerHibernated)
 		tokyo.asleep("web1")
-		_, err := tokyo.ctl.Delete(t.Context(), tokyo.admin, api.KindVM, "web1")
+		_, err = tokyo.ctl.Delete(t.Context(), tokyo.admin, api.KindVM, "web1")
 		w.must(err)
 		tokyo.gone("web1")
 		if path := h.machine.Memory(uid); path != "" {

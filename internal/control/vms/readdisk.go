@@ -63,7 +63,7 @@ func (vs *VMs) disksRest(v *api.VM) error {
 		return api.Errorf(api.CodeConflict, "VM %s is being deleted", v.Name)
 	case v.Status.Host == "":
 		return refuse(api.CodeConflict, api.Reason{Code: "power", Message: "it has none yet", Advice: "start it first: wcc vm start " + v.Name})
-	case v.Spec.Power == api.PowerOn:
+	case v.Spec.Power == api.PowerOn, rooms.Asleep(v): // part of a hibernated VM's files is in its saved memory
 		return refuse(api.CodeConflict, api.Reason{
 			Site: v.Status.Site, Host: v.Status.Host, Code: "power", Message: fmt.Sprintf("it is not stopped, but %s", v.Status.Phase),
 			Advice: "stop it first: wcc vm stop " + v.Name,
