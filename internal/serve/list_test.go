@@ -60,8 +60,8 @@ func TestListSelects(t *testing.T) {
 		t.Errorf("alice sees %q", got)
 	}
 	for query, want := range map[string]string{
-		"?state=runing":                   `{"code":"invalid","field":"state","message":"\"runing\" is not a state of vms; possible: pending, starting, running, migrating, stopping, stopped, unknown, failed, deleting"}`,
-		"?watch=true&state=runing":        `{"code":"invalid","field":"state","message":"\"runing\" is not a state of vms; possible: pending, starting, running, migrating, stopping, stopped, unknown, failed, deleting"}`,
+		"?state=runing":                   `{"code":"invalid","field":"state","message":"\"runing\" is not a state of vms; possible: pending, starting, running, migrating, suspended, hibernating, hibernated, stopping, stopped, unknown, failed, deleting"}`,
+		"?watch=true&state=runing":        `{"code":"invalid","field":"state","message":"\"runing\" is not a state of vms; possible: pending, starting, running, migrating, suspended, hibernating, hibernated, stopping, stopped, unknown, failed, deleting"}`,
 		"?label=a%20b":                    `{"code":"invalid","field":"label","message":"\"a b\" is not KEY=VALUE, KEY!=VALUE, KEY or !KEY: the label's key \"a b\" has other characters than letters, digits and inner - _ . /"}`,
 		"?limit=0":                        `{"code":"invalid","field":"limit","message":"expected number >= 1"}`,
 		"?limit=5001":                     `{"code":"invalid","field":"limit","message":"expected number <= 5000"}`,

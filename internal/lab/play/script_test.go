@@ -238,7 +238,7 @@ func emptyClone(t *testing.T) string {
 
 func TestScriptErrors(t *testing.T) {
 	for line, want := range map[string]string{
-		"frobnicate":                                            `8:1: unknown statement "frobnicate"; known: alone, base, borrow, `,
+		"frobnicate":                                            `8:1: unknown statement "frobnicate"; known: alone, attach, base, borrow, `,
 		"migrate web1 osakka":                                   `8:14: unknown site "osakka"; known: osaka, tokyo`,
 		"migrate web1 osaka/h3":                                 `8:14: unknown host "h3" of osaka; known: h1, h2`,
 		"migrate web2 osaka":                                    `8:9: unknown vm "web2"; known: web1`,
@@ -283,7 +283,7 @@ func TestScriptErrors(t *testing.T) {
 		`say "hello`:                                            "8:5: the quotation has no end",
 		"sleep 3":                                               `8:7: "3" is no time from 0s to 10m0s`,
 		"figure gap gap x":                                      `8:8: "gap" is no figure's name`,
-		"expect web1 dancing":                                   `8:13: "dancing" where running or stopped or disk`,
+		"expect web1 dancing":                                   `8:13: "dancing" where running or stopped or suspended or hibernated or disk`,
 		"expect web1 disk unchanged":                            "8:8: nothing was written to web1's disk",
 		"expect page web1 from inet5":                           `8:23: unknown place of a client "inet5"`,
 		"expect web1 running\tat\tnara":                         `8:24: unknown site "nara"`,
