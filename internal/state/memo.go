@@ -58,6 +58,19 @@ func (m *Memo[V]) Get(tx *Tx, key string, f func(*Tx) (V, error)) (V, error) {
 	return v, nil
 }
 
+// Sames are results that tell by themselves whether two of them are the same, as those do that keep results of their own. Others are
+// compared as reflect.DeepEqual does.
+type Sames[V any] interface {
+	Same(V) bool
+}
+
+func same[V any](a, b V) bool {
+	if x, ok := any(a).(Sames[V]); ok {
+		return x.Same(b)
+	}
+	return reflect.DeepEqual(a, b)
+}
+
 // check finds a result that is kept and no longer true, in a State whose results are checked.
 func (m *Memo[V]) check(tx *Tx, key string, have V, f func(*Tx) (V, error)) error {
 	if !tx.s.checked {
@@ -65,7 +78,7 @@ func (m *Memo[V]) check(tx *Tx, key string, have V, f func(*Tx) (V, error)) erro
 	}
 	inner := tx.s.begin(tx.from, true)
 	defer inner.end()
-	if now, err := f(inner); err != nil || !reflect.DeepEqual(have, now) {
+	if now, err := f(inner); err != nil || !same(have, now) {
 		return fmt.Errorf("state: what is kept of %q is %+v, and would be %+v now (%v)", key, have, now, err)
 	}
 	return nil

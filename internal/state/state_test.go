@@ -476,3 +476,35 @@ func TestMemoOfOldSnapshots(t *testing.T) {
 		return nil
 	}))
 }
+
+// counted is a result with something that each computation has another one of.
+type counted struct{ n, made int }
+
+func (c counted) Same(other counted) bool { return c.n == other.n }
+
+// TestMemoSame: a State that checks what is kept leaves it to a result that can whether it is the same as another one.
+func TestMemoSame(t *testing.T) {
+	s := open(t, newBolt(t, filepath.Join(t.TempDir(), "store.db")))
+	defer s.Close()
+	s.CheckMemos()
+	made, of := 0, 1
+	var same state.Memo[counted]
+	var plain state.Memo[int]
+	get := func() (a, b error) {
+		must(t, s.Read(t.Context(), func(tx *state.Tx) error {
+			_, a = same.Get(tx, "", func(*state.Tx) (counted, error) { made++; return counted{of, made}, nil })
+			_, b = plain.Get(tx, "", func(*state.Tx) (int, error) { return of, nil })
+			return nil
+		}))
+		return a, b
+	}
+	for range 2 {
+		if a, b := get(); a != nil || b != nil {
+			t.Fatalf("%v, %v", a, b)
+		}
+	}
+	of = 2 // which no Memo can know of
+	if a, b := get(); a == nil || b == nil {
+		t.Errorf("what is kept is no longer true, and the check says %v, %v", a, b)
+	}
+}

@@ -54,6 +54,11 @@ type SitePlan struct {
 	States  state.Memo[*wire.HostState]   // by host
 }
 
+// Same tells whether two plans follow from the same hosts, whatever was made of each.
+func (p *SitePlan) Same(other *SitePlan) bool {
+	return maps.Equal(p.Hosts, other.Hosts) && slices.Equal(p.gateways, other.gateways)
+}
+
 // SitePlan gives the plan of the site as it is now.
 func (ns *Networks) SitePlan(tx *state.Tx) (*SitePlan, error) {
 	return ns.plans.Get(tx, "", func(tx *state.Tx) (*SitePlan, error) {
@@ -67,7 +72,7 @@ func (ns *Networks) SitePlan(tx *state.Tx) (*SitePlan, error) {
 		if p.gateways, err = ns.gateways(tx); err != nil {
 			return nil, err
 		}
-		if last := ns.plan.Load(); last != nil && maps.Equal(last.Hosts, p.Hosts) && slices.Equal(last.gateways, p.gateways) {
+		if last := ns.plan.Load(); last != nil && last.Same(p) {
 			return last, nil
 		}
 		p.Site = netplan.NewSite(ns.Name, ns.Plan, hosts)
