@@ -60,12 +60,12 @@ func (l *Lab) AddDoor(d Door, n *Node, inside string) (Door, error) {
 	return d, nil
 }
 
-// relay joins a connection with one to an address of the node, until either ends.
+// relay joins a connection with one to an address of the node, until either ends, or the lab is closed.
 func (n *Node) relay(outer *net.TCPConn, address string) {
 	defer outer.Close()
 	var c net.Conn
 	err := n.Do(func() (err error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(n.lab.open, 2*time.Second)
 		defer cancel()
 		c, err = (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		return err
@@ -75,6 +75,7 @@ func (n *Node) relay(outer *net.TCPConn, address string) {
 	}
 	defer c.Close()
 	inner := c.(*net.TCPConn)
+	defer context.AfterFunc(n.lab.open, func() { outer.Close(); inner.Close() })()
 	var both sync.WaitGroup
 	pass := func(to, from *net.TCPConn) {
 		if _, err := io.Copy(to, from); err != nil {

@@ -20,11 +20,15 @@ func TestDoor(t *testing.T) {
 	var ln net.Listener
 	must(t, n.Do(func() (err error) { ln, err = net.Listen("tcp", "[::1]:7646"); return err }))
 	t.Cleanup(func() { ln.Close() })
+	came := make(chan struct{}, 1)
 	go func() {
-		for {
+		for n := 1; ; n++ {
 			c, err := ln.Accept()
 			if err != nil {
 				return
+			}
+			if n == 3 {
+				came <- struct{}{}
 			}
 			go func() { // it says what it has heard, once all has come
 				defer c.Close()
@@ -60,10 +64,10 @@ func TestDoor(t *testing.T) {
 		t.Errorf("doors (-want +got):\n%s", diff)
 	}
 
-	open, err := net.Dial("tcp", first.Address.String()) // one that stays
+	open, err := net.Dial("tcp", first.Address.String()) // one that stays, at both ends
 	must(t, err)
 	defer open.Close()
-	ln.Close()
+	<-came
 	must(t, l.Close())
 	if _, err := net.Dial("tcp", first.Address.String()); err == nil {
 		t.Error("the door is open after the lab's end")

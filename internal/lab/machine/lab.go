@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,7 +56,9 @@ type Lab struct {
 	doors  []net.Listener
 	closed bool
 
-	visits sync.WaitGroup // of doors
+	visits sync.WaitGroup  // of doors
+	open   context.Context // until Close
+	shut   func()
 }
 
 // ErrRunning says that a lab of that name is in use by a live program.
@@ -84,7 +87,8 @@ func Open(o Options) (*Lab, error) {
 	if _, err := Sweep(o.Base, o.Name); err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", o.Name, err)
 	}
-	l := &Lab{o: o, dir: filepath.Join(o.Base, o.Name), log: o.Log.With("lab", o.Name), cores: newCores(), nodes: map[string]*Node{}, names: map[string][]netip.Addr{}}
+	open, shut := context.WithCancel(context.Background())
+	l := &Lab{open: open, shut: shut, o: o, dir: filepath.Join(o.Base, o.Name), log: o.Log.With("lab", o.Name), cores: newCores(), nodes: map[string]*Node{}, names: map[string][]netip.Addr{}}
 	if err := os.MkdirAll(o.Base, 0o755); err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", o.Name, err)
 	}
@@ -274,7 +278,8 @@ func (l *Lab) Close() error {
 		})
 	}
 	wg.Wait()
-	l.visits.Wait() // their other ends are gone with the nodes
+	l.shut()
+	l.visits.Wait()
 	err := errors.Join(errs...)
 	if err == nil { // what is left stays on record, for Sweep
 		err = os.RemoveAll(l.dir)
