@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -198,21 +197,7 @@ func (d *Driver) SavedHead(ctx context.Context, s hyper.Spec, data []byte) ([]by
 }
 
 func (d *Driver) savedHead(ctx context.Context, s hyper.Spec, data []byte) ([]byte, error) {
-	if err := s.Validate(); err != nil {
-		return nil, err
-	}
-	var p offer
-	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("offer: %w", err)
-	}
-	accel, _ := d.accel.choose(ctx, d.o)
-	if err := d.fits(p, s, accel); err != nil {
-		return nil, err
-	}
-	if err := d.canRun(ctx, s.CPUModel, accel); err != nil {
-		return nil, err
-	}
-	doc, err := d.render(s, p.Machine, accel)
+	_, doc, _, err := d.takes(ctx, s, data)
 	if err != nil {
 		return nil, err
 	}

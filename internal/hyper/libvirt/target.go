@@ -78,22 +78,27 @@ func (d *Driver) MigratePrepare(ctx context.Context, s hyper.Spec, data []byte) 
 	return out, nil
 }
 
-func (d *Driver) prepare(ctx context.Context, s hyper.Spec, data []byte) ([]byte, error) {
+// takes holds an offer against this host and the spec, and gives the document of the domain that is made here.
+func (d *Driver) takes(ctx context.Context, s hyper.Spec, data []byte) (p offer, doc string, accel Accel, err error) {
 	if err := s.Validate(); err != nil {
-		return nil, err
+		return p, "", accel, err
 	}
-	var p offer
 	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("offer: %w", err)
+		return p, "", accel, fmt.Errorf("offer: %w", err)
 	}
-	accel, _ := d.accel.choose(ctx, d.o)
+	accel, _ = d.accel.choose(ctx, d.o)
 	if err := d.fits(p, s, accel); err != nil {
-		return nil, err
+		return p, "", accel, err
 	}
 	if err := d.canRun(ctx, s.CPUModel, accel); err != nil {
-		return nil, err
+		return p, "", accel, err
 	}
-	doc, err := d.render(s, p.Machine, accel)
+	doc, err = d.render(s, p.Machine, accel)
+	return p, doc, accel, err
+}
+
+func (d *Driver) prepare(ctx context.Context, s hyper.Spec, data []byte) ([]byte, error) {
+	p, doc, accel, err := d.takes(ctx, s, data)
 	if err != nil {
 		return nil, err
 	}
