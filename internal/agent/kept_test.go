@@ -68,7 +68,7 @@ const (
 func newKeeper(t *testing.T) *keeper {
 	t.Helper()
 	if _, err := exec.LookPath("qemu-io"); err != nil {
-		t.Skip("no qemu-io")
+		t.Fatalf("%v: scripts/deps --test installs it", err)
 	}
 	k := &keeper{t: t, dir: t.TempDir()}
 	files, err := volume.Open(volume.Options{Dir: k.dir})

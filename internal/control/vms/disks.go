@@ -145,7 +145,7 @@ func (vs *VMs) seeMachine(tx *state.Tx, v *api.VM, now *api.VMStatus, s wire.VMR
 	}
 	rootMiB, err := vs.rootMiB(tx, v)
 	if err != nil {
-		return nil //nolint:nilerr // what its image says comes with a later report
+		return nil // what its image says comes with a later report
 	}
 	var disks []api.VMDisk
 	for _, k := range v.Status.Disks {
